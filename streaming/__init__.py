@@ -1,0 +1,62 @@
+"""Stream training data from local disk and HTTP through a compressed cache and a prefetcher to PyTorch.
+
+The public names are loaded on first use: `import streaming` alone brings in neither torch nor a network client.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streaming.adapter import StreamingDatasetAdapter, create_streaming_dataset_from_config
+    from streaming.cache import AsyncPrefetcher, CacheMetrics, SmartLRUCache
+    from streaming.errors import StreamingError
+    from streaming.sources import (
+        DataSource,
+        DataSourceConfig,
+        HTTPDataSource,
+        LocalDataSource,
+        create_data_source,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncPrefetcher",
+    "CacheMetrics",
+    "DataSource",
+    "DataSourceConfig",
+    "HTTPDataSource",
+    "LocalDataSource",
+    "SmartLRUCache",
+    "StreamingDatasetAdapter",
+    "StreamingError",
+    "create_data_source",
+    "create_streaming_dataset_from_config",
+]
+
+_HOMES = {
+    "streaming.adapter": ("StreamingDatasetAdapter", "create_streaming_dataset_from_config"),
+    "streaming.cache": ("AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"),
+    "streaming.errors": ("StreamingError",),
+    "streaming.sources": (
+        "DataSource",
+        "DataSourceConfig",
+        "HTTPDataSource",
+        "LocalDataSource",
+        "create_data_source",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,184 @@
+"""Every error this library raises on purpose, in one tree.
+
+::
+
+    StreamingError
+    ├── ConfigError            (ValueError)         a setting that cannot be used
+    ├── MissingExtra           (ImportError)        an optional package is not installed
+    ├── InvalidPath            (ValueError)         `..`, an absolute path, NUL
+    ├── SourceError            (OSError)            reading or listing a source failed
+    │   ├── NotFound           (FileNotFoundError)  the object does not exist
+    │   ├── AccessDenied       (PermissionError)    refused: credentials or file mode
+    │   ├── SourceTimeout      (TimeoutError)       no answer in time; worth a retry
+    │   ├── SourceUnavailable  (ConnectionError)    refused, reset, 5xx; worth a retry
+    │   ├── TruncatedRead                           fewer bytes than announced; worth a retry
+    │   ├── ObjectChanged                           not the object that was listed
+    │   └── BadRequest                              the source cannot serve this request; final
+    ├── DecodeError            (ValueError)         bytes that are not what their suffix says
+    │   ├── UnknownFormat                           no codec for this suffix
+    │   ├── TruncatedData                           ends before its own header says
+    │   ├── UnsafeData                              would run code, or nests too deep
+    │   └── TooLarge                                declares or holds more than the limit
+    ├── PrepareError           (RuntimeError)       a user's `prepare` or `transform` failed
+    ├── IndexBuildError        (ValueError)         samples cannot be matched
+    │   ├── MissingPart        (LookupError)        a sample lacks one of its parts
+    │   └── DuplicateName                           two objects claim one sample
+    ├── IndexFileError         (ValueError)         a saved index is cut short or of another version
+    ├── Closed                 (RuntimeError)       used after close
+    ├── WrongThread            (RuntimeError)       a blocking call on the library's own loop thread
+    └── OwnerGone              (ConnectionError)    the process that reads for this worker has ended
+
+A kind also inherits the builtin in brackets, so plain handlers work. Every message names the object, the source, what
+was tried and the next step.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDenied",
+    "BadRequest",
+    "Closed",
+    "ConfigError",
+    "DecodeError",
+    "DuplicateName",
+    "IndexBuildError",
+    "IndexFileError",
+    "InvalidPath",
+    "MissingExtra",
+    "MissingPart",
+    "NotFound",
+    "ObjectChanged",
+    "OwnerGone",
+    "PrepareError",
+    "SourceError",
+    "SourceTimeout",
+    "SourceUnavailable",
+    "StreamingError",
+    "TooLarge",
+    "TruncatedData",
+    "TruncatedRead",
+    "UnknownFormat",
+    "UnsafeData",
+    "WrongThread",
+]
+
+
+class StreamingError(Exception):
+    """Base of every error raised on purpose.
+
+    Can be made from a message alone, as PyTorch does when it carries an error out of a DataLoader worker.
+
+    Attributes:
+        path: the object or file concerned, relative to its source, or None.
+        source: the name of the source concerned, or None.
+        retryable: whether the same call may succeed when tried again.
+    """
+
+    retryable = False
+
+    def __init__(self, message: str = "", *, path: str | None = None, source: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.source = source
+
+
+class ConfigError(StreamingError, ValueError):
+    """A setting that cannot be used; the message holds the value and, for an unknown name, the nearest valid one."""
+
+
+class MissingExtra(StreamingError, ImportError):
+    """An optional package is not installed; the message says which extra brings it."""
+
+
+class InvalidPath(StreamingError, ValueError):
+    """A path that leaves its root: `..`, absolute, or with a NUL."""
+
+
+class SourceError(StreamingError, OSError):
+    """Reading or listing a source failed."""
+
+
+class NotFound(SourceError, FileNotFoundError):
+    """The object does not exist. Never raised for a refused login: that is `AccessDenied`."""
+
+
+class AccessDenied(SourceError, PermissionError):
+    """Refused: missing or wrong credentials, or the mode of a file."""
+
+
+class SourceTimeout(SourceError, TimeoutError):
+    """No answer within the time allowed."""
+
+    retryable = True
+
+
+class SourceUnavailable(SourceError, ConnectionError):
+    """Connection refused or reset, a name that does not resolve, or a 5xx answer."""
+
+    retryable = True
+
+
+class TruncatedRead(SourceError):
+    """The source sent fewer or more bytes than it announced."""
+
+    retryable = True
+
+
+class ObjectChanged(SourceError):
+    """The object is not the one that was listed: another size or ETag."""
+
+
+class BadRequest(SourceError):
+    """The source cannot serve this request, and a repetition would not help."""
+
+
+class DecodeError(StreamingError, ValueError):
+    """Bytes that are not what their suffix says."""
+
+
+class UnknownFormat(DecodeError):
+    """No codec for this suffix."""
+
+
+class TruncatedData(DecodeError):
+    """The data ends before its own header says it should."""
+
+
+class UnsafeData(DecodeError):
+    """Data that would run code when loaded, or is built to exhaust the stack."""
+
+
+class TooLarge(DecodeError):
+    """Declared or actual size beyond the limit; nothing of that size was allocated."""
+
+
+class PrepareError(StreamingError, RuntimeError):
+    """A user's `prepare` or `transform` failed; the original error is the cause."""
+
+
+class IndexBuildError(StreamingError, ValueError):
+    """The samples of the sources cannot be matched to each other."""
+
+
+class MissingPart(IndexBuildError, LookupError):
+    """A sample lacks one of its parts."""
+
+
+class DuplicateName(IndexBuildError):
+    """Two objects of one source claim to be the same part of the same sample."""
+
+
+class IndexFileError(StreamingError, ValueError):
+    """A saved index is cut short, damaged, or of another version; the next step is to build it anew."""
+
+
+class Closed(StreamingError, RuntimeError):
+    """Used after close."""
+
+
+class WrongThread(StreamingError, RuntimeError):
+    """A blocking call on the library's own loop thread, where it would wait for itself."""
+
+
+class OwnerGone(StreamingError, ConnectionError):
+    """The process that reads for this worker has ended."""
