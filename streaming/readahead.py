@@ -1,0 +1,330 @@
+"""Load keys before they are asked for: single flight, bounded, in the announced order.
+
+`ReadAhead` lives on one event loop. Keys come in by `announce` (the expected order) or by `get` (needed now). Each key
+is loaded once however many ask for it. What was loaded and not yet used waits in a small ready set, from which a reader
+in any thread takes it without a hop to the loop. `AsyncPrefetcher` and the adapter are both built on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import deque
+from collections.abc import Callable, Coroutine, Hashable, Iterable
+from functools import partial
+from typing import Any, Final, Protocol
+
+from streaming.errors import Closed
+
+__all__ = ["MISS", "ReadAhead", "Reservation"]
+
+MISS: Final[Any] = object()
+"""What `take` returns when nothing is ready."""
+
+START_DEPTH: Final = 32
+MAX_DEPTH: Final = 1024
+"""Adaptive depth starts at one and doubles up to the other, each time a reader has to wait while it is the limit."""
+
+CONCURRENCY: Final = 64
+"""Loads in flight by default: what saturates one loopback HTTP server in `benchmarks/http.py`."""
+
+
+class Reservation(Protocol):
+    """A share of a byte budget, held until released."""
+
+    def release(self) -> None:
+        """Give the share back. Idempotent."""
+
+
+class _Plan:
+    """One announced order: the keys not started yet, and how many are started and not yet used."""
+
+    __slots__ = ("ahead", "keys")
+
+    def __init__(self) -> None:
+        self.keys: deque[Hashable] = deque()
+        self.ahead = 0
+
+
+class _Flight:
+    __slots__ = ("plan", "reservation", "task", "waiters")
+
+    def __init__(self, plan: _Plan | None, reservation: Reservation | None) -> None:
+        self.plan = plan  # None: started for a reader, not for an announced order
+        self.reservation = reservation
+        self.waiters: list[asyncio.Future[Any]] = []
+        self.task: asyncio.Task[Any]
+
+
+class ReadAhead:
+    """Loads announced keys ahead of their use, and any other key on demand.
+
+    Args:
+        load: coroutine function that loads one key. It runs once per flight.
+        loop: the event loop that everything but `take` and `used` belongs to.
+        max_ahead: most keys of one announced order that are loaded or loading and not yet used; None adapts between 32
+            and 1,024.
+        concurrency: most loads in flight for announced keys; a demanded key is always started.
+        reserve: asked for a share of the byte budget before a load starts, `reserve(key, demanded)`; None means not
+            now, and the announced keys wait until something was used. Without it there is no byte bound.
+        is_held: whether a key needs no load, because a cache has it.
+        keep_unused: keep what was loaded ahead for `take`, and count it until it is used. Otherwise a load ahead is
+            done when it ends.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[Any], Coroutine[Any, Any, Any]],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_ahead: int | None = None,
+        concurrency: int | None = None,
+        reserve: Callable[[Any, bool], Reservation | None] | None = None,
+        is_held: Callable[[Any], bool] = lambda key: False,
+        keep_unused: bool = True,
+    ) -> None:
+        self._load = load
+        self.loop = loop
+        self._is_adaptive = max_ahead is None
+        self._depth = START_DEPTH if max_ahead is None else max_ahead
+        self._concurrency = concurrency or CONCURRENCY
+        self._reserve = reserve
+        self._is_held = is_held
+        self._counts_unused = keep_unused
+        self._keeps_ready = keep_unused
+        self._plans: dict[Hashable, _Plan] = {}
+        self._flights: dict[Hashable, _Flight] = {}
+        self._flights_ahead = 0
+        self._ahead: dict[Hashable, _Plan] = {}  # started ahead and not yet used, oldest first
+        self._ready: dict[Hashable, tuple[Any, Reservation | None]] = {}
+        self._failed: dict[Hashable, BaseException] = {}
+        self._used: deque[tuple[Hashable, Reservation | None]] = deque()  # reported by readers in any thread
+        self._is_fill_due = False
+        self._is_closed = False
+
+    @property
+    def depth(self) -> int:
+        """Most keys of one order loaded or loading and not yet used, at this moment."""
+        return self._depth
+
+    @property
+    def in_flight(self) -> int:
+        """Loads under way."""
+        return len(self._flights)
+
+    @property
+    def waiting(self) -> int:
+        """Announced keys whose load has not started."""
+        return sum(len(plan.keys) for plan in self._plans.values())
+
+    # -- from any thread
+
+    def take(self, key: Hashable) -> Any:
+        """What was loaded ahead for this key, or `MISS`. The caller owns it. Any thread."""
+        entry = self._ready.pop(key, None)
+        if entry is None:
+            return MISS
+        self._report_used(key, entry[1])
+        return entry[0]
+
+    def used(self, key: Hashable) -> None:
+        """Say that this key was read elsewhere (from a cache), which makes room to read further ahead. Any thread."""
+        if key in self._ahead:
+            entry = self._ready.pop(key, None)
+            self._report_used(key, entry[1] if entry else None)
+
+    def _report_used(self, key: Hashable, reservation: Reservation | None) -> None:
+        self._used.append((key, reservation))
+        if not self._is_fill_due and not self._is_closed:
+            self._is_fill_due = True
+            self.loop.call_soon_threadsafe(self._fill)
+
+    # -- on the loop
+
+    def announce(self, keys: Iterable[Hashable], order: Hashable = None) -> None:
+        """Append keys to the order that will be read; several orders, told apart by any value, go on side by side."""
+        self._plans.setdefault(order, _Plan()).keys.extend(keys)
+        self._fill()
+
+    def forget(self, order: Hashable = None) -> None:
+        """Drop an announced order and whatever was loaded for it; a load that a reader waits for goes on."""
+        plan = self._plans.pop(order, None)
+        if plan is not None:
+            for key in [key for key, owner in self._ahead.items() if owner is plan]:
+                self._drop(key)
+            self._fill()
+
+    def drop_ready(self) -> None:
+        """Stop keeping values for `take`: the readers are other processes, which read from the cache."""
+        self._keeps_ready = False
+        for key in list(self._ready):
+            entry = self._ready.pop(key, None)
+            if entry is not None and entry[1] is not None:
+                entry[1].release()
+
+    async def get(self, key: Hashable) -> Any:
+        """The value of this key: what is ready, what is in flight, or a load started now.
+
+        A failed load raises here, once; the next call loads again. Cancelling the call cancels the load unless another
+        reader or an announced order wants it too.
+
+        Raises:
+            Closed: the engine was closed, before the call or during it.
+            Exception: whatever the load raised.
+        """
+        if self._is_closed:
+            raise Closed("read from a prefetcher that was stopped; start it again, or open a new one")
+        value = self.take(key)
+        if value is not MISS:
+            return value
+        error = self._failed.pop(key, None)
+        if error is not None:
+            self._settle(key, None)
+            raise error
+        flight = self._flights.get(key) or self._start(key, None, self._reserve_demanded(key))
+        self._grow_if_late()
+        return await self._wait(flight)
+
+    async def _wait(self, flight: _Flight) -> Any:
+        waiter = self.loop.create_future()
+        flight.waiters.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter in flight.waiters:
+                flight.waiters.remove(waiter)
+            if not flight.waiters and flight.plan is None:
+                flight.task.cancel()
+            raise
+
+    async def aclose(self) -> None:
+        """Cancel every load, release what they hold, fail those who wait. Idempotent; leaves no task behind."""
+        self._is_closed = True
+        self._plans.clear()
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self.drop_ready()
+        self._drain_used()
+        self._ahead.clear()
+        self._failed.clear()
+
+    def _fill(self) -> None:
+        """Start announced loads while depth, concurrency and budget allow; the newest order first."""
+        self._drain_used()
+        for order in reversed(list(self._plans)):
+            plan = self._plans[order]
+            while plan.keys and plan.ahead < self._depth and self._flights_ahead < self._concurrency:
+                if not self._start_ahead(plan.keys[0], plan):
+                    return
+                plan.keys.popleft()
+
+    def _start_ahead(self, key: Hashable, plan: _Plan) -> bool:
+        """Start this load unless it is not needed; False when the byte budget has no room for it now."""
+        if key in self._ahead or key in self._flights or self._is_held(key):
+            return True
+        reservation = None
+        if self._reserve is not None:
+            reservation = self._reserve(key, False)
+            if reservation is None:
+                return False
+        self._ahead[key] = plan
+        plan.ahead += 1
+        self._start(key, plan, reservation)
+        return True
+
+    def _drain_used(self) -> None:
+        self._is_fill_due = False
+        while self._used:
+            self._settle(*self._used.popleft())
+
+    def _settle(self, key: Hashable, reservation: Reservation | None) -> None:
+        """Count a key as used and give its share of the budget back."""
+        plan = self._ahead.pop(key, None)
+        if plan is not None:
+            plan.ahead -= 1
+        if reservation is not None:
+            reservation.release()
+
+    def _start(self, key: Hashable, plan: _Plan | None, reservation: Reservation | None) -> _Flight:
+        flight = _Flight(plan, reservation)
+        self._flights[key] = flight
+        self._flights_ahead += plan is not None
+        flight.task = self.loop.create_task(self._load(key))
+        # A callback and not a wrapping coroutine: a task cancelled before its first step runs no `finally`.
+        flight.task.add_done_callback(partial(self._landed, key, flight))
+        return flight
+
+    def _landed(self, key: Hashable, flight: _Flight, task: asyncio.Task[Any]) -> None:
+        self._flights_ahead -= flight.plan is not None
+        if self._flights.get(key) is not flight:  # dropped meanwhile, and settled then
+            if not task.cancelled():
+                task.exception()  # marks it as seen
+            return
+        del self._flights[key]
+        waiters = [waiter for waiter in flight.waiters if not waiter.done()]
+        if task.cancelled():
+            self._fail(key, flight, waiters, Closed("the prefetcher was stopped while this key was being read"))
+        elif (error := task.exception()) is not None:
+            self._fail(key, flight, waiters, error)
+        else:
+            self._deliver(key, flight, waiters, task.result())
+        if not self._is_closed:
+            self._fill()
+
+    def _deliver(self, key: Hashable, flight: _Flight, waiters: list[asyncio.Future[Any]], value: Any) -> None:
+        if waiters:
+            for waiter in waiters[1:]:
+                waiter.set_result(copy.deepcopy(value))  # each reader owns what it gets
+            waiters[0].set_result(value)
+        elif self._keeps_ready and key in self._ahead:
+            self._ready[key] = (value, flight.reservation)
+            return
+        if waiters or not self._counts_unused:
+            self._settle(key, flight.reservation)
+        elif flight.reservation is not None:
+            flight.reservation.release()
+
+    def _fail(self, key: Hashable, flight: _Flight, waiters: list[asyncio.Future[Any]], error: BaseException) -> None:
+        for waiter in waiters:
+            waiter.set_exception(error)
+        if flight.reservation is not None:
+            flight.reservation.release()
+        if not waiters and flight.plan is not None:
+            self._failed[key] = error  # raised at the read that needs it
+            if len(self._failed) > MAX_DEPTH:
+                del self._failed[next(iter(self._failed))]
+        if waiters or not self._counts_unused:
+            self._settle(key, None)
+
+    def _reserve_demanded(self, key: Hashable) -> Reservation | None:
+        """Budget for a key that a reader waits for; the furthest loads ahead give way to it."""
+        if self._reserve is None:
+            return None
+        reservation = self._reserve(key, True)
+        while reservation is None and self._ahead:
+            furthest = next(reversed(self._ahead))
+            plan = self._ahead[furthest]
+            self._drop(furthest)
+            plan.keys.appendleft(furthest)
+            reservation = self._reserve(key, True)
+        return reservation
+
+    def _drop(self, key: Hashable) -> None:
+        """Undo a load ahead: cancel it, or forget what it brought."""
+        entry = self._ready.pop(key, None)
+        self._settle(key, entry[1] if entry else None)
+        self._failed.pop(key, None)
+        flight = self._flights.get(key)
+        if flight is not None and not flight.waiters:
+            del self._flights[key]
+            if flight.reservation is not None:
+                flight.reservation.release()
+            flight.task.cancel()
+
+    def _grow_if_late(self) -> None:
+        if self._is_adaptive and any(plan.keys and plan.ahead >= self._depth for plan in self._plans.values()):
+            self._depth = min(2 * self._depth, MAX_DEPTH)
+            self._fill()
