@@ -1,0 +1,118 @@
+"""A web server on the loopback interface that answers slowly, as one across a network does.
+
+It runs on a loop and a thread of its own, inside this process: when the process ends, however it ends, so does the
+server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+__all__ = ["SlowServer"]
+
+SHUTDOWN_S = 0.5
+"""How long open connections may finish; a reader that is still there has been cancelled."""
+
+
+class SlowServer:
+    """Serve a folder over HTTP on 127.0.0.1 while in its `with` block.
+
+    Folders answer with a listing like nginx's autoindex, files with their size, ETag, and ranges.
+
+    Args:
+        root: the folder.
+        latency_s: wait before each answer, in seconds; requests wait side by side.
+
+    Attributes:
+        requests: answers begun so far.
+    """
+
+    def __init__(self, root: Path, latency_s: float) -> None:
+        self.requests = 0
+        self._root = root
+        self._latency_s = latency_s
+        self._port = 0
+        self._failure: BaseException | None = None
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._main, name="demo-server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT/`."""
+        return f"http://127.0.0.1:{self._port}/"
+
+    def __enter__(self) -> SlowServer:
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as exc:
+            self._failure = exc
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        from aiohttp import web
+
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._answer)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self._port = runner.addresses[0][1]
+            self._ready.set()
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        from aiohttp import web
+
+        self.requests += 1
+        await asyncio.sleep(self._latency_s)
+        path = (self._root / request.match_info["path"]).resolve()
+        if path != self._root.resolve() and self._root.resolve() not in path.parents:
+            raise web.HTTPForbidden
+        if await asyncio.to_thread(path.is_dir):
+            return web.Response(text=await asyncio.to_thread(_autoindex, path), content_type="text/html")
+        if not await asyncio.to_thread(path.is_file):
+            raise web.HTTPNotFound
+        return web.FileResponse(path)
+
+
+def _autoindex(folder: Path) -> str:
+    lines = []
+    for path in sorted(folder.iterdir()):
+        name = path.name + ("/" if path.is_dir() else "")
+        size = "-" if path.is_dir() else str(path.stat().st_size)
+        lines.append(f'<a href="{quote(name)}">{name}</a> 01-Jan-2025 00:00 {size:>20}')
+    listing = "\n".join(lines)
+    return (
+        f'<html><head><title>Index of /</title></head><body><pre><a href="../">../</a>\n{listing}\n</pre></body></html>'
+    )
