@@ -154,6 +154,11 @@ class ReadAhead:
                 self._drop(key)
             self._fill()
 
+    def forget_all(self) -> None:
+        """Drop every announced order."""
+        for order in list(self._plans):
+            self.forget(order)
+
     def drop_ready(self) -> None:
         """Stop keeping values for `take`: the readers are other processes, which read from the cache."""
         self._keeps_ready = False

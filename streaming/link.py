@@ -1,0 +1,205 @@
+"""The line between an owner process and its workers: one message per batch, over a socket pair.
+
+A worker cannot share the owner's clients, and needs none: it asks the owner, by position, and the owner answers with
+places in the shared arena. To connect, a worker makes a stream pair and passes one end through a datagram pair that it
+inherited (fork) or was sent (spawn, forkserver); nothing has a name, so nothing can be left behind. When either side
+dies the kernel closes its end, and the other side sees that at its next read.
+
+Messages are a 4-byte length and a `marshal` value: both ends run the same interpreter, and only kin hold the line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import marshal
+import os
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable
+from multiprocessing import reduction
+from multiprocessing.context import get_spawning_popen
+from typing import Any
+
+from streaming.errors import OwnerGone
+from streaming.runtime import Runtime
+
+__all__ = ["LinkClient", "LinkHandle", "LinkServer", "is_spawning"]
+
+logger = logging.getLogger(__name__)
+
+_LENGTH = struct.Struct("=I")
+_HELLO = b"streaming-link-1"
+
+
+def _frame(message: Any) -> bytes:
+    body = marshal.dumps(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def is_spawning() -> bool:
+    """Whether an object is being pickled for a child process that is being started right now."""
+    return get_spawning_popen() is not None
+
+
+class LinkHandle:
+    """What a child process needs to connect: the datagram end and the arena, as file descriptors.
+
+    Pickles only while a child process is being started (`is_spawning`); the child gets descriptors of its own.
+    """
+
+    def __init__(self, hello_fd: int, arena_fd: int) -> None:
+        self.hello_fd = hello_fd
+        self.arena_fd = arena_fd
+
+    def __getstate__(self) -> Any:
+        return reduction.DupFd(self.hello_fd), reduction.DupFd(self.arena_fd)
+
+    def __setstate__(self, state: Any) -> None:
+        self.hello_fd, self.arena_fd = (dup.detach() for dup in state)
+
+
+class LinkServer:
+    """The owner's side: answers each request with what `answer` returns for it.
+
+    Args:
+        runtime: on whose loop the requests are answered.
+        answer: `await answer(request)` gives the reply; both are plain values that `marshal` knows.
+    """
+
+    def __init__(self, runtime: Runtime, answer: Callable[[Any], Awaitable[Any]]) -> None:
+        self._runtime = runtime
+        self._answer = answer
+        self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._mine.setblocking(False)
+        self._connections: dict[asyncio.Task[None], socket.socket] = {}
+        runtime.call_soon(self._open)
+
+    @property
+    def hello_fd(self) -> int:
+        """The descriptor through which children connect."""
+        return self._theirs.fileno()
+
+    @property
+    def workers(self) -> int:
+        """Workers connected at this moment."""
+        return len(self._connections)
+
+    def _open(self) -> None:
+        if self._mine.fileno() >= 0:
+            self._runtime.loop.add_reader(self._mine.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            message, fds, _, _ = socket.recv_fds(self._mine, 64, 1)
+        except BlockingIOError:
+            return
+        for fd in fds:
+            if message != _HELLO:
+                os.close(fd)
+                continue
+            connection = socket.socket(fileno=fd)
+            task = self._runtime.loop.create_task(self._serve(connection))
+            self._connections[task] = connection
+            task.add_done_callback(self._connections.pop)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
+        try:
+            while True:
+                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+                request = marshal.loads(await reader.readexactly(length))
+                writer.write(_frame(await self._answer(request)))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            logger.debug("worker_left workers=%d", len(self._connections) - 1)
+        finally:
+            writer.close()
+
+    async def aclose(self) -> None:
+        """Stop answering; workers see the end of the line. Runs on the runtime's loop. Idempotent."""
+        if self._mine.fileno() >= 0:
+            self._runtime.loop.remove_reader(self._mine.fileno())
+        self._mine.close()
+        self._theirs.close()
+        tasks = list(self._connections)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def close_inherited(self) -> None:
+        """In a forked child: close the copies of the owner's ends, so that its death stays visible to every worker."""
+        for sock in (self._mine, *self._connections.values()):
+            if sock.fileno() >= 0:
+                os.close(sock.detach())
+
+
+class LinkClient:
+    """A worker's side. Connects on first use in each process; thread-safe.
+
+    Args:
+        hello_fd: the inherited or received datagram end.
+    """
+
+    def __init__(self, hello_fd: int) -> None:
+        self._hello_fd = hello_fd
+        self._connection: socket.socket | None = None
+        self._pid = -1
+        self._lock = threading.Lock()
+
+    def request(self, message: Any) -> Any:
+        """Send one request and wait for its reply.
+
+        Raises:
+            OwnerGone: the owner process has ended or closed its adapter.
+        """
+        if self._pid != os.getpid():  # a fork of a worker shares neither the connection nor a lock held meanwhile
+            self._lock, self._connection, self._pid = threading.Lock(), None, os.getpid()
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                self._connection.sendall(_frame(message))
+                (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
+                return marshal.loads(self._receive(length))
+            except OSError as exc:
+                raise OwnerGone(
+                    "the process that reads for this worker has ended or closed its adapter; "
+                    "end this worker and start again from the training process"
+                ) from exc
+            except BaseException:
+                self._disconnect()  # an interrupt between request and reply: the next request must not get this reply
+                raise
+
+    def close(self) -> None:
+        """End the line. Idempotent; the next request opens it again."""
+        if self._pid == os.getpid():
+            self._disconnect()
+
+    def _connect(self) -> socket.socket:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with far, socket.socket(fileno=os.dup(self._hello_fd)) as hello:
+                socket.send_fds(hello, [_HELLO], [far.fileno()])
+        except BaseException:
+            near.close()
+            raise
+        return near
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _receive(self, size: int) -> bytearray:
+        assert self._connection is not None
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            count = self._connection.recv_into(view)
+            if count == 0:
+                raise ConnectionResetError("end of the line")
+            view = view[count:]
+        return data

@@ -1,0 +1,111 @@
+"""The line between an owner process and its workers."""
+
+import asyncio
+import multiprocessing
+import os
+import pickle
+import signal
+
+import pytest
+from streaming.errors import OwnerGone
+from streaming.link import LinkClient, LinkHandle, LinkServer
+from streaming.runtime import Runtime
+
+
+@pytest.fixture
+def runtime():
+    """A runtime of its own, ended with the test."""
+    runtime = Runtime()
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture
+def server(runtime):
+    """A server that answers with the request and its own pid."""
+
+    async def answer(request):
+        await asyncio.sleep(0)
+        return [request, os.getpid()]
+
+    server = LinkServer(runtime, answer)
+    yield server
+    runtime.run(server.aclose())
+
+
+@pytest.fixture
+def arena_fd():
+    """Any descriptor stands for the arena here."""
+    fd = os.open(os.devnull, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def _ask(handle, connection):
+    client = LinkClient(handle.hello_fd)
+    for request in iter(connection.recv, None):
+        try:
+            connection.send(client.request(request))
+        except OwnerGone as exc:
+            connection.send(exc)
+    client.close()
+
+
+def _start(method, handle):
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_ask, args=(handle, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_every_start_method_reach_the_owner(server, arena_fd, method):
+    """Requests come back with the owner's answer; the child's end closes the line."""
+    process, pipe = _start(method, LinkHandle(server.hello_fd, arena_fd))
+    big = list(range(100_000))
+    for request in ([1, 2], big):
+        pipe.send(request)
+        assert pipe.recv() == [request, os.getpid()]
+    pipe.send(None)
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def test_a_killed_worker_leaves_the_others_served(server, arena_fd):
+    """Death of one worker is seen by the kernel and concerns nobody else."""
+    handle = LinkHandle(server.hello_fd, arena_fd)
+    (first, first_pipe), (second, second_pipe) = _start("fork", handle), _start("fork", handle)
+    for pipe in (first_pipe, second_pipe):
+        pipe.send("x")
+        assert pipe.recv()[0] == "x"
+    os.kill(first.pid, signal.SIGKILL)
+    first.join(30)
+    second_pipe.send("y")
+    assert second_pipe.recv()[0] == "y"
+    second_pipe.send(None)
+    second.join(30)
+
+
+def test_a_worker_sees_the_end_of_its_owner(runtime, server, arena_fd):
+    """After the owner closed, a request is an error with a next step, not a hang."""
+    process, pipe = _start("spawn", LinkHandle(server.hello_fd, arena_fd))
+    pipe.send("x")
+    pipe.recv()
+    runtime.run(server.aclose())
+    pipe.send("y")
+    error = pipe.recv()
+    assert isinstance(error, OwnerGone)
+    assert "start again" in str(error)
+    pipe.send(None)
+    process.join(30)
+
+
+def test_what_is_no_line_is_refused(arena_fd):
+    """A descriptor that is no line is an error with a next step, and a line does not travel by plain pickle."""
+    client = LinkClient(arena_fd)
+    with pytest.raises(OwnerGone):
+        client.request("x")
+    with pytest.raises(TypeError):
+        pickle.dumps(client)

@@ -1,0 +1,300 @@
+"""The engine that loads keys before they are asked for."""
+
+import asyncio
+
+import pytest
+from streaming.errors import Closed
+from streaming.readahead import MISS, ReadAhead
+
+
+class Store:
+    """Loads that end when the test says so, and a byte budget that counts."""
+
+    def __init__(self, budget=None):
+        self.started = []
+        self.gates = {}
+        self.budget = budget
+        self.reserved = 0
+
+    async def load(self, key):
+        self.started.append(key)
+        gate = self.gates.setdefault(key, asyncio.get_running_loop().create_future())
+        await gate
+        return [key]
+
+    def finish(self, key, error=None):
+        gate = self.gates.setdefault(key, asyncio.get_running_loop().create_future())
+        if error is None:
+            gate.set_result(None)
+        else:
+            gate.set_exception(error)
+
+    def reserve(self, key, demanded):
+        if self.budget is not None and self.reserved >= self.budget:
+            return None
+        self.reserved += 1
+        return Share(self)
+
+
+class Share:
+    """One unit of the store's budget."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def release(self):
+        if self.store is not None:
+            self.store.reserved -= 1
+            self.store = None
+
+
+async def settle():
+    """Let every callback that is due run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def engine_over(store, **options):
+    return ReadAhead(store.load, asyncio.get_running_loop(), reserve=store.reserve, **options)
+
+
+async def test_loads_follow_the_announced_order_within_the_depth():
+    """No more than max_ahead keys are loaded and unused, and they start in order."""
+    store = Store()
+    engine = engine_over(store, max_ahead=3)
+    engine.announce("abcdef")
+    await settle()
+    assert store.started == ["a", "b", "c"]
+    store.finish("a")
+    await settle()
+    assert store.started == ["a", "b", "c"]
+    assert engine.take("a") == ["a"]
+    await settle()
+    assert store.started == ["a", "b", "c", "d"]
+    await engine.aclose()
+
+
+async def test_concurrency_bounds_loads_in_flight():
+    """Finished loads make room though nobody used them yet."""
+    store = Store()
+    engine = engine_over(store, max_ahead=10, concurrency=2)
+    engine.announce("abcd")
+    await settle()
+    assert store.started == ["a", "b"]
+    store.finish("b")
+    await settle()
+    assert store.started == ["a", "b", "c"]
+    await engine.aclose()
+
+
+async def test_readers_of_one_key_share_one_load_and_own_their_values():
+    """Single flight: one load, and no reader sees what another wrote."""
+    store = Store()
+    engine = engine_over(store)
+    reads = [asyncio.ensure_future(engine.get("a")) for _ in range(3)]
+    await settle()
+    store.finish("a")
+    values = await asyncio.gather(*reads)
+    assert store.started == ["a"]
+    assert values == [["a"]] * 3
+    values[0].append("written")
+    assert values[1:] == [["a"]] * 2
+
+
+async def test_a_reader_joins_the_load_that_was_announced():
+    """A key on its way is not loaded again."""
+    store = Store()
+    engine = engine_over(store)
+    engine.announce("a")
+    read = asyncio.ensure_future(engine.get("a"))
+    await settle()
+    store.finish("a")
+    assert await read == ["a"]
+    assert store.started == ["a"]
+    assert engine.take("a") is MISS
+    assert store.reserved == 0
+
+
+async def test_a_failure_surfaces_once_at_the_read_that_needs_it():
+    """An announced load that failed raises at its read; the read after that loads again."""
+    store = Store()
+    engine = engine_over(store)
+    engine.announce("ab")
+    await settle()
+    store.finish("a", OSError("planted"))
+    store.finish("b")
+    await settle()
+    assert await engine.get("b") == ["b"]
+    with pytest.raises(OSError, match="planted"):
+        await engine.get("a")
+    store.gates.clear()
+    again = asyncio.ensure_future(engine.get("a"))
+    await settle()
+    store.finish("a")
+    assert await again == ["a"]
+    assert store.reserved == 0
+
+
+async def test_every_waiting_reader_gets_the_failure():
+    """A failed flight fails all that waited for it, and leaves nothing for the next reader."""
+    store = Store()
+    engine = engine_over(store)
+    reads = [asyncio.ensure_future(engine.get("a")) for _ in range(2)]
+    await settle()
+    store.finish("a", ValueError("planted"))
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(result) for result in results] == [ValueError, ValueError]
+    assert engine.in_flight == 0
+
+
+async def test_cancelling_the_only_reader_cancels_its_load():
+    """A load that nobody wants any more stops and gives its budget back."""
+    store = Store()
+    engine = engine_over(store)
+    read = asyncio.ensure_future(engine.get("a"))
+    await settle()
+    read.cancel()
+    await settle()
+    assert store.gates["a"].cancelled()
+    assert (engine.in_flight, store.reserved) == (0, 0)
+
+
+async def test_cancelling_before_the_load_began_leaves_nothing():
+    """A reader cancelled in the same tick as it asked leaves no flight behind."""
+    store = Store()
+    engine = engine_over(store)
+    read = asyncio.ensure_future(engine.get("a"))
+    await asyncio.sleep(0)
+    read.cancel()
+    await settle()
+    assert (engine.in_flight, store.reserved) == (0, 0)
+    again = asyncio.ensure_future(engine.get("a"))
+    await settle()
+    store.gates.clear()
+    await engine.aclose()
+    with pytest.raises(Closed):
+        await again
+
+
+async def test_cancelling_one_reader_leaves_the_others_theirs():
+    """The load goes on while somebody waits for it."""
+    store = Store()
+    engine = engine_over(store)
+    first = asyncio.ensure_future(engine.get("a"))
+    second = asyncio.ensure_future(engine.get("a"))
+    await settle()
+    first.cancel()
+    await settle()
+    store.finish("a")
+    assert await second == ["a"]
+
+
+async def test_the_budget_bounds_what_is_announced_and_never_starves_a_reader():
+    """Announced loads wait for room; for a demanded key the furthest of them gives way, and comes back later."""
+    store = Store(budget=2)
+    engine = engine_over(store)
+    engine.announce("abc")
+    await settle()
+    assert store.started == ["a", "b"]
+    read = asyncio.ensure_future(engine.get("z"))
+    await settle()
+    assert store.started == ["a", "b", "z"]
+    assert store.gates["b"].cancelled()
+    store.gates.pop("b")
+    store.finish("z")
+    assert await read == ["z"]
+    await settle()
+    assert store.started == ["a", "b", "z", "b"]
+    await engine.aclose()
+    assert store.reserved == 0
+
+
+async def test_what_a_cache_holds_is_not_loaded():
+    """Keys that need no load are passed over."""
+    store = Store()
+    engine = engine_over(store, is_held=lambda key: key == "b")
+    engine.announce("abc")
+    await settle()
+    assert store.started == ["a", "c"]
+    await engine.aclose()
+
+
+async def test_forgetting_an_order_leaves_the_others():
+    """Two orders go on side by side; dropping one releases what it held."""
+    store = Store()
+    engine = engine_over(store, max_ahead=2)
+    engine.announce("abc", "train")
+    engine.announce("xyz", "validate")
+    await settle()
+    store.finish("a")
+    await settle()
+    engine.forget("train")
+    await settle()
+    assert store.gates["b"].cancelled()
+    assert engine.take("a") is MISS
+    assert store.reserved == 2
+    store.finish("x")
+    assert await engine.get("x") == ["x"]
+    await settle()
+    assert "z" in store.started
+    await engine.aclose()
+
+
+async def test_forgetting_everything_stops_reading_ahead():
+    """Nothing announced is left, and new reads still work."""
+    store = Store()
+    engine = engine_over(store)
+    engine.announce("ab", 1)
+    engine.announce("cd", 2)
+    engine.forget_all()
+    await settle()
+    assert (engine.waiting, engine.in_flight, store.reserved) == (0, 0, 0)
+
+
+async def test_depth_grows_when_a_reader_is_late():
+    """An adaptive depth doubles when it was the limit, and a fixed one stays."""
+    store = Store()
+    engine = engine_over(store)
+    engine.announce(range(200))
+    before = engine.depth
+    read = asyncio.ensure_future(engine.get(0))
+    await settle()
+    assert engine.depth == 2 * before
+    read.cancel()
+    await engine.aclose()
+
+
+async def test_values_for_other_processes_are_not_kept():
+    """After drop_ready the depth still bounds what is unused, and the budget is free for the cache."""
+    store = Store()
+    engine = engine_over(store, max_ahead=2)
+    engine.announce("abc")
+    await settle()
+    store.finish("a")
+    await settle()
+    engine.drop_ready()
+    assert engine.take("a") is MISS
+    assert store.reserved == 1
+    assert store.started == ["a", "b"]
+    engine.used("a")
+    await settle()
+    assert store.started == ["a", "b", "c"]
+    await engine.aclose()
+
+
+async def test_close_fails_who_waits_and_leaves_no_task():
+    """Readers get Closed, loads are cancelled, the budget is whole again."""
+    store = Store()
+    engine = engine_over(store)
+    engine.announce("ab")
+    read = asyncio.ensure_future(engine.get("z"))
+    await settle()
+    before = asyncio.all_tasks()
+    await engine.aclose()
+    await engine.aclose()
+    with pytest.raises(Closed, match="stopped"):
+        await read
+    with pytest.raises(Closed, match="start it again"):
+        await engine.get("a")
+    assert asyncio.all_tasks() < before
+    assert store.reserved == 0
