@@ -1,0 +1,107 @@
+"""JSON documents and JSON lines, by the standard library alone.
+
+As `json` does, `NaN` and `Infinity` are accepted, duplicate keys keep the last value, and a lone surrogate written as
+an escape stays one. Text must be UTF-8; a byte order mark is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any
+
+from streaming.codecs.base import Buffer, Codec
+from streaming.codecs.raw import decode_utf8
+from streaming.errors import DecodeError, TruncatedData, UnsafeData
+
+# Before 3.12 the C scanner stops at the recursion limit and nothing else: with the limit raised, 100,000 levels
+# overflow an 8 MB stack and kill the process. 10,000 levels need under 2 MB.
+_SAFE_DEPTH = 10_000
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[{}\]]")
+_STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+_parse = json.JSONDecoder().decode
+_dump = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def decode_json(data: Buffer, max_bytes: int) -> Any:
+    """One document.
+
+    Raises: TruncatedData: if it is empty or ends early. UnsafeData: if it nests deeper than the interpreter's
+    recursion limit. DecodeError: with the position, for anything else.
+    """
+    text = _text(data)
+    try:
+        return _parse(text)
+    except (ValueError, RecursionError) as exc:
+        raise _explain(exc, len(text.rstrip())) from exc
+
+
+def decode_jsonl(data: Buffer, max_bytes: int) -> list[Any]:
+    """One document per line, blank lines skipped; no lines are an empty list. Raises as `decode_json`."""
+    rows = []
+    for number, line in enumerate(_text(data).split("\n"), start=1):
+        if not line or line.isspace():
+            continue
+        try:
+            rows.append(_parse(line))
+        except (ValueError, RecursionError) as exc:
+            error = _explain(exc, len(line.rstrip()))
+            raise type(error)(f"line {number:,}: {error}") from exc
+    return rows
+
+
+def encode_json(sample: Any) -> bytes:
+    """Compact, ASCII. Raises TypeError if the sample holds what JSON cannot."""
+    return _dump(sample).encode("ascii")
+
+
+def encode_jsonl(sample: Any) -> bytes:
+    """One line per item of a list. Raises TypeError if the sample is no list."""
+    if not isinstance(sample, (list, tuple)):
+        raise TypeError(f"JSON lines hold a list, not {type(sample).__name__}")
+    return "".join(f"{_dump(row)}\n" for row in sample).encode("ascii")
+
+
+def _text(data: Buffer) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DecodeError("is UTF-16; JSON is read as UTF-8")
+    text = decode_utf8(data)
+    if text.startswith("\ufeff"):
+        text = text[1:]
+    if sys.getrecursionlimit() > _SAFE_DEPTH:
+        _refuse_deep(text)
+    return text
+
+
+def _refuse_deep(text: str) -> None:
+    """Costs one more pass, so only where the recursion limit no longer guards the stack."""
+    if (
+        text.count("[") + text.count("{") > _SAFE_DEPTH
+        and _depth(_BRACKET.findall(_STRING.sub("", text))) > _SAFE_DEPTH
+    ):
+        raise UnsafeData(f"nests deeper than {_SAFE_DEPTH:,} levels")
+
+
+def _depth(brackets: Iterable[str]) -> int:
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+
+
+def _explain(exc: ValueError | RecursionError, length: int) -> DecodeError:
+    if isinstance(exc, RecursionError):
+        return UnsafeData(f"nests deeper than the recursion limit of {sys.getrecursionlimit():,}")
+    if not isinstance(exc, json.JSONDecodeError):
+        return DecodeError(f"holds a number that cannot be read: {exc}")
+    if length == 0:
+        return TruncatedData("holds no JSON: empty or only white space")
+    if exc.pos >= length or exc.msg.startswith("Unterminated string"):
+        return TruncatedData(f"ends early, at character {length:,}: {exc}")
+    return DecodeError(f"is not JSON: {exc}")
+
+
+JSON = Codec(name="json", suffixes=(".json",), decode=decode_json, encode=encode_json)
+JSONL = Codec(name="jsonl", suffixes=(".jsonl",), decode=decode_jsonl, encode=encode_jsonl)

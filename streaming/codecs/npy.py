@@ -1,0 +1,178 @@
+"""NumPy arrays: `.npy` (one) and `.npz` (a zip of them). Never unpickles.
+
+An array is made from its header and the bytes behind it, after both were compared with each other: what the header
+declares must be there to the byte.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from streaming.codecs.base import Buffer, Codec, readable
+from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MAGIC = b"\x93NUMPY"
+_PREFIX_BYTES = 12
+# numpy's own bound: its header parser is slow and hungry on longer ones.
+_MAX_HEADER_BYTES = 10_000
+_CHUNK_BYTES = 1 << 20
+
+
+def decode_npy(data: Buffer, max_bytes: int) -> np.ndarray[Any, Any]:
+    """One array, writable.
+
+    Raises: UnsafeData: if it holds Python objects. TooLarge: if shape x item size passes `max_bytes`. TruncatedData: if
+    the data ends before that. DecodeError: if the header is damaged or bytes follow the array.
+    """
+    start, shape, is_fortran, dtype = _header(data)
+    _check_size(shape, dtype, len(data) - start, max_bytes)
+    return _fill(memoryview(data)[start:], shape, is_fortran, dtype)
+
+
+def decode_npz(data: Buffer, max_bytes: int) -> dict[str, np.ndarray[Any, Any]]:
+    """`{name: array}`, writable. Raises as `decode_npy`, naming the member; the limit counts all members together."""
+    if len(data) == 0 or (len(data) < 4 and b"PK\x03\x04".startswith(bytes(data))):
+        raise TruncatedData(f"ends within the header of a zip archive, at byte {len(data)}")
+    try:
+        with zipfile.ZipFile(readable(data)) as archive:
+            members = archive.infolist()
+            _check_members(members, max_bytes)
+            return {member.filename.removesuffix(".npy"): _member(archive, member, max_bytes) for member in members}
+    except zipfile.BadZipFile as exc:
+        if data[:2] == b"PK" and "File is not a zip file" in str(exc):
+            raise TruncatedData("ends before the directory of the archive") from exc
+        raise DecodeError(f"is a damaged zip archive: {exc}") from exc
+    except (zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, ValueError) as exc:
+        if isinstance(exc, DecodeError):
+            raise
+        raise DecodeError(f"is a damaged zip archive: {exc}") from exc
+
+
+def encode_npy(sample: Any) -> bytes:
+    """Of one array. Raises TypeError if it is no array or holds Python objects."""
+    import numpy as np
+
+    file = io.BytesIO()
+    np.lib.format.write_array(file, _plain(sample), allow_pickle=False)
+    return file.getvalue()
+
+
+def encode_npz(sample: Any) -> bytes:
+    """Of a dict of names to arrays, uncompressed. Raises TypeError for anything else."""
+    if not isinstance(sample, dict) or not all(isinstance(name, str) for name in sample):
+        raise TypeError("npz holds a dict of names to arrays")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in sample.items():
+            # A fixed date: equal samples give equal bytes.
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), encode_npy(array))
+    return file.getvalue()
+
+
+def _plain(sample: Any) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    if not isinstance(sample, np.ndarray) or sample.dtype.hasobject:
+        raise TypeError(f"npy holds an array of numbers, bytes or text, not {type(sample).__name__}")
+    return sample
+
+
+def _header(data: Buffer) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
+    """Where the array starts, its shape, whether it is in Fortran order, its type."""
+    import numpy as np
+
+    start = _array_start(data)
+    file = io.BytesIO(data[:start])
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(file, max_header_size=_MAX_HEADER_BYTES)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as exc:
+        raise DecodeError(f"has a damaged npy header: {exc}") from exc
+    if dtype.hasobject:
+        raise UnsafeData("holds Python objects, which only unpickling could read")
+    if any(length < 0 for length in shape):
+        raise DecodeError(f"has a negative length in its shape {shape}")
+    return start, shape, is_fortran, dtype
+
+
+def _array_start(data: Buffer) -> int:
+    """The length of magic, version and header, the header being there in full."""
+    prefix = bytes(data[:_PREFIX_BYTES])
+    if not prefix.startswith(_MAGIC[: len(prefix)]):
+        raise DecodeError(f"is not a npy array: starts with {prefix[:6]!r}")
+    if len(prefix) < _PREFIX_BYTES:
+        raise TruncatedData(f"ends within a npy header, at byte {len(data)}")
+    if prefix[6] not in (1, 2, 3):
+        raise DecodeError(f"is npy version {prefix[6]}.{prefix[7]}; 1, 2 and 3 are known")
+    size = 2 if prefix[6] == 1 else 4
+    length = int.from_bytes(prefix[8 : 8 + size], "little")
+    if length > _MAX_HEADER_BYTES:
+        raise TooLarge(f"declares a header of {length:,} bytes, the limit is {_MAX_HEADER_BYTES:,}")
+    if 8 + size + length > len(data):
+        raise TruncatedData(f"ends at byte {len(data):,}, within its header of {length:,} bytes")
+    return 8 + size + length
+
+
+def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, max_bytes: int) -> None:
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > max_bytes:
+        raise TooLarge(f"declares {shape} of {dtype}, {declared:,} bytes; the limit is {max_bytes:,}")
+    if declared > available:
+        raise TruncatedData(f"declares {declared:,} bytes of array, has {available:,}")
+    if declared < available:
+        raise DecodeError(f"has {available - declared:,} bytes after its array of {declared:,}")
+
+
+def _fill(body: Buffer, shape: tuple[int, ...], is_fortran: bool, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    try:
+        array = np.empty(shape, dtype, order="F" if is_fortran else "C")
+    except ValueError as exc:
+        raise DecodeError(f"has a shape that numpy cannot make, {shape}: {exc}") from exc
+    if len(body):
+        flat = array.reshape(-1, order="A").view(np.uint8)
+        flat[:] = np.frombuffer(body, np.uint8)
+    return array
+
+
+def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
+    total = sum(member.file_size for member in members)
+    if total > max_bytes:
+        raise TooLarge(f"declares {total:,} bytes in {len(members):,} members, the limit is {max_bytes:,}")
+    names = {member.filename for member in members}
+    if len(names) < len(members):
+        raise DecodeError("holds two members of one name")
+    if strangers := sorted(name for name in names if not name.endswith(".npy")):
+        raise DecodeError(f"holds {strangers[0]!r}, which is no array")
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, max_bytes: int) -> np.ndarray[Any, Any]:
+    try:
+        return decode_npy(_read_member(archive, member), max_bytes)
+    except DecodeError as exc:
+        raise type(exc)(f"member {member.filename!r} {exc}") from exc
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | bytearray:
+    """Grows with what is really there: the declared size is a claim until then."""
+    content = bytearray()
+    with archive.open(member) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            content += chunk
+    if len(content) < member.file_size:
+        raise TruncatedData(f"declares {member.file_size:,} bytes, has {len(content):,}")
+    return content
+
+
+NPY = Codec(name="npy", suffixes=(".npy",), decode=decode_npy, encode=encode_npy)
+NPZ = Codec(name="npz", suffixes=(".npz",), decode=decode_npz, encode=encode_npz)

@@ -1,0 +1,54 @@
+"""Bytes as they are, and UTF-8 text.
+
+Nothing in these formats tells where they end, so a truncated object cannot be told from a short one here; the size in
+the source's listing does that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streaming.codecs.base import Buffer, Codec
+from streaming.errors import DecodeError, TruncatedData
+
+
+def decode_raw(data: Buffer, max_bytes: int) -> bytes:
+    """The bytes; `bytes` come back without a copy."""
+    return bytes(data)
+
+
+def encode_raw(sample: Any) -> bytes:
+    """The bytes of any buffer. Raises TypeError for anything else (an int would otherwise become that many zeros)."""
+    return sample if isinstance(sample, bytes) else memoryview(sample).tobytes()
+
+
+def decode_utf8(data: Buffer) -> str:
+    """Strict UTF-8. Raises TruncatedData if the last character is cut, DecodeError with the position otherwise."""
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as exc:
+        if exc.reason == "unexpected end of data":
+            raise TruncatedData(f"ends within a character, at byte {exc.start:,}") from exc
+        raise DecodeError(f"is not UTF-8: byte 0x{data[exc.start]:02x} at {exc.start:,} ({exc.reason})") from exc
+
+
+def decode_text(data: Buffer, max_bytes: int) -> str:
+    """The text, line ends and byte order mark included."""
+    return decode_utf8(data)
+
+
+def encode_text(sample: Any) -> bytes:
+    """UTF-8. Raises TypeError if the sample is not a str."""
+    if not isinstance(sample, str):
+        raise TypeError(f"text holds a str, not {type(sample).__name__}")
+    return sample.encode()
+
+
+RAW = Codec(
+    name="raw",
+    suffixes=(".bin", ".raw", ".bytes", ".jpg", ".jpeg", ".png", ".webp", ".mp4", ".wav", ".flac", ".mp3"),
+    decode=decode_raw,
+    encode=encode_raw,
+    is_trivial=True,
+)
+TEXT = Codec(name="text", suffixes=(".txt",), decode=decode_text, encode=encode_text)

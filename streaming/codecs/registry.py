@@ -1,0 +1,119 @@
+"""Which codec reads which object: by the longest known suffix of its name, upper or lower case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streaming.codecs.base import DEFAULT_MAX_BYTES, Buffer, Codec, as_buffer
+from streaming.codecs.json import JSON, JSONL
+from streaming.codecs.npy import NPY, NPZ
+from streaming.codecs.pt import PT
+from streaming.codecs.raw import RAW, TEXT
+from streaming.codecs.safetensors import SAFETENSORS
+from streaming.codecs.zstd import wrap
+from streaming.errors import ConfigError, DecodeError, TooLarge, TruncatedData, UnknownFormat, UnsafeData
+
+_by_suffix: dict[str, Codec] = {}
+
+_NEXT_STEP = {
+    TruncatedData: "fetch or copy it again",
+    TooLarge: "raise max_bytes if the object is what you expect",
+    UnsafeData: "load it only if you trust where it comes from, and save it anew as plain data",
+}
+
+
+def register_codec(codec: Codec) -> None:
+    """Makes `codec` known by its suffixes, and wrapped by each of them + ".zst"; once more with the same is nothing.
+
+    Raises: ConfigError: if a suffix has no leading dot, is not lower case, or belongs to another codec.
+    """
+    for suffix in codec.suffixes:
+        if not suffix.startswith(".") or len(suffix) < 2 or suffix != suffix.lower() or "/" in suffix:
+            raise ConfigError(f"codec {codec.name!r}: suffix {suffix!r} must be a dot and lower-case characters")
+        if suffix == ".zst" or suffix.endswith(".zst"):
+            raise ConfigError(f"codec {codec.name!r}: suffix {suffix!r} is taken: .zst wraps every other format")
+        other = _by_suffix.get(suffix, codec)
+        if other != codec:
+            raise ConfigError(f"codec {codec.name!r}: suffix {suffix!r} belongs to {other.name!r}; choose another")
+    wrapped = wrap(codec)
+    for suffix in codec.suffixes:
+        if suffix not in _by_suffix:
+            _by_suffix[suffix] = codec
+            _by_suffix[f"{suffix}.zst"] = wrapped
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """`("a/latent_1", ".pt.zst")` of `a/latent_1.pt.zst`: stem and known suffix, or the path and nothing."""
+    start = path.rfind("/") + 2  # a name that is all suffix is a hidden file
+    dot = path.find(".", start)
+    while dot >= 0:
+        if path[dot:].lower() in _by_suffix:
+            return path[:dot], path[dot:]
+        dot = path.find(".", dot + 1)
+    return path, ""
+
+
+def codec_for(path: str) -> Codec:
+    """The codec of an object's name. Raises UnknownFormat, with the known suffixes, if there is none."""
+    return _codec_for(path, None)
+
+
+def decode(data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str | None = None) -> Any:
+    """The sample that `data`, the content of object `path`, stands for, in memory of its own.
+
+    Args:
+        data: anything with the buffer protocol.
+        path: says the format by its suffix, and names the object in errors.
+        max_bytes: limit on the object and on what it declares or expands to.
+        source: name of the source, for errors.
+
+    Raises: UnknownFormat, TruncatedData, UnsafeData, TooLarge or a plain DecodeError, each with `path` and `source`.
+    """
+    codec = _codec_for(path, source)
+    try:
+        buffer = as_buffer(data)
+        if len(buffer) > max_bytes:
+            raise TooLarge(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")
+        return codec.decode(buffer, max_bytes)
+    except DecodeError as exc:
+        raise _named(exc, codec, path, source) from exc.__cause__
+    except (MemoryError, TypeError):
+        raise
+    except Exception as exc:
+        raise _named(DecodeError(f"{type(exc).__name__}: {exc}"), codec, path, source) from exc
+
+
+def encode(sample: Any, path: str) -> bytes:
+    """The content of object `path` that decodes to `sample`. Raises UnknownFormat, or TypeError naming the object."""
+    codec = codec_for(path)
+    try:
+        return codec.encode(sample)
+    except TypeError as exc:
+        raise TypeError(f"{path!r} cannot hold this sample: {exc}") from exc
+
+
+def _codec_for(path: str, source: str | None) -> Codec:
+    suffix = split_suffix(path)[1]
+    if suffix:
+        return _by_suffix[suffix.lower()]
+    known = " ".join(sorted(name for name in _by_suffix if not name.endswith(".zst")))
+    raise UnknownFormat(
+        f"{_place(path, source)}: no codec for this suffix; known are {known}, each also with .zst; rename the object "
+        "or register one with streaming.codecs.register_codec",
+        path=path,
+        source=source,
+    )
+
+
+def _named(exc: DecodeError, codec: Codec, path: str, source: str | None) -> DecodeError:
+    step = _NEXT_STEP.get(type(exc), "check that it is what its suffix says")
+    message = f"{_place(path, source)}, read as {codec.name}: {exc}; {step}"
+    return type(exc)(message, path=path, source=source)
+
+
+def _place(path: str, source: str | None) -> str:
+    return repr(path) if source is None else f"{path!r} in source {source!r}"
+
+
+for _codec in (PT, SAFETENSORS, NPY, NPZ, JSON, JSONL, RAW, TEXT):
+    register_codec(_codec)
