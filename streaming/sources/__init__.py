@@ -1,0 +1,76 @@
+"""Where objects come from. Backends are imported when the first source of their type is made.
+
+Public: `DataSource` and its configuration, the sources of this version, and `create_data_source`, which takes any way
+of naming a source. A type of source that lives elsewhere is made known by `register_source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from streaming.errors import ConfigError
+from streaming.sources.base import Blob, DataSource, FileInfo
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+    from streaming.sources.http import HTTPDataSource
+    from streaming.sources.local import LocalDataSource
+    from streaming.sources.memory import MemorySource
+
+__all__ = [
+    "Blob",
+    "DataSource",
+    "DataSourceConfig",
+    "FileInfo",
+    "HTTPDataSource",
+    "LocalDataSource",
+    "MemorySource",
+    "create_data_source",
+    "register_source",
+]
+
+_HOME_OF = {
+    "DataSourceConfig": "streaming.config",
+    "HTTPDataSource": "streaming.sources.http",
+    "LocalDataSource": "streaming.sources.local",
+    "MemorySource": "streaming.sources.memory",
+}
+_CLASS_OF = {"local": "LocalDataSource", "http": "HTTPDataSource", "memory": "MemorySource"}
+_registered: dict[str, Callable[[DataSourceConfig], DataSource]] = {}
+
+
+def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSource) -> DataSource:
+    """Make a source from its configuration, a dict of that, or a URL; a source is returned as it is.
+
+    Raises:
+        ConfigError: if the configuration cannot be used, or this version has no such type of source.
+    """
+    if isinstance(source, DataSource):
+        return source
+    from streaming.config import parse_source
+
+    config = parse_source(source)
+    if config.source_type in _registered:
+        return _registered[config.source_type](config)
+    if config.source_type not in _CLASS_OF:
+        known = ", ".join(sorted({*_CLASS_OF, *_registered}))
+        raise ConfigError(
+            f"source {config.name!r} is of type {config.source_type!r}; this version has the types {known}",
+            source=config.name,
+        )
+    made: DataSource = __getattr__(_CLASS_OF[config.source_type])(config)
+    return made
+
+
+def register_source(source_type: str, make: Callable[[DataSourceConfig], DataSource]) -> None:
+    """Let `create_data_source` make sources of `source_type` by calling `make` with their configuration."""
+    _registered[source_type] = make
+
+
+def __getattr__(name: str) -> Any:
+    """Import a source from the module that defines it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

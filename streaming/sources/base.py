@@ -1,0 +1,221 @@
+"""What a source of objects is: three methods to write, the rest given.
+
+A source names objects by a path relative to its configured root, with `/` between folders, as the name is written
+(never percent-encoded). A prefix is a plain string prefix of such a path: `"a/b"` selects `a/b.pt` and `a/bc/d.pt`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from streaming.errors import Closed, InvalidPath, NotFound, StreamingError
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+PREFETCH_READS_AT_ONCE = 16  # of `prefetch_files`; enough to hide a latency, few enough to bound memory
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One object as it was listed.
+
+    Attributes:
+        path: relative to the root of its source.
+        size: bytes, or -1 where the listing does not tell.
+        etag: changes when the content changes; None where the listing does not tell.
+        modified: seconds since the epoch, or None.
+    """
+
+    path: str
+    size: int
+    etag: str | None = None
+    modified: float | None = None
+
+
+@dataclass(slots=True)  # not frozen: that costs 1 us more on each read
+class Blob:
+    """The bytes that one read brought, and what they are a part of.
+
+    Attributes:
+        data: the bytes asked for; read-only.
+        etag: of the whole object, without quotation marks; None where the source has none.
+        size: bytes of the whole object, also when a part of it was read.
+        version: the version that was read, where the source keeps versions.
+        source: the name of the source that answered.
+    """
+
+    data: Buffer
+    etag: str | None
+    size: int
+    version: str | None
+    source: str
+
+
+def check_path(path: str) -> str:
+    """Return `path` if it names an object below a root.
+
+    Raises:
+        InvalidPath: if it is empty, absolute, has a `..` folder, a NUL, or characters that are not text.
+    """
+    if not path:
+        raise InvalidPath("an empty path names no object; give a path relative to the root of the source", path=path)
+    return check_prefix(path)
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if every path that begins with it may lie below a root; the empty prefix does.
+
+    Raises:
+        InvalidPath: as `check_path` does.
+    """
+    if ".." in prefix and ".." in prefix.replace("\\", "/").split("/"):
+        raise _invalid(prefix, "leaves its root by '..'")
+    if "\0" in prefix:
+        raise _invalid(prefix, "holds a NUL")
+    if prefix[:1] in ("/", "\\") and prefix:
+        raise _invalid(prefix, "is absolute")
+    if "\\" in prefix and prefix[1:3] == ":\\":
+        raise _invalid(prefix, "is absolute")
+    return prefix
+
+
+def _invalid(path: str, why: str) -> InvalidPath:
+    return InvalidPath(f"path {path!r} {why}; give a path relative to the root of the source", path=path)
+
+
+def without_secrets(path_or_uri: str) -> str:
+    """`path_or_uri` without the login and the query of a URL, which may hold secrets; for messages and repr."""
+    if "://" not in path_or_uri:
+        return path_or_uri
+    parts = urlsplit(path_or_uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class DataSource(ABC):
+    """A place that objects are read from.
+
+    A backend writes `read`, `iter_files` and `aclose`. Where its reads merely block a thread (local disk, memory) it
+    also sets `read_blocking`, a synchronous form safe in any thread, so that a pool can read and decode in one hop.
+
+    A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.
+
+    Attributes:
+        name: how messages, metrics and `data_mapping` call it.
+        config: what it was made from.
+    """
+
+    read_blocking: Callable[[str, int, int | None], Blob] | None = None
+
+    def __init__(self, config: DataSourceConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self._closed = False
+
+    @abstractmethod
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read bytes `start` to `end` (half-open; None: to the end) of an object; an `end` beyond it is clipped.
+
+        Raises:
+            InvalidPath: if the path leaves the root.
+            NotFound: if there is no such object.
+            BadRequest: if `start` lies beyond the object, or `end` before `start`.
+            TooLarge: if the answer would pass `config.max_object_bytes`.
+            Closed: after `aclose`.
+            SourceError: or one of its other kinds, for everything else that can go wrong.
+        """
+
+    @abstractmethod
+    def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        """All objects whose path begins with `prefix`, in a repeatable order.
+
+        Raises:
+            NotFound: at the first step, if the root does not exist.
+            Closed: at the first step, after `aclose`.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close what the source opened. Closing twice is fine; reading afterwards raises `Closed`."""
+
+    async def fetch_file(self, path: str, decompress: bool = True) -> Any:
+        """The sample in an object, decoded by the suffix of its path; `x.pt` comes from `x.pt.zst` if only that exists.
+
+        Args:
+            path: relative to the root.
+            decompress: False returns the bytes of the object as they are stored.
+
+        Raises:
+            DecodeError: if the bytes are not what the suffix says.
+            SourceError: as `read`.
+        """
+        path, blob = await self._read_or_compressed(path)
+        if not decompress:
+            return bytes(blob.data)
+        from streaming.codecs import decode
+
+        return await asyncio.to_thread(decode, blob.data, path, source=self.name)
+
+    async def _read_or_compressed(self, path: str) -> tuple[str, Blob]:
+        try:
+            return path, await self.read(path)
+        except NotFound:
+            if path.endswith(".zst"):
+                raise
+            try:
+                return f"{path}.zst", await self.read(f"{path}.zst")
+            except NotFound:
+                pass
+            raise
+
+    async def list_files(self, prefix: str = "") -> list[str]:
+        """The paths of all objects that begin with `prefix`, sorted."""
+        return sorted([info.path async for info in self.iter_files(prefix)])
+
+    async def prefetch_files(self, paths: Iterable[str]) -> dict[str, bool]:
+        """Read objects and drop the bytes, which warms what lies below: page cache, connections, a caching proxy.
+
+        Returns:
+            For each path whether it could be read. To keep what is read, use `SmartLRUCache.prefetch`.
+        """
+        done: dict[str, bool] = {}
+        waiting = iter(dict.fromkeys(paths))
+
+        async def read_next() -> None:
+            for path in waiting:
+                try:
+                    await self.read(path)
+                    done[path] = True
+                except StreamingError:
+                    done[path] = False
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(PREFETCH_READS_AT_ONCE):
+                group.create_task(read_next())
+        return done
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(f"source {self.name!r} is closed; make a new one from its config", source=self.name)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.config,)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {without_secrets(self.config.path_or_uri)!r})"

@@ -1,0 +1,93 @@
+"""Objects in a dict: for tests, for small data made in the process, and as the model that other sources are held to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from streaming.errors import BadRequest, NotFound, TooLarge
+from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+
+
+class MemorySource(DataSource):
+    """Objects held in this process, by path.
+
+    A pickle carries the objects along. Safe to read in any thread.
+
+    Args:
+        config: a configuration, or just a name.
+        objects: what it holds at first.
+
+    Attributes:
+        reads: how often each path was read, also those that failed.
+    """
+
+    def __init__(
+        self, config: DataSourceConfig | str = "memory", objects: Mapping[str, bytes | bytearray | memoryview] = {}
+    ) -> None:
+        if isinstance(config, str):
+            from streaming.config import DataSourceConfig
+
+            config = DataSourceConfig(config, "memory", f"memory://{config}")
+        super().__init__(config)
+        self.reads: Counter[str] = Counter()
+        self._objects: dict[str, tuple[bytes, str]] = {}
+        self._puts = 0
+        for path, data in objects.items():
+            self.put(path, data)
+
+    def put(self, path: str, data: bytes | bytearray | memoryview) -> None:
+        """Place an object, or replace it; either gives it a new ETag."""
+        self._puts += 1
+        self._objects[check_path(path)] = (bytes(data), f"{self._puts:x}")
+
+    def delete(self, path: str) -> None:
+        """Remove an object.
+
+        Raises:
+            NotFound: if there is none.
+        """
+        if self._objects.pop(path, None) is None:
+            raise self._not_found(path)
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        return self.read_blocking(path, start, end)
+
+    def read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read as `read` does, in the calling thread."""
+        self._check_open()
+        self.reads[check_path(path)] += 1
+        if path not in self._objects:
+            raise self._not_found(path)
+        data, etag = self._objects[path]
+        size = len(data)
+        if end is None or end > size:
+            end = size
+        if not 0 <= start <= end:
+            text = f"{path!r} of source {self.name!r} has {size} bytes, asked were {start} to {end}; ask within it"
+            raise BadRequest(text, path=path, source=self.name)
+        if end - start > self.config.max_object_bytes:
+            text = f"{path!r} of source {self.name!r} has {size} bytes, more than max_object_bytes; raise that"
+            raise TooLarge(text, path=path, source=self.name)
+        return Blob(data if end - start == size else memoryview(data)[start:end], etag, size, None, self.name)
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        self._check_open()
+        check_prefix(prefix)
+        for path, (data, etag) in sorted(self._objects.items()):
+            if path.startswith(prefix):
+                yield FileInfo(path, len(data), etag)
+
+    async def aclose(self) -> None:
+        self._closed = True
+
+    def _not_found(self, path: str) -> NotFound:
+        text = f"{path!r} of source {self.name!r} does not exist; put it first"
+        return NotFound(text, path=path, source=self.name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.config, {path: data for path, (data, _) in self._objects.items()})
