@@ -1,0 +1,131 @@
+"""The `streaming` command: parse, call, print. What each command does lives in `streaming.commands`, loaded when used.
+
+Data go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad usage or
+configuration, 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streaming.commands.outcome import outcome, raise_on_sigterm
+
+__all__ = ["app", "main"]
+
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 130 Ctrl-C, 143 SIGTERM."
+
+# Plain help and plain tracebacks: loading rich for them would triple the time of `streaming --help`.
+app = typer.Typer(
+    name="streaming",
+    help="Stream training data from local disk and HTTP through a compressed cache to PyTorch.",
+    epilog=f"Example: streaming demo --epochs 3    {EXIT_CODES}",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file with the adapter's settings.")]
+
+
+def _example(text: str) -> str:
+    return f"Example: streaming {text}"
+
+
+@app.command(epilog=_example("demo --epochs 3 --latency-ms 50 --json"))
+def demo(
+    epochs: Annotated[int, typer.Option(min=1, help="Times over all recordings.")] = 2,
+    data: Annotated[Path | None, typer.Option(help="Folder like the repository's examples/data.")] = None,
+    latency_ms: Annotated[float, typer.Option(min=0, help="Wait of the web server before each answer.")] = 20.0,
+    workers: Annotated[int, typer.Option(min=0, help="DataLoader workers of the streamed run.")] = 0,
+    json: Json = False,
+) -> None:
+    """Train a tiny model on real recordings from a slow web server, then the same with a plain loop."""
+    with outcome():
+        from streaming.commands.demo import show_demo
+
+        show_demo(epochs, data, latency_ms, workers, json)
+
+
+@app.command(epilog=_example("ls http://127.0.0.1:8000/latents/ --json"))
+def ls(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Folder: a path, file:// or http:// URL.")],
+    prefix: Annotated[str, typer.Option(help="Only objects whose path begins with this.")] = "",
+    json: Json = False,
+) -> None:
+    """List the objects of a source: size, ETag and path, one a line (with --json one JSON object a line)."""
+    with outcome():
+        from streaming.commands.objects import list_objects
+
+        list_objects(url, prefix, json)
+
+
+@app.command(epilog=_example("get http://127.0.0.1:8000/latents/0001.pt -o 0001.pt"))
+def get(
+    url: Annotated[str, typer.Argument(metavar="URL", help="One object: a path, file:// or http:// URL.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write, whole or not at all.")] = None,
+    json: Json = False,
+) -> None:
+    """Write one object, as it is stored, to standard output or a file (--json, which needs -o, prints what it was)."""
+    if json and output is None:
+        raise typer.BadParameter("--json needs -o FILE: the object itself goes to standard output otherwise")
+    with outcome():
+        from streaming.commands.objects import get_object
+
+        get_object(url, output, json)
+
+
+@app.command(
+    epilog=_example("index /data/latents http://127.0.0.1:8000/conditions/ --mapping latents=latent -o my.index")
+)
+def index(
+    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Folders whose files are parts of the samples.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to save the index in.")] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=KEY", help="Source or folder, and its key in the sample; repeat.")
+    ] = None,
+    missing: Annotated[str, typer.Option(help="raise: name a sample that lacks a part; drop: leave it out.")] = "raise",
+    json: Json = False,
+) -> None:
+    """Match the samples of the sources by name, count them, and save the index."""
+    with outcome():
+        from streaming.commands.samples import build_index
+
+        build_index(urls, output, mapping or [], missing, json)
+
+
+@app.command(epilog=_example("warm train.yaml"))
+def warm(config: Config, json: Json = False) -> None:
+    """Read every sample once: warms caches on the way, names each sample that cannot be read, prints the numbers."""
+    with outcome():
+        from streaming.commands.samples import warm_samples
+
+        warm_samples(config, json)
+
+
+@app.command(epilog=_example("bench train.yaml --samples 500"))
+def bench(
+    config: Config,
+    samples: Annotated[int, typer.Option(min=1, help="Most samples to read.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples asked for at once.")] = 64,
+    json: Json = False,
+) -> None:
+    """Measure samples per second: cold, cached, and with a plain loop that reads one object at a time."""
+    with outcome():
+        from streaming.commands.samples import bench_samples
+
+        bench_samples(config, samples, batch_size, json)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `streaming` script."""
+    raise_on_sigterm()
+    app()
+
+
+if __name__ == "__main__":
+    main()

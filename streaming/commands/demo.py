@@ -1,0 +1,57 @@
+"""`streaming demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from streaming.commands.show import Columns, human_bytes, print_json
+from streaming.demo.run import DemoSettings, Epoch, run_demo
+
+__all__ = ["show_demo"]
+
+HEADINGS = ("epoch", "samples/s", "hit rate", "waits", "waited", "fetched", "saved", "loss")
+
+
+def show_demo(epochs: int, data: Path | None, latency_ms: float, workers: int, as_json: bool) -> None:
+    """Run the demo and print a row for each epoch, then what they come to; or one JSON object at the end."""
+    columns = Columns(HEADINGS, to_stderr=as_json)
+    result = run_demo(
+        DemoSettings(data=data, epochs=epochs, latency_ms=latency_ms, workers=workers),
+        on_start=lambda text: typer.echo(text, err=True),
+        on_epoch=lambda epoch: columns.add(*_cells(epoch), style="dim" if epoch.loop == "plain" else None),
+    )
+    typer.echo(_summary(result), err=as_json)
+    if as_json:
+        print_json(result)
+
+
+def _cells(epoch: Epoch) -> tuple[str, ...]:
+    cached = ("-", "-", "-", human_bytes(epoch.fetched_bytes), "-")
+    if epoch.hit_rate is not None:
+        cached = (
+            f"{epoch.hit_rate:.0%}",
+            f"{epoch.waits}",
+            f"{epoch.wait_seconds:.2f} s",
+            human_bytes(epoch.fetched_bytes),
+            human_bytes(epoch.saved_bytes or 0),
+        )
+    label = f"{epoch.number}" if epoch.loop == "streaming" else f"{epoch.number} plain"
+    return label, f"{epoch.samples_per_second:.0f}", *cached, f"{epoch.loss:.3f}"
+
+
+def _summary(result: dict[str, Any]) -> str:
+    seconds = {
+        loop: sum(epoch["seconds"] for epoch in result["epochs"] if epoch["loop"] == loop)
+        for loop in ("streaming", "plain")
+    }
+    cache = result["cache"]
+    return (
+        f"All epochs: {seconds['streaming']:.2f} s streamed, {seconds['plain']:.2f} s with a plain loop that reads one "
+        f"recording at a time: {result['speedup']:.1f} times as long.\n"
+        f"The losses of both are {'equal to the bit' if result['losses_equal'] else 'NOT equal'}. The cache keeps "
+        f"{cache['samples']} prepared samples, {human_bytes(cache['bytes'])}, in {human_bytes(cache['stored_bytes'])}: "
+        f"{cache['compression_ratio']:.1f} times smaller."
+    )

@@ -1,0 +1,178 @@
+"""`streaming index`, `warm` and `bench`: the samples of several sources."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from streaming.commands.outcome import FAILED
+from streaming.commands.show import Columns, human_bytes, print_json, with_progress
+from streaming.errors import ConfigError, StreamingError
+
+if TYPE_CHECKING:
+    from streaming.adapter import StreamingDatasetAdapter
+    from streaming.index import SampleIndex
+
+__all__ = ["bench_samples", "build_index", "warm_samples"]
+
+NAMED_FAILURES = 20
+"""Samples that `warm` names when they cannot be read; the rest are counted."""
+
+
+def build_index(urls: Sequence[str], output: Path | None, mapping: Sequence[str], missing: str, as_json: bool) -> None:
+    """Build the index of the sources, save it if asked, and print what it holds."""
+    index = asyncio.run(_build(urls, _parse_mapping(mapping), missing))
+    if output is not None:
+        index.save(output)
+    parts = sorted({row.part for row in index.rows(0)}) if len(index) else []
+    counts = {
+        "samples": len(index),
+        "parts": parts,
+        "dropped": index.dropped,
+        "saved": None if output is None else str(output),
+        "saved_bytes": None if output is None else output.stat().st_size,
+    }
+    if as_json:
+        print_json(counts)
+        return
+    typer.echo(f"{counts['samples']} samples of {', '.join(parts) or 'no parts'}; {counts['dropped']} dropped")
+    if output is not None:
+        typer.echo(f"saved in {output}, {human_bytes(output.stat().st_size)}")
+
+
+async def _build(urls: Sequence[str], mapping: dict[str, str] | None, missing: str) -> SampleIndex:
+    from streaming.index import SampleIndex
+    from streaming.sources import create_data_source
+
+    async with AsyncExitStack() as stack:
+        sources = [await stack.enter_async_context(create_data_source(url)) for url in urls]
+        return await SampleIndex.build(sources, data_mapping=mapping, missing=missing)
+
+
+def _parse_mapping(pairs: Sequence[str]) -> dict[str, str] | None:
+    mapping = {}
+    for pair in pairs:
+        name, equals, key = pair.partition("=")
+        if not (name and equals and key):
+            raise ConfigError(f"--mapping {pair!r} is not NAME=KEY; write for example --mapping latents=latent")
+        mapping[name] = key
+    return mapping or None
+
+
+def warm_samples(config: Path, as_json: bool) -> None:
+    """Read all samples through an adapter and print its numbers.
+
+    Raises:
+        typer.Exit: FAILED if a sample could not be read; the others were.
+    """
+    from streaming.adapter import StreamingDatasetAdapter
+
+    with StreamingDatasetAdapter.from_config(config) as adapter:
+        began = time.perf_counter()
+        failures = _read_all(adapter)
+        seconds = time.perf_counter() - began
+        stats = adapter.get_cache_stats()
+        total = len(adapter)
+    result = {"samples": total, "failed": failures, "seconds": seconds, "samples_per_second": total / seconds, **stats}
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo(
+            f"{total - failures} of {total} samples read in {seconds:.2f} s ({total / seconds:.0f} samples/s), "
+            f"{human_bytes(stats['fetched_bytes'])} fetched; the cache holds {stats['num_items']} samples in "
+            f"{human_bytes(stats['current_size_gb'] * 1e9)}"
+        )
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+def _read_all(adapter: StreamingDatasetAdapter) -> int:
+    """Read every sample in order, name those that fail, and return how many did."""
+    failures = 0
+    for position in with_progress(adapter.look_ahead(range(len(adapter))), len(adapter), "sample"):
+        try:
+            adapter[position]
+        except StreamingError as exc:
+            failures += 1
+            if failures <= NAMED_FAILURES:
+                typer.echo(f"sample {position} ({adapter.index.name(position)}): {exc}", err=True)
+    if failures > NAMED_FAILURES:
+        typer.echo(f"and {failures - NAMED_FAILURES} more samples that could not be read", err=True)
+    return failures
+
+
+def bench_samples(config: Path, samples: int, batch_size: int, as_json: bool) -> None:
+    """Time the same samples read plainly, through a cold adapter, and again from its cache; print each rate."""
+    from streaming.adapter import StreamingDatasetAdapter
+
+    with StreamingDatasetAdapter.from_config(config) as adapter:
+        count = min(samples, len(adapter))
+        if not count:
+            raise ConfigError(f"{config}: its sources hold no samples, so there is nothing to measure")
+        plain = asyncio.run(_read_plainly(config, adapter.index, count))
+        read = _batches(adapter, count, batch_size)
+        rates = {"plain": plain, "cold": count / _timed(read), "cached": count / _timed(read)}
+        stats = adapter.get_cache_stats()
+    result = {
+        "samples": count,
+        "batch_size": batch_size,
+        "samples_per_second": rates,
+        "cold_to_plain": rates["cold"] / rates["plain"],
+        "cached_to_plain": rates["cached"] / rates["plain"],
+        "stats": stats,
+    }
+    columns = Columns(("reading", "samples/s", "ratio"), to_stderr=as_json)
+    for name, rate in rates.items():
+        columns.add(name, f"{rate:.1f}", f"{rate / plain:.1f}")
+    if as_json:
+        print_json(result)
+
+
+def _batches(adapter: StreamingDatasetAdapter, count: int, batch_size: int) -> Callable[[], None]:
+    def batches() -> Iterator[list[int]]:
+        for start in range(0, count, batch_size):
+            yield list(range(start, min(start + batch_size, count)))
+
+    def read() -> None:
+        # The order of an epoch is an iterator that can be begun anew, so the sampler is a list and not a generator.
+        for batch in with_progress(adapter.look_ahead(list(batches())), -(-count // batch_size), "batch"):
+            adapter.__getitems__(batch)
+
+    return read
+
+
+def _timed(read: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    read()
+    return time.perf_counter() - began
+
+
+async def _read_plainly(config: Path, index: SampleIndex, count: int) -> float:
+    """Samples per second of a loop that reads and decodes one object after the other and keeps nothing."""
+    from streaming.config import load_config
+    from streaming.sources import create_data_source
+
+    async with AsyncExitStack() as stack:
+        sources = [
+            await stack.enter_async_context(create_data_source(source)) for source in load_config(config).sources
+        ]
+        began = time.perf_counter()
+        for position in with_progress(range(count), count, "sample"):
+            await _read_sample(index, sources, position)
+        return count / (time.perf_counter() - began)
+
+
+async def _read_sample(index: SampleIndex, sources: Sequence[Any], position: int) -> dict[str, Any]:
+    from streaming.codecs import decode
+
+    sample = {}
+    for row in index.rows(position):
+        blob = await sources[row.source].read(row.path, row.start, row.start + row.length if row.is_range else None)
+        sample[row.part] = decode(blob.data, "line.json" if row.is_range else row.path)
+    return sample

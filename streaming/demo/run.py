@@ -1,0 +1,207 @@
+"""Train the demo's model twice on the same batches: through the adapter, and with a plain loop."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.collate import PadCollate
+from streaming.demo.features import PADDING, event_features
+from streaming.demo.model import PageModel
+from streaming.demo.plain import PlainRecordings
+from streaming.demo.recordings import Recordings, find_data, unpack
+from streaming.demo.server import SlowServer
+
+__all__ = ["DemoSettings", "Epoch", "run_demo"]
+
+CACHE_GB = 0.1
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What can be set about the demo.
+
+    Attributes:
+        data: folder with the recordings; None finds the checkout's.
+        epochs: times over all recordings.
+        latency_ms: wait of the server before each answer.
+        workers: DataLoader workers of the streamed run; the plain loop has none.
+        batch_size: recordings per step.
+        learning_rate: of Adam.
+        seed: of the order and of the model.
+    """
+
+    data: Path | None = None
+    epochs: int = 2
+    latency_ms: float = 20.0
+    workers: int = 0
+    batch_size: int = 8
+    learning_rate: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to; `hit_rate`, `waits` and what is saved are None for the plain loop.
+
+    Attributes:
+        loop: "streaming" or "plain".
+        number: counted from 1.
+        samples: recordings trained on.
+        seconds: from the first request for a batch to the last step.
+        loss: mean over the epoch.
+        fetched_bytes: bytes read from the sources.
+        saved_bytes: bytes that the cache saved reading.
+        waits: reads that had to wait for a source.
+        wait_seconds: how long the loop waited in them.
+    """
+
+    loop: str
+    number: int
+    samples: int
+    seconds: float
+    loss: float
+    fetched_bytes: int
+    hit_rate: float | None = None
+    saved_bytes: int | None = None
+    waits: int | None = None
+    wait_seconds: float | None = None
+
+    @property
+    def samples_per_second(self) -> float:
+        """Recordings trained on in a second."""
+        return self.samples / self.seconds
+
+
+def run_demo(
+    settings: DemoSettings,
+    on_start: Callable[[str], None] = lambda text: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> dict[str, Any]:
+    """Run the demo in a temporary folder, which is gone afterwards on every path.
+
+    Args:
+        settings: see there.
+        on_start: called once with a sentence that says what is served where.
+        on_epoch: called after each epoch.
+
+    Returns:
+        `settings`, `recordings` (number, bytes), `epochs` (one dict each, both loops), `cache` (samples, bytes before
+        and after compression, ratio), `speedup` (plain seconds / streaming seconds, all epochs) and `losses_equal`.
+    """
+    data = find_data(settings.data)
+    with tempfile.TemporaryDirectory(prefix="streaming-demo-") as folder:
+        recordings = unpack(data, Path(folder))
+        with SlowServer(Path(folder), settings.latency_ms / 1000) as server:
+            on_start(
+                f"{len(recordings.names)} recordings, {recordings.total_bytes / 1e6:.1f} MB of events, at {server.url} "
+                f"with {settings.latency_ms:g} ms latency; labels in {recordings.labels}"
+            )
+            events_url = server.url + "events/"
+            streamed, cache = _stream(settings, recordings, events_url, on_epoch)
+            plain = _read_plainly(settings, recordings, events_url, on_epoch)
+    return {
+        "settings": asdict(settings) | {"data": str(data)},
+        "recordings": {"number": len(recordings.names), "bytes": recordings.total_bytes},
+        "epochs": [asdict(epoch) | {"samples_per_second": epoch.samples_per_second} for epoch in streamed + plain],
+        "cache": cache,
+        "speedup": sum(epoch.seconds for epoch in plain) / sum(epoch.seconds for epoch in streamed),
+        "losses_equal": [epoch.loss for epoch in streamed] == [epoch.loss for epoch in plain],
+    }
+
+
+def _stream(
+    settings: DemoSettings, recordings: Recordings, events_url: str, on_epoch: Callable[[Epoch], None]
+) -> tuple[list[Epoch], dict[str, Any]]:
+    epochs = []
+    with StreamingDatasetAdapter(
+        sources=[
+            {"name": "labels", "type": "local", "path": str(recordings.labels)},
+            {"name": "events", "type": "http", "path": events_url},
+        ],
+        data_mapping={"events": "events", "labels": "label"},
+        cache_size_gb=CACHE_GB,
+        prepare=event_features,
+        seed=settings.seed,
+    ) as adapter:
+        for number, samples, seconds, loss in _train(settings, recordings, adapter, adapter.look_ahead):
+            stats = adapter.get_cache_stats()
+            adapter.reset_metrics()
+            counts = {key: stats[key] for key in ("fetched_bytes", "saved_bytes", "hit_rate", "waits", "wait_seconds")}
+            epochs.append(Epoch("streaming", number, samples, seconds, loss, **counts))
+            on_epoch(epochs[-1])
+        return epochs, _what_is_kept(adapter.get_cache_stats())
+
+
+def _what_is_kept(stats: dict[str, Any]) -> dict[str, Any]:
+    stored, saved = stats["current_size_gb"] * 1e9, stats["compression_savings_gb"] * 1e9
+    return {
+        "samples": stats["num_items"],
+        "bytes": round(stored + saved),
+        "stored_bytes": round(stored),
+        "compression_ratio": (stored + saved) / stored if stored else 1.0,
+    }
+
+
+def _read_plainly(
+    settings: DemoSettings, recordings: Recordings, events_url: str, on_epoch: Callable[[Epoch], None]
+) -> list[Epoch]:
+    epochs = []
+    fetched = 0
+    with closing(PlainRecordings(recordings.names, recordings.labels, events_url)) as plain:
+        for number, samples, seconds, loss in _train(settings, recordings, plain, None):
+            epochs.append(Epoch("plain", number, samples, seconds, loss, plain.fetched_bytes - fetched))
+            fetched = plain.fetched_bytes
+            on_epoch(epochs[-1])
+    return epochs
+
+
+def _train(
+    settings: DemoSettings, recordings: Recordings, dataset: Dataset[Any], look_ahead: Callable[[Any], Any] | None
+) -> Iterator[tuple[int, int, float, float]]:
+    """Train a fresh model; yields (number, samples, seconds, mean loss) after each epoch."""
+    torch.manual_seed(settings.seed)
+    model = PageModel(pages=len(recordings.pages))
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    sampler: Any = RandomSampler(recordings.names, generator=torch.Generator().manual_seed(settings.seed))
+    loader = DataLoader(
+        dataset,
+        batch_size=settings.batch_size,
+        sampler=look_ahead(sampler) if look_ahead else sampler,
+        num_workers=settings.workers if look_ahead else 0,
+        collate_fn=PadCollate(padding_value=PADDING),
+        persistent_workers=bool(look_ahead and settings.workers),
+    )
+    with _shut_down(loader):
+        for number in range(1, settings.epochs + 1):
+            began = time.perf_counter()
+            losses = [_step(model, optimizer, batch) * len(batch["page"]) for batch in loader]
+            yield number, len(recordings.names), time.perf_counter() - began, sum(losses) / len(recordings.names)
+
+
+@contextmanager
+def _shut_down(loader: DataLoader[Any]) -> Iterator[None]:
+    """End the loader's persistent workers with the block, not when the garbage collector comes by."""
+    try:
+        yield
+    finally:
+        workers = getattr(loader, "_iterator", None)
+        if workers is not None:
+            workers._shutdown_workers()
+
+
+def _step(model: PageModel, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> float:
+    loss = torch.nn.functional.cross_entropy(model(batch["features"], batch["tokens"]), batch["page"])
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return float(loss)
