@@ -37,7 +37,9 @@ class PrecomputedDataset(Dataset[Sample]):
         self._root = root / ".precomputed"
         self._data_mapping = data_mapping
         self._prepare = prepare
-        self._names = sorted(str(path.relative_to(self._root / "latents")) for path in self._root.glob("latents/**/*.pt"))
+        self._names = sorted(
+            str(path.relative_to(self._root / "latents")) for path in self._root.glob("latents/**/*.pt")
+        )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -64,13 +66,15 @@ def unpatchify_latents(sample: Sample) -> Sample:
 
 
 def plain_dataset(root: Path) -> Dataset[Sample]:
-    return PrecomputedDataset(root, DATA_MAPPING, prepare=unpatchify_latents)
+    dataset = PrecomputedDataset(root, DATA_MAPPING, prepare=unpatchify_latents)
+    return dataset
 
 
 def streaming_dataset(root: Path) -> Dataset[Sample]:
     from streaming import StreamingDatasetAdapter  # changed line 1
 
-    return StreamingDatasetAdapter(str(root), DATA_MAPPING, prepare=unpatchify_latents)  # changed line 2
+    dataset = StreamingDatasetAdapter(str(root), DATA_MAPPING, prepare=unpatchify_latents)  # changed line 2
+    return dataset
 
 
 def make_loader(dataset: Any, args: argparse.Namespace) -> DataLoader[Sample]:

@@ -188,7 +188,9 @@ def test_the_cli_reference_has_every_command_and_option() -> None:
     assert set(sections) == set(commands)
     for name, command in commands.items():
         for parameter in command.params:
-            wanted = max(parameter.opts, key=len) if parameter.opts[0].startswith("-") else parameter.human_readable_name
+            wanted = (
+                max(parameter.opts, key=len) if parameter.opts[0].startswith("-") else parameter.human_readable_name
+            )
             assert wanted in sections[name], f"{name}: {wanted}"
 
 
