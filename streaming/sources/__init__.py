@@ -1,7 +1,7 @@
 """Where objects come from. Backends are imported when the first source of their type is made.
 
 Public: `DataSource` and its configuration, the sources of this version, and `create_data_source`, which takes any way
-of naming a source. A type of source that lives elsewhere is made known by `register_source`.
+of naming a source. A type of source that lives elsewhere is made known by `register_scheme`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from streaming.errors import ConfigError
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ __all__ = [
     "LocalDataSource",
     "MemorySource",
     "create_data_source",
-    "register_source",
+    "register_scheme",
 ]
 
 _HOME_OF = {
@@ -45,7 +44,7 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
     """Make a source from its configuration, a dict of that, or a URL; a source is returned as it is.
 
     Raises:
-        ConfigError: if the configuration cannot be used, or this version has no such type of source.
+        ConfigError: if it cannot be used, or this version has no such type of source.
     """
     if isinstance(source, DataSource):
         return source
@@ -54,19 +53,16 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
     config = parse_source(source)
     if config.source_type in _registered:
         return _registered[config.source_type](config)
-    if config.source_type not in _CLASS_OF:
-        known = ", ".join(sorted({*_CLASS_OF, *_registered}))
-        raise ConfigError(
-            f"source {config.name!r} is of type {config.source_type!r}; this version has the types {known}",
-            source=config.name,
-        )
     made: DataSource = __getattr__(_CLASS_OF[config.source_type])(config)
     return made
 
 
-def register_source(source_type: str, make: Callable[[DataSourceConfig], DataSource]) -> None:
-    """Let `create_data_source` make sources of `source_type` by calling `make` with their configuration."""
-    _registered[source_type] = make
+def register_scheme(scheme: str, make: Callable[[DataSourceConfig], DataSource]) -> None:
+    """Let URLs `scheme://...` and the type `scheme` name sources that `make` makes from their configuration."""
+    from streaming.config import SOURCE_TYPES
+
+    SOURCE_TYPES[scheme] = scheme
+    _registered[scheme] = make
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 
-from streaming.errors import Closed, InvalidPath, NotFound, StreamingError
+from streaming.errors import BadRequest, Closed, InvalidPath, NotFound, StreamingError, TooLarge
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -92,12 +91,29 @@ def _invalid(path: str, why: str) -> InvalidPath:
     return InvalidPath(f"path {path!r} {why}; give a path relative to the root of the source", path=path)
 
 
-def without_secrets(path_or_uri: str) -> str:
-    """`path_or_uri` without the login and the query of a URL, which may hold secrets; for messages and repr."""
-    if "://" not in path_or_uri:
-        return path_or_uri
-    parts = urlsplit(path_or_uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+def check_range(path: str, start: int, end: int | None, source: str) -> None:
+    """Refuse a range that no object can have.
+
+    Raises:
+        BadRequest: if `start` is negative or `end` lies before it.
+    """
+    if start < 0 or (end is not None and end < start):
+        text = f"{path!r} of source {source!r}: no object has a range of {start} to {end}; ask for 0 <= start <= end"
+        raise BadRequest(text, path=path, source=source)
+
+
+def beyond_object(path: str, start: int, size: int, source: str) -> BadRequest:
+    """The error for a range that starts after the end of its object."""
+    text = f"{path!r} of source {source!r} has {size} bytes and was asked from byte {start} on; ask within it"
+    return BadRequest(text, path=path, source=source)
+
+
+def too_large(path: str, size: int, limit: int, source: str) -> TooLarge:
+    """The error for an answer beyond `max_object_bytes`."""
+    text = (
+        f"{path!r} of source {source!r}: {size} bytes pass the limit of {limit}; raise max_object_bytes or read a part"
+    )
+    return TooLarge(text, path=path, source=source)
 
 
 class DataSource(ABC):
@@ -162,7 +178,8 @@ class DataSource(ABC):
             return bytes(blob.data)
         from streaming.codecs import decode
 
-        return await asyncio.to_thread(decode, blob.data, path, source=self.name)
+        limit = self.config.max_object_bytes
+        return await asyncio.to_thread(decode, blob.data, path, max_bytes=limit, source=self.name)
 
     async def _read_or_compressed(self, path: str) -> tuple[str, Blob]:
         try:
@@ -218,4 +235,4 @@ class DataSource(ABC):
         return type(self), (self.config,)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {without_secrets(self.config.path_or_uri)!r})"
+        return f"{type(self).__name__}({self.name!r}, {self.config.shown_uri!r})"

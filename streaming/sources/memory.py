@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from streaming.errors import BadRequest, NotFound, TooLarge
-from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix
+from streaming.errors import NotFound
+from streaming.sources.base import (
+    Blob,
+    DataSource,
+    FileInfo,
+    beyond_object,
+    check_path,
+    check_prefix,
+    check_range,
+    too_large,
+)
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -35,6 +45,7 @@ class MemorySource(DataSource):
             config = DataSourceConfig(config, "memory", f"memory://{config}")
         super().__init__(config)
         self.reads: Counter[str] = Counter()
+        self._counting = Lock()
         self._objects: dict[str, tuple[bytes, str]] = {}
         self._puts = 0
         for path, data in objects.items():
@@ -60,19 +71,19 @@ class MemorySource(DataSource):
     def read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read as `read` does, in the calling thread."""
         self._check_open()
-        self.reads[check_path(path)] += 1
+        check_path(path)
+        with self._counting:
+            self.reads[path] += 1
         if path not in self._objects:
             raise self._not_found(path)
         data, etag = self._objects[path]
         size = len(data)
-        if end is None or end > size:
-            end = size
-        if not 0 <= start <= end:
-            text = f"{path!r} of source {self.name!r} has {size} bytes, asked were {start} to {end}; ask within it"
-            raise BadRequest(text, path=path, source=self.name)
+        check_range(path, start, end, self.name)
+        if start > size:
+            raise beyond_object(path, start, size, self.name)
+        end = size if end is None or end > size else end
         if end - start > self.config.max_object_bytes:
-            text = f"{path!r} of source {self.name!r} has {size} bytes, more than max_object_bytes; raise that"
-            raise TooLarge(text, path=path, source=self.name)
+            raise too_large(path, end - start, self.config.max_object_bytes, self.name)
         return Blob(data if end - start == size else memoryview(data)[start:end], etag, size, None, self.name)
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
@@ -90,4 +101,4 @@ class MemorySource(DataSource):
         return NotFound(text, path=path, source=self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.config, {path: data for path, (data, _) in self._objects.items()})
+        return type(self), (self.config,), {"_objects": self._objects, "_puts": self._puts}

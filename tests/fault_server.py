@@ -1,0 +1,139 @@
+"""An HTTP server that misbehaves on request: raw answers, wrong lengths, slow bodies, early ends.
+
+Each path answers by what was set for it. Every answer ends its connection, so no fault reaches the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+OK = 200
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked: `target` is the path with its query as sent; header names are lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+
+
+Answer = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
+
+
+def respond(status: int = OK, body: bytes = b"", length: int | None = -1, **headers: str) -> Answer:
+    """Answer with a status, headers (`_` for `-`) and a body; `length` is what Content-Length says, None leaves it out."""
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        announced = len(body) if length == -1 else length
+        writer.write(_head(status, announced, headers))
+        if request.method != "HEAD":
+            writer.write(body)
+
+    return answer
+
+
+def trickle(body: bytes, delay_s: float, chunk: int = 1) -> Answer:
+    """Answer 200 with `body`, `chunk` bytes every `delay_s` seconds."""
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(_head(OK, len(body), {}))
+        for start in range(0, len(body), chunk):
+            writer.write(body[start : start + chunk])
+            await writer.drain()
+            await asyncio.sleep(delay_s)
+
+    return answer
+
+
+async def never(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Take the request and answer nothing until the server stops."""
+    await asyncio.Event().wait()
+
+
+async def hang_up(request: Request, writer: asyncio.StreamWriter) -> None:
+    """End the connection without an answer."""
+
+
+async def reset(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Reset the connection in the middle of a body."""
+    writer.write(_head(OK, 1_000_000, {}) + b"x" * 1_000)
+    await writer.drain()
+    writer.transport.abort()
+
+
+def in_turn(*answers: Answer) -> Answer:
+    """Give each answer once, then the last for ever."""
+    left = list(answers)
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(request, writer)
+
+    return answer
+
+
+def _head(status: int, length: int | None, headers: dict[str, str]) -> bytes:
+    lines = [f"HTTP/1.1 {status} Status", "Connection: close"]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+class FaultServer:
+    """Serves `answers` (path with query, as sent: what to do) on a free loopback port; anything else is 404.
+
+    Attributes:
+        url: where it listens, with a final slash.
+        answers: may be changed while it runs.
+        requests: what was asked so far.
+    """
+
+    def __init__(self, **answers: Answer) -> None:
+        self.answers: dict[str, Answer] = {f"/{name}": answer for name, answer in answers.items()}
+        self.requests: list[Request] = []
+        self.url = ""
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Close the port and every connection."""
+        self._server.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await self._answer(reader, writer)
+        writer.close()
+        self._running.discard(task)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        method, target, _ = lines[0].split(" ")
+        headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)
+        }
+        request = Request(method, target, headers)
+        self.requests.append(request)
+        await self.answers.get(target, respond(404))(request, writer)
+        await writer.drain()
