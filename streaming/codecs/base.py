@@ -29,7 +29,8 @@ class Codec:
         name: short and stable, for cache keys and metrics: "pt", "json", "json.zst".
         suffixes: lower case, each with its leading dot.
         decode: `(data, max_bytes) -> sample`, in memory of its own. `data` is flat and at most `max_bytes` long, any
-            thread. Raises a kind of `DecodeError` that says what is wrong; `streaming.codecs.decode` adds the names.
+            thread. Raises a kind of `DecodeError` that says what is wrong, and after "; " what to do if the codec
+            knows; `streaming.codecs.decode` adds the names.
         encode: `sample -> bytes`. Raises TypeError if the format cannot hold the sample.
         is_trivial: decoding costs no more than one copy, so it may run on an event loop.
     """

@@ -69,7 +69,7 @@ def encode_jsonl(sample: Any) -> bytes:
 
 def _text(data: Buffer) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DecodeError("is UTF-16; JSON is read as UTF-8")
+        raise DecodeError("is UTF-16; save it as UTF-8")
     text = decode_utf8(data)
     if text.startswith("\ufeff"):
         text = text[1:]

@@ -112,7 +112,7 @@ def _array_start(data: Buffer) -> int:
     if len(prefix) < _PREFIX_BYTES:
         raise TruncatedData(f"ends within a npy header, at byte {len(data)}")
     if prefix[6] not in (1, 2, 3):
-        raise DecodeError(f"is npy version {prefix[6]}.{prefix[7]}; 1, 2 and 3 are known")
+        raise DecodeError(f"is npy version {prefix[6]}.{prefix[7]}, where 1, 2 and 3 are known")
     size = 2 if prefix[6] == 1 else 4
     length = int.from_bytes(prefix[8 : 8 + size], "little")
     if length > _MAX_HEADER_BYTES:
@@ -125,7 +125,7 @@ def _array_start(data: Buffer) -> int:
 def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, max_bytes: int) -> None:
     declared = math.prod(shape) * dtype.itemsize
     if declared > max_bytes:
-        raise TooLarge(f"declares {shape} of {dtype}, {declared:,} bytes; the limit is {max_bytes:,}")
+        raise TooLarge(f"declares {shape} of {dtype}, {declared:,} bytes, the limit is {max_bytes:,}")
     if declared > available:
         raise TruncatedData(f"declares {declared:,} bytes of array, has {available:,}")
     if declared < available:

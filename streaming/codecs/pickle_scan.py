@@ -103,7 +103,9 @@ class PickleScan:
                 stack.append(self._storage(stack.pop()))
             case "PROTO":
                 if argument != 2:
-                    raise UnsafeData(f"holds a pickle of protocol {argument}; only 2, torch.save's own, can be checked")
+                    raise UnsafeData(
+                        f"holds a pickle of protocol {argument} where only 2, torch.save's own, can be checked"
+                    )
             case "STOP":
                 pass
             case _:
@@ -126,7 +128,7 @@ class PickleScan:
 
     def _claim(self, amount: int, what: str) -> None:
         if amount > self._max_bytes:
-            raise TooLarge(f"declares {what}; the limit is {self._max_bytes:,} bytes")
+            raise TooLarge(f"declares {what}, the limit is {self._max_bytes:,} bytes")
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
@@ -139,6 +141,8 @@ class PickleScan:
             self._check_tensor(function, *arguments[:4])
         elif not _is_harmless(function, arguments):
             raise UnsafeData(f"calls {function.module}.{function.name} with arguments that no saved sample has")
+        elif function.name == "encode":
+            return arguments[0]
         return None
 
     def _check_tensor(self, function: _Name, storage: _Storage, offset: int, size: Any, stride: Any) -> None:
@@ -165,9 +169,8 @@ def _is_harmless(function: _Name, arguments: tuple[Any, ...]) -> bool:
     return True
 
 
-_CONSTANTS = frozenset(
-    "NONE NEWTRUE NEWFALSE EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT LONG1 BINUNICODE SHORT_BINSTRING".split()
-)
+_CONSTANTS = {"NONE", "NEWTRUE", "NEWFALSE", "EMPTY_DICT", "EMPTY_SET", "BININT", "BININT1", "BININT2", "LONG1"}
+_CONSTANTS |= {"BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
 
 
 def _value(opcode: str, argument: Any) -> Any:

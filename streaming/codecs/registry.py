@@ -70,15 +70,15 @@ def decode(data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, sourc
     Raises: UnknownFormat, TruncatedData, UnsafeData, TooLarge or a plain DecodeError, each with `path` and `source`.
     """
     codec = _codec_for(path, source)
+    buffer = as_buffer(data)
     try:
-        buffer = as_buffer(data)
         if len(buffer) > max_bytes:
             raise TooLarge(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")
         return codec.decode(buffer, max_bytes)
     except DecodeError as exc:
         raise _named(exc, codec, path, source) from exc.__cause__
-    except (MemoryError, TypeError):
-        raise
+    except MemoryError:
+        raise  # says something about this machine, nothing about the object
     except Exception as exc:
         raise _named(DecodeError(f"{type(exc).__name__}: {exc}"), codec, path, source) from exc
 
@@ -93,9 +93,9 @@ def encode(sample: Any, path: str) -> bytes:
 
 
 def _codec_for(path: str, source: str | None) -> Codec:
-    suffix = split_suffix(path)[1]
-    if suffix:
-        return _by_suffix[suffix.lower()]
+    codec = _by_suffix.get(split_suffix(path)[1].lower())
+    if codec is not None:
+        return codec
     known = " ".join(sorted(name for name in _by_suffix if not name.endswith(".zst")))
     raise UnknownFormat(
         f"{_place(path, source)}: no codec for this suffix; known are {known}, each also with .zst; rename the object "
@@ -106,8 +106,9 @@ def _codec_for(path: str, source: str | None) -> Codec:
 
 
 def _named(exc: DecodeError, codec: Codec, path: str, source: str | None) -> DecodeError:
-    step = _NEXT_STEP.get(type(exc), "check that it is what its suffix says")
-    message = f"{_place(path, source)}, read as {codec.name}: {exc}; {step}"
+    message = f"{_place(path, source)}, read as {codec.name}: {exc}"
+    if "; " not in str(exc):  # otherwise the codec knows a better next step
+        message += "; " + _NEXT_STEP.get(type(exc), "check that it is what its suffix says")
     return type(exc)(message, path=path, source=source)
 
 
