@@ -1,0 +1,20 @@
+"""The sample cache: decoded samples in shared memory, under a hard budget of bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streaming.cache.sample import CacheMetrics, SmartLRUCache
+
+if TYPE_CHECKING:
+    from streaming.prefetch import AsyncPrefetcher
+
+__all__ = ["AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AsyncPrefetcher":  # lives beside the cache, not under it; importable from here for older code
+        from streaming.prefetch import AsyncPrefetcher
+
+        return AsyncPrefetcher
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,193 @@
+"""Shared memory in which one process stores and others read, without locks between them.
+
+The owner alone allocates and frees. Each stored range has a slot in a table of 64-bit generations at the head of the
+mapping; freeing bumps the generation *before* the space can be used again. A reader copies first and asks
+`is_current` afterwards (a seqlock): a copy that was current to the end is whole, any other is thrown away undecoded.
+A reader that is killed therefore leaves nothing to clean up.
+
+The memory has no name: it goes when the last process that maps it ends. Untouched pages cost nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from streaming.cache.allocator import UNIT, Allocator
+from streaming.errors import ConfigError
+
+Buffer = bytes | bytearray | memoryview
+
+_PAGE = mmap.PAGESIZE
+_NOTHING = memoryview(b"")
+_CHUNK = 1 << 20  # bytes copied without letting other threads run: about 50 us
+_TOTAL_ORDER = platform.machine().lower() in {"x86_64", "amd64", "i686", "i386"}  # loads are seen in program order
+
+
+class Place(NamedTuple):
+    """Where one payload lies: byte `offset` in the mapping, `length`, and the generation its `slot` must still have."""
+
+    offset: int
+    length: int
+    slot: int
+    generation: int
+
+
+def _anonymous_file(nbytes: int) -> int:
+    """A descriptor of `nbytes` of sparse memory without a name (a deleted temporary file where there is no memfd)."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("streaming-cache")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    try:
+        os.truncate(fd, nbytes)
+    except OSError as exc:
+        os.close(fd)
+        raise ConfigError(f"cannot reserve {nbytes} bytes of shared memory: {exc}; choose a smaller cache") from exc
+    return fd
+
+
+class Arena:
+    """The owner's side: stores payloads of up to `capacity_bytes` in all. Not thread-safe: the cache holds its lock.
+
+    Args:
+        capacity_bytes: room for payloads, each rounded up to 64 bytes.
+        max_entries: the most payloads at once; 8 bytes of table each.
+    """
+
+    def __init__(self, capacity_bytes: int, max_entries: int = 1 << 20) -> None:
+        self.capacity = capacity_bytes // UNIT * UNIT
+        self._data = -(-max_entries * 8 // _PAGE) * _PAGE
+        self.size = self._data + -(-max(self.capacity, 1) // _PAGE) * _PAGE
+        self.fd = _anonymous_file(self.size)
+        self._map = mmap.mmap(self.fd, self.size)
+        self.memory = memoryview(self._map)
+        self.generations = self.memory[: self._data].cast("Q")
+        self._allocator = Allocator(self.capacity)
+        self._slots: list[int] = []
+        self._next_slot = 0
+        self._max_entries = max_entries
+
+    def allocate(self, nbytes: int) -> Place | None:
+        """Takes room for `nbytes`; None if no hole is long enough or all slots are in use."""
+        slot = self._slots[-1] if self._slots else self._next_slot
+        if slot >= self._max_entries:
+            return None
+        start = self._allocator.allocate(nbytes)
+        if start is None:
+            return None
+        if self._slots:
+            self._slots.pop()
+        else:
+            self._next_slot += 1
+        return Place(self._data + start, nbytes, slot, self.generations[slot])
+
+    def fill(self, place: Place, parts: Sequence[Buffer]) -> None:
+        """Copies `parts`, one after the other, into a place nobody else knows yet."""
+        at = place.offset
+        memory = self.memory
+        for part in parts:
+            size = len(part)
+            if size <= _CHUNK:
+                memory[at : at + size] = part
+            else:
+                view = memoryview(part)
+                for start in range(0, size, _CHUNK):
+                    piece = view[start : start + _CHUNK]
+                    memory[at + start : at + start + len(piece)] = piece
+            at += size
+
+    def write(self, parts: Sequence[Buffer]) -> Place | None:
+        """Stores `parts` (buffers of bytes) as one payload; None if there is no room for it."""
+        place = self.allocate(sum(map(len, parts)))
+        if place is not None:
+            self.fill(place, parts)
+        return place
+
+    def free(self, place: Place) -> None:
+        """Makes `place` stale for every reader, then its room available. Each place is freed once."""
+        self.generations[place.slot] = place.generation + 1
+        self._slots.append(place.slot)
+        self._allocator.release(place.offset - self._data, place.length)
+
+    def view(self, place: Place) -> memoryview:
+        """The bytes stored at `place`, not copied."""
+        return self.memory[place.offset : place.offset + place.length]
+
+    def is_current(self, place: Place) -> bool:
+        """Whether `place` has not been freed."""
+        return self.generations[place.slot] == place.generation
+
+    def free_blocks(self) -> list[tuple[int, int]]:
+        """(start, bytes) of each free range; one range when nothing is stored."""
+        return self._allocator.free_blocks()
+
+    def trim(self) -> None:
+        """Gives the pages of free ranges back to the system (Linux); they read as zeros and cost time when reused."""
+        remove = getattr(mmap, "MADV_REMOVE", None)
+        if remove is None:
+            return
+        for start, size in self._allocator.free_blocks():
+            first = -(-(self._data + start) // _PAGE) * _PAGE
+            last = (self._data + start + size) // _PAGE * _PAGE
+            if last > first:
+                self._map.madvise(remove, first, last - first)
+
+    def close(self) -> None:
+        """Lets go of the memory; views still held elsewhere keep it mapped until they die. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            self.memory = self.generations = _NOTHING
+            del self._map
+
+
+class ArenaReader:
+    """A read-only mapping of an arena, in the owner or in another process.
+
+    Args:
+        arena: the `Arena` (after fork) or a descriptor of it (passed to a spawned process; stays the caller's).
+    """
+
+    def __init__(self, arena: Arena | int) -> None:
+        fd = arena if isinstance(arena, int) else arena.fd
+        self.memory = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+        table = self.memory.cast("Q")
+        self.generations: Sequence[int] | memoryview = table if _TOTAL_ORDER else FencedTable(table)
+
+    def view(self, place: Place) -> memoryview:
+        """The bytes at `place`, not copied: they may change at any moment, so copy, then ask `is_current`."""
+        return self.memory[place.offset : place.offset + place.length]
+
+    def is_current(self, place: Place) -> bool:
+        """Whether everything read from `place` before this call is what was stored there."""
+        return self.generations[place.slot] == place.generation
+
+    def close(self) -> None:
+        """Lets go of the mapping; views still held elsewhere keep it until they die. Idempotent."""
+        self.memory = self.generations = _NOTHING
+
+
+class FencedTable(Sequence[int]):
+    """Generations as a reader must load them on machines that reorder loads: after all loads before it."""
+
+    def __init__(self, table: memoryview) -> None:
+        self._table = table
+        self._lock = threading.Lock()
+
+    def __getitem__(self, slot: Any) -> Any:
+        # A release followed by an acquire orders what came before against what comes after.
+        with self._lock:
+            pass
+        with self._lock:
+            pass
+        return self._table[slot]
+
+    def __len__(self) -> int:
+        return len(self._table)

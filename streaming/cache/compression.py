@@ -1,0 +1,111 @@
+"""zstd where it pays: a short trial per kind of sample decides, so that random floats cost little more than nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import cast
+
+import zstandard
+
+from streaming.cache.flat import Buffer, Encoded
+from streaming.errors import ConfigError
+
+LEVEL = 3
+MIN_RATIO = 1.2  # under this the decompression of each hit costs more than the room is worth
+_MIN_BYTES = 128  # under two cache lines there is nothing to save
+_SLICES = 3
+_SLICE_BYTES = 64 * 1024
+_FIRST_TRIALS = 3  # entries of a kind that are tried whatever came before
+_RETRY_EVERY = 64  # one entry in so many of a kind that did not pay
+_MAX_KINDS = 1024
+
+_local = threading.local()
+
+
+def _compress(data: Buffer) -> bytes:
+    try:
+        compressor = _local.compressor
+    except AttributeError:
+        compressor = _local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_dict_id=False)
+    return cast(bytes, compressor.compress(data))
+
+
+def decompress(frame: Buffer) -> bytes:
+    """The bytes of a frame that `Compression` made. Any thread."""
+    try:
+        unpack = _local.unpack
+    except AttributeError:
+        unpack = _local.unpack = zstandard.ZstdDecompressor().decompress
+    return cast(bytes, unpack(frame))
+
+
+class _Kind:
+    __slots__ = ("pays", "seen")
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.pays = False
+
+
+class Compression:
+    """Compresses payloads of kinds that pay. Thread-safe: counts are approximate when threads meet, results are not.
+
+    Args:
+        compression_type: "zstd" or "none".
+    """
+
+    def __init__(self, compression_type: str) -> None:
+        if compression_type not in ("zstd", "none"):
+            raise ConfigError(f"compression_type {compression_type!r} is unknown; use 'zstd' or 'none'")
+        self.is_on = compression_type == "zstd"
+        self._kinds: dict[Hashable, _Kind] = {}
+
+    def compress(self, encoded: Encoded) -> bytes | None:
+        """The payload as one zstd frame, or None if it is better stored as it is.
+
+        The result keeps python-zstandard's whole allocation: copy it soon.
+        """
+        if not self.is_on or encoded.nbytes < _MIN_BYTES:
+            return None
+        kind = self._kinds.get(encoded.kind)
+        if kind is None:
+            if len(self._kinds) >= _MAX_KINDS:
+                self._kinds.clear()
+            kind = self._kinds.setdefault(encoded.kind, _Kind())
+        kind.seen += 1
+        is_trial = kind.seen <= _FIRST_TRIALS or (not kind.pays and kind.seen % _RETRY_EVERY == 0)
+        if is_trial and encoded.nbytes > _SLICES * _SLICE_BYTES:
+            kind.pays = _trial(encoded)
+        elif not is_trial and not kind.pays:
+            return None
+        elif is_trial:
+            kind.pays = True
+        if not kind.pays:
+            return None
+        frame = _compress(b"".join(encoded.parts))
+        kind.pays = len(frame) * MIN_RATIO <= encoded.nbytes
+        return frame if kind.pays else None
+
+
+def _trial(encoded: Encoded) -> bool:
+    """Whether slices from the start, the middle and the end of the arrays compress well enough."""
+    taken = packed = 0
+    for part in _slices(encoded):
+        taken += len(part)
+        packed += len(_compress(part))
+    return packed * MIN_RATIO <= taken
+
+
+def _slices(encoded: Encoded) -> list[Buffer]:
+    last = encoded.nbytes - _SLICE_BYTES
+    wanted = [last * step // (_SLICES - 1) for step in range(_SLICES)]
+    found: list[Buffer] = []
+    start = 0
+    for part in encoded.parts:
+        end = start + len(part)
+        while wanted and wanted[0] < end:
+            at = wanted.pop(0) - start
+            found.append(memoryview(part)[at : at + _SLICE_BYTES])
+        start = end
+    return found

@@ -1,0 +1,102 @@
+"""`SmartLRUCache.prefetch`: bring keys in, each once however many ask, within the cache's budget for reading ahead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from streaming.cache.budget import Reservation
+
+logger = logging.getLogger(__name__)
+
+
+class FillableCache(Protocol):
+    """What filling needs of the cache."""
+
+    def contains(self, key: Hashable) -> bool:
+        """Whether the key is held."""
+
+    def encode(self, sample: Any, compress: bool = True) -> Any:
+        """The sample ready for `admit`, or None."""
+
+    def admit(
+        self, key: Hashable, entry: Any, *, prefetched: bool = False, reservation: Reservation | None = None
+    ) -> bool:
+        """Store it."""
+
+    def reserve(self, nbytes: int, *, demanded: bool = False) -> Reservation | None:
+        """Room for a read in flight, or None."""
+
+
+class Filler:
+    """Runs the fetches of one cache. Any loop, any thread: a key in flight elsewhere is waited for, not fetched again.
+
+    Args:
+        cache: where samples go.
+        concurrency: the most fetches in flight per call.
+        estimate: bytes held in the budget for a read until its size is known.
+    """
+
+    def __init__(self, cache: FillableCache, concurrency: int, estimate: int) -> None:
+        self._cache = cache
+        self._concurrency = concurrency
+        self._estimate = estimate
+        self._lock = threading.Lock()
+        self._flights: dict[Hashable, Future[bool | None]] = {}  # held now, failed, or None: its caller was cancelled
+
+    async def fill(self, keys: Iterable[Hashable], fetch_fn: Callable[[Any], Awaitable[Any]]) -> dict[Hashable, bool]:
+        """See `SmartLRUCache.prefetch`."""
+        limit = asyncio.Semaphore(self._concurrency)
+
+        async def one(key: Hashable) -> bool:
+            async with limit:
+                return await self._fill_one(key, fetch_fn)
+
+        wanted = list(dict.fromkeys(keys))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(key)) for key in wanted]
+        return {key: task.result() for key, task in zip(wanted, tasks, strict=True)}
+
+    async def _fill_one(self, key: Hashable, fetch_fn: Callable[[Any], Awaitable[Any]]) -> bool:
+        while True:
+            with self._lock:
+                if self._cache.contains(key):
+                    return True
+                flight = self._flights.get(key)
+                if flight is None:
+                    mine = self._flights[key] = Future()
+            if flight is None:
+                return await self._fly(key, mine, fetch_fn)
+            outcome = await asyncio.wrap_future(flight)
+            if outcome is not None:
+                return outcome
+
+    async def _fly(self, key: Hashable, flight: Future[bool | None], fetch_fn: Callable[[Any], Awaitable[Any]]) -> bool:
+        flight.set_running_or_notify_cancel()  # from now on a waiter that is cancelled does not cancel the others
+        outcome: bool | None = None
+        try:
+            outcome = await self._fetch(key, fetch_fn)
+            return outcome
+        finally:
+            with self._lock:
+                del self._flights[key]
+            flight.set_result(outcome)
+
+    async def _fetch(self, key: Hashable, fetch_fn: Callable[[Any], Awaitable[Any]]) -> bool:
+        reservation = self._cache.reserve(self._estimate)
+        if reservation is None:
+            logger.debug("cache.prefetch_skipped key=%r: other reads in flight hold the room for it", key)
+            return False
+        try:
+            sample = await fetch_fn(key)
+            entry = await asyncio.to_thread(self._cache.encode, sample)
+            return entry is not None and self._cache.admit(key, entry, prefetched=True, reservation=reservation)
+        except Exception as exc:
+            logger.warning("cache.prefetch_failed key=%r error=%r: it is read again when asked for", key, exc)
+            return False
+        finally:
+            reservation.release()

@@ -1,0 +1,238 @@
+"""Samples as flat bytes and back: a header, then the raw bytes of each array. No pickle; nothing in it can run.
+
+The header is `marshal.dumps((skeleton, leaves, tuples, head))`: the sample with None where an array was, and where each
+array's bytes are. Measured against JSON text, marshal loads 1.6 to 2.5 times as fast and compresses 4 % better.
+Arrays of under 32 kB come first, and a reader takes them with the header in one copy (`head` bytes); each larger array
+gets memory of its own. A 20 kB tensor decodes in about 2 us, half of it in PyTorch.
+
+What comes back: strided tensors and arrays are contiguous (channels_last and Fortran order become C order), views are
+compacted, all is writable and belongs to the caller.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple
+
+from streaming.cache.leaves import Unsupported, code_of, plan_of, plans, raw_bytes
+
+__all__ = ["Encoded", "Leaf", "Unsupported", "build", "decode", "encode", "read_header"]
+
+Buffer = bytes | bytearray | memoryview
+
+ALIGN = 64
+OWN_ALLOCATION = 32 * 1024  # bytes from which an array gets memory of its own; below, one copy for all is faster
+_MAX_DEPTH = 1000
+_KIND_LEAVES = 16  # arrays named in a signature; samples with more are told apart by these
+
+_SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
+_CONTAINERS = frozenset({dict, list, tuple})
+
+
+class Leaf(NamedTuple):
+    """Where one array of a payload lies: `path` of keys to it, `code` of its type and dtype, and its bytes."""
+
+    path: Any
+    code: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+class Encoded(NamedTuple):
+    """A flat payload in parts, to be stored one after the other; arrays among them are views, valid while unchanged.
+
+    Attributes:
+        parts: byte buffers.
+        nbytes: their total length.
+        head: bytes that a reader copies in one piece; `nbytes` if no array is large.
+        kind: samples of one kind (same arrays at the same places) have an equal, hashable kind.
+    """
+
+    parts: list[Buffer]
+    nbytes: int
+    head: int
+    kind: Hashable
+
+
+def encode(sample: Any) -> Encoded:
+    """Flatten a nest of tensor, array, numpy scalar, str, bytes, int, float, bool, None, list, tuple and dict.
+
+    Raises:
+        Unsupported: another type is in it (subclasses count as other types), or it nests over 1,000 deep.
+    """
+    containers = _scan(sample)
+    if containers is None:
+        header = _dumps((sample, (), (), 0))
+        return Encoded([header], len(header), len(header), type(sample).__name__)
+    skeleton, found, tuples = _lift(sample, containers)
+    arrays = [(path, code, array, raw_bytes(array)) for path, code, array in found]
+    arrays.sort(key=lambda item: len(item[3]) >= OWN_ALLOCATION)
+    # Offsets are in the header whose length they depend on: leave room for the widest integers, check, else widen.
+    base = _align(len(_dumps((skeleton, _table(arrays, 0)[0], tuples, 0))) + 12 * len(arrays) + 16)
+    while True:
+        table, head, nbytes = _table(arrays, base)
+        header = _dumps((skeleton, table, tuples, head))
+        if len(header) <= base:
+            break
+        base = _align(len(header) + ALIGN)
+    parts = list(_padded(header, [row[3] for row in table], [raw for *_, raw in arrays]))
+    named = tuple((row[0], row[1]) for row in table[:_KIND_LEAVES])
+    return Encoded(parts, nbytes, head, (type(sample).__name__, named, 2 * base > nbytes))
+
+
+def decode(payload: Buffer) -> Any:
+    """The sample of a whole, validated payload, in memory of its own."""
+    header = marshal.loads(payload)
+    if not header[1]:
+        return header[0]
+    return build(header, bytearray(memoryview(payload)[: header[3]]), payload)
+
+
+def read_header(payload: Buffer) -> tuple[Any, tuple[Leaf, ...]]:
+    """(skeleton, leaves) of a validated payload: the sample with None for each array, and where the arrays' bytes are.
+
+    `leaf.path` is the tuple of keys that leads to the array. Tuples that hold arrays are lists in this skeleton.
+    """
+    skeleton, table, _, _ = marshal.loads(payload)
+    return skeleton, tuple(Leaf(path if type(path) is tuple else (path,), *rest) for path, *rest in table)
+
+
+def build(header: tuple[Any, ...], small: Buffer, payload: Buffer) -> Any:
+    """Put the arrays back.
+
+    Args:
+        header: what `marshal.loads` gave for the payload.
+        small: the reader's own, writable copy of the payload's first `head` bytes.
+        payload: the whole, from which large arrays are copied.
+    """
+    sample, table, tuples, head = header
+    for path, code, shape, start, _ in table:
+        ndarray, dtype, finish = plans.get(code) or plan_of(code)
+        leaf = ndarray(shape, dtype, small, start) if start < head else ndarray(shape, dtype, payload, start).copy()
+        if finish is not None:
+            leaf = finish(leaf)
+        if type(path) is not tuple:
+            sample[path] = leaf
+        elif path:
+            _parent(sample, path)[path[-1]] = leaf
+        else:
+            sample = leaf
+    for path in reversed(tuples):
+        if path:
+            parent = _parent(sample, path)
+            parent[path[-1]] = tuple(parent[path[-1]])
+        else:
+            sample = tuple(sample)
+    return sample
+
+
+def _parent(sample: Any, path: tuple[Any, ...]) -> Any:
+    for key in path[:-1]:
+        sample = sample[key]
+    return sample
+
+
+def _align(nbytes: int) -> int:
+    return (nbytes + ALIGN - 1) // ALIGN * ALIGN
+
+
+def _dumps(header: tuple[Any, ...]) -> bytes:
+    try:
+        return marshal.dumps(header)
+    except ValueError as exc:  # all types were checked: only depth is left
+        raise Unsupported(f"a nest deeper than {_MAX_DEPTH}") from exc
+
+
+def _scan(sample: Any) -> int | None:
+    """How many distinct containers it has if it holds arrays, None if it holds none; refuses what cannot be stored.
+
+    `marshal` alone would write any object with a buffer (numpy scalars, bytearray) silently as bytes.
+    """
+    has_arrays = False
+    seen: set[int] = set()
+    todo: list[Any] = [[sample]]
+    while todo:
+        node = todo.pop()
+        if type(node) is dict:
+            _check_keys(node)
+        values = node.values() if type(node) is dict else node
+        if _SCALARS.issuperset(map(type, values)):
+            continue
+        for value in values:
+            kind = type(value)
+            if kind in _CONTAINERS:
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    todo.append(value)
+            elif kind not in _SCALARS:
+                code_of(value)
+                has_arrays = True
+    return len(seen) if has_arrays else None
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for kind in set(map(type, keys)) - _SCALARS:
+        if kind is not tuple:
+            raise Unsupported(f"a dict key of type {kind.__qualname__}")
+        for key in keys:
+            if type(key) is tuple:
+                _check_keys(key)
+
+
+def _lift(sample: Any, containers: int) -> tuple[Any, list[tuple[Any, str, Any]], tuple[Any, ...]]:
+    """(copy with None for arrays and lists for tuples, [(path, code, array)], paths of tuples, outer before inner)."""
+    found: list[tuple[Any, str, Any]] = []
+    tuples: list[Any] = []
+    root: list[Any] = [sample]
+    todo: list[tuple[Any, tuple[Any, ...] | None]] = [(root, None)]
+    budget = 4 * containers + 1000
+    while todo:
+        node, path = todo.pop()
+        for key, value in list(node.items() if type(node) is dict else enumerate(node)):
+            kind = type(value)
+            if kind in _SCALARS:
+                continue
+            here = () if path is None else (*path, key)
+            if kind in _CONTAINERS:
+                budget -= 1
+                if budget < 0 or len(here) > _MAX_DEPTH:
+                    raise Unsupported(f"a nest deeper than {_MAX_DEPTH}, or containers shared many times over")
+                if kind is tuple:
+                    tuples.append(here)
+                node[key] = dict(value) if kind is dict else list(value)
+                todo.append((node[key], here))
+            else:
+                bare = len(here) == 1 and type(here[0]) is not tuple
+                found.append((here[0] if bare else here, code_of(value), value))
+                node[key] = None
+    return root[0], found, tuple(tuples)
+
+
+def _table(
+    arrays: list[tuple[Any, str, Any, memoryview]], base: int
+) -> tuple[tuple[tuple[Any, str, tuple[int, ...], int, int], ...], int, int]:
+    """(rows of the header's leaf table, bytes up to the first large array, total) with the first array at `base`."""
+    rows = []
+    end = base
+    head = None
+    for path, code, array, raw in arrays:
+        size = len(raw)
+        start = _align(end) if size else 0
+        if size >= OWN_ALLOCATION and head is None:
+            head = start
+        rows.append((path, code, tuple(array.shape), start, size))
+        end = start + size if size else end
+    return tuple(rows), end if head is None else head, end
+
+
+def _padded(header: bytes, starts: list[int], raws: list[memoryview]) -> Iterable[Buffer]:
+    yield header
+    at = len(header)
+    for start, raw in zip(starts, raws, strict=True):
+        if raw:
+            if start > at:
+                yield bytes(start - at)
+            yield raw
+            at = start + len(raw)

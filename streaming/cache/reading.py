@@ -1,0 +1,40 @@
+"""From a place in the arena to a sample: copy, check, only then decode. The same in the owner and in its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from marshal import loads
+from typing import Any, Final
+
+from streaming.cache.arena import ArenaReader
+from streaming.cache.compression import decompress
+from streaming.cache.flat import build, decode
+
+STALE: Final[Any] = object()
+"""What reading returns when the entry was evicted meanwhile: ask the owner again."""
+
+PlaceTuple = tuple[int, int, int, int, int]
+"""(offset, length, slot, generation, head): an arena `Place`, and the bytes to copy first, 0 where compressed."""
+
+
+def load(memory: memoryview, generations: Sequence[int], place: PlaceTuple) -> Any:
+    """The reader's own copy of the sample at `place`, or `STALE`. Bytes that may have changed are never decoded."""
+    offset, length, slot, generation, head = place
+    if not head:
+        frame = bytes(memory[offset : offset + length])
+        return decode(decompress(frame)) if generations[slot] == generation else STALE
+    small = bytearray(memory[offset : offset + head])
+    if generations[slot] != generation:
+        return STALE
+    header = loads(small)
+    if not header[1]:
+        return header[0]
+    if head == length:
+        return build(header, small, small)
+    sample = build(header, small, memory[offset : offset + length])
+    return sample if generations[slot] == generation else STALE
+
+
+def read_place(reader: ArenaReader, place: Sequence[int]) -> Any:
+    """The sample at a place that `SmartLRUCache.place` gave, or `STALE` if it was evicted since."""
+    return load(reader.memory, reader.generations, tuple(place))  # type: ignore[arg-type]

@@ -1,0 +1,471 @@
+"""`SmartLRUCache`: samples, ready to use, in shared memory under a hard budget of bytes.
+
+A hit costs a lock for O(1), one copy and the decoding, in the caller's thread: about 4 us for a 20 kB tensor. Readers
+copy outside the lock and then ask whether the entry was still there (see `arena`), so evicting never waits for reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from streaming.cache import flat
+from streaming.cache.allocator import UNIT, block_size
+from streaming.cache.arena import Arena, Buffer, Place
+from streaming.cache.budget import Budget, Reservation
+from streaming.cache.compression import Compression
+from streaming.cache.fill import Filler
+from streaming.cache.policy import NOTHING, make_policy
+from streaming.cache.reading import STALE, PlaceTuple, load, read_place
+from streaming.errors import ConfigError
+from streaming.runtime import Done
+
+__all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCache", "read_place"]
+
+MISS: Final[Any] = object()
+"""What `get_nowait` returns for an absent key, unless told otherwise."""
+
+ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
+_EVICTIONS_PER_HOLD = 64  # under one hold of the lock: about 200 us
+_SWEEPS = 8  # expired entries removed beside each insertion
+_FETCHES = 32  # in flight in `prefetch`, unless told otherwise
+UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known yet
+_INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class CacheMetrics:
+    """Counts since the start or the last `reset_metrics`.
+
+    Attributes:
+        hits, misses: reads answered from the cache, and not.
+        evictions: entries that left to make room.
+        prefetch_hits: prefetched entries that were read, each once.
+        total_bytes_saved: bytes that compression did not store.
+        expirations: entries that left because of their age.
+        bypassed: samples and reads too large for the cache, or for what it may evict.
+        uncacheable: samples that hold types which cannot be stored.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    prefetch_hits: int = 0
+    total_bytes_saved: int = 0
+    expirations: int = 0
+    bypassed: int = 0
+    uncacheable: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits per read, 0.0 before the first read."""
+        reads = self.hits + self.misses
+        return self.hits / reads if reads else 0.0
+
+
+class Entry(NamedTuple):
+    """A sample encoded for `admit`: `nbytes` in `parts`, from `raw_nbytes`; `head` is 0 where compressed."""
+
+    parts: list[Buffer]
+    nbytes: int
+    head: int
+    raw_nbytes: int
+
+
+class SmartLRUCache:
+    """A cache of samples: nests of tensor, array, str, bytes, int, float, bool, None, list, tuple and dict.
+
+    Readers get copies of their own. Methods may be called from any thread; keys are any hashable. In a forked child
+    use `place` of the owner and `read_place`, never the object itself: the parent's lock may be held for ever there.
+
+    Args:
+        max_size_gb: budget for all that is stored or being read, in units of 10^9 bytes.
+        max_ttl_seconds: age at which an entry is gone; None is never.
+        compression_type: "zstd" (where a trial on that kind of sample pays) or "none".
+        prefetch_ahead: the most fetches that `prefetch` has in flight; None is 32.
+        max_size_bytes: the budget in bytes, instead of `max_size_gb`.
+        policy: "lru", or "retain": keep a fixed set and let the rest pass through.
+        keep_fraction: share of the keys that "retain" keeps, evenly spread; 1.0 is as many as fit, the first to come.
+        clock: monotonic seconds.
+
+    Raises:
+        ConfigError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        max_size_gb: float = 10.0,
+        max_ttl_seconds: float | None = None,
+        compression_type: str = "zstd",
+        prefetch_ahead: int | None = None,
+        *,
+        max_size_bytes: int | None = None,
+        policy: str = "lru",
+        keep_fraction: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        max_bytes = int(max_size_gb * 1e9) if max_size_bytes is None else max_size_bytes
+        if max_bytes <= 0:
+            raise ConfigError(f"the cache needs a size above 0 bytes, not {max_bytes}; set max_size_gb")
+        if max_ttl_seconds is not None and not max_ttl_seconds >= 0:
+            raise ConfigError(f"max_ttl_seconds must be 0 or more, or None for never, not {max_ttl_seconds!r}")
+        if prefetch_ahead is not None and prefetch_ahead < 0:
+            raise ConfigError(f"prefetch_ahead must be 0 or more, or None, not {prefetch_ahead!r}")
+        self.compression_type = compression_type
+        self.max_ttl_seconds = max_ttl_seconds
+        self.policy = policy
+        self._compression = Compression(compression_type)
+        self._new_policy = partial(make_policy, policy, max_bytes, keep_fraction)
+        self._policy = self._new_policy()
+        self._touch = self._policy.touch
+        self._clock = clock
+        self._budget = Budget(max_bytes)
+        self.arena = Arena(max_bytes, max_entries=max_bytes // (UNIT + ENTRY_OVERHEAD) + 1)
+        self._memory = self.arena.memory
+        self._generations = self.arena.generations
+        self._lock = threading.Lock()
+        self._records: dict[Hashable, PlaceTuple] = {}
+        self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
+        self._unread: dict[Hashable, None] = {}  # prefetched, not read yet
+        self._metrics = CacheMetrics()
+        ahead = prefetch_ahead or _FETCHES
+        self._filler = Filler(self, ahead, estimate=min(UNKNOWN_BYTES, self._budget.window // ahead))
+        self._has_warned = False
+        self._is_closed = False
+
+    @property
+    def may_compress(self) -> bool:
+        """Whether `encode` may spend time on compression."""
+        return self._compression.is_on
+
+    # -- reading
+
+    def get_nowait(self, key: Hashable, default: Any = MISS) -> Any:
+        """The caller's own copy of a sample, decoded in this thread, or `default`."""
+        while True:
+            with self._lock:
+                place = self._records.get(key)
+                if place is None or (self._deadlines and self._expire(key)):
+                    self._metrics.misses += 1
+                    return default
+                self._metrics.hits += 1
+                self._touch(key)
+                if key in self._unread:
+                    del self._unread[key]
+                    self._metrics.prefetch_hits += 1
+                memory = self._memory
+                generations = self._generations
+            sample = load(memory, generations, place)
+            if sample is not STALE:
+                return sample
+            with self._lock:  # evicted between the look and the copy
+                self._metrics.hits -= 1
+
+    async def get(self, key: Hashable) -> Any:
+        """The caller's own copy of a sample, or None. Large ones are decoded off the event loop."""
+        place = self._records.get(key)
+        if place is not None and place[1] > _INLINE_BYTES:
+            return await asyncio.to_thread(self.get_nowait, key, None)
+        return self.get_nowait(key, None)
+
+    def place(self, key: Hashable) -> PlaceTuple | None:
+        """Where a sample lies, for `read_place` in a process that maps the arena; counts as a read."""
+        with self._lock:
+            place = self._records.get(key)
+            if place is None or (self._deadlines and self._expire(key)):
+                self._metrics.misses += 1
+                return None
+            self._metrics.hits += 1
+            self._touch(key)
+            if key in self._unread:
+                del self._unread[key]
+                self._metrics.prefetch_hits += 1
+            return place
+
+    def contains(self, key: Hashable) -> bool:
+        """Whether a read would find the key now. Not counted as a read."""
+        with self._lock:
+            return key in self._records and not (self._deadlines and self._expire(key))
+
+    __contains__ = contains
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    # -- writing
+
+    def encode(self, sample: Any, compress: bool = True) -> Entry | None:
+        """Encode a sample for `admit`; None, counted and warned of once, if it holds types that cannot be stored.
+
+        CPU only, any thread. The entry may look into the sample's arrays: admit it before they change.
+        """
+        try:
+            encoded = flat.encode(sample)
+        except flat.Unsupported as exc:
+            self._count_uncacheable(exc)
+            return None
+        frame = self._compression.compress(encoded) if compress else None
+        if frame is None:
+            return Entry(encoded.parts, encoded.nbytes, encoded.head, encoded.nbytes)
+        return Entry([frame], len(frame), 0, encoded.nbytes)
+
+    def admit(
+        self, key: Hashable, entry: Entry, *, prefetched: bool = False, reservation: Reservation | None = None
+    ) -> bool:
+        """Store an encoded sample, evicting what must go; replaces what the key held.
+
+        Args:
+            key: any hashable.
+            entry: from `encode`.
+            prefetched: stored before anybody asked; its first read counts as a prefetch hit.
+            reservation: the room held for this read; ends here in any case.
+
+        Returns:
+            False if it cannot be held: larger than the cache, or than what may be evicted. The key is absent then.
+        """
+        place = self._take_room(key, entry.nbytes, reservation)
+        if place is None:
+            return False
+        try:
+            self.arena.fill(place, entry.parts)
+        except BaseException:
+            with self._lock:
+                self._free(place)
+            raise
+        with self._lock:
+            if self._is_closed:
+                return False
+            self._drop(key)  # what another thread stored meanwhile
+            self._records[key] = (*place, entry.head)
+            self._policy.add(key, entry.nbytes)
+            self._metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
+            if self.max_ttl_seconds is not None:
+                self._deadlines[key] = self._clock() + self.max_ttl_seconds
+            if prefetched:
+                self._unread[key] = None
+        return True
+
+    def put_nowait(self, key: Hashable, data: Any, compress: bool = True, prefetched: bool = False) -> bool:
+        """Encode and store a sample in this thread. False if it is not held afterwards."""
+        entry = self.encode(data, compress)
+        if entry is None:
+            self.invalidate(key)
+            return False
+        return self.admit(key, entry, prefetched=prefetched)
+
+    async def put(self, key: Hashable, data: Any, compress: bool = True) -> bool:
+        """Store a sample, encoding it off the event loop. False if it is not held afterwards."""
+        return await asyncio.to_thread(self.put_nowait, key, data, compress)
+
+    async def prefetch(
+        self, keys: Iterable[Hashable], fetch_fn: Callable[[Any], Awaitable[Any]]
+    ) -> dict[Hashable, bool]:
+        """Bring keys in with `await fetch_fn(key)`, concurrently on this loop, once per key over all callers.
+
+        Returns:
+            For each key whether it is held now. A failed fetch is logged and False.
+        """
+        return await self._filler.fill(keys, fetch_fn)
+
+    def invalidate(self, key: Hashable) -> bool:
+        """Remove a key. Whether it was there."""
+        with self._lock:
+            return self._drop(key)
+
+    def clear(self) -> Done[None]:
+        """Remove everything and give the memory back to the system; counts stay. With or without `await`."""
+        with self._lock:
+            for place in self._records.values():
+                self._free(Place(*place[:4]))
+            self._forget()
+            if not self._is_closed:
+                self.arena.trim()
+        return Done(None)
+
+    def close(self) -> None:
+        """Let the memory go. Reads miss and nothing is kept afterwards. Idempotent."""
+        with self._lock:
+            self._is_closed = True
+            self._budget.stored = 0
+            self._forget()
+            self.arena.close()
+            self._memory = self._generations = self.arena.memory
+
+    # -- in flight
+
+    def reserve(self, nbytes: int, *, demanded: bool = False) -> Reservation | None:
+        """Hold room in the budget for a read in flight.
+
+        Args:
+            nbytes: expected size; `Reservation.resize` corrects it.
+            demanded: somebody waits: evicts whatever is stored. Else at most half of the budget is held this way.
+
+        Returns:
+            None if there is no room: a prefetch should wait; a demanded read that is larger than the budget goes
+            without (counted as bypassed), and one that meets other reads in flight should cancel the furthest of them.
+        """
+        reservation = Reservation(self, demanded)
+        if demanded and nbytes > self._budget.max_bytes:
+            with self._lock:
+                self._metrics.bypassed += 1
+            return None
+        return reservation if self.resize_reservation(reservation, nbytes) else None
+
+    def resize_reservation(self, reservation: Reservation, nbytes: int) -> bool:
+        """See `Reservation.resize`."""
+        budget = self._budget
+        demanded = reservation.demanded
+        while True:
+            with self._lock:
+                more = nbytes - reservation.nbytes
+                if more > 0 and not demanded and budget.ahead + more > budget.window:
+                    return False
+                has_room = more <= 0 or self._evict_for(more, demanded)
+                if has_room:
+                    budget.hold(more, demanded)
+                    reservation.nbytes = nbytes
+                if has_room is not None:
+                    return has_room
+
+    # -- numbers
+
+    def get_metrics(self) -> CacheMetrics:
+        """The counts as they are now; they do not change afterwards."""
+        with self._lock:
+            m = self._metrics
+            return CacheMetrics(
+                m.hits,
+                m.misses,
+                m.evictions,
+                m.prefetch_hits,
+                m.total_bytes_saved,
+                m.expirations,
+                m.bypassed,
+                m.uncacheable,
+            )
+
+    def reset_metrics(self) -> None:
+        """Set every count back to zero; what is stored stays."""
+        with self._lock:
+            self._metrics = CacheMetrics()
+
+    def get_cache_stats(self) -> dict[str, Any]:
+        """What is held now, and the counts, by the names that dashboards know. Sizes in units of 10^9 bytes."""
+        with self._lock:
+            self._sweep(len(self._deadlines))
+            budget = self._budget
+            held = {
+                "num_items": len(self._records),
+                "current_size_gb": budget.stored / 1e9,
+                "in_flight_gb": budget.reserved / 1e9,
+                "max_size_gb": budget.max_bytes / 1e9,
+                "prefetched_unread": len(self._unread),
+            }
+        metrics = self.get_metrics()
+        return held | {
+            "hit_rate": metrics.hit_rate,
+            "total_hits": metrics.hits,
+            "total_misses": metrics.misses,
+            "total_evictions": metrics.evictions,
+            "prefetch_hits": metrics.prefetch_hits,
+            "compression_savings_gb": metrics.total_bytes_saved / 1e9,
+            "expired": metrics.expirations,
+            "bypassed": metrics.bypassed,
+            "uncacheable": metrics.uncacheable,
+            "compression_type": self.compression_type,
+            "policy": self.policy,
+        }
+
+    # -- with the lock held
+
+    def _evict_for(self, nbytes: int, force: bool) -> bool | None:
+        """Evicts until so many bytes fit. False: nothing more may go. None: enough for one hold of the lock, go on."""
+        self._sweep(_SWEEPS)
+        for _ in range(_EVICTIONS_PER_HOLD):
+            if self._budget.has_room(nbytes):
+                return True
+            if not self._evict_one(force):
+                return False
+        return None
+
+    def _evict_one(self, force: bool) -> bool:
+        key = self._policy.victim(force)
+        if key is NOTHING:
+            return False
+        self._metrics.evictions += 1
+        return self._drop(key)
+
+    def _expire(self, key: Hashable) -> bool:
+        if self._clock() < self._deadlines[key]:
+            return False
+        self._metrics.expirations += 1
+        return self._drop(key)
+
+    def _sweep(self, limit: int) -> None:
+        for _ in range(min(limit, len(self._deadlines))):
+            if not self._expire(next(iter(self._deadlines))):
+                return
+
+    def _drop(self, key: Hashable) -> bool:
+        place = self._records.pop(key, None)
+        if place is None:
+            return False
+        self._policy.discard(key)
+        self._deadlines.pop(key, None)
+        self._unread.pop(key, None)
+        self._free(Place(*place[:4]))
+        return True
+
+    def _free(self, place: Place) -> None:
+        if not self._is_closed:
+            self.arena.free(place)
+            self._budget.stored -= block_size(place.length) + ENTRY_OVERHEAD
+
+    def _forget(self) -> None:
+        self._records.clear()
+        self._deadlines.clear()
+        self._unread.clear()
+        self._policy = self._new_policy()
+        self._touch = self._policy.touch
+
+    # -- without it
+
+    def _take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | None:
+        need = block_size(nbytes) + ENTRY_OVERHEAD
+        while True:
+            with self._lock:
+                if reservation is not None:
+                    self._budget.hold(-reservation.nbytes, reservation.demanded)
+                    reservation.nbytes = 0
+                self._drop(key)  # from now on the old value is wrong, whether or not the new one fits
+                if self._is_closed:
+                    return None
+                has_room = need <= self._budget.max_bytes and self._evict_for(need, False)
+                if has_room:
+                    place = self.arena.allocate(nbytes)
+                    if place is not None:
+                        self._budget.stored += need
+                        return place
+                    has_room = (
+                        None if self._evict_one(False) else False
+                    )  # room, but in pieces: evict until one is whole
+                if has_room is False:
+                    self._metrics.bypassed += 1
+                    return None
+
+    def _count_uncacheable(self, reason: Exception) -> None:
+        with self._lock:
+            self._metrics.uncacheable += 1
+            is_first = not self._has_warned
+            self._has_warned = True
+        if is_first:
+            logger.warning("cache.uncacheable reason=%r: served uncached; use plain tensors, arrays, text", str(reason))
