@@ -121,7 +121,7 @@ def _explain(exc: zstandard.ZstdError) -> DecodeError:
     if "did not decompress full frame" in text or "not enough data" in text:
         return TruncatedData("ends within a zstd frame")
     if "too much memory" in text:
-        return TooLarge(f"asks for a window of more than {_MAX_WINDOW_BYTES:,} bytes")
+        return TooLarge(f"asks for a window of more than {_MAX_WINDOW_BYTES:,} bytes; compress it without --long")
     return DecodeError(f"is a damaged zstd frame: {text}")
 
 
