@@ -1,0 +1,385 @@
+"""`StreamingDatasetAdapter`: a map-style PyTorch data set over streamed sources."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, SupportsIndex
+
+import torch
+import xxhash
+from torch.utils.data import Dataset, get_worker_info
+
+from streaming.cache.sample import SmartLRUCache
+from streaming.config import AdapterConfig, load_config
+from streaming.errors import Closed, IndexFileError, PrepareError, StreamingError
+from streaming.index import SampleIndex
+from streaming.link import is_spawning
+from streaming.lookahead import LookAhead
+from streaming.owner import Owner
+from streaming.runtime import Done, Pending, current_runtime
+from streaming.sources import create_data_source
+from streaming.sources.base import DataSource
+from streaming.worker import Worker
+
+__all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
+
+
+class StreamingDatasetAdapter(Dataset[Any]):
+    """Samples matched by name over one or more sources, as a map-style data set.
+
+    A sample is a dict with one entry per mapped key, as it was stored, plus `idx`, its position. Each read returns the
+    caller's own copy. The process that makes the adapter does all input; DataLoader workers (fork, spawn, forkserver)
+    read through it, share its cache and open no client.
+
+    Args:
+        sources: one or a list of `DataSourceConfig`, dict, URL, or `DataSource` object.
+        data_mapping: `{name: key in the sample}`, or a list of names that are keys too. A name is that of a source, or
+            of a folder under the roots of the sources. None takes every source under its own name.
+        cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes.
+        max_ttl_seconds: age at which a cached sample is read anew; None is never.
+        prefetch_ahead: most samples read ahead and not yet used; None adapts.
+        enable_prefetch: whether `look_ahead` and `prefetch_batch` read ahead at all.
+        compression_type: "zstd" (where a trial shows that it pays) or "none".
+        prepare: deterministic `prepare(sample) -> sample`, run once per fetch, before the cache.
+        transform: `transform(sample)` or `transform(sample, generator)`, run at each read on the reader's own copy. The
+            `torch.Generator` is seeded by (seed, epoch, position).
+        missing: "raise" names a sample that lacks a part; "drop" leaves it out and counts it.
+        rename: `{pattern: replacement}` for names that differ between parts.
+        index_path: where the index is saved, and opened from at the next start.
+        policy: "lru", or "retain": keep what is cached and stream the rest.
+        concurrency: most samples being read ahead at once; None is 64.
+        decode_threads: threads that decode; None is one a processor.
+        max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
+        seed: of the generators that `transform` gets.
+
+    Raises:
+        ConfigError: a setting that cannot be used, or a mapping to an unknown source.
+        IndexBuildError: the samples cannot be matched (`MissingPart`, `DuplicateName`).
+        SourceError: a source cannot be listed.
+    """
+
+    def __init__(
+        self,
+        sources: Any,
+        data_mapping: Mapping[str, str] | Sequence[str] | None = None,
+        cache_size_gb: float = 10.0,
+        max_ttl_seconds: float | None = None,
+        prefetch_ahead: int | None = None,
+        enable_prefetch: bool = True,
+        compression_type: str = "zstd",
+        *,
+        prepare: Callable[[Any], Any] | None = None,
+        transform: Callable[..., Any] | None = None,
+        missing: str = "raise",
+        rename: Mapping[str, str] | None = None,
+        index_path: str | os.PathLike[str] | None = None,
+        policy: str = "lru",
+        concurrency: int | None = None,
+        decode_threads: int | None = None,
+        max_object_bytes: int | str = 8 * 10**9,
+        seed: int = 0,
+    ) -> None:
+        self._config: AdapterConfig | None = AdapterConfig(
+            sources=sources,
+            data_mapping=data_mapping,
+            cache_size_gb=cache_size_gb,
+            max_ttl_seconds=max_ttl_seconds,
+            prefetch_ahead=prefetch_ahead,
+            enable_prefetch=enable_prefetch,
+            compression_type=compression_type,
+            missing=missing,
+            rename=dict(rename or {}),
+            index_path=index_path,
+            policy=policy,
+            concurrency=concurrency,
+            decode_threads=decode_threads,
+            max_object_bytes=max_object_bytes,
+            seed=seed,
+        )
+        self._prepare = prepare
+        self._transform = transform
+        self._seed = seed
+        self._start()
+        self._open()
+
+    def _start(self) -> None:
+        """Set what is not configuration, in a new object and in an unpickled one."""
+        self._reader: Owner | Worker | None = None
+        self._reads_ahead = self._config is None or self._config.enable_prefetch
+        self._length = 0
+        self._is_closed = False
+        self._opening = threading.Lock()
+        self._wants_generator = self._transform is not None and _takes_generator(self._transform)
+        _adapters.add(self)
+
+    @classmethod
+    def from_config(cls, config: AdapterConfig | Mapping[str, Any] | str | os.PathLike[str], **overrides: Any) -> Self:
+        """An adapter from a dict, or a YAML or JSON file, with the names of the constructor's arguments."""
+        settings = config if isinstance(config, AdapterConfig) else load_config(config)
+        arguments = {name: getattr(settings, name) for name in type(settings).model_fields}
+        return cls(**{**arguments, **overrides})
+
+    # -- reading
+
+    def __len__(self) -> int:
+        self._open()
+        return self._length
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        reader = self._reader or self._open()
+        position = self._position(index)
+        return self._transformed(reader.read(position), position)
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
+        """Several samples at once, as DataLoader asks for them: what is missing is fetched together."""
+        reader = self._reader or self._open()
+        positions = [self._position(index) for index in indices]
+        samples = reader.read_many(positions)
+        if self._transform is None:
+            return samples
+        return [self._transformed(sample, position) for sample, position in zip(samples, positions, strict=True)]
+
+    def _position(self, index: SupportsIndex) -> int:
+        position = operator.index(index)
+        if position < 0:
+            position += self._length
+        if not 0 <= position < self._length:
+            raise IndexError(f"index {index} is out of range: the data set has {self._length} samples")
+        return position
+
+    def _transformed(self, sample: Any, position: int) -> Any:
+        if self._transform is None:
+            return sample
+        try:
+            if not self._wants_generator:
+                return self._transform(sample)
+            return self._transform(sample, self._generator(position))
+        except StreamingError:
+            raise
+        except Exception as exc:
+            raise PrepareError(f"transform failed on sample {position}: {type(exc).__name__}: {exc}") from exc
+
+    def _generator(self, position: int) -> torch.Generator:
+        assert self._reader is not None
+        parts = struct.pack("=qqq", self._seed, self._reader.epoch, position)
+        return torch.Generator().manual_seed(xxhash.xxh64_intdigest(parts) >> 1)
+
+    # -- reading ahead
+
+    def look_ahead(self, sampler: Iterable[Any]) -> LookAhead:
+        """Wrap a sampler or batch sampler so that its samples are read before they are asked for.
+
+        The order is the sampler's own. Use the result in its place: `DataLoader(adapter, sampler=...)`.
+        """
+        self._open()
+        return LookAhead(sampler, self._announce, self._forget, self._set_epoch)
+
+    def _announce(self, indices: list[int], order: object) -> None:
+        if self._reads_ahead and isinstance(self._reader, Owner):
+            self._reader.announce([self._position(index) for index in indices], order)
+
+    def _forget(self, order: object) -> None:
+        if isinstance(self._reader, Owner):
+            self._reader.forget(order)
+
+    def _set_epoch(self, epoch: int) -> None:
+        self._open().epoch = epoch
+
+    def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:
+        """Bring these samples into the cache in the background; awaiting the result waits until they are there."""
+        reader = self._open()
+        positions = [self._position(index) for index in indices]
+        if not self._reads_ahead or isinstance(reader, Worker):
+            return Done(None)
+        return Pending(current_runtime().submit(reader.fetch(positions)))
+
+    def start_prefetch_worker(self) -> Done[None]:
+        """Read ahead again after `stop_prefetch_worker`; it is on from the start. With or without `await`."""
+        self._reads_ahead = True
+        return Done(None)
+
+    def stop_prefetch_worker(self) -> Done[None]:
+        """Stop reading ahead and drop what was announced; samples are then fetched when asked for."""
+        self._reads_ahead = False
+        if isinstance(self._reader, Owner):
+            self._reader.forget_all()
+        return Done(None)
+
+    # -- numbers
+
+    @property
+    def index(self) -> SampleIndex:
+        """Which bytes of which object are which sample."""
+        return self._owner().index
+
+    @property
+    def cache(self) -> SmartLRUCache:
+        """The sample cache; its keys are positions."""
+        return self._owner().cache
+
+    def get_cache_stats(self) -> dict[str, Any]:
+        """What the cache holds and what reading has cost since the last `reset_metrics`.
+
+        `hit_rate` is the share of reads that needed no fetch, ahead of time or on demand, by this process and its
+        workers together; `prefetch_hits` are the reads that found their sample fetched ahead of time.
+        """
+        return self._owner().stats()
+
+    def reset_metrics(self) -> None:
+        """Set every count back to zero; what is cached stays."""
+        self._owner().reset_metrics()
+
+    def clear_cache(self) -> Done[None]:
+        """Drop every cached sample. With or without `await`."""
+        self.cache.clear()
+        return Done(None)
+
+    # -- opening, closing, other processes
+
+    def _owner(self) -> Owner:
+        reader = self._open()
+        if isinstance(reader, Worker):
+            raise Closed("a worker process has no cache or index of its own; ask the process that made the adapter")
+        return reader
+
+    def _open(self) -> Owner | Worker:
+        if self._reader is None:
+            with self._opening:
+                if self._is_closed:
+                    raise Closed("this adapter was closed; make a new one to read again")
+                if self._reader is None:
+                    self._reader = self._make_owner()
+        return self._reader
+
+    def _make_owner(self) -> Owner:
+        config = self._config
+        assert config is not None  # only a worker has none, and a worker has a reader
+        runtime = current_runtime()
+        sources = [create_data_source(source) for source in config.sources]
+        index = runtime.run(_load_index(config, sources))
+        self._length = len(index)
+        worker = get_worker_info()
+        cache = SmartLRUCache(
+            # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
+            config.cache_size_gb / (worker.num_workers if worker else 1),
+            config.max_ttl_seconds,
+            config.compression_type,
+            policy=config.policy,
+        )
+        owner = Owner(
+            runtime,
+            sources,
+            index,
+            cache,
+            prepare=self._prepare,
+            prefetch_ahead=config.prefetch_ahead,
+            concurrency=config.concurrency,
+            decode_threads=config.decode_threads,
+            max_bytes=config.max_object_bytes,
+        )
+        self._finalizer = weakref.finalize(self, _close_dropped, owner, os.getpid())
+        self._finalizer.atexit = False  # the runtime ends everything at interpreter exit
+        return owner
+
+    def close(self) -> None:
+        """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
+        reader, self._reader, self._is_closed = self._reader, None, True
+        if isinstance(reader, Owner):
+            self._finalizer.detach()
+            current_runtime().run(reader.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a child process being started: the line to this process. Otherwise: the configuration."""
+        state: dict[str, Any] = {"seed": self._seed, "transform": self._transform}
+        if is_spawning() and not self._is_closed:
+            reader = self._open()
+            return {**state, "handle": reader.handle(), "length": self._length, "epoch": reader.epoch}
+        if self._config is None:
+            raise Closed("an adapter that reads through another process cannot be copied; pickle the one it came from")
+        return {**state, "config": self._config, "prepare": self._prepare}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._config = state.get("config")
+        self._prepare = state.get("prepare")
+        self._transform = state["transform"]
+        self._seed = state["seed"]
+        self._start()
+        if "handle" in state:
+            self._length = state["length"]
+            self._reader = Worker(state["handle"], state["epoch"])
+
+    def _before_fork(self) -> None:
+        if isinstance(self._reader, Owner):
+            self._reader.handle()
+
+    def _after_fork_in_child(self) -> None:
+        self._opening = threading.Lock()
+        if isinstance(self._reader, Owner):
+            owner = self._reader
+            owner.close_inherited()
+            _inherited.append(owner)
+            self._finalizer.detach()
+            self._reader = Worker(owner.handle(), owner.epoch)
+
+
+async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
+    path = config.index_path
+    if path is not None and path.exists():
+        try:
+            return SampleIndex.open(path)
+        except IndexFileError:
+            pass
+    index = await SampleIndex.build(
+        sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
+    )
+    if path is not None:
+        index.save(path)
+    return index
+
+
+def _takes_generator(transform: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(transform).bind(None, None)
+    except (TypeError, ValueError):  # one argument, or a builtin that shows no signature
+        return False
+    return True
+
+
+def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> StreamingDatasetAdapter:
+    """An adapter from a dict; see `StreamingDatasetAdapter.from_config`."""
+    return StreamingDatasetAdapter.from_config(config)
+
+
+_adapters: weakref.WeakSet[StreamingDatasetAdapter] = weakref.WeakSet()
+_inherited: list[Owner] = []  # a parent's owners, in a forked child: never finalised there
+
+
+def _close_dropped(owner: Owner, pid: int) -> None:
+    if os.getpid() == pid:
+        current_runtime().submit(owner.aclose())
+
+
+def _prepare_fork() -> None:
+    for adapter in list(_adapters):
+        adapter._before_fork()
+
+
+def _become_workers() -> None:
+    for adapter in list(_adapters):
+        adapter._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_prepare_fork, after_in_child=_become_workers)

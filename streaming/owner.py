@@ -1,0 +1,247 @@
+"""The one place of a training process that does input: fetches, caches, reads ahead, and answers the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from streaming.cache.sample import Reservation, SmartLRUCache
+from streaming.counters import Counters
+from streaming.fetch import SampleFetcher
+from streaming.index import SampleIndex
+from streaming.link import LinkHandle, LinkServer
+from streaming.readahead import MISS, ReadAhead
+from streaming.runtime import Runtime
+from streaming.sources.base import DataSource
+from streaming.worker import ERROR, INLINE, PLACE
+
+__all__ = ["Owner"]
+
+UNKNOWN_BYTES = 8 * 2**20
+"""Reserved for an object whose listing gave no size."""
+
+
+class Owner:
+    """Serves samples by position to its own process (`read`, `read_many`) and to workers (through `handle`).
+
+    `read` and `read_many` may be called from any thread except the runtime's own; a hit is served in the caller's
+    thread. Everything else of an owner runs on the runtime's loop.
+
+    Args:
+        runtime: the loop thread of this process.
+        sources: where the bytes are; closed with the owner.
+        index: which bytes are which sample.
+        cache: keeps encoded samples under their position; closed with the owner.
+        prepare: see `SampleFetcher`.
+        prefetch_ahead: most samples read ahead and not yet used; None adapts.
+        concurrency: most samples being read ahead at once; None for the default.
+        decode_threads: size of the pool; None for one a processor.
+        max_bytes: bound of one decoded object.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        sources: Sequence[DataSource],
+        index: SampleIndex,
+        cache: SmartLRUCache,
+        *,
+        prepare: Callable[[Any], Any] | None = None,
+        prefetch_ahead: int | None = None,
+        concurrency: int | None = None,
+        decode_threads: int | None = None,
+        max_bytes: int,
+    ) -> None:
+        self.index = index
+        self.cache = cache
+        self.counters = Counters()
+        self.epoch = 0
+        self._runtime = runtime
+        self._sources = sources
+        self._pool = ThreadPoolExecutor(decode_threads or os.cpu_count(), thread_name_prefix="streaming-decode")
+        self._fetcher = SampleFetcher(
+            index,
+            sources,
+            cache=cache,
+            prepare=prepare,
+            pool=self._pool,
+            counters=self.counters,
+            max_bytes=max_bytes,
+        )
+        self._engine = ReadAhead(
+            self._fetcher.load,
+            runtime.loop,
+            max_ahead=prefetch_ahead,
+            concurrency=concurrency,
+            reserve=self._reserve,
+            is_held=cache.contains,
+        )
+        self._server: LinkServer | None = None
+        self._is_closed = False
+
+    # -- from any thread of this process
+
+    def read(self, position: int) -> Any:
+        """One sample, owned by the caller. Blocks while it is fetched."""
+        self.counters.reads += 1
+        sample = self._read_now(position)
+        return self._wait([position])[0] if sample is MISS else sample
+
+    def read_many(self, positions: Sequence[int]) -> list[Any]:
+        """Samples in the order asked, owned by the caller; those missing are fetched together."""
+        self.counters.reads += len(positions)
+        samples = [self._read_now(position) for position in positions]
+        missing = [at for at, sample in enumerate(samples) if sample is MISS]
+        if missing:
+            fetched = self._wait([positions[at] for at in missing])
+            for at, sample in zip(missing, fetched, strict=True):
+                samples[at] = sample
+        return samples
+
+    def _read_now(self, position: int) -> Any:
+        sample = self._engine.take(position)
+        if sample is MISS:
+            sample = self.cache.get_nowait(position, MISS)
+            if sample is not MISS:
+                self._engine.used(position)
+        return sample
+
+    def _wait(self, positions: Sequence[int]) -> list[Any]:
+        started = time.perf_counter()
+        try:
+            return self._runtime.run(self._get_many(positions))
+        finally:
+            self.counters.waits += 1
+            self.counters.wait_seconds += time.perf_counter() - started
+
+    def announce(self, positions: Iterable[int], order: object) -> None:
+        """Say which samples will be read next, in order."""
+        self._runtime.call_soon(self._engine.announce, list(positions), id(order))
+
+    def forget(self, order: object) -> None:
+        """Say that what was announced under this order will not be read."""
+        self._runtime.call_soon(self._engine.forget, id(order))
+
+    def forget_all(self) -> None:
+        """Drop every announced order."""
+        self._runtime.call_soon(self._engine.forget_all)
+
+    def stats(self) -> dict[str, Any]:
+        """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
+        counters = self.counters
+        hits = max(counters.reads - counters.samples_fetched, 0)
+        mean_bytes = counters.bytes_fetched / counters.samples_fetched if counters.samples_fetched else 0.0
+        return {
+            **self.cache.get_cache_stats(),
+            "total_hits": hits,
+            "total_misses": counters.samples_fetched,
+            "hit_rate": hits / counters.reads if counters.reads else 0.0,
+            "fetched_samples": counters.samples_fetched,
+            "fetched_objects": counters.objects_fetched,
+            "fetched_bytes": counters.bytes_fetched,
+            "saved_bytes": round(hits * mean_bytes),  # at the mean size of what was fetched
+            "waits": counters.waits,
+            "wait_seconds": counters.wait_seconds,
+            "in_flight": self._engine.in_flight,
+            "dropped": self.index.dropped,
+        }
+
+    def reset_metrics(self) -> None:
+        """Set every count back to zero."""
+        self.counters.reset()
+        self.cache.reset_metrics()
+
+    def handle(self) -> LinkHandle:
+        """What a child process needs to read through this owner; starts to listen for workers."""
+        if self._server is None:
+            self._server = LinkServer(self._runtime, self._answer)
+        return LinkHandle(self._server.hello_fd, self.cache.arena.fd)
+
+    def close_inherited(self) -> None:
+        """In a forked child: let go of the descriptors that belong to the parent alone."""
+        if self._server is not None:
+            self._server.close_inherited()
+
+    # -- on the loop
+
+    async def fetch(self, positions: Iterable[int]) -> None:
+        """Bring these samples into the cache; those there already cost nothing. Failures surface at their reads."""
+        wanted = [position for position in positions if not self.cache.contains(position)]
+        await asyncio.gather(*(self._engine.get(position) for position in wanted), return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Stop reading, answer no more workers, close the sources and free the cache. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._engine.aclose()
+        if self._server is not None:
+            await self._server.aclose()
+        for source in self._sources:
+            await source.aclose()
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+        self.cache.close()
+
+    async def _get_many(self, positions: Sequence[int]) -> list[Any]:
+        if len(positions) == 1:
+            return [await self._engine.get(positions[0])]
+        reads = [asyncio.ensure_future(self._engine.get(position)) for position in positions]
+        try:
+            return await asyncio.gather(*reads)
+        except BaseException:
+            for read in reads:
+                read.cancel()
+            raise
+
+    def _reserve(self, position: int, demanded: bool) -> Reservation | None:
+        nbytes = self._fetcher.nbytes(position)
+        return self.cache.reserve(UNKNOWN_BYTES if nbytes is None else nbytes, demanded=demanded)
+
+    async def _answer(self, request: tuple[list[int], bool]) -> tuple[int, list[Any]]:
+        """Reply to a worker: the epoch, and for each position where its sample lies, or the sample itself."""
+        positions, is_stale = request
+        self._engine.drop_ready()
+        if is_stale:  # evicted between the last answer and its reading: this time send the bytes
+            return self.epoch, [await self._inline(position) for position in positions]
+        self.counters.reads += len(positions)
+        items = [self.cache.place(position) for position in positions]
+        for position, item in zip(positions, items, strict=True):
+            if item is not None:
+                self._engine.used(position)
+        missing = [at for at, item in enumerate(items) if item is None]
+        fetched = await asyncio.gather(*(self._fetch_item(positions[at]) for at in missing))
+        replies: list[Any] = [item and (PLACE, *item) for item in items]
+        for at, item in zip(missing, fetched, strict=True):
+            replies[at] = item
+        return self.epoch, replies
+
+    async def _fetch_item(self, position: int) -> tuple[Any, ...]:
+        try:
+            sample = await self._engine.get(position)
+        except Exception as exc:
+            return ERROR, _pickle_error(exc)
+        place = self.cache.place(position)
+        return (INLINE, pickle.dumps(sample, protocol=5)) if place is None else (PLACE, *place)
+
+    async def _inline(self, position: int) -> tuple[Any, ...]:
+        try:
+            sample = self.cache.get_nowait(position, MISS)
+            if sample is MISS:
+                sample = await self._engine.get(position)
+            return INLINE, pickle.dumps(sample, protocol=5)
+        except Exception as exc:
+            return ERROR, _pickle_error(exc)
+
+
+def _pickle_error(error: Exception) -> bytes:
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+        return data
+    except Exception:  # an error of a library that does not pickle: its text is what is left
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))

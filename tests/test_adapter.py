@@ -1,0 +1,407 @@
+"""`StreamingDatasetAdapter` as a map-style data set: reading, caching, reading ahead, closing."""
+
+import asyncio
+import gc
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from streaming.adapter import StreamingDatasetAdapter, create_streaming_dataset_from_config
+from streaming.errors import Closed, ConfigError, DecodeError, MissingPart, NotFound, ObjectChanged, PrepareError
+from streaming.sources import LocalDataSource
+from torch.utils.data import DataLoader, RandomSampler
+
+COUNT = 12
+
+
+def _write_latents(root, count=COUNT):
+    """`count` samples of two parts, in the layout that precomputing trainers write."""
+    for folder in ("latents", "conditions"):
+        (root / ".precomputed" / folder).mkdir(parents=True)
+    for i in range(count):
+        latent = {"latents": torch.full((4, 2, 3, 3), float(i)), "num_frames": 2, "height": 3, "width": 3}
+        condition = {"prompt_embeds": torch.full((5, 8), float(i)), "prompt_attention_mask": torch.ones(5)}
+        torch.save(latent, root / ".precomputed" / "latents" / f"latent_{i:04d}.pt")
+        torch.save(condition, root / ".precomputed" / "conditions" / f"condition_{i:04d}.pt")
+    return root
+
+
+MAPPING = {"latents": "latent_conditions", "conditions": "text_conditions"}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder of precomputed samples."""
+    return _write_latents(tmp_path)
+
+
+@pytest.fixture
+def adapter(root):
+    """An adapter over them, closed with the test."""
+    with StreamingDatasetAdapter(str(root), MAPPING) as adapter:
+        yield adapter
+
+
+def _value(sample):
+    return sample["latent_conditions"]["latents"][0, 0, 0, 0].item()
+
+
+def test_a_sample_has_its_mapped_keys_and_its_position(adapter):
+    """Parts come as stored, under the keys of the mapping, with `idx` beside."""
+    sample = adapter[3]
+    assert set(sample) == {"latent_conditions", "text_conditions", "idx"}
+    assert sample["idx"] == 3
+    assert sample["latent_conditions"]["latents"].shape == (4, 2, 3, 3)
+    assert sample["latent_conditions"]["num_frames"] == 2
+    assert torch.equal(sample["text_conditions"]["prompt_embeds"], torch.full((5, 8), 3.0))
+
+
+def test_indices_are_those_of_a_list(adapter):
+    """Negative indices count from the end, what is outside is an IndexError, any integer type will do."""
+    assert len(adapter) == COUNT
+    assert adapter[-1]["idx"] == COUNT - 1
+    assert adapter[np.int64(2)]["idx"] == adapter[torch.tensor(2)]["idx"] == 2
+    for index in (COUNT, -COUNT - 1):
+        with pytest.raises(IndexError, match="out of range"):
+            adapter[index]
+    with pytest.raises(TypeError):
+        adapter["0"]
+    assert [sample["idx"] for sample in adapter] == list(range(COUNT))
+
+
+def test_the_second_read_is_a_hit_and_a_copy(adapter):
+    """Nothing is fetched twice, and writing into a sample never changes the next read."""
+    first = adapter[0]
+    first["latent_conditions"]["latents"].fill_(99)
+    second = adapter[0]
+    assert _value(second) == 0
+    stats = adapter.get_cache_stats()
+    assert (stats["fetched_samples"], stats["total_hits"], stats["total_misses"]) == (1, 1, 1)
+    assert stats["fetched_objects"] == 2
+    assert stats["hit_rate"] == 0.5
+
+
+def test_stats_have_the_names_dashboards_know(adapter):
+    """Every documented key is there, and reset_metrics sets the counts back."""
+    adapter[0]
+    names = "num_items current_size_gb max_size_gb hit_rate total_hits total_misses total_evictions prefetch_hits"
+    stats = adapter.get_cache_stats()
+    assert {*names.split(), "compression_savings_gb"} <= set(stats)
+    assert stats["num_items"] == 1
+    assert 0 < stats["current_size_gb"] < stats["max_size_gb"] == 10
+    adapter.reset_metrics()
+    stats = adapter.get_cache_stats()
+    assert (stats["total_misses"], stats["fetched_bytes"], stats["num_items"]) == (0, 0, 1)
+
+
+async def test_reading_works_inside_a_running_loop(adapter):
+    """Old code indexes the data set from async code."""
+    assert adapter[5]["idx"] == 5
+    assert adapter[5]["idx"] == 5
+
+
+async def test_old_calls_work_with_and_without_await(adapter):
+    """start, stop, prefetch_batch and clear_cache are called both ways."""
+    adapter.start_prefetch_worker()
+    await adapter.start_prefetch_worker()
+    await adapter.prefetch_batch([0, 1, 2])
+    assert adapter.get_cache_stats()["num_items"] == 3
+    adapter.prefetch_batch([3])
+    assert adapter[3]["idx"] == 3
+    await adapter.clear_cache()
+    adapter.clear_cache()
+    assert adapter.get_cache_stats()["num_items"] == 0
+    adapter.stop_prefetch_worker()
+    await adapter.stop_prefetch_worker()
+    assert adapter[0]["idx"] == 0
+
+
+def test_a_batch_is_fetched_together(adapter):
+    """`__getitems__` keeps the order asked, repeats included, and each sample is the caller's own."""
+    samples = adapter.__getitems__([4, 0, 4, -1])
+    assert [sample["idx"] for sample in samples] == [4, 0, 4, COUNT - 1]
+    samples[0]["latent_conditions"]["latents"].fill_(-1)
+    assert _value(samples[2]) == 4
+    assert adapter.get_cache_stats()["fetched_samples"] == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_reads_every_sample_once(adapter, num_workers):
+    """One fetch per sample whatever the number of workers, over two epochs."""
+    generator = torch.Generator().manual_seed(0)
+    sampler = adapter.look_ahead(RandomSampler(adapter, generator=generator))
+    loader = DataLoader(adapter, batch_size=5, sampler=sampler, num_workers=num_workers)
+    for _ in range(2):
+        seen = [(i, v) for b in loader for i, v in zip(b["idx"], b["latent_conditions"]["latents"][:, 0, 0, 0, 0])]
+        assert sorted((int(i), float(v)) for i, v in seen) == [(i, float(i)) for i in range(COUNT)]
+    stats = adapter.get_cache_stats()
+    assert stats["fetched_samples"] == COUNT
+    assert stats["total_hits"] == COUNT
+
+
+def test_look_ahead_reads_before_it_is_asked(adapter):
+    """Announced samples are fetched though nobody read them, up to prefetch_ahead."""
+    sampler = iter(adapter.look_ahead(range(COUNT)))
+    first = next(sampler)
+    assert adapter[first]["idx"] == 0
+    for index in sampler:
+        assert adapter[index]["idx"] == index
+    stats = adapter.get_cache_stats()
+    assert stats["fetched_samples"] == COUNT
+    assert stats["total_misses"] == COUNT
+
+
+def test_leaving_an_epoch_early_leaves_the_next_one_whole(adapter):
+    """A loop that breaks off loses nothing and stops reading ahead."""
+    sampler = adapter.look_ahead(range(COUNT))
+    for index in sampler:
+        adapter[index]
+        if index == 3:
+            break
+    assert [adapter[index]["idx"] for index in sampler] == list(range(COUNT))
+
+
+def test_prefetch_can_be_switched_off(root):
+    """With enable_prefetch=False an announced sample is fetched when it is read, and not before."""
+    with StreamingDatasetAdapter(str(root), MAPPING, enable_prefetch=False) as adapter:
+        for _ in adapter.look_ahead(range(COUNT)):
+            pass
+        adapter.prefetch_batch([0])
+        assert adapter.get_cache_stats()["fetched_samples"] == 0
+        assert adapter[0]["idx"] == 0
+
+
+class Doubled:
+    """A deterministic prepare that counts its calls."""
+
+    calls = 0
+
+    def __call__(self, sample):
+        type(self).calls += 1
+        return {"x": sample["latent_conditions"]["latents"] * 2, "idx": sample["idx"]}
+
+
+def test_prepare_runs_once_and_is_cached(root):
+    """What is cached is the prepared sample."""
+    Doubled.calls = 0
+    with StreamingDatasetAdapter(str(root), MAPPING, prepare=Doubled()) as adapter:
+        for _ in range(3):
+            assert adapter[2]["x"].unique().tolist() == [4.0]
+        assert Doubled.calls == 1
+
+
+def _add_noise(sample, generator):
+    return sample["idx"], torch.rand(1, generator=generator).item()
+
+
+def test_transform_runs_at_each_read_with_a_seeded_generator(root):
+    """The generator follows (seed, epoch, position): repeatable, and new in each epoch."""
+
+    def read(seed, epochs):
+        with StreamingDatasetAdapter(str(root), MAPPING, transform=_add_noise, seed=seed) as adapter:
+            sampler = adapter.look_ahead(range(3))
+            return [[adapter[index][1] for index in sampler] for _ in range(epochs)]
+
+    first = read(0, 2)
+    assert first == read(0, 2)
+    assert first[0] != first[1]
+    assert first != read(1, 2)
+    assert len({value for epoch in first for value in epoch}) == 6
+
+
+def test_transform_sees_a_copy(root):
+    """A transform that writes in place changes nothing for the next read."""
+
+    def add_one(sample):
+        sample["latent_conditions"]["latents"].add_(1)
+        return sample
+
+    with StreamingDatasetAdapter(str(root), MAPPING, transform=add_one) as adapter:
+        assert [_value(adapter[1]) for _ in range(3)] == [2.0] * 3
+
+
+def _fail(sample):
+    raise ZeroDivisionError("planted")
+
+
+@pytest.mark.parametrize("stage", ["prepare", "transform"])
+def test_a_failing_function_of_the_user_is_named(root, stage):
+    """The error says which stage and which sample, and keeps the cause; the next read tries again."""
+    with StreamingDatasetAdapter(str(root), MAPPING, **{stage: _fail}) as adapter:
+        for _ in range(2):
+            with pytest.raises(PrepareError, match=rf"{stage} failed on sample 1.*ZeroDivisionError: planted") as caught:
+                adapter[1]
+            assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_missing_part_is_named_or_dropped(root):
+    """Never silently misaligned."""
+    (root / ".precomputed" / "conditions" / "condition_0003.pt").unlink()
+    with pytest.raises(MissingPart, match="0003"):
+        StreamingDatasetAdapter(str(root), MAPPING)
+    with StreamingDatasetAdapter(str(root), MAPPING, missing="drop") as adapter:
+        assert len(adapter) == COUNT - 1
+        assert adapter.get_cache_stats()["dropped"] == 1
+        assert _value(adapter[3]) == adapter[3]["text_conditions"]["prompt_embeds"][0, 0] == 4
+
+
+def test_objects_that_change_or_vanish_are_reported(adapter, root):
+    """A sample is what was indexed, or an error that names the object."""
+    latents = root / ".precomputed" / "latents"
+    (latents / "latent_0000.pt").unlink()
+    with (latents / "latent_0001.pt").open("ab") as file:
+        file.write(b"grown")
+    with pytest.raises(NotFound, match="latent_0000.pt"):
+        adapter[0]
+    with pytest.raises(ObjectChanged, match="latent_0001.pt"):
+        adapter[1]
+    assert adapter[2]["idx"] == 2
+
+
+def test_a_damaged_object_is_named(root):
+    """Bytes that are no `.pt` file raise at their read and leave the others readable."""
+    broken = root / ".precomputed" / "latents" / "latent_0002.pt"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with StreamingDatasetAdapter(str(root), MAPPING) as adapter:
+        sampler = iter(adapter.look_ahead(range(COUNT)))
+        assert [adapter[next(sampler)]["idx"] for _ in range(2)] == [0, 1]
+        for _ in range(2):
+            with pytest.raises(DecodeError, match="latent_0002.pt"):
+                adapter[2]
+        assert adapter[3]["idx"] == 3
+
+
+def test_no_samples_is_length_zero_and_no_sources_is_refused(tmp_path):
+    """An empty folder is a data set without samples; no folder at all is a mistake."""
+    (tmp_path / "empty").mkdir()
+    with StreamingDatasetAdapter(str(tmp_path / "empty")) as adapter:
+        assert len(adapter) == 0
+        with pytest.raises(IndexError):
+            adapter[0]
+        assert list(DataLoader(adapter, batch_size=2)) == []
+    with pytest.raises(ConfigError):
+        StreamingDatasetAdapter([])
+    with pytest.raises(NotFound):
+        StreamingDatasetAdapter(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_size_gb": 0},
+        {"cache_size_gb": -1},
+        {"max_ttl_seconds": -1},
+        {"compression_type": "gzip"},
+        {"missing": "ignore"},
+        {"prefetch_ahead": 0},
+        {"data_mapping": {"latent": "x"}},
+        {"policy": "fifo"},
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(root, options):
+    """On construction, as a ValueError."""
+    with pytest.raises(ConfigError) as caught:
+        StreamingDatasetAdapter(str(root), **{"data_mapping": MAPPING, **options})
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_cache_smaller_than_a_sample_still_serves(root):
+    """Samples larger than the whole cache pass by it and are counted."""
+    with StreamingDatasetAdapter(str(root), MAPPING, cache_size_gb=5e-7) as adapter:
+        sampler = adapter.look_ahead(range(COUNT))
+        assert [adapter[index]["idx"] for index in sampler] == list(range(COUNT))
+        assert adapter[0]["idx"] == 0
+        stats = adapter.get_cache_stats()
+        assert stats["num_items"] == 0
+        assert stats["bypassed"] > 0
+
+
+def test_sources_are_given_in_every_form(root):
+    """A URL, a dict with long or short names, and an object made from its config are the same source."""
+    source = {"name": "data", "source_type": "local", "path_or_uri": str(root)}
+    forms = [
+        f"file://{root}",
+        [str(root)],
+        source,
+        [{"name": "data", "type": "local", "path": str(root)}],
+    ]
+    for form in forms:
+        with StreamingDatasetAdapter(form, MAPPING) as adapter:
+            assert _value(adapter[1]) == 1
+    from streaming.config import parse_source
+
+    with StreamingDatasetAdapter(LocalDataSource(parse_source(source)), MAPPING) as adapter:
+        assert _value(adapter[1]) == 1
+
+
+def test_a_dict_or_a_file_configures_an_adapter(root, tmp_path):
+    """Names are those of the arguments; overrides win."""
+    settings = {"sources": [str(root)], "data_mapping": MAPPING, "cache_size_gb": 1}
+    with create_streaming_dataset_from_config(settings) as adapter:
+        assert len(adapter) == COUNT
+        assert adapter.get_cache_stats()["max_size_gb"] == 1
+    path = tmp_path / "config.yaml"
+    path.write_text(f"sources: [{root}]\ndata_mapping: {{latents: x, conditions: y}}\n")
+    with StreamingDatasetAdapter.from_config(path, cache_size_gb=2) as adapter:
+        assert set(adapter[0]) == {"x", "y", "idx"}
+        assert adapter.get_cache_stats()["max_size_gb"] == 2
+    with pytest.raises(ConfigError, match="cache_size"):
+        create_streaming_dataset_from_config({**settings, "cache_size_bg": 1})
+
+
+def test_the_index_is_saved_and_opened_again(root, tmp_path):
+    """A second start needs no listing; a damaged file is built anew."""
+    path = tmp_path / "samples.index"
+    for _ in range(2):
+        with StreamingDatasetAdapter(str(root), MAPPING, index_path=path) as adapter:
+            assert _value(adapter[7]) == 7
+    path.write_bytes(path.read_bytes()[:50])
+    with StreamingDatasetAdapter(str(root), MAPPING, index_path=path) as adapter:
+        assert len(adapter) == COUNT
+
+
+def test_an_adapter_pickles_as_its_configuration(adapter):
+    """A copy reads for itself, with a cache of its own."""
+    adapter[0]
+    with pickle.loads(pickle.dumps(adapter)) as copy:
+        assert len(copy) == COUNT
+        assert _value(copy[2]) == 2
+        assert copy.get_cache_stats()["num_items"] == 1
+    assert _value(adapter[3]) == 3
+
+
+def test_close_is_idempotent_and_final(root):
+    """After close every use says so, and no thread of the pool is left."""
+    adapter = StreamingDatasetAdapter(str(root), MAPPING)
+    adapter[0]
+    adapter.close()
+    adapter.close()
+    for use in (lambda: adapter[0], lambda: len(adapter), lambda: adapter.index, adapter.get_cache_stats):
+        with pytest.raises(Closed, match="closed"):
+            use()
+    assert not [thread for thread in threading.enumerate() if "streaming-decode" in thread.name and thread.is_alive()]
+
+
+def test_a_dropped_adapter_frees_what_it_held(root):
+    """Without close, collecting the adapter closes its arena and its sockets."""
+    adapter = StreamingDatasetAdapter(str(root), MAPPING)
+    adapter[0]
+    fd = adapter.cache.arena.fd
+    closed = asyncio.run_coroutine_threadsafe  # the close is queued on the same loop as the coroutine below
+    from streaming.runtime import current_runtime
+
+    del adapter
+    gc.collect()
+    assert closed(asyncio.sleep(0), current_runtime().loop).result(10) is None
+    current_runtime().run(_all_others_done())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+async def _all_others_done():
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    if others:
+        await asyncio.wait(others)

@@ -1,0 +1,287 @@
+"""One owner, many processes: workers of every start method, and what happens when one of them dies."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.config import DataSourceConfig
+from streaming.errors import OwnerGone
+from streaming.testing import MemorySource
+from torch.utils.data import DataLoader
+
+COUNT = 24
+METHODS = ["fork", "spawn", "forkserver"]
+
+
+def _source(count=COUNT, nbytes=2000):
+    """Objects in memory that count how often each is read: a pickled copy would count for itself."""
+    source = MemorySource(DataSourceConfig("data", "memory", "memory://data"))
+    for i in range(count):
+        source.put(f"{i:03d}.bin", bytes([i]) * nbytes)
+    return source
+
+
+def _check(samples, nbytes=2000):
+    for sample in samples:
+        assert sample["data"] == bytes([sample["idx"]]) * nbytes
+
+
+def _as_list(samples):
+    return samples
+
+
+def _stamp(sample):
+    return {**sample, "pid": os.getpid()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("is_persistent", [True, False])
+def test_workers_share_one_cache_and_one_flight(method, is_persistent):
+    """However workers start and whether or not they stay, each object is read once, in the owner."""
+    source = _source()
+    with StreamingDatasetAdapter(source, transform=_stamp) as adapter:
+        loader = DataLoader(
+            adapter,
+            batch_size=4,
+            num_workers=2,
+            multiprocessing_context=method,
+            persistent_workers=is_persistent,
+            collate_fn=_as_list,
+            sampler=adapter.look_ahead(range(COUNT)),
+        )
+        for _ in range(2):
+            samples = [sample for batch in loader for sample in batch]
+            assert [sample["idx"] for sample in samples] == list(range(COUNT))
+            _check(samples)
+            assert os.getpid() not in {sample["pid"] for sample in samples}
+        assert set(source.reads.values()) == {1}
+        stats = adapter.get_cache_stats()
+        assert (stats["fetched_samples"], stats["total_hits"]) == (COUNT, COUNT)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_see_correct_samples_while_the_cache_evicts(method):
+    """A cache of a few samples under two workers: evicted places are noticed, never read as something else."""
+    nbytes = 20_000
+    with StreamingDatasetAdapter(_source(nbytes=nbytes), cache_size_gb=1e-4) as adapter:
+        loader = DataLoader(
+            adapter, batch_size=6, num_workers=2, multiprocessing_context=method, collate_fn=_as_list
+        )
+        for _ in range(3):
+            samples = [sample for batch in loader for sample in batch]
+            assert [sample["idx"] for sample in samples] == list(range(COUNT))
+            _check(samples, nbytes)
+        assert adapter.get_cache_stats()["total_evictions"] > 0
+
+
+def test_samples_larger_than_the_cache_reach_a_worker():
+    """What cannot lie in the arena is sent over the line."""
+    with StreamingDatasetAdapter(_source(nbytes=50_000), cache_size_gb=1e-5) as adapter:
+        loader = DataLoader(adapter, batch_size=3, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
+        _check([sample for batch in loader for sample in batch], 50_000)
+        assert adapter.get_cache_stats()["bypassed"] >= COUNT
+
+
+class _Odd:
+    """A leaf that no flat encoding knows."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def _odd(sample):
+    return {"odd": _Odd(sample["data"][0]), "idx": sample["idx"]}
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be cached")
+def test_samples_of_unknown_types_reach_a_worker():
+    """They are served, uncached, and counted."""
+    with StreamingDatasetAdapter(_source(), prepare=_odd) as adapter:
+        loader = DataLoader(adapter, batch_size=8, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
+        samples = [sample for batch in loader for sample in batch]
+        assert [sample["odd"].value for sample in samples] == list(range(COUNT))
+        assert adapter.get_cache_stats()["uncacheable"] >= COUNT
+
+
+def test_an_error_of_the_owner_is_raised_in_the_loader():
+    """A worker's read fails with the error that names the object, once; the next read works."""
+    source = _source()
+    with StreamingDatasetAdapter(source) as adapter:
+        data = source.delete("003.bin")
+        loader = DataLoader(adapter, batch_size=4, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
+        with pytest.raises(FileNotFoundError, match="003.bin"):
+            list(loader)
+        source.put("003.bin", bytes([3]) * 2000)
+        assert data is None or len(data) == 2000
+        _check([sample for batch in loader for sample in batch])
+
+
+def _kill_self(sample):
+    if sample["idx"] == 5 and multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sample
+
+
+def test_a_killed_worker_leaves_the_owner_whole():
+    """torch reports the dead worker; the adapter serves this process and new workers as before."""
+    source = _source()
+    with StreamingDatasetAdapter(source, transform=_kill_self) as adapter:
+        loader = DataLoader(adapter, batch_size=4, num_workers=2, multiprocessing_context="fork", collate_fn=_as_list)
+        with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
+            list(loader)
+        _check([adapter[i] for i in range(COUNT)])
+        rest = DataLoader(
+            adapter,
+            batch_size=4,
+            num_workers=2,
+            multiprocessing_context="spawn",
+            collate_fn=_as_list,
+            sampler=[i for i in range(COUNT) if i != 5],
+        )
+        _check([sample for batch in rest for sample in batch])
+        assert set(source.reads.values()) == {1}
+
+
+def _read_in_child(adapter, connection):
+    try:
+        _check([adapter[i] for i in range(3)])
+        connection.send("read")
+        connection.recv()
+        adapter[4]
+    except BaseException as exc:
+        connection.send(exc)
+    else:
+        connection.send("served")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_learns_that_its_owner_closed(method):
+    """Not a hang: an error with a next step."""
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    with StreamingDatasetAdapter(_source()) as adapter:
+        child = context.Process(target=_read_in_child, args=(adapter, theirs), daemon=True)
+        child.start()
+        assert ours.recv() == "read"
+    ours.send("go on")
+    assert isinstance(ours.recv(), OwnerGone)
+    child.join(30)
+    assert child.exitcode == 0
+
+
+def _read_in_grandchild(adapter, connection):
+    context = multiprocessing.get_context("fork")
+    grandchild = context.Process(target=_read_in_child, args=(adapter, connection))
+    grandchild.start()
+    _check([adapter[i] for i in range(COUNT)])
+    grandchild.join(30)
+
+
+def test_a_fork_of_a_worker_reads_through_the_same_owner():
+    """Parent and child of one worker do not share a connection."""
+    source = _source()
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    with StreamingDatasetAdapter(source) as adapter:
+        child = context.Process(target=_read_in_grandchild, args=(adapter, theirs))
+        child.start()
+        assert ours.recv() == "read"
+        ours.send("go on")
+        assert ours.recv() == "served"
+        child.join(30)
+        assert set(source.reads.values()) == {1}
+
+
+class _Lazy(torch.utils.data.Dataset):
+    """Holds an adapter as bytes: it is first opened inside a worker, with no owner in the parent."""
+
+    def __init__(self, data):
+        self.data = data
+        self.adapter = None
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        if self.adapter is None:
+            self.adapter = pickle.loads(self.data)
+        stats = self.adapter.get_cache_stats()
+        return {**self.adapter[index], "gb": stats["max_size_gb"]}
+
+
+def test_an_adapter_first_used_in_a_worker_owns_itself(tmp_path):
+    """It has its share of the budget: the sum over the workers is what was asked for."""
+    for i in range(COUNT):
+        (tmp_path / f"{i:03d}.bin").write_bytes(bytes([i]) * 2000)
+    with StreamingDatasetAdapter({"name": "data", "type": "local", "path": str(tmp_path)}, cache_size_gb=1) as adapter:
+        data = pickle.dumps(adapter)
+    loader = DataLoader(_Lazy(data), batch_size=4, num_workers=2, multiprocessing_context="fork", collate_fn=_as_list)
+    samples = [sample for batch in loader for sample in batch]
+    _check(samples)
+    assert {sample["gb"] for sample in samples} == {0.5}
+
+
+RUN = textwrap.dedent(
+    """
+    import json, os, sys
+    import torch
+    from streaming.adapter import StreamingDatasetAdapter
+    from torch.utils.data import DataLoader
+
+    def as_list(samples):
+        return samples
+
+    def main(root, workers):
+        adapter = StreamingDatasetAdapter({"name": "data", "type": "local", "path": root})
+        sampler = adapter.look_ahead(range(len(adapter)))
+        loader = DataLoader(adapter, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=as_list)
+        for step, batch in enumerate(loader):
+            if step == 1:
+                children = [int(c) for c in open(f"/proc/self/task/{os.getpid()}/children").read().split()]
+                print(json.dumps({"pid": os.getpid(), "children": children}), flush=True)
+                sys.stdin.readline()
+
+    if __name__ == "__main__":
+        main(sys.argv[1], int(sys.argv[2]))
+    """
+)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, workers):
+    """However it ends in the middle of an epoch: no stray process, no shared memory, no file."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(COUNT):
+        (data / f"{i:03d}.bin").write_bytes(bytes([i]) * 2000)
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    before = set(os.listdir("/dev/shm"))
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(data), str(workers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    state = json.loads(process.stdout.readline())
+    assert len(state["children"]) == workers
+    pidfds = [os.pidfd_open(child) for child in state["children"]]
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    for pidfd in pidfds:  # readable when the process has ended; torch's watchdog looks every five seconds
+        poller = __import__("select").poll()
+        poller.register(pidfd)
+        assert poller.poll(30_000), "a worker outlived its training process"
+        os.close(pidfd)
+    assert {name for name in set(os.listdir("/dev/shm")) - before if str(process.pid) in name} == set()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run.py"]
