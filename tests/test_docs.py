@@ -180,18 +180,23 @@ def test_the_error_tree_in_the_reference_is_the_one_in_the_code() -> None:
     assert shown == drawn
 
 
+def words_of(parameter: Any) -> set[str]:
+    """How a person writes a parameter of a command: its long option, or the metavar of an argument."""
+    options = {option for option in parameter.opts if option.startswith("--")}
+    return options or {parameter.metavar or parameter.name.upper()}
+
+
 def test_the_cli_reference_has_every_command_and_option() -> None:
-    """Each command has its section and each of its options and arguments is named there, and no other command is."""
+    """Each command has its section, and each row there is one of its options and arguments, none left out."""
     text = (REFERENCE / "cli.md").read_text()
     sections = dict(re.findall(r"^## streaming ([\w-]+)$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert set(sections) == set(commands)
     for name, command in commands.items():
-        for parameter in command.params:
-            wanted = (
-                max(parameter.opts, key=len) if parameter.opts[0].startswith("-") else parameter.human_readable_name
-            )
-            assert wanted in sections[name], f"{name}: {wanted}"
+        wanted = set().union(*(words_of(parameter) for parameter in command.params)) - {"--help"}
+        rows = re.findall(r"^\| (.*?) \|", sections[name], re.MULTILINE)
+        shown = set(re.findall(r"`(--[\w-]+|[A-Z.]+)`", " ".join(rows)))
+        assert shown == wanted, name
 
 
 def test_the_guide_shows_the_lines_of_the_example_trainer() -> None:
