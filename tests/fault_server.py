@@ -28,7 +28,7 @@ Answer = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 
 def respond(status: int = OK, body: bytes = b"", length: int | None = -1, **headers: str) -> Answer:
-    """Answer with a status, headers (`_` for `-`) and a body; `length` is what Content-Length says, None leaves it out."""
+    """Answer with a status, headers (`_` for `-`) and a body; `length` is for Content-Length, None leaves that out."""
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
         announced = len(body) if length == -1 else length

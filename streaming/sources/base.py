@@ -110,9 +110,7 @@ def beyond_object(path: str, start: int, size: int, source: str) -> BadRequest:
 
 def too_large(path: str, size: int, limit: int, source: str) -> TooLarge:
     """The error for an answer beyond `max_object_bytes`."""
-    text = (
-        f"{path!r} of source {source!r}: {size} bytes pass the limit of {limit}; raise max_object_bytes or read a part"
-    )
+    text = f"{path!r} of source {source!r}: {size} bytes pass max_object_bytes={limit}; raise that or read a part"
     return TooLarge(text, path=path, source=source)
 
 

@@ -1,0 +1,109 @@
+"""Objects behind a web server: below a root URL that lists itself, or named by an index file or a list of URLs.
+
+Reads go through obstore, measured the faster (see `http_obstore`); listings, signed URLs and unusual answers through
+aiohttp, which `engine="aiohttp"` chooses for everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import yarl
+
+from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
+from streaming.sources.http_aiohttp import AiohttpClient, opened_before_fork
+from streaming.sources.http_listing import parse_index
+from streaming.sources.http_obstore import NotPlain, ObstoreClient, is_usable
+from streaming.sources.http_place import place_of
+from streaming.sources.http_walk import walk
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+
+
+class HTTPDataSource(DataSource):
+    """A root URL and the objects below it.
+
+    Three ways to know what is there: the server's own listings of folders (autoindex of nginx in HTML or JSON, Apache,
+    Python's `http.server`), followed down; `storage_options={"index": "index.txt"}`, a file of paths or URLs, also as a
+    JSON list that may give sizes and ETags; or `storage_options={"urls": [...]}`. A listed URL below the root goes by
+    its path from there, any other by its whole path; those may be signed, and on any host.
+
+    `storage_options={"headers": {...}}` and credentials `token`, or `username` and `password`, go with each request to
+    the root's host. A query in the root's URL goes with each path below it.
+
+    A forked child cannot use what its parent opened: `Closed` tells so, where the clients would hang.
+
+    Raises:
+        ConfigError: when made, for an unknown engine, option or credential, or two URLs for one path.
+    """
+
+    def __init__(self, config: DataSourceConfig) -> None:
+        super().__init__(config)
+        self._place = place_of(config)
+        self._urls = self._place.urls
+        self._pid = 0
+        self._obstore: ObstoreClient | None = None
+        self._aiohttp: AiohttpClient | None = None
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        if self._pid != os.getpid():
+            self._open()
+        check_path(path)
+        if start or end is not None:
+            check_range(path, start, end, self.name)
+        if self._obstore is not None and start != end and path not in self._urls:
+            try:
+                return await self._obstore.get(path, start, end)
+            except NotPlain:
+                pass
+        return await self._opened().get(self._place.url_of(path), path, start, end)
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        client = self._opened()
+        check_prefix(prefix)
+        if self._place.paths is not None:
+            listed = [FileInfo(path, -1) for path in self._place.paths]
+        elif self._place.index is not None:
+            listed = await self._read_index(client, self._place.index)
+        else:
+            async for info in walk(client, self._place.url_of, prefix, self.name):
+                yield info
+            return
+        for info in listed:
+            if info.path.startswith(prefix):
+                yield info
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._pid = 0
+        self._obstore = None
+        client, self._aiohttp = self._aiohttp, None
+        if client is not None:
+            await client.aclose()
+
+    def _open(self) -> None:
+        """Make the clients, at the first use in a process."""
+        self._check_open()
+        if self._pid:
+            raise opened_before_fork(self.name, self._pid)
+        engine = self.config.engine
+        if engine == "obstore" or (engine is None and not self._place.query and is_usable()):
+            self._obstore = ObstoreClient(self.config, self._place.root, self._place.headers)
+        self._aiohttp = AiohttpClient(self.config, self._place.headers, self._place.origin)
+        self._pid = os.getpid()
+
+    def _opened(self) -> AiohttpClient:
+        if self._pid != os.getpid():
+            self._open()
+        assert self._aiohttp is not None
+        return self._aiohttp
+
+    async def _read_index(self, client: AiohttpClient, url: yarl.URL) -> list[FileInfo]:
+        page = await client.get_page(url, url.name)
+        entries = parse_index(page.body, str(url.with_query(None)), self._place.root, self.name)
+        found = await asyncio.to_thread(lambda: {info.path: info for info in entries})
+        return [found[path] for path in sorted(found)]

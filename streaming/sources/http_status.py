@@ -1,0 +1,40 @@
+"""What an HTTP status means in this library's errors: one place for both engines."""
+
+from __future__ import annotations
+
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    NotFound,
+    ObjectChanged,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+)
+
+_MEANINGS: dict[int, tuple[type[SourceError], str]] = {
+    304: (BadRequest, "although no condition was sent; look for a proxy between"),
+    401: (AccessDenied, "so it wants a login; set credentials token, or username and password"),
+    403: (AccessDenied, "so this login may not read it; check credentials, or that the server allows it"),
+    404: (NotFound, "so it does not exist; list the source to see what does"),
+    408: (SourceTimeout, "so the request took too long; try again"),
+    410: (NotFound, "so it was removed for good"),
+    412: (ObjectChanged, "so it is not the object that was listed; list the source anew"),
+    425: (SourceUnavailable, "so it wants the request later; try again"),
+    429: (SourceUnavailable, "so it wants fewer requests; try again more slowly"),
+}
+_OTHER_REDIRECT = (BadRequest, "which leads nowhere; check the URL of the source")
+_OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of the source")
+_SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
+
+
+def error_of_status(status: int, path: str, source: str) -> SourceError:
+    """The error for an answer whose status is not a success."""
+    other = _SERVER_FAILED if status >= 500 else _OTHER_REFUSAL if status >= 400 else _OTHER_REDIRECT
+    kind, text = _MEANINGS.get(status, other)
+    return kind(f"the server of source {source!r} answered {status} for {path!r}, {text}", path=path, source=source)
+
+
+def plain_etag(etag: str | None) -> str | None:
+    """An ETag without its quotation marks, which some servers leave out of listings; None if there is none."""
+    return etag.strip('"') or None if etag else None

@@ -1,0 +1,79 @@
+"""Follow a web server's listings of folders from a root down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import yarl
+
+from streaming.errors import AccessDenied, BadRequest, NotFound
+from streaming.sources.base import FileInfo
+from streaming.sources.http_aiohttp import AiohttpClient
+from streaming.sources.http_listing import parse_autoindex
+
+PAGES_AT_ONCE = 16
+MAX_DEPTH = 32  # a link on the server that leads to a folder around it repeats itself for ever
+
+
+async def walk(
+    client: AiohttpClient, url_of: Callable[[str], yarl.URL], prefix: str, source: str
+) -> AsyncIterator[FileInfo]:
+    """The objects whose path begins with `prefix`, folder by folder, each level before the next.
+
+    Args:
+        url_of: the URL of a path; that of a folder is asked with a final `/`.
+
+    Raises:
+        NotFound: if the root does not exist.
+        AccessDenied: if a folder may not be listed.
+        BadRequest: if a page is no listing, or folders nest deeper than `MAX_DEPTH`.
+    """
+    pages = _Pages(client, url_of, prefix, source)
+    level = [prefix[: prefix.rfind("/") + 1]]
+    for _ in range(MAX_DEPTH):
+        below: list[str] = []
+        for start in range(0, len(level), PAGES_AT_ONCE):
+            for files, folders in await asyncio.gather(*map(pages.get, level[start : start + PAGES_AT_ONCE])):
+                below += folders
+                for info in files:
+                    yield info
+        level = below
+        if not level:
+            return
+    text = f"source {source!r} has folders nested deeper than {MAX_DEPTH}: {level[0]!r}; is there a link to itself?"
+    raise BadRequest(text, path=level[0], source=source)
+
+
+class _Pages:
+    def __init__(self, client: AiohttpClient, url_of: Callable[[str], yarl.URL], prefix: str, source: str) -> None:
+        self._client = client
+        self._url_of = url_of
+        self._prefix = prefix
+        self._source = source
+
+    async def get(self, folder: str) -> tuple[list[FileInfo], list[str]]:
+        """The files and folders in `folder` that `prefix` selects, sorted, with their paths from the root."""
+        try:
+            page = await self._client.get_page(self._url_of(folder), folder or "/")
+        except NotFound:
+            if not folder:
+                raise
+            # A prefix that selects nothing, or a folder that vanished since: no error, if there is a root at all.
+            await self._client.get_page(self._url_of(""), "/")
+            return [], []
+        except AccessDenied as error:
+            text = f"{error}; where a server has no listings, set storage_options urls or index"
+            raise AccessDenied(text, path=folder, source=self._source) from error
+        url = str(page.url.with_query(None))
+        names = await asyncio.to_thread(parse_autoindex, page.body, page.content_type, url, self._source)
+        return self._selected(folder, *names)
+
+    def _selected(self, folder: str, files: list[FileInfo], folders: list[str]) -> tuple[list[FileInfo], list[str]]:
+        found = {info.path: replace(info, path=folder + info.path) for info in files}
+        inner = {folder + name for name in folders}
+        return (
+            [found[name] for name in sorted(found) if found[name].path.startswith(self._prefix)],
+            [path for path in sorted(inner) if path.startswith(self._prefix) or self._prefix.startswith(path)],
+        )

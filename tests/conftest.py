@@ -1,0 +1,38 @@
+"""Servers that tests share: each pytest process starts its own, at its first use, and ends it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SERVICES = Path(__file__).parent / "services"
+
+
+@dataclass(frozen=True)
+class WebServer:
+    """nginx over a folder: `url` (with a final slash) shows what lies below `root`."""
+
+    url: str
+    root: Path
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    """A real web server over an empty folder, with listings, at a free port of loopback."""
+    folder = tmp_path_factory.mktemp("nginx")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["bash", str(SERVICES / "start-nginx.sh"), str(folder), str(port)]
+    environment = {**os.environ, "NGINX_FILE_CACHE": "off"}
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        yield WebServer(f"http://127.0.0.1:{port}/", folder / "www")
+    finally:
+        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)

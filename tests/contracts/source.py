@@ -1,0 +1,269 @@
+"""What every `DataSource` promises, as one suite: backends and wrappers run it by subclassing `SourceContract`.
+
+A subclass gives two fixtures: `source`, open and empty, and `place`, which writes raw bytes (or None, to remove them)
+under a path *without* the source, so that the suite cannot agree with the source's own mistake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from collections.abc import Callable
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streaming.errors import BadRequest, Closed, InvalidPath, NotFound
+from streaming.sources.base import Blob, DataSource, FileInfo
+
+Place = Callable[[str, bytes | None], None]
+
+ODD_NAMES = [
+    "name with spaces.bin",
+    "folder with spaces/x y.bin",
+    "100%.bin",
+    "%41.bin",
+    "a%20b.bin",
+    "a+b.bin",
+    "part#1.bin",
+    "what?.bin",
+    "what?a=b&c=d.bin",
+    "semi;colon,comma=equals@at:colon.bin",
+    "quotes'\"`.bin",
+    "brackets[]{}()<>.bin",
+    "tilde~star*bang!dollar$.bin",
+    "back\\slash|pipe^caret.bin",
+    "ünïcödé.bin",
+    "日本語/データ.bin",
+    "emoji 🚀.bin",
+    "e\u0301 decomposed.bin",
+    "dots..in..name.bin",
+    "n" * 251 + ".bin",
+]
+REFUSED = ["", "..", "../x", "a/../x", "a/..", "/etc/passwd", "//host/x", "nul\0byte", "a/\0"]
+# Each example finds the object as the last one left it, and each source runs the one method: both are meant.
+SHARED_SUITE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+CONTENT = bytes(range(256)) * 4
+
+
+class SourceContract:
+    """The promises; see the module's docstring for what a subclass gives."""
+
+    async def test_reads_the_bytes_that_are_there(self, source: DataSource, place: Place) -> None:
+        """A whole read brings every byte, the size, and the name of the source."""
+        place("folder/a.bin", CONTENT)
+        blob = await source.read("folder/a.bin")
+        assert bytes(blob.data) == CONTENT
+        assert blob.size == len(CONTENT)
+        assert blob.source == source.name
+        assert memoryview(blob.data).nbytes == len(CONTENT)
+
+    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=SHARED_SUITE)
+    @given(start=st.integers(0, 1100), length=st.one_of(st.none(), st.integers(0, 1200)))
+    async def test_ranges_are_half_open_and_clipped(
+        self, source: DataSource, place: Place, start: int, length: int | None
+    ) -> None:
+        """Any range brings what slicing would, still tells the whole size, and starting beyond the end is refused."""
+        place("ranges.bin", CONTENT)
+        end = None if length is None else start + length
+        if start > len(CONTENT):
+            with pytest.raises(BadRequest, match=r"ranges\.bin"):
+                await source.read("ranges.bin", start, end)
+            return
+        blob = await source.read("ranges.bin", start, end)
+        assert bytes(blob.data) == CONTENT[start:end]
+        assert blob.size == len(CONTENT)
+
+    @pytest.mark.parametrize(("start", "end"), [(-1, None), (-5, -1), (0, -1), (9, 3)])
+    async def test_impossible_ranges_are_refused(
+        self, source: DataSource, place: Place, start: int, end: int | None
+    ) -> None:
+        """A negative start or an end before it is a bad request, also where slicing would take it."""
+        place("ranges.bin", CONTENT)
+        with pytest.raises(BadRequest):
+            await source.read("ranges.bin", start, end)
+
+    @pytest.mark.parametrize(("start", "end"), [(0, None), (0, 0), (0, 10)])
+    async def test_empty_object(self, source: DataSource, place: Place, start: int, end: int | None) -> None:
+        """An object of zero bytes reads as empty, also as a range from its start, and is listed with size 0."""
+        place("empty.bin", b"")
+        blob = await source.read("empty.bin", start, end)
+        assert (bytes(blob.data), blob.size) == (b"", 0)
+        assert [(info.path, info.size) for info in await listed(source)] == [("empty.bin", 0)]
+
+    @pytest.mark.parametrize("path", ["missing.bin", "no/such/folder/x.bin", "a.bin/below-a-file.bin"])
+    async def test_missing_object(self, source: DataSource, place: Place, path: str) -> None:
+        """What is not there is a `FileNotFoundError` that names path and source."""
+        place("a.bin", CONTENT)
+        with pytest.raises(NotFound) as caught:
+            await source.read(path)
+        assert isinstance(caught.value, FileNotFoundError)
+        assert path in str(caught.value)
+        assert (caught.value.path, caught.value.source) == (path, source.name)
+
+    async def test_lists_what_is_there(self, source: DataSource, place: Place) -> None:
+        """A listing names every object below the root once, in any folder, with its size, and nothing else."""
+        sizes = {"a.bin": 3, "b/c.bin": 0, "b/d/e.bin": 70_000, "b.txt": 12}
+        for path, size in sizes.items():
+            place(path, b"x" * size)
+        found = await listed(source)
+        assert sorted((info.path, info.size) for info in found) == sorted(sizes.items())
+        assert await listed(source) == found, "a second listing comes in the same order"
+
+    @pytest.mark.parametrize(
+        ("prefix", "expected"),
+        [
+            ("", ["a.bin", "ab/c.bin", "ab/d/e.bin", "abc.bin", "b.bin"]),
+            ("a", ["a.bin", "ab/c.bin", "ab/d/e.bin", "abc.bin"]),
+            ("ab", ["ab/c.bin", "ab/d/e.bin", "abc.bin"]),
+            ("ab/", ["ab/c.bin", "ab/d/e.bin"]),
+            ("ab/d", ["ab/d/e.bin"]),
+            ("ab/d/e.bin", ["ab/d/e.bin"]),
+            ("nothing", []),
+            ("nothing/at/all", []),
+        ],
+    )
+    async def test_prefix_selects(self, source: DataSource, place: Place, prefix: str, expected: list[str]) -> None:
+        """A prefix is a prefix of the path's text, and `list_files` is sorted."""
+        for path in ("b.bin", "abc.bin", "ab/d/e.bin", "ab/c.bin", "a.bin"):
+            place(path, CONTENT)
+        assert await source.list_files(prefix) == expected
+
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    async def test_odd_names(self, source: DataSource, place: Place, name: str) -> None:
+        """Names are taken as written, whatever a URL or a shell would make of their characters."""
+        place("other.bin", b"other")
+        place(name, CONTENT)
+        assert await source.list_files() == sorted(["other.bin", name])
+        assert bytes((await source.read(name)).data) == CONTENT
+        assert bytes((await source.read(name, 5, 9)).data) == CONTENT[5:9]
+
+    @pytest.mark.parametrize("path", REFUSED)
+    async def test_paths_out_of_the_root_are_refused(self, source: DataSource, path: str) -> None:
+        """A path that is empty, absolute, climbs, or holds a NUL is never looked up."""
+        with pytest.raises(InvalidPath):
+            await source.read(path)
+        with pytest.raises(InvalidPath):
+            await source.fetch_file(path)
+        if path:
+            with pytest.raises(InvalidPath):
+                await source.list_files(path)
+
+    async def test_reads_side_by_side(self, source: DataSource, place: Place) -> None:
+        """Many reads at once each bring their own object."""
+        contents = {f"{n}.bin": bytes([n]) * (1000 + n) for n in range(40)}
+        for path, data in contents.items():
+            place(path, data)
+        blobs = await asyncio.gather(*(source.read(path) for path in contents))
+        assert [bytes(blob.data) for blob in blobs] == list(contents.values())
+
+    async def test_cancelled_reads_leave_the_source_usable(self, source: DataSource, place: Place) -> None:
+        """Cancelling reads at any point ends only those reads."""
+        place("big.bin", CONTENT * 2000)
+        for turns in range(6):
+            reads = [asyncio.ensure_future(source.read("big.bin")) for _ in range(4)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+        assert bytes((await source.read("big.bin")).data) == CONTENT * 2000
+
+    async def test_cancelled_listing_leaves_the_source_usable(self, source: DataSource, place: Place) -> None:
+        """A listing that is not followed to its end does no harm."""
+        for number in range(10):
+            place(f"{number}.bin", CONTENT)
+        files = source.iter_files()
+        assert (await anext(files)).size == len(CONTENT)
+        await files.aclose()  # type: ignore[attr-defined]
+        assert len(await source.list_files()) == 10
+
+    async def test_closes_once_and_for_all(self, source: DataSource, place: Place) -> None:
+        """Closing twice is fine; every use afterwards says that the source is closed."""
+        place("a.bin", CONTENT)
+        await source.read("a.bin")
+        await source.aclose()
+        await source.aclose()
+        for use in (source.read("a.bin"), source.fetch_file("a.bin"), source.list_files()):
+            with pytest.raises(Closed, match="closed"):
+                await use
+
+    async def test_is_a_context(self, source: DataSource, place: Place) -> None:
+        """`async with` gives the source itself and closes it."""
+        place("a.bin", CONTENT)
+        async with source as entered:
+            assert entered is source
+            await source.read("a.bin")
+        with pytest.raises(Closed):
+            await source.read("a.bin")
+
+    async def test_pickles_as_configuration(self, source: DataSource, place: Place) -> None:
+        """A copy from a pickle, made before or after use, reads for itself; closing one leaves the other open."""
+        place("a.bin", CONTENT)
+        unused = pickle.dumps(source)
+        await source.read("a.bin")
+        for pickled in (unused, pickle.dumps(source)):
+            async with pickle.loads(pickled) as copy:
+                assert (type(copy), copy.name, copy.config) == (type(source), source.name, source.config)
+        assert bytes((await source.read("a.bin")).data) == CONTENT
+
+    async def test_etag_tells_a_change(self, source: DataSource, place: Place) -> None:
+        """While an object stays, its ETag does, in parts and listings too; with other content it is another."""
+        place("a.bin", CONTENT)
+        first = await source.read("a.bin")
+        assert first.etag is not None
+        assert (await source.read("a.bin")).etag == first.etag
+        assert (await source.read("a.bin", 3, 7)).etag == first.etag
+        assert (await listed(source))[0].etag in (first.etag, None)
+        place("a.bin", CONTENT + b"more")
+        assert (await source.read("a.bin")).etag != first.etag
+
+    async def test_fetch_file_decodes_by_suffix(self, source: DataSource, place: Place) -> None:
+        """`fetch_file` gives the sample, or with `decompress=False` the bytes as they are stored."""
+        packed = zstandard.compress(b'{"x": [1, 2]}')
+        place("plain.json", b'{"x": [1, 2]}')
+        place("packed.json.zst", packed)
+        assert await source.fetch_file("plain.json") == {"x": [1, 2]}
+        assert await source.fetch_file("packed.json.zst") == {"x": [1, 2]}
+        assert await source.fetch_file("plain.json", decompress=False) == b'{"x": [1, 2]}'
+        assert await source.fetch_file("packed.json.zst", decompress=False) == packed
+
+    async def test_fetch_file_takes_the_compressed_object_where_only_that_exists(
+        self, source: DataSource, place: Place
+    ) -> None:
+        """`x.json` comes from `x.json.zst` unless `x.json` exists; with neither the error names what was asked for."""
+        place("x.json.zst", zstandard.compress(json.dumps("compressed").encode()))
+        assert await source.fetch_file("x.json") == "compressed"
+        place("x.json", b'"plain"')
+        assert await source.fetch_file("x.json") == "plain"
+        with pytest.raises(NotFound, match=r"'y\.json'"):
+            await source.fetch_file("y.json")
+
+    async def test_prefetch_files_tells_what_could_be_read(self, source: DataSource, place: Place) -> None:
+        """Each path is answered for once, whatever happens to the others."""
+        for number in range(30):
+            place(f"{number}.bin", CONTENT)
+        paths = [f"{number}.bin" for number in range(30)]
+        done = await source.prefetch_files([*paths, "missing.bin", "../out.bin", "0.bin"])
+        assert done == {**dict.fromkeys(paths, True), "missing.bin": False, "../out.bin": False}
+
+    async def test_blocking_reads_agree(self, source: DataSource, place: Place) -> None:
+        """Where a source offers `read_blocking`, it brings the same as `read`, in any thread."""
+        place("a.bin", CONTENT)
+        if source.read_blocking is not None:
+            blob: Blob = await asyncio.to_thread(source.read_blocking, "a.bin", 3, 9)
+            assert blob == await source.read("a.bin", 3, 9)
+            with pytest.raises(NotFound):
+                source.read_blocking("missing.bin", 0, None)
+
+    async def test_repr_names_the_source(self, source: DataSource) -> None:
+        """A source prints its name."""
+        assert source.name in repr(source)
+
+
+async def listed(source: DataSource) -> list[FileInfo]:
+    """All that `source` lists, in its order."""
+    return [info async for info in source.iter_files()]
