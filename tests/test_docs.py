@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -224,3 +226,29 @@ def test_the_measured_table_is_the_one_the_results_give() -> None:
     assert done.returncode == 0, done.stderr
     [shown] = re.findall(r"<!-- table -->\n(.*?)<!-- end of table -->", README.read_text(), re.DOTALL)
     assert shown == done.stdout
+
+
+README_TABLE = runpy.run_path(str(REPOSITORY / "benchmarks" / "readme_table.py"))
+
+
+def test_a_row_shows_the_saved_figure(tmp_path: Path) -> None:
+    """A result that was saved has its rows, with the median and the spread, and says where it was measured."""
+    row = README_TABLE["ROWS"][0]
+    figures = {row.figure: {"median": 0.914, "min": 0.9, "max": 0.95} for row in README_TABLE["ROWS"]}
+    machine = {"cores": 2, "cpu": "some", "system": "Linux 6", "python": "3.11.7"}
+    saved = tmp_path / f"{row.benchmark}.json"
+    saved.write_text(json.dumps({"figures": figures, "machine": machine}))
+    lines = list(README_TABLE["table"](tmp_path))
+    assert f"| {row.text} | 0.91 x | 0.90 x to 0.95 x | `{row.benchmark}.py` |" in lines
+    assert all(f"`{row.benchmark}.py`" in line for line in lines if line.startswith("| ") and ".py`" in line)
+    assert lines[-1] == "Measured on 2 cores (some), Linux 6, Python 3.11.7."
+
+
+def test_a_renamed_figure_is_not_lost(tmp_path: Path) -> None:
+    """A saved result without the figure of a row is an error, and each row names a benchmark that exists."""
+    row = README_TABLE["ROWS"][0]
+    (tmp_path / f"{row.benchmark}.json").write_text(json.dumps({"figures": {}, "machine": {}}))
+    with pytest.raises(KeyError, match=re.escape(row.figure)):
+        list(README_TABLE["table"](tmp_path))
+    for row in README_TABLE["ROWS"]:
+        assert (REPOSITORY / "benchmarks" / f"{row.benchmark}.py").exists(), row

@@ -1,0 +1,122 @@
+"""What does the README's table say? Prints it from `benchmarks/results`; `--write` puts it into README.md.
+
+Each row is one figure of one saved result. A benchmark that was not saved has no row; a saved one that lacks the figure
+is an error, so that a renamed figure cannot drop out unseen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+MARKS = re.compile(r"(<!-- table -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+
+
+def times(value: float) -> str:
+    return f"{value:.2f} x"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s"
+
+
+def number(value: float) -> str:
+    return f"{value:.1f}"
+
+
+class Row(NamedTuple):
+    """One line of the table: a figure is a number, or `{"median", "min", "max"}`."""
+
+    text: str
+    benchmark: str
+    figure: str
+    show: Callable[[float], str]
+
+
+ROWS = (
+    Row(
+        "Local 20 kB `.pt` read cold, beside a loop of read and `torch.load`",
+        "cold_read",
+        "20kB_adapter_over_bare",
+        times,
+    ),
+    Row("Local 2.6 MB `.pt` read cold, beside the same loop", "cold_read", "2.6MB_adapter_over_bare", times),
+    Row(
+        "HTTP, 100 kB raw bytes, beside a bare client with 64 in flight",
+        "http_loopback",
+        "raw_adapter_over_best_bare",
+        times,
+    ),
+    Row(
+        "HTTP, 100 kB `.pt`, beside the same and the same decoding", "http_loopback", "pt_adapter_over_best_bare", times
+    ),
+    Row(
+        "Hits from 2 forked workers, 2.6 MB, beside a list in memory", "workers", "2.6MB_fork_adapter_over_list", times
+    ),
+    Row(
+        "Hits from 2 spawned workers, 2.6 MB, beside a list in memory",
+        "workers",
+        "2.6MB_spawn_adapter_over_list",
+        times,
+    ),
+    Row("Fetches per object over all workers", "workers", "2.6MB_fetches_per_object", number),
+    Row("First batch after the import, 10,000 files, saved index", "first_batch", "first_batch_seconds", seconds),
+    Row(
+        "Growth of memory per sample over 10,000 batches, 2 workers, bytes, upper 95 % bound",
+        "loader_memory",
+        "workers_2_bytes_per_sample_upper_95",
+        number,
+    ),
+)
+
+
+def table(results: Path) -> Iterator[str]:
+    """The lines of the table, and one that says where it was measured."""
+    machines: list[dict[str, Any]] = []
+    yield "| What | Measured | Least to most | Benchmark |"
+    yield "| --- | --- | --- | --- |"
+    for row in ROWS:
+        path = results / f"{row.benchmark}.json"
+        if path.exists():
+            record = json.loads(path.read_text())
+            machines.append(record["machine"])
+            yield line(row, record["figures"])
+    if machines:
+        yield ""
+        yield where(machines[-1])
+
+
+def line(row: Row, figures: dict[str, Any]) -> str:
+    """One row; raises KeyError where the result lacks the figure."""
+    value = figures[row.figure]
+    spread = ""
+    if isinstance(value, dict):
+        spread = f"{row.show(value['min'])} to {row.show(value['max'])}"
+        value = value["median"]
+    return f"| {row.text} | {row.show(value)} | {spread} | `{row.benchmark}.py` |"
+
+
+def where(machine: dict[str, Any]) -> str:
+    return f"Measured on {machine['cores']} cores ({machine['cpu']}), {machine['system']}, Python {machine['python']}."
+
+
+def main() -> None:
+    """Print the table, or write it into the README."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    text = "".join(f"{text}\n" for text in table(RESULTS))
+    if parser.parse_args().write:
+        README.write_text(MARKS.sub(lambda match: match[1] + text + match[3], README.read_text()))
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
