@@ -37,7 +37,6 @@ def same(left: Any, right: Any) -> bool:
         if left.dtype != right.dtype or left.shape != right.shape:
             return False
         left, right = (tensor.to_dense() if tensor.is_sparse else tensor for tensor in (left, right))
-        left, right = (tensor.dequantize() if tensor.is_quantized else tensor for tensor in (left, right))
         return bool((left == right).all())
     if isinstance(left, dict):
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
@@ -146,6 +145,11 @@ class TestPt(CodecContract):
             ),
             "bytes doubled": (with_pickle(doubled(30)), UnsafeData),
             "hidden call": (with_pickle(hidden_call()), UnsafeData),
+            "quantised by size": (with_pickle(quantised(plain)), TooLarge),
+            "call of a number": (with_pickle(b"\x80\x02K\x01cbuiltins\nbytearray\n0)R."), UnsafeData),
+            "call of a call": (with_pickle(b"\x80\x02cbuiltins\nbytearray\n)R)R."), UnsafeData),
+            "another protocol within": (with_pickle(b"\x80\x02cbuiltins\nbytearray\n\x80\x04)R."), UnsafeData),
+            "empty stack": (with_pickle(b"\x80\x02cbuiltins\nbytearray\n\x87."), DecodeError),
             "cut pickle": (with_pickle(pickle.dumps({"Tensor\n": bytearray(b"x")}, 2)[:-9]), TruncatedData),
             "damaged pickle": (with_pickle(b"\x80\x02h\x07Tensor\n."), DecodeError),
             "damaged directory": (plain.replace(b"PK\x01\x02", b"PK\x01\x03", 1), DecodeError),
@@ -160,6 +164,12 @@ class TestPt(CodecContract):
             "old, huge tensor": (old.replace(b"K\x05\x85", b"\x8a\x05\x00\x00\x00\x00\x06\x85"), TooLarge),
             "old, opcode": (old[:15] + b"\x95" + old[16:], UnsafeData),
         }
+
+    def test_old_tensors_are_measured_before_they_are_made(self) -> None:
+        """A tensor larger than its storage, which the old layout would allocate, is found by the scan."""
+        data = save_old({"a": torch.arange(5.0)}).replace(b"K\x05\x85", b"J\x00\x00\x00\x70\x85")
+        with pytest.raises(DecodeError, match="tensor of 1,879,048,192 elements over a storage of 5"):
+            decode(self.wrapped(data), self.path)
 
     def test_other_layouts_are_read(self) -> None:
         """What torch's weights_only loading allows comes back: old files, sparse, quantised, parameters, subclasses."""
@@ -241,6 +251,13 @@ def patched(data: bytes, mark: bytes, offset: int) -> bytes:
     """Eight bytes behind the last `mark` set to the highest number."""
     at = data.rindex(mark) + offset
     return data[:at] + b"\xff" * 8 + data[at + 8 :]
+
+
+def quantised(data: bytes) -> bytes:
+    """The pickle of a quantised tensor that repeats its first element 10^11 times."""
+    content = claim(data, b"_rebuild_tensor_v2\n", b"_rebuild_qtensor\n")
+    size = b"\x8a\x06" + (10**11).to_bytes(6, "little")
+    return content.replace(b"K\x05\x85q\x08K\x01\x85", size + b"\x85q\x08K\x00\x85")
 
 
 def doubled(times: int) -> bytes:
