@@ -172,7 +172,7 @@ class TestPt(CodecContract):
             decode(self.wrapped(data), self.path)
 
     def test_other_layouts_are_read(self) -> None:
-        """What torch's weights_only loading allows comes back: old files, sparse, quantised, parameters, subclasses."""
+        """What torch's weights_only loading allows comes back: old files, sparse, parameters, other types."""
         base = torch.arange(12.0).reshape(3, 4)
         samples = [
             OrderedDict(w=torch.nn.Parameter(base), b=base[1:, ::2], v=base.T),
