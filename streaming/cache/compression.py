@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import cast
+from typing import Any, cast
 
 import zstandard
 
-from streaming.cache.flat import Buffer, Encoded
+from streaming.cache.flat import Buffer, Encoded, as_text
 from streaming.errors import ConfigError
 
 LEVEL = 3
 MIN_RATIO = 1.2  # under this the decompression of each hit costs more than the room is worth
+TEXT_GAIN = 0.96  # JSON text is taken where it is smaller by this much: reading it takes twice as long
 _MIN_BYTES = 128  # under two cache lines there is nothing to save
 _SLICES = 3
 _SLICE_BYTES = 64 * 1024
 _FIRST_TRIALS = 3  # entries of a kind that are tried whatever came before
-_RETRY_EVERY = 64  # one entry in so many of a kind that did not pay
+_RETRY_EVERY = 64  # then one entry in so many
 _MAX_KINDS = 1024
 
 _local = threading.local()
@@ -41,11 +42,18 @@ def decompress(frame: Buffer) -> bytes:
 
 
 class _Kind:
-    __slots__ = ("pays", "seen")
+    """What the trials of one kind have shown."""
+
+    __slots__ = ("flat_bytes", "pays", "seen", "text_bytes")
 
     def __init__(self) -> None:
         self.seen = 0
         self.pays = False
+        self.flat_bytes = 0
+        self.text_bytes = 0
+
+    def prefers_text(self) -> bool:
+        return self.text_bytes < TEXT_GAIN * self.flat_bytes
 
 
 class Compression:
@@ -61,31 +69,50 @@ class Compression:
         self.is_on = compression_type == "zstd"
         self._kinds: dict[Hashable, _Kind] = {}
 
-    def compress(self, encoded: Encoded) -> bytes | None:
+    def compress(self, encoded: Encoded, sample: Any) -> bytes | None:
         """The payload as one zstd frame, or None if it is better stored as it is.
 
-        The result keeps python-zstandard's whole allocation: copy it soon.
+        The frame keeps python-zstandard's whole allocation: copy it soon.
+
+        Args:
+            encoded: from `flat.encode`.
+            sample: what it was made from.
         """
         if not self.is_on or encoded.nbytes < _MIN_BYTES:
             return None
+        kind = self._kind_of(encoded)
+        kind.seen += 1
+        is_trial = kind.seen <= _FIRST_TRIALS or kind.seen % _RETRY_EVERY == 0
+        if is_trial:
+            kind.pays = encoded.nbytes <= _SLICES * _SLICE_BYTES or _trial(encoded)
+        if not kind.pays:
+            return None
+        frame = _smallest(encoded, sample, kind, is_trial)
+        kind.pays = len(frame) * MIN_RATIO <= encoded.nbytes
+        return frame if kind.pays else None
+
+    def _kind_of(self, encoded: Encoded) -> _Kind:
         kind = self._kinds.get(encoded.kind)
         if kind is None:
             if len(self._kinds) >= _MAX_KINDS:
                 self._kinds.clear()
             kind = self._kinds.setdefault(encoded.kind, _Kind())
-        kind.seen += 1
-        is_trial = kind.seen <= _FIRST_TRIALS or (not kind.pays and kind.seen % _RETRY_EVERY == 0)
-        if is_trial and encoded.nbytes > _SLICES * _SLICE_BYTES:
-            kind.pays = _trial(encoded)
-        elif not is_trial and not kind.pays:
-            return None
-        elif is_trial:
-            kind.pays = True
-        if not kind.pays:
-            return None
+        return kind
+
+
+def _smallest(encoded: Encoded, sample: Any, kind: _Kind, is_trial: bool) -> bytes:
+    """The frame of the payload in the form that this kind prefers; a trial makes and compares both."""
+    text = as_text(sample) if encoded.is_json and (is_trial or kind.prefers_text()) else None
+    if text is None:
+        return _compress(b"".join(encoded.parts))
+    text_frame = _compress(text)
+    if is_trial:
         frame = _compress(b"".join(encoded.parts))
-        kind.pays = len(frame) * MIN_RATIO <= encoded.nbytes
-        return frame if kind.pays else None
+        kind.flat_bytes += len(frame)
+        kind.text_bytes += len(text_frame)
+        if not kind.prefers_text():
+            return frame
+    return text_frame
 
 
 def _trial(encoded: Encoded) -> bool:

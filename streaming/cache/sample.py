@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from streaming.cache.allocator import UNIT, block_size
 from streaming.cache.arena import Arena, Buffer, Place
 from streaming.cache.budget import Budget, Reservation
 from streaming.cache.compression import Compression
+from streaming.cache.counts import CacheMetrics
 from streaming.cache.fill import Filler
 from streaming.cache.policy import NOTHING, make_policy
 from streaming.cache.reading import STALE, PlaceTuple, load, read_place
@@ -40,36 +42,6 @@ UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class CacheMetrics:
-    """Counts since the start or the last `reset_metrics`.
-
-    Attributes:
-        hits, misses: reads answered from the cache, and not.
-        evictions: entries that left to make room.
-        prefetch_hits: prefetched entries that were read, each once.
-        total_bytes_saved: bytes that compression did not store.
-        expirations: entries that left because of their age.
-        bypassed: samples and reads too large for the cache, or for what it may evict.
-        uncacheable: samples that hold types which cannot be stored.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-    prefetch_hits: int = 0
-    total_bytes_saved: int = 0
-    expirations: int = 0
-    bypassed: int = 0
-    uncacheable: int = 0
-
-    @property
-    def hit_rate(self) -> float:
-        """Hits per read, 0.0 before the first read."""
-        reads = self.hits + self.misses
-        return self.hits / reads if reads else 0.0
 
 
 class Entry(NamedTuple):
@@ -113,9 +85,10 @@ class SmartLRUCache:
         keep_fraction: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        max_bytes = int(max_size_gb * 1e9) if max_size_bytes is None else max_size_bytes
-        if max_bytes <= 0:
-            raise ConfigError(f"the cache needs a size above 0 bytes, not {max_bytes}; set max_size_gb")
+        size = max_size_gb * 1e9 if max_size_bytes is None else max_size_bytes
+        if not 1 <= size < math.inf:
+            raise ConfigError(f"the cache needs a finite size above 0 bytes, not {size!r}; set max_size_gb")
+        max_bytes = int(size)
         if max_ttl_seconds is not None and not max_ttl_seconds >= 0:
             raise ConfigError(f"max_ttl_seconds must be 0 or more, or None for never, not {max_ttl_seconds!r}")
         if prefetch_ahead is not None and prefetch_ahead < 0:
@@ -213,7 +186,7 @@ class SmartLRUCache:
         except flat.Unsupported as exc:
             self._count_uncacheable(exc)
             return None
-        frame = self._compression.compress(encoded) if compress else None
+        frame = self._compression.compress(encoded, sample) if compress else None
         if frame is None:
             return Entry(encoded.parts, encoded.nbytes, encoded.head, encoded.nbytes)
         return Entry([frame], len(frame), 0, encoded.nbytes)
@@ -341,17 +314,7 @@ class SmartLRUCache:
     def get_metrics(self) -> CacheMetrics:
         """The counts as they are now; they do not change afterwards."""
         with self._lock:
-            m = self._metrics
-            return CacheMetrics(
-                m.hits,
-                m.misses,
-                m.evictions,
-                m.prefetch_hits,
-                m.total_bytes_saved,
-                m.expirations,
-                m.bypassed,
-                m.uncacheable,
-            )
+            return replace(self._metrics)
 
     def reset_metrics(self) -> None:
         """Set every count back to zero; what is stored stays."""

@@ -1,0 +1,35 @@
+"""What a cache counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class CacheMetrics:
+    """Counts since the start or the last `reset_metrics`.
+
+    Attributes:
+        hits, misses: reads answered from the cache, and not.
+        evictions: entries that left to make room.
+        prefetch_hits: prefetched entries that were read, each once.
+        total_bytes_saved: bytes that compression did not store.
+        expirations: entries that left because of their age.
+        bypassed: samples and reads too large for the cache, or for what it may evict.
+        uncacheable: samples that hold types which cannot be stored.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    prefetch_hits: int = 0
+    total_bytes_saved: int = 0
+    expirations: int = 0
+    bypassed: int = 0
+    uncacheable: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits per read, 0.0 before the first read."""
+        reads = self.hits + self.misses
+        return self.hits / reads if reads else 0.0
