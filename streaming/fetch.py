@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 from streaming.cache.sample import SmartLRUCache
@@ -12,6 +11,7 @@ from streaming.codecs import codec_for, decode
 from streaming.counters import Counters
 from streaming.errors import ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
+from streaming.pool import DecodePool
 from streaming.sources.base import Blob, DataSource
 
 __all__ = ["SampleFetcher"]
@@ -31,6 +31,9 @@ class SampleFetcher:
         pool: threads for decoding, and for sources whose reads block a thread.
         counters: bumped on the loop.
         max_bytes: bound of one decoded object.
+
+    Attributes:
+        is_blocking: all sources merely block a thread, so that one pool job reads and decodes.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class SampleFetcher:
         *,
         cache: SmartLRUCache,
         prepare: Callable[[Any], Any] | None,
-        pool: Executor,
+        pool: DecodePool,
         counters: Counters,
         max_bytes: int,
     ) -> None:
@@ -51,6 +54,7 @@ class SampleFetcher:
         self._pool = pool
         self._counters = counters
         self._max_bytes = max_bytes
+        self.is_blocking = all(source.read_blocking is not None for source in sources)
 
     def nbytes(self, position: int) -> int | None:
         """Bytes that this sample's parts have in their sources; None where a listing gave no size."""
@@ -66,16 +70,15 @@ class SampleFetcher:
             PrepareError: `prepare` failed.
         """
         rows = self._index.rows(position)
-        in_pool = asyncio.get_running_loop().run_in_executor
-        if all(self._sources[row.source].read_blocking is not None for row in rows):
-            sample, nbytes = await in_pool(self._pool, self._load_blocking, position, rows)
+        if self.is_blocking:
+            sample, nbytes = await self._pool.run(self._load_blocking, position, rows)
         else:
             blobs = await self._read_all(rows)
             nbytes = sum(len(blob.data) for blob in blobs)
             if self._is_cheap(rows, nbytes):
                 sample = self._finish(position, rows, blobs)
             else:
-                sample = await in_pool(self._pool, self._finish, position, rows, blobs)
+                sample = await self._pool.run(self._finish, position, rows, blobs)
         counters = self._counters
         counters.samples_fetched += 1
         counters.objects_fetched += len(rows)

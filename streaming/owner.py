@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streaming.cache.sample import Reservation, SmartLRUCache
@@ -15,6 +13,7 @@ from streaming.counters import Counters
 from streaming.fetch import SampleFetcher
 from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
+from streaming.pool import DecodePool
 from streaming.readahead import MISS, ReadAhead
 from streaming.runtime import Runtime
 from streaming.sources.base import DataSource
@@ -63,7 +62,7 @@ class Owner:
         self.epoch = 0
         self._runtime = runtime
         self._sources = sources
-        self._pool = ThreadPoolExecutor(decode_threads or os.cpu_count(), thread_name_prefix="streaming-decode")
+        self._pool = DecodePool(runtime.loop, decode_threads)
         self._fetcher = SampleFetcher(
             index,
             sources,
@@ -77,7 +76,8 @@ class Owner:
             self._fetcher.load,
             runtime.loop,
             max_ahead=prefetch_ahead,
-            concurrency=concurrency,
+            # More than the threads can work on would only wait in their queue.
+            concurrency=concurrency or (self._pool.threads + 1 if self._fetcher.is_blocking else None),
             reserve=self._reserve,
             is_held=cache.contains,
         )
@@ -112,12 +112,34 @@ class Owner:
         return sample
 
     def _wait(self, positions: Sequence[int]) -> list[Any]:
+        """Samples that are not there yet: the loop fetches what nobody fetches; the rest is waited for as it lands."""
         started = time.perf_counter()
         try:
-            return self._runtime.run(self._get_many(positions))
+            asked = [at for at, position in enumerate(positions) if not self._engine.is_coming(position)]
+            if len(asked) == len(positions):
+                return self._runtime.run(self._get_many(positions))
+            samples = [MISS] * len(positions)
+            answer = self._runtime.submit(self._get_many([positions[at] for at in asked]))
+            try:
+                for at, position in enumerate(positions):
+                    samples[at] = self._engine.wait(position)
+                for at, sample in zip(asked, answer.result(), strict=True):
+                    samples[at] = sample
+            except BaseException:
+                answer.cancel()
+                raise
+            return [
+                self._read_or_ask(position) if sample is MISS else sample
+                for position, sample in zip(positions, samples, strict=True)
+            ]
         finally:
             self.counters.waits += 1
             self.counters.wait_seconds += time.perf_counter() - started
+
+    def _read_or_ask(self, position: int) -> Any:
+        """A sample that failed, was dropped while it was waited for, or was asked for twice."""
+        sample = self._read_now(position)
+        return self._runtime.run(self._engine.get(position)) if sample is MISS else sample
 
     def announce(self, positions: Iterable[int], order: object) -> None:
         """Say which samples will be read next, in order."""
@@ -184,7 +206,7 @@ class Owner:
             await self._server.aclose()
         for source in self._sources:
             await source.aclose()
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._pool.close)
         self.cache.close()
 
     async def _get_many(self, positions: Sequence[int]) -> list[Any]:

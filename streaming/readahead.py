@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
@@ -26,7 +27,7 @@ MAX_DEPTH: Final = 1024
 """Adaptive depth starts at one and doubles up to the other, each time a reader has to wait while it is the limit."""
 
 CONCURRENCY: Final = 64
-"""Loads in flight by default: what saturates one loopback HTTP server in `benchmarks/http.py`."""
+"""Loads in flight by default: what saturates one loopback HTTP server in `benchmarks/http_loopback.py`."""
 
 
 class Reservation(Protocol):
@@ -98,6 +99,7 @@ class ReadAhead:
         self._ahead: dict[Hashable, _Plan] = {}  # started ahead and not yet used, oldest first
         self._ready: dict[Hashable, tuple[Any, Reservation | None]] = {}
         self._failed: dict[Hashable, BaseException] = {}
+        self._watched: dict[Hashable, threading.Lock] = {}  # a thread waits for this key to land
         self._used: deque[tuple[Hashable, Reservation | None]] = deque()  # reported by readers in any thread
         self._is_fill_due = False
         self._is_closed = False
@@ -126,6 +128,38 @@ class ReadAhead:
             return MISS
         self._report_used(key, entry[1])
         return entry[0]
+
+    def is_coming(self, key: Hashable) -> bool:
+        """Whether a load of this key is under way. Any thread."""
+        return key in self._flights
+
+    def wait(self, key: Hashable) -> Any:
+        """Like `take`, but blocks while an announced key is on its way. Any thread except the loop's.
+
+        `MISS` means that nobody is loading the key, that its load failed, or that another thread waits for it: `get` on
+        the loop has the answer.
+        """
+        plan = self._ahead.get(key)
+        if plan is None or key in self._watched:
+            return MISS
+        if self._is_adaptive and plan.keys and plan.ahead >= self._depth:
+            self.loop.call_soon_threadsafe(self._grow_if_late)
+        gate = threading.Lock()
+        gate.acquire()
+        self._watched[key] = gate
+        try:
+            value = self.take(key)
+            if value is MISS and key in self._flights:  # looked at after the gate stands: whoever lands it opens it
+                gate.acquire()
+                value = self.take(key)
+            return value
+        finally:
+            self._watched.pop(key, None)
+
+    def _open_gate(self, key: Hashable) -> None:
+        gate = self._watched.pop(key, None)
+        if gate is not None:
+            gate.release()
 
     def used(self, key: Hashable) -> None:
         """Say that this key was read elsewhere (from a cache), which makes room to read further ahead. Any thread."""
@@ -215,6 +249,8 @@ class ReadAhead:
         self._drain_used()
         self._ahead.clear()
         self._failed.clear()
+        for key in list(self._watched):
+            self._open_gate(key)
 
     def _fill(self) -> None:
         """Start announced loads while depth, concurrency and budget allow; the newest order first."""
@@ -286,11 +322,13 @@ class ReadAhead:
             waiters[0].set_result(value)
         elif self._keeps_ready and key in self._ahead:
             self._ready[key] = (value, flight.reservation)
+            self._open_gate(key)
             return
         if waiters or not self._counts_unused:
             self._settle(key, flight.reservation)
         elif flight.reservation is not None:
             flight.reservation.release()
+        self._open_gate(key)
 
     def _fail(self, key: Hashable, flight: _Flight, waiters: list[asyncio.Future[Any]], error: BaseException) -> None:
         for waiter in waiters:
@@ -303,6 +341,7 @@ class ReadAhead:
                 del self._failed[next(iter(self._failed))]
         if waiters or not self._counts_unused:
             self._settle(key, None)
+        self._open_gate(key)
 
     def _reserve_demanded(self, key: Hashable) -> Reservation | None:
         """Budget for a key that a reader waits for; the furthest loads ahead give way to it."""
@@ -322,6 +361,7 @@ class ReadAhead:
         entry = self._ready.pop(key, None)
         self._settle(key, entry[1] if entry else None)
         self._failed.pop(key, None)
+        self._open_gate(key)
         flight = self._flights.get(key)
         if flight is not None and not flight.waiters:
             del self._flights[key]

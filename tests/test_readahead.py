@@ -298,3 +298,33 @@ async def test_close_fails_who_waits_and_leaves_no_task():
         await engine.get("a")
     assert asyncio.all_tasks() < before
     assert store.reserved == 0
+
+
+async def test_a_thread_waits_for_what_is_on_its_way():
+    """Blocking for an announced key needs no hop to the loop, and ends when the key lands, fails or is dropped."""
+    store = Store()
+    engine = engine_over(store)
+    engine.announce("abc")
+    waits = [asyncio.ensure_future(asyncio.to_thread(engine.wait, key)) for key in "abcz"]
+    assert await waits[3] is MISS  # nobody is loading it
+    await settle()
+    store.finish("a")
+    store.finish("b", OSError("planted"))
+    assert await waits[0] == ["a"]
+    assert await waits[1] is MISS
+    with pytest.raises(OSError, match="planted"):
+        await engine.get("b")
+    engine.forget()
+    assert await waits[2] is MISS
+    assert store.reserved == 0
+
+
+async def test_close_ends_a_waiting_thread():
+    """No thread is left blocked behind a closed engine."""
+    store = Store()
+    engine = engine_over(store)
+    engine.announce("a")
+    wait = asyncio.ensure_future(asyncio.to_thread(engine.wait, "a"))
+    await settle()
+    await engine.aclose()
+    assert await wait is MISS
