@@ -112,7 +112,9 @@ class Arena:
         Measured for 2.6 MB: 0.9 ms against 1.8 ms, with the GIL released; on touched pages a copy takes 0.2 ms.
         """
         self._written = max(self._written, place.offset + place.length)
-        return len(parts) <= _MOST_PARTS and os.pwritev(self.fd, parts, place.offset) == place.length
+        if len(parts) > _MOST_PARTS or not hasattr(os, "pwritev"):
+            return False
+        return os.pwritev(self.fd, parts, place.offset) == place.length
 
     def write(self, parts: Sequence[Buffer]) -> Place | None:
         """Stores `parts` (buffers of bytes) as one payload; None if there is no room for it."""
@@ -149,6 +151,7 @@ class Arena:
             last = (self._data + start + size) // _PAGE * _PAGE
             if last > first:
                 self._map.madvise(remove, first, last - first)
+        self._written = 0
 
     def close(self) -> None:
         """Lets go of the memory; views still held elsewhere keep it mapped until they die. Idempotent."""

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
+from streaming.errors import ConfigError
+
 WINDOW_SHARE = 1 / 2  # of the budget that reads ahead of the trainer may hold in flight
+
+
+def budget_bytes(max_size_gb: float, max_size_bytes: int | None) -> int:
+    """The budget, of which bytes count where both are given. Raises ConfigError unless it is finite and above 0."""
+    size = max_size_gb * 1e9 if max_size_bytes is None else max_size_bytes
+    if not 1 <= size < math.inf:
+        raise ConfigError(f"the cache needs a finite size above 0 bytes, not {size!r}; set max_size_gb")
+    return int(size)
 
 
 class Budget:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import zstandard
 
-from streaming.cache.flat import Buffer, Encoded, as_text
+from streaming.cache.flat import Buffer, Encoded, as_text, encode
 from streaming.errors import ConfigError
 
 LEVEL = 3
@@ -41,6 +41,15 @@ def decompress(frame: Buffer) -> bytes:
     return cast(bytes, unpack(frame))
 
 
+class Entry(NamedTuple):
+    """A sample encoded for `admit`: `nbytes` in `parts`, from `raw_nbytes`; `head` is 0 where compressed."""
+
+    parts: list[Buffer]
+    nbytes: int
+    head: int
+    raw_nbytes: int
+
+
 class _Kind:
     """What the trials of one kind have shown."""
 
@@ -68,6 +77,14 @@ class Compression:
             raise ConfigError(f"compression_type {compression_type!r} is unknown; use 'zstd' or 'none'")
         self.is_on = compression_type == "zstd"
         self._kinds: dict[Hashable, _Kind] = {}
+
+    def encode(self, sample: Any, compress: bool) -> Entry:
+        """A sample ready to store. Raises Unsupported if it holds types that cannot be stored flat."""
+        encoded = encode(sample)
+        frame = self.compress(encoded, sample) if compress else None
+        if frame is None:
+            return Entry(encoded.parts, encoded.nbytes, encoded.head, encoded.nbytes)
+        return Entry([frame], len(frame), 0, encoded.nbytes)
 
     def compress(self, encoded: Encoded, sample: Any) -> bytes | None:
         """The payload as one zstd frame, or None if it is better stored as it is.

@@ -33,3 +33,17 @@ class CacheMetrics:
         """Hits per read, 0.0 before the first read."""
         reads = self.hits + self.misses
         return self.hits / reads if reads else 0.0
+
+    def as_stats(self) -> dict[str, float]:
+        """The counts by the names that `get_cache_stats` gives them."""
+        return {
+            "hit_rate": self.hit_rate,
+            "total_hits": self.hits,
+            "total_misses": self.misses,
+            "total_evictions": self.evictions,
+            "prefetch_hits": self.prefetch_hits,
+            "compression_savings_gb": self.total_bytes_saved / 1e9,
+            "expired": self.expirations,
+            "bypassed": self.bypassed,
+            "uncacheable": self.uncacheable,
+        }

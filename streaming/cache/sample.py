@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from streaming.cache import flat
 from streaming.cache.allocator import UNIT, block_size
-from streaming.cache.arena import Arena, Buffer, Place
-from streaming.cache.budget import Budget, Reservation
-from streaming.cache.compression import Compression
+from streaming.cache.arena import Arena, Place
+from streaming.cache.budget import Budget, Reservation, budget_bytes
+from streaming.cache.compression import Compression, Entry
 from streaming.cache.counts import CacheMetrics
 from streaming.cache.fill import Filler
+from streaming.cache.leaves import Unsupported
 from streaming.cache.policy import NOTHING, make_policy
 from streaming.cache.reading import STALE, PlaceTuple, load, read_place
 from streaming.errors import ConfigError
@@ -42,15 +41,6 @@ UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 
 logger = logging.getLogger(__name__)
-
-
-class Entry(NamedTuple):
-    """A sample encoded for `admit`: `nbytes` in `parts`, from `raw_nbytes`; `head` is 0 where compressed."""
-
-    parts: list[Buffer]
-    nbytes: int
-    head: int
-    raw_nbytes: int
 
 
 class SmartLRUCache:
@@ -85,14 +75,10 @@ class SmartLRUCache:
         keep_fraction: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        size = max_size_gb * 1e9 if max_size_bytes is None else max_size_bytes
-        if not 1 <= size < math.inf:
-            raise ConfigError(f"the cache needs a finite size above 0 bytes, not {size!r}; set max_size_gb")
-        max_bytes = int(size)
-        if max_ttl_seconds is not None and not max_ttl_seconds >= 0:
-            raise ConfigError(f"max_ttl_seconds must be 0 or more, or None for never, not {max_ttl_seconds!r}")
-        if prefetch_ahead is not None and prefetch_ahead < 0:
-            raise ConfigError(f"prefetch_ahead must be 0 or more, or None, not {prefetch_ahead!r}")
+        max_bytes = budget_bytes(max_size_gb, max_size_bytes)
+        for name, value in (("max_ttl_seconds", max_ttl_seconds), ("prefetch_ahead", prefetch_ahead)):
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{name} must be 0 or more, or None, not {value!r}")
         self.compression_type = compression_type
         self.max_ttl_seconds = max_ttl_seconds
         self.policy = policy
@@ -113,6 +99,7 @@ class SmartLRUCache:
         ahead = prefetch_ahead or _FETCHES
         self._filler = Filler(self, ahead, estimate=min(UNKNOWN_BYTES, self._budget.window // ahead))
         self._has_warned = False
+        self._filling = 0  # places taken, being written
         self._is_closed = False
 
     @property
@@ -126,17 +113,10 @@ class SmartLRUCache:
         """The caller's own copy of a sample, decoded in this thread, or `default`."""
         while True:
             with self._lock:
-                place = self._records.get(key)
-                if place is None or (self._deadlines and self._expire(key)):
-                    self._metrics.misses += 1
-                    return default
-                self._metrics.hits += 1
-                self._touch(key)
-                if key in self._unread:
-                    del self._unread[key]
-                    self._metrics.prefetch_hits += 1
-                memory = self._memory
-                generations = self._generations
+                place = self._look_up(key)
+                memory, generations = self._memory, self._generations
+            if place is None:
+                return default
             sample = load(memory, generations, place)
             if sample is not STALE:
                 return sample
@@ -153,16 +133,7 @@ class SmartLRUCache:
     def place(self, key: Hashable) -> PlaceTuple | None:
         """Where a sample lies, for `read_place` in a process that maps the arena; counts as a read."""
         with self._lock:
-            place = self._records.get(key)
-            if place is None or (self._deadlines and self._expire(key)):
-                self._metrics.misses += 1
-                return None
-            self._metrics.hits += 1
-            self._touch(key)
-            if key in self._unread:
-                del self._unread[key]
-                self._metrics.prefetch_hits += 1
-            return place
+            return self._look_up(key)
 
     def contains(self, key: Hashable) -> bool:
         """Whether a read would find the key now. Not counted as a read."""
@@ -182,14 +153,14 @@ class SmartLRUCache:
         CPU only, any thread. The entry may look into the sample's arrays: admit it before they change.
         """
         try:
-            encoded = flat.encode(sample)
-        except flat.Unsupported as exc:
-            self._count_uncacheable(exc)
+            return self._compression.encode(sample, compress)
+        except Unsupported as exc:
+            with self._lock:
+                self._metrics.uncacheable += 1
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning("cache.uncacheable reason=%r: served uncached; use tensors, arrays, text", str(exc))
             return None
-        frame = self._compression.compress(encoded, sample) if compress else None
-        if frame is None:
-            return Entry(encoded.parts, encoded.nbytes, encoded.head, encoded.nbytes)
-        return Entry([frame], len(frame), 0, encoded.nbytes)
 
     def admit(
         self, key: Hashable, entry: Entry, *, prefetched: bool = False, reservation: Reservation | None = None
@@ -199,7 +170,7 @@ class SmartLRUCache:
         Args:
             key: any hashable.
             entry: from `encode`.
-            prefetched: stored before anybody asked; its first read counts as a prefetch hit.
+            prefetched: its first read counts as a prefetch hit.
             reservation: the room held for this read; ends here in any case.
 
         Returns:
@@ -208,24 +179,16 @@ class SmartLRUCache:
         place = self._take_room(key, entry.nbytes, reservation)
         if place is None:
             return False
+        is_whole = False
         try:
             self.arena.fill(place, entry.parts)
-        except BaseException:
+            is_whole = True
+        finally:
             with self._lock:
-                self._free(place)
-            raise
-        with self._lock:
-            if self._is_closed:
-                return False
-            self._drop(key)  # what another thread stored meanwhile
-            self._records[key] = (*place, entry.head)
-            self._policy.add(key, entry.nbytes)
-            self._metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
-            if self.max_ttl_seconds is not None:
-                self._deadlines[key] = self._clock() + self.max_ttl_seconds
-            if prefetched:
-                self._unread[key] = None
-        return True
+                self._publish(key, place, entry, is_whole)
+                if prefetched and key in self._records:
+                    self._unread[key] = None
+        return is_whole and not self._is_closed
 
     def put_nowait(self, key: Hashable, data: Any, compress: bool = True, prefetched: bool = False) -> bool:
         """Encode and store a sample in this thread. False if it is not held afterwards."""
@@ -270,8 +233,9 @@ class SmartLRUCache:
             self._is_closed = True
             self._budget.stored = 0
             self._forget()
-            self.arena.close()
-            self._memory = self._generations = self.arena.memory
+            if not self._filling:  # else with the last thread that still writes into it
+                self.arena.close()
+            self._memory = self._generations = memoryview(b"")
 
     # -- in flight
 
@@ -333,22 +297,37 @@ class SmartLRUCache:
                 "max_size_gb": budget.max_bytes / 1e9,
                 "prefetched_unread": len(self._unread),
             }
-        metrics = self.get_metrics()
-        return held | {
-            "hit_rate": metrics.hit_rate,
-            "total_hits": metrics.hits,
-            "total_misses": metrics.misses,
-            "total_evictions": metrics.evictions,
-            "prefetch_hits": metrics.prefetch_hits,
-            "compression_savings_gb": metrics.total_bytes_saved / 1e9,
-            "expired": metrics.expirations,
-            "bypassed": metrics.bypassed,
-            "uncacheable": metrics.uncacheable,
-            "compression_type": self.compression_type,
-            "policy": self.policy,
-        }
+            counts = self._metrics.as_stats()
+        return held | counts | {"compression_type": self.compression_type, "policy": self.policy}
 
     # -- with the lock held
+
+    def _look_up(self, key: Hashable) -> PlaceTuple | None:
+        place = self._records.get(key)
+        if place is None or (self._deadlines and self._expire(key)):
+            self._metrics.misses += 1
+            return None
+        self._metrics.hits += 1
+        self._touch(key)
+        if key in self._unread:
+            del self._unread[key]
+            self._metrics.prefetch_hits += 1
+        return place
+
+    def _publish(self, key: Hashable, place: Place, entry: Entry, is_whole: bool) -> None:
+        self._filling -= 1
+        if self._is_closed:
+            if not self._filling:
+                self.arena.close()
+        elif is_whole:
+            self._drop(key)  # what another thread stored meanwhile
+            self._records[key] = (*place, entry.head)
+            self._policy.add(key, entry.nbytes)
+            self._metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
+            if self.max_ttl_seconds is not None:
+                self._deadlines[key] = self._clock() + self.max_ttl_seconds
+        else:
+            self._free(place)
 
     def _evict_for(self, nbytes: int, force: bool) -> bool | None:
         """Evicts until so many bytes fit. False: nothing more may go. None: enough for one hold of the lock, go on."""
@@ -417,6 +396,7 @@ class SmartLRUCache:
                     place = self.arena.allocate(nbytes)
                     if place is not None:
                         self._budget.stored += need
+                        self._filling += 1
                         return place
                     has_room = (
                         None if self._evict_one(False) else False
@@ -424,11 +404,3 @@ class SmartLRUCache:
                 if has_room is False:
                     self._metrics.bypassed += 1
                     return None
-
-    def _count_uncacheable(self, reason: Exception) -> None:
-        with self._lock:
-            self._metrics.uncacheable += 1
-            is_first = not self._has_warned
-            self._has_warned = True
-        if is_first:
-            logger.warning("cache.uncacheable reason=%r: served uncached; use plain tensors, arrays, text", str(reason))

@@ -72,6 +72,19 @@ def test_written_parts_are_read_back() -> None:
     assert reader.view(place).readonly
 
 
+def test_long_parts_into_room_that_was_used_before() -> None:
+    """Room that is used again takes long and short parts as fresh room does, and so does trimmed room."""
+    arena = Arena(4 << 20)
+    for turn in range(4):
+        parts = [b"%d" % turn, os.urandom(3 << 20), *[b"x"] * 1500]
+        place = arena.write(parts)
+        assert place is not None
+        assert arena.view(place) == b"".join(parts)
+        arena.free(place)
+        if turn == 2:
+            arena.trim()
+
+
 def test_freed_places_are_stale_before_reuse() -> None:
     """After `free` the place is stale for owner and reader, also when the same room and slot hold something new."""
     arena = Arena(64, max_entries=1)
