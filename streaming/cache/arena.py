@@ -144,7 +144,7 @@ class Arena:
     def trim(self) -> None:
         """Gives the pages of free ranges back to the system (Linux); they read as zeros and cost time when reused."""
         remove = getattr(mmap, "MADV_REMOVE", None)
-        if remove is None:
+        if remove is None or self.fd < 0:
             return
         for start, size in self._allocator.free_blocks():
             first = -(-(self._data + start) // _PAGE) * _PAGE

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from streaming.cache.budget import Reservation
 
+UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known yet
+_FETCHES = 32
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,14 +40,14 @@ class Filler:
 
     Args:
         cache: where samples go.
-        concurrency: the most fetches in flight per call.
-        estimate: bytes held in the budget for a read until its size is known.
+        concurrency: the most fetches in flight per call; None is 32.
+        window: the most bytes that reads ahead may hold.
     """
 
-    def __init__(self, cache: FillableCache, concurrency: int, estimate: int) -> None:
+    def __init__(self, cache: FillableCache, concurrency: int | None, window: int) -> None:
         self._cache = cache
-        self._concurrency = concurrency
-        self._estimate = estimate
+        self._concurrency = concurrency or _FETCHES
+        self._estimate = min(UNKNOWN_BYTES, window // self._concurrency)
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[bool | None]] = {}  # held now, failed, or None: its caller was cancelled
 

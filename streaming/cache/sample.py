@@ -36,8 +36,6 @@ MISS: Final[Any] = object()
 ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
 _EVICTIONS_PER_HOLD = 64  # under one hold of the lock: about 200 us
 _SWEEPS = 8  # expired entries removed beside each insertion
-_FETCHES = 32  # in flight in `prefetch`, unless told otherwise
-UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known yet
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 
 logger = logging.getLogger(__name__)
@@ -96,8 +94,7 @@ class SmartLRUCache:
         self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
         self._unread: dict[Hashable, None] = {}  # prefetched, not read yet
         self._metrics = CacheMetrics()
-        ahead = prefetch_ahead or _FETCHES
-        self._filler = Filler(self, ahead, estimate=min(UNKNOWN_BYTES, self._budget.window // ahead))
+        self._filler = Filler(self, prefetch_ahead, self._budget.window)
         self._has_warned = False
         self._filling = 0  # places taken, being written
         self._is_closed = False
@@ -193,10 +190,10 @@ class SmartLRUCache:
     def put_nowait(self, key: Hashable, data: Any, compress: bool = True, prefetched: bool = False) -> bool:
         """Encode and store a sample in this thread. False if it is not held afterwards."""
         entry = self.encode(data, compress)
-        if entry is None:
-            self.invalidate(key)
-            return False
-        return self.admit(key, entry, prefetched=prefetched)
+        if entry is not None:
+            return self.admit(key, entry, prefetched=prefetched)
+        self.invalidate(key)
+        return False
 
     async def put(self, key: Hashable, data: Any, compress: bool = True) -> bool:
         """Store a sample, encoding it off the event loop. False if it is not held afterwards."""
@@ -207,8 +204,7 @@ class SmartLRUCache:
     ) -> dict[Hashable, bool]:
         """Bring keys in with `await fetch_fn(key)`, concurrently on this loop, once per key over all callers.
 
-        Returns:
-            For each key whether it is held now. A failed fetch is logged and False.
+        Returns whether each key is held now; a failed fetch is logged and False.
         """
         return await self._filler.fill(keys, fetch_fn)
 
@@ -223,8 +219,7 @@ class SmartLRUCache:
             for place in self._records.values():
                 self._free(Place(*place[:4]))
             self._forget()
-            if not self._is_closed:
-                self.arena.trim()
+            self.arena.trim()
         return Done(None)
 
     def close(self) -> None:

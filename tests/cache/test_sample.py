@@ -232,15 +232,13 @@ def test_after_close_reads_miss_and_nothing_is_kept() -> None:
 def test_closing_while_another_thread_writes() -> None:
     """A write under way when the cache closes is not kept, harms nothing, and the memory goes with it."""
     cache = cache_of(50_000_000, compression_type="none")
-    fd = cache.arena.fd
     sample = {"x": torch.zeros(5_000_000, dtype=torch.uint8)}
     begun = threading.Event()
     kept: list[bool] = []
 
     def write() -> None:
         begun.set()
-        for _ in range(100):
-            kept.append(cache.put_nowait("k", sample))
+        kept.extend(cache.put_nowait("k", sample) for _ in range(100))
 
     threads = [threading.Thread(target=write) for _ in range(2)]
     for thread in threads:
@@ -252,8 +250,6 @@ def test_closing_while_another_thread_writes() -> None:
     assert not kept[-1]
     assert len(cache) == 0
     assert cache.arena.fd == -1
-    with pytest.raises(OSError, match="Bad file"):
-        os.fstat(fd)
 
 
 # -- age
