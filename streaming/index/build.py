@@ -1,0 +1,138 @@
+"""From sources to the buffer of an index: list, name, read lines, join, pack. About 10 s for 1,000,000 objects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from streaming.errors import MissingPart
+from streaming.index.claims import Claim, Names, check_names, find_claims
+from streaming.index.layout import pack
+from streaming.index.lines import Lines, find_lines
+from streaming.index.listing import Listing, list_source
+from streaming.index.matching import NONE, Table, match
+from streaming.index.naming import Naming
+from streaming.index.parts import Part, check_distinct, find_parts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streaming.sources.base import DataSource
+
+__all__ = ["KnownLines", "build_buffer"]
+
+LINE_READERS = 4
+"""Objects whose lines are found at once: enough to overlap reading and searching, and at most 4 x 8 MiB in memory."""
+
+KnownLines = Mapping[tuple[int, str, int, int], Lines]
+"""Lines found before, by source, path, size and validator of their object."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+async def build_buffer(sources: Sequence[DataSource], header: Mapping[str, Any], known_lines: KnownLines) -> bytes:
+    """The packed index of some sources.
+
+    Args:
+        header: `data_mapping`, `rename` and `missing`, and whatever shall be stored with them.
+        known_lines: spares reading objects that have not changed.
+
+    Raises:
+        ConfigError, IndexBuildError, SourceError: as `SampleIndex.build`.
+    """
+    check_distinct(sources)
+    listings = await _all([list_source(source) for source in sources])
+    parts = find_parts(sources, listings, header["data_mapping"])
+    naming = Naming([part.name for part in parts], header["rename"])
+    claims, numbers = await asyncio.to_thread(find_claims, sources, listings, parts, naming)
+    check_names(numbers)
+    lines = await _find_all_lines(sources, listings, claims, known_lines)
+    return await asyncio.to_thread(_join, sources, listings, parts, claims, numbers, lines, header)
+
+
+async def _all(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Their results; the first failure ends the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _find_all_lines(
+    sources: Sequence[DataSource], listings: Sequence[Listing], claims: Sequence[Claim], known: KnownLines
+) -> dict[tuple[int, int], Lines]:
+    """The lines of every object that has some, in the order of sources and listings."""
+    places = sorted(
+        {
+            (claim.source, k)
+            for claim in claims
+            for k in claim.objects[listings[claim.source].lines_among(claim.objects)].tolist()
+        }
+    )
+    found: dict[tuple[int, int], Lines] = {}
+    waiting = iter(places)
+
+    async def find_next() -> None:
+        for source, k in waiting:
+            listing = listings[source]
+            lines = known.get((source, listing.path(k), listing.sizes[k], listing.validators[k]))
+            if lines is None or not listing.validators[k]:
+                lines = await find_lines(sources[source], listing.path(k), listing.sizes[k])
+            listing.sizes[k] = lines.size
+            found[source, k] = lines
+
+    await _all([find_next() for _ in range(min(LINE_READERS, len(places)))])
+    return {place: found[place] for place in places}
+
+
+def _join(
+    sources: Sequence[DataSource],
+    listings: Sequence[Listing],
+    parts: Sequence[Part],
+    claims: Sequence[Claim],
+    numbers: Names,
+    lines: Mapping[tuple[int, int], Lines],
+    header: Mapping[str, Any],
+) -> bytes:
+    table = match(listings, parts, claims, numbers, lines)
+    is_complete = (table.cells != NONE).all(axis=1)
+    dropped = len(is_complete) - int(is_complete.sum())
+    if dropped and header["missing"] == "raise":
+        raise _missing(sources, listings, parts, table, is_complete, dropped)
+    if dropped:
+        level = logging.INFO if dropped < len(is_complete) else logging.WARNING
+        _log.log(level, "event=samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
+    rows = [{"key": part.key, "name": part.name, "roots": part.roots} for part in parts]
+    return pack({**header, "parts": rows, "dropped": dropped}, listings, table, table.cells[is_complete])
+
+
+def _missing(
+    sources: Sequence[DataSource],
+    listings: Sequence[Listing],
+    parts: Sequence[Part],
+    table: Table,
+    is_complete: NDArray[np.bool_],
+    dropped: int,
+) -> MissingPart:
+    sample = int(np.flatnonzero(~is_complete)[0])
+    row = table.cells[sample]
+    part = parts[int(np.flatnonzero(row == NONE)[0])]
+    source, k, line = table.place(int(row[row != NONE][0]))
+    path = listings[source].path(k)
+    name = table.names[int(np.searchsorted(table.starts, sample, side="right")) - 1] + ("" if line < 0 else f"#{line}")
+    looked = " and ".join(f"{sources[place].name!r} below {root or '/'!r}" for place, root in part.roots)
+    return MissingPart(
+        f"sample {name!r} lacks its part {part.name!r} (key {part.key!r}): looked in {looked}, and found only "
+        f"{path!r} in {sources[source].name!r}; {dropped} of {len(is_complete)} samples lack a part: add the objects, "
+        "give `rename` rules that make their names equal, or say missing='drop'",
+        path=path,
+        source=sources[source].name,
+    )

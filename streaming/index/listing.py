@@ -1,0 +1,134 @@
+"""What one source holds, in columns: 1,000,000 objects are a few arrays and one list of file names."""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import AsyncIterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+
+from streaming.codecs.registry import split_suffix
+from streaming.index.naming import PRECOMPUTED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streaming.sources.base import DataSource, FileInfo
+
+__all__ = ["Listing", "list_source", "validator"]
+
+LINES_SUFFIX = ".jsonl"
+
+_log = logging.getLogger(__name__)
+
+
+def validator(etag: str | None, size: int, modified: float | None) -> int:
+    """64 bits that change when an object does; 0 where its listing tells nothing to go by.
+
+    Of the ETag alone where there is one, so that what a read answers can be compared with it.
+    """
+    if etag:
+        return xxhash.xxh3_64_intdigest(etag.removeprefix("W/").strip('"').encode("utf-8", "replace")) or 1
+    if modified is not None:
+        return xxhash.xxh3_64_intdigest(f"{size}@{modified!r}".encode()) or 1
+    return 0
+
+
+@dataclass
+class Listing:
+    """The objects of one source that can be parts of samples; position k of each column is object k.
+
+    Attributes:
+        folders: each folder once, empty or ending in `/`.
+        folder_ids: into `folders`.
+        names: of the files, without their folders.
+        stems: characters of each name before its suffix.
+        sizes: bytes, -1 where unknown.
+        validators: see `validator`.
+        is_lines: 1 where each line is a sample of its own.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    folder_ids: array[int] = field(default_factory=lambda: array("I"))
+    names: list[str] = field(default_factory=list)
+    stems: array[int] = field(default_factory=lambda: array("I"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    validators: array[int] = field(default_factory=lambda: array("Q"))
+    is_lines: bytearray = field(default_factory=bytearray)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, k: int) -> str:
+        """The path of object k, relative to its source."""
+        return self.folders[self.folder_ids[k]] + self.names[k]
+
+    def suffix(self, k: int) -> str:
+        """The suffix of object k in lower case, with its dot."""
+        return self.names[k][self.stems[k] :].lower()
+
+    def used_folders(self) -> list[str]:
+        """The folders with at least one object."""
+        return [self.folders[number] for number in np.unique(np.array(self.folder_ids, np.intp))]
+
+    def in_folders(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The objects whose folder is wanted."""
+        return np.flatnonzero(wanted[np.array(self.folder_ids, np.intp)]).astype(np.int64)
+
+    def lines_among(self, objects: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each of these objects whether each of its lines is a sample of its own."""
+        return np.array(self.is_lines, np.uint8).astype(bool)[objects]
+
+
+async def list_source(source: DataSource) -> Listing:
+    """List a source; hidden files and those that no codec reads are left out, the latter with one line in the log.
+
+    Raises:
+        SourceError: if the source cannot be listed.
+    """
+    listing = Listing()
+    skipped = await _fill(listing, source.iter_files())
+    if skipped:
+        _log.debug("event=no_codec source=%s objects=%d first=%r", source.name, len(skipped), skipped[0])
+    return listing
+
+
+async def _fill(listing: Listing, files: AsyncIterable[FileInfo]) -> list[str]:
+    skipped: list[str] = []
+    folder_ids: dict[str, int] = {}
+    last, last_id = None, -1
+    add_folder_id, add_name, add_stem = listing.folder_ids.append, listing.names.append, listing.stems.append
+    add_size, add_validator, add_kind = listing.sizes.append, listing.validators.append, listing.is_lines.append
+    async for info in files:
+        path = info.path
+        cut = path.rfind("/") + 1
+        folder, name = path[:cut], path[cut:]
+        if folder != last:
+            last, last_id = folder, _folder_id(listing, folder_ids, folder)
+        if last_id < 0 or name[:1] == ".":
+            continue
+        stem, suffix = split_suffix(name)
+        if not suffix:
+            skipped.append(path)
+            continue
+        add_folder_id(last_id)
+        add_name(name)
+        add_stem(len(stem))
+        add_size(info.size)
+        add_validator(validator(info.etag, info.size, info.modified))
+        add_kind(suffix.lower() == LINES_SUFFIX)
+    return skipped
+
+
+def _folder_id(listing: Listing, folder_ids: dict[str, int], folder: str) -> int:
+    """The number of a folder, or -1 if it is hidden."""
+    if folder not in folder_ids:
+        is_hidden = any(part.startswith(".") for part in folder.removeprefix(PRECOMPUTED).split("/"))
+        folder_ids[folder] = -1 if is_hidden else len(listing.folders)
+        if not is_hidden:
+            listing.folders.append(folder)
+    return folder_ids[folder]

@@ -1,0 +1,334 @@
+"""`SampleIndex`: position of a sample to the bytes of its parts, in about 2 microseconds and 35 bytes an object."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from streaming.codecs.registry import split_suffix
+from streaming.config import mask_secrets, parse_mapping
+from streaming.errors import ConfigError, IndexFileError
+from streaming.index.build import KnownLines, build_buffer
+from streaming.index.file import map_file, save_file
+from streaming.index.layout import FOLDER, OBJECT, RANGE, RANGES, Sections, parse, to_text
+from streaming.index.lines import Lines
+from streaming.index.naming import Naming, below
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from streaming.sources.base import DataSource
+
+__all__ = ["Changes", "Row", "SampleIndex", "configuration"]
+
+
+class Row(NamedTuple):
+    """One part of one sample.
+
+    Attributes:
+        part: its key in the sample.
+        source: place of its source in the list that the index was built over.
+        path: of the object, relative to that source.
+        start: first byte.
+        length: bytes; -1 for a whole object whose listing gave no size.
+        size: bytes of the whole object; -1 where its listing gave none.
+        validator: 64 bits of the object's ETag, or of its size and time of change; 0 where the listing gave neither.
+    """
+
+    part: str
+    source: int
+    path: str
+    start: int
+    length: int
+    size: int
+    validator: int
+
+    @property
+    def is_range(self) -> bool:
+        """Whether this is one line of an object, and not the whole object."""
+        return self.length != self.size or self.path[-6:].lower() == ".jsonl"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a fresh listing says that an index does not; true if there is anything.
+
+    Attributes:
+        added: names of samples that are new, in order.
+        removed: names of samples that are gone.
+        changed: names of samples with a part that is another object, or has another size, ETag or time.
+        index: the index of the fresh listing.
+    """
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    index: SampleIndex
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+def configuration(
+    sources: Sequence[DataSource],
+    *,
+    data_mapping: Mapping[str, str] | Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    missing: str = "raise",
+) -> str:
+    """What an index depends on apart from the data, as a short text: `SampleIndex.open(path, expect=...)`."""
+    roots = [(source.name, source.config.source_type, mask_secrets(source.config.path_or_uri)) for source in sources]
+    mapping = parse_mapping(data_mapping)
+    rules = [mapping and list(mapping.items()), list((rename or {}).items()), missing]
+    return xxhash.xxh3_128_hexdigest(repr((roots, rules)).encode("utf-8", "surrogateescape"))
+
+
+class SampleIndex:
+    """Which bytes of which object are which sample, in the order of the samples' names.
+
+    Immutable; safe to read in any thread and after a fork. Made by `build` or `open`. A saved index pickles as its
+    path, one that was not saved as its bytes.
+
+    Attributes:
+        parts: the keys of a sample.
+        fingerprint: changes with names, sizes and validators, and not with the place of the sources.
+        dropped: samples that were left out as they lack a part.
+        total_bytes: of all parts of all samples, where the listings gave sizes.
+        max_object_bytes: of the largest part of a sample.
+        nbytes: of the whole index, all in.
+    """
+
+    def __init__(self, sections: Sections, path: str | None = None) -> None:
+        header = sections.header
+        self._sections = sections
+        self._path = path
+        self._buffer = sections.buffer
+        self._length: int = header["samples"]
+        self._objects: int = header["objects"]
+        self._cells = struct.Struct(f"<{len(header['parts'])}{'Q' if header['cell_bytes'] == 8 else 'I'}")
+        self.parts: tuple[str, ...] = tuple(part["key"] for part in header["parts"])
+        self.fingerprint: str = header["fingerprint"]
+        self.dropped: int = header["dropped"]
+        self.total_bytes: int = header["total_bytes"]
+        self.max_object_bytes: int = header["max_object_bytes"]
+        self.nbytes = len(sections.buffer)
+
+    @classmethod
+    async def build(
+        cls,
+        sources: Sequence[DataSource],
+        *,
+        data_mapping: Mapping[str, str] | Sequence[str] | None = None,
+        rename: Mapping[str, str] | None = None,
+        missing: str = "raise",
+    ) -> SampleIndex:
+        """List the sources and match their objects to samples.
+
+        Args:
+            data_mapping: `{name: key in the sample}` or a list of names; a name is a source's, or a folder's below the
+                roots (also below `.precomputed/`). None: the folders below `.precomputed/`, or else each source.
+            rename: texts in the names of samples and what stands for them, before they are matched.
+            missing: what to do with samples that lack a part: "raise", or "drop" them and count.
+
+        Raises:
+            ConfigError: if the mapping names something that is not there.
+            DuplicateName: if two objects of a source claim the same part of a sample.
+            MissingPart: if a sample lacks a part; it names the sample, the part and where it was looked for.
+            IndexBuildError: if a source is listed twice, or a path cannot be written down.
+            SourceError: if a source cannot be listed, or an object of lines not read.
+        """
+        if missing not in ("raise", "drop"):
+            raise ConfigError(f"missing={missing!r}: say 'raise' or 'drop'")
+        mapping, rules = parse_mapping(data_mapping), dict(rename or {})
+        if "" in rules:
+            raise ConfigError("rename replaces an empty text: say what to replace")
+        header = {
+            "configuration": configuration(sources, data_mapping=mapping, rename=rules, missing=missing),
+            "sources": [source.name for source in sources],
+            "data_mapping": mapping,
+            "rename": rules,
+            "missing": missing,
+        }
+        return cls(parse(await build_buffer(sources, header, {}), "just built"))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, expect: str | None = None) -> SampleIndex:
+        """Map a saved index.
+
+        Args:
+            expect: the `configuration` it must have been built for; None: any.
+
+        Raises:
+            FileNotFoundError: or another OSError, if the file cannot be opened.
+            IndexFileError: if it is cut short, damaged, of another version, or built for another configuration.
+        """
+        index = cls(parse(map_file(Path(path)), os.fspath(path)), os.path.abspath(path))
+        if expect not in (None, index._sections.header["configuration"]):
+            raise IndexFileError(
+                f"the index {os.fspath(path)} was built for other sources, data_mapping, rename or missing; "
+                "build it anew, or give each configuration a file of its own",
+                path=os.fspath(path),
+            )
+        return index
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save to a file, whole or not at all, and go on with a map of that file; others may save to it at once.
+
+        Raises:
+            OSError: if it cannot be written; what was at `path` before is untouched.
+        """
+        mapped = save_file(Path(path), self._buffer)
+        self._sections = self._sections._replace(buffer=mapped)
+        self._buffer, self._path = mapped, os.path.abspath(path)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def rows(self, i: int) -> tuple[Row, ...]:
+        """The parts of sample `i`, in the order of `parts`.
+
+        Raises:
+            IndexError: unless 0 <= i < len.
+        """
+        return tuple([self._row(part, cell) for part, cell in zip(self.parts, self._cells_of(i), strict=True)])
+
+    def _cells_of(self, i: int) -> tuple[int, ...]:
+        if not 0 <= i < self._length:
+            raise IndexError(f"sample {i} of {self._length}")
+        return self._cells.unpack_from(self._buffer, self._sections.cells + i * self._cells.size)
+
+    def _row(self, part: str, cell: int) -> Row:
+        if cell < self._objects:
+            source, path, size, validator = self._object(cell)
+            return Row(part, source, path, 0, size, size, validator)
+        number, start, length = self._range(cell - self._objects)
+        source, path, size, validator = self._object(number)
+        return Row(part, source, path, start, length, size, validator)
+
+    def _object(self, number: int) -> tuple[int, str, int, int]:
+        """Source, path, size and validator of an object."""
+        buffer, at = self._buffer, self._sections
+        folder, place, name_bytes, size, validator = OBJECT.unpack_from(buffer, at.objects + number * OBJECT.size)
+        names, text, text_bytes, source = FOLDER.unpack_from(buffer, at.folders + folder * FOLDER.size)
+        text += at.texts
+        place += at.texts + names
+        return source, to_text(buffer[text : text + text_bytes] + buffer[place : place + name_bytes]), size, validator
+
+    def _range(self, number: int) -> tuple[int, int, int]:
+        """Object, first byte and bytes of a line."""
+        found: tuple[int, int, int] = RANGE.unpack_from(self._buffer, self._sections.ranges + number * RANGE.size)
+        return found
+
+    def name(self, i: int) -> str:
+        """The name of sample `i`: the path below its part's root without suffixes, after renaming, `#` and a line.
+
+        Raises:
+            IndexError: unless 0 <= i < len.
+        """
+        name, line = self._key(i)
+        return name if line < 0 else f"{name}#{line}"
+
+    def _key(self, i: int) -> tuple[str, int]:
+        """What samples are ordered by: name, and number of the line or -1."""
+        cell, line = self._cells_of(i)[0], -1
+        if cell >= self._objects:
+            at, cell = cell - self._objects, self._range(cell - self._objects)[0]
+            line = at - int(np.searchsorted(self._ranges["object"], cell))
+        source, path, _, _ = self._object(cell)
+        folder, slash, file = path.rpartition("/")
+        return self._naming.name(below(self._roots[source], folder + slash) or "", split_suffix(file)[0]), line
+
+    @cached_property
+    def _naming(self) -> Naming:
+        header = self._sections.header
+        return Naming([part["name"] for part in header["parts"]], header["rename"])
+
+    @cached_property
+    def _roots(self) -> dict[int, str]:
+        """Where the first part lies in each of its sources."""
+        return dict(self._sections.header["parts"][0]["roots"])
+
+    @property
+    def _ranges(self) -> NDArray[np.void]:
+        count = self._sections.header["sections"][3] // RANGE.size
+        return np.frombuffer(self._buffer, RANGES, count, self._sections.ranges)
+
+    async def revalidate(self, sources: Sequence[DataSource]) -> Changes:
+        """List the sources anew and compare; objects of lines are read again only if they changed.
+
+        Args:
+            sources: those that the index was built over, in the same order.
+
+        Raises:
+            ConfigError: if they have other names.
+            IndexBuildError, SourceError: as `build`.
+        """
+        header, names = self._sections.header, [source.name for source in sources]
+        if names != header["sources"]:
+            raise ConfigError(f"this index was built over the sources {header['sources']}, not {names}: give those")
+        rules = {key: header[key] for key in ("configuration", "sources", "data_mapping", "rename", "missing")}
+        fresh = SampleIndex(parse(await build_buffer(sources, rules, self._known_lines()), "just built"))
+        return await asyncio.to_thread(self._compare, fresh)
+
+    def _known_lines(self) -> KnownLines:
+        ranges = self._ranges
+        numbers, first, counts = np.unique(ranges["object"], return_index=True, return_counts=True)
+        known = {}
+        for number, begin, count in zip(numbers.tolist(), first.tolist(), counts.tolist(), strict=True):
+            source, path, size, validator = self._object(number)
+            found = ranges[begin : begin + count]
+            lines = Lines(found["start"].astype(np.int64), found["length"].astype(np.int64), size)
+            known[source, path, size, validator] = lines
+        return known
+
+    def _compare(self, fresh: SampleIndex) -> Changes:
+        changes = Changes([], [], [], fresh)
+        i = j = 0
+        if self.fingerprint == fresh.fingerprint:
+            return changes
+        while i < len(self) or j < len(fresh):
+            old = self._key(i) if i < len(self) else None
+            new = fresh._key(j) if j < len(fresh) else None
+            if new is None or (old is not None and old < new):
+                changes.removed.append(self.name(i))
+                i += 1
+            elif old is None or new < old:
+                changes.added.append(fresh.name(j))
+                j += 1
+            else:
+                if self.rows(i) != fresh.rows(j):
+                    changes.changed.append(self.name(i))
+                i, j = i + 1, j + 1
+        return changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._path is not None:
+            return _reopen, (self._path, self.fingerprint)
+        return _from_bytes, (bytes(self._buffer),)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(self.parts)
+        return (
+            f"SampleIndex({self._length} samples of {parts}; {self.nbytes / 1e6:.1f} MB, {self._path or 'not saved'})"
+        )
+
+
+def _reopen(path: str, fingerprint: str) -> SampleIndex:
+    index = SampleIndex.open(path)
+    if index.fingerprint != fingerprint:
+        text = f"the index {path} was replaced by another since this object was sent: send the new one"
+        raise IndexFileError(text, path=path)
+    return index
+
+
+def _from_bytes(data: bytes) -> SampleIndex:
+    return SampleIndex(parse(data, "sent by another process"))
