@@ -76,8 +76,8 @@ class Owner:
             self._fetcher.load,
             runtime.loop,
             max_ahead=prefetch_ahead,
-            # More than the threads can work on would only wait in their queue.
-            concurrency=concurrency or (self._pool.threads + 1 if self._fetcher.is_blocking else None),
+            # Enough for the threads to find work, and their results to be told together; more would only queue.
+            concurrency=concurrency or (8 * self._pool.threads if self._fetcher.is_blocking else None),
             reserve=self._reserve,
             is_held=cache.contains,
         )

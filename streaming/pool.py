@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -17,6 +18,10 @@ from typing import Any
 from streaming.errors import Closed
 
 __all__ = ["DecodePool"]
+
+_TOGETHER = 8
+_SHORT_JOB_S = 0.000_3
+"""Results of short jobs are told to the loop up to eight at once: a wake-up costs as much as such a job."""
 
 _Job = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
@@ -69,12 +74,16 @@ class DecodePool:
             if self._is_closed or future.cancelled():
                 continue
             result, error = None, None
+            started = time.perf_counter()
             try:
                 result = function(*args)
             except BaseException as exc:
                 error = exc
             self._results.append((future, result, error))
             del job, future, result, error, args  # while waiting for the next job, hold on to nothing
+            is_short = time.perf_counter() - started < _SHORT_JOB_S
+            if is_short and len(self._results) < _TOGETHER and not self._jobs.empty():
+                continue  # the next result comes soon, and both are told in one wake-up
             if not self._is_wake_due:
                 self._is_wake_due = True
                 self._wake()

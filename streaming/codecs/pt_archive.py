@@ -8,6 +8,7 @@ for the state.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from streaming.codecs.base import Buffer
 from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
@@ -20,13 +21,29 @@ _END64 = struct.Struct("<4s28xQQQ")  # entries, size and position of the directo
 _MEMBER = struct.Struct("<26xHH")  # lengths of name and extra field, before the content
 
 
-def read_archive(data: Buffer) -> tuple[int, list[bytes]]:
-    """The bytes that all members declare, and the pickles among them.
+class Archive(NamedTuple):
+    """What the directory declares.
+
+    Attributes:
+        total: bytes of all members.
+        pickles: the contents of the pickles among them.
+        storages: of the members in the folder `data`, by name: where each begins, and its bytes.
+        byteorder: the member of that name, `b"little"` or `b"big"`; empty where there is none.
+    """
+
+    total: int
+    pickles: list[bytes]
+    storages: dict[bytes, tuple[int, int]]
+    byteorder: bytes
+
+
+def read_archive(data: Buffer) -> Archive:
+    """What the archive declares, its tensors untouched.
 
     Raises: TooLarge: if a member is compressed. UnsafeData: if it is a program. TruncatedData: if the directory is not
     there. DecodeError: if it is damaged.
     """
-    total, pickles = 0, []
+    total, pickles, storages, byteorder = 0, [], {}, b""
     try:
         count, position = _directory(data)
         for _ in range(count):
@@ -39,8 +56,16 @@ def read_archive(data: Buffer) -> tuple[int, list[bytes]]:
             if method or stored != size:
                 raise TooLarge(f"has a compressed member ({stored:,} for {size:,} bytes); save it anew by torch.save")
             total += size
-            if data[position - 1] in b"lL":
-                label = bytes(data[position - name : position]).lower()
+            label = bytes(data[position - name : position])
+            if len(label) < name:
+                raise IndexError("a name ends past the file")
+            _, found, key = label.partition(b"/data/")
+            if found:
+                storages[key] = (_content_start(data, member), size)
+            elif label.endswith(b"/byteorder"):
+                byteorder = _content(data, member, size)
+            elif label[-1:] in b"lL":
+                label = label.lower()
                 if label.endswith(b"/constants.pkl"):
                     raise UnsafeData("is a TorchScript program, not data")
                 if label.endswith(b"data.pkl"):
@@ -48,7 +73,7 @@ def read_archive(data: Buffer) -> tuple[int, list[bytes]]:
             position += extra + comment
     except (struct.error, IndexError, OverflowError) as exc:
         raise DecodeError("has a damaged zip directory") from exc
-    return total, pickles
+    return Archive(total, pickles, storages, byteorder)
 
 
 def _directory(data: Buffer) -> tuple[int, int]:
@@ -69,9 +94,13 @@ def _directory(data: Buffer) -> tuple[int, int]:
 
 
 def _content(data: Buffer, member: int, size: int) -> bytes:
-    name, extra = _MEMBER.unpack_from(data, member)
-    start = member + _MEMBER.size + name + extra
+    start = _content_start(data, member)
     return bytes(data[start : start + size])
+
+
+def _content_start(data: Buffer, member: int) -> int:
+    name, extra = _MEMBER.unpack_from(data, member)
+    return int(member + _MEMBER.size + name + extra)
 
 
 def _wide(extra: Buffer, stored: int, size: int, member: int) -> tuple[int, int, int]:
