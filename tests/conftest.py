@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ SERVICES = Path(__file__).parent / "services"
 
 @dataclass(frozen=True)
 class WebServer:
-    """nginx over a folder: `url` (with a final slash) shows what lies below `root`."""
+    """A web server over a folder: `url` (with a final slash) shows what lies below `root`."""
 
     url: str
     root: Path
@@ -36,3 +39,20 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
         yield WebServer(f"http://127.0.0.1:{port}/", folder / "www")
     finally:
         subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
+
+
+@pytest.fixture
+def python_server(tmp_path: Path) -> Iterator[WebServer]:
+    """Python's own web server over `tmp_path`: it knows no ranges and ends the connection after each answer."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield WebServer(f"http://127.0.0.1:{server.server_port}/", tmp_path)
+        server.shutdown()
+        thread.join()

@@ -10,18 +10,18 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
-
-import yarl
+from urllib.parse import unquote
 
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
-from streaming.sources.http_aiohttp import AiohttpClient, opened_before_fork
 from streaming.sources.http_listing import parse_index
 from streaming.sources.http_obstore import NotPlain, ObstoreClient, is_usable
 from streaming.sources.http_place import place_of
+from streaming.sources.http_status import opened_before_fork
 from streaming.sources.http_walk import walk
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.sources.http_aiohttp import AiohttpClient
 
 
 class HTTPDataSource(DataSource):
@@ -93,17 +93,19 @@ class HTTPDataSource(DataSource):
         engine = self.config.engine
         if engine == "obstore" or (engine is None and not self._place.query and is_usable()):
             self._obstore = ObstoreClient(self.config, self._place.root, self._place.headers)
-        self._aiohttp = AiohttpClient(self.config, self._place.headers, self._place.origin)
         self._pid = os.getpid()
 
     def _opened(self) -> AiohttpClient:
         if self._pid != os.getpid():
             self._open()
-        assert self._aiohttp is not None
+        if self._aiohttp is None:
+            from streaming.sources.http_aiohttp import AiohttpClient  # 0.15 s, which plain reads by obstore save
+
+            self._aiohttp = AiohttpClient(self.config, self._place.root, self._place.headers)
         return self._aiohttp
 
-    async def _read_index(self, client: AiohttpClient, url: yarl.URL) -> list[FileInfo]:
-        page = await client.get_page(url, url.name)
-        entries = parse_index(page.body, str(url.with_query(None)), self._place.root, self.name)
+    async def _read_index(self, client: AiohttpClient, url: str) -> list[FileInfo]:
+        page = await client.get_page(url, unquote(url.partition("?")[0].rpartition("/")[2]))
+        entries = parse_index(page.body, page.url, self._place.root, self.name)
         found = await asyncio.to_thread(lambda: {info.path: info for info in entries})
         return [found[path] for path in sorted(found)]

@@ -7,9 +7,11 @@ event loop, opened at the first read in it.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
 import re
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +22,6 @@ import yarl
 
 from streaming.errors import (
     BadRequest,
-    Closed,
     NotFound,
     ObjectChanged,
     SourceError,
@@ -29,20 +30,21 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
-from streaming.sources.http_status import error_of_status, plain_etag
+from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
 
+CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
 @dataclass(slots=True)
 class Page:
-    """A whole answer: its body, where it came from after redirects, and its Content-Type without parameters."""
+    """A whole answer: its body, where it came from after redirects (without query), and its type without parameters."""
 
     body: bytes
-    url: yarl.URL
+    url: str
     content_type: str
 
 
@@ -51,73 +53,79 @@ class AiohttpClient:
 
     Args:
         config: limits, times, and the name for messages.
-        headers: sent with each request to `origin`, and to no other host.
-        origin: scheme, host and port that `headers` are for.
+        root: URL whose scheme, host and port `headers` are for.
+        headers: sent there, and to no other host.
     """
 
-    def __init__(self, config: DataSourceConfig, headers: Mapping[str, str], origin: yarl.URL) -> None:
+    def __init__(self, config: DataSourceConfig, root: str, headers: Mapping[str, str]) -> None:
         self._source = config.name
         self._limit = config.max_object_bytes
         self._headers = dict(headers)
-        self._origin = origin
+        self._origin = yarl.URL(root, encoded=True).origin()
         self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
         self._pid = os.getpid()
 
-    async def get(self, url: yarl.URL, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """Read bytes `start` to `end` of the object at `url`; `path` is its name in messages."""
+    async def get(self, url: str, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read bytes `start` to `end` of the object at `url`, percent-encoded; `path` is its name in messages."""
+        target = yarl.URL(url, encoded=True)
         headers = {}
         if start or end is not None:
             # An empty range cannot be asked for; one byte brings the size too.
             headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"
         with self._translated(path):
-            async with self._session().get(url, headers=self._headers_for(url, headers)) as answer:
+            async with (await self._session()).get(target, headers=self._headers_for(target, headers)) as answer:
                 if answer.status == 416:
                     return self._blob_beyond(answer, path, start)
                 if answer.status not in (200, 206):
                     raise error_of_status(answer.status, path, self._source)
-                if answer.history and answer.url.raw_path == f"{url.raw_path}/":
+                if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
                     raise NotFound(text, path=path, source=self._source)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     return await self._read_encoded(answer, path, start, end)
                 return await self._read(answer, path, start, end)
 
-    async def get_page(self, url: yarl.URL, path: str) -> Page:
+    async def get_page(self, url: str, path: str) -> Page:
         """Read the whole answer of `url`, a listing; `path` is its name in messages."""
+        target = yarl.URL(url, encoded=True)
         with self._translated(path):
-            async with self._session().get(url, headers=self._headers_for(url, {})) as answer:
+            async with (await self._session()).get(target, headers=self._headers_for(target, {})) as answer:
                 if answer.status != 200:
                     raise error_of_status(answer.status, path, self._source)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     body = bytes((await self._read_encoded(answer, path, 0, None)).data)
                 else:
                     body = await self._body(answer, path, 0, None)
-                return Page(body, answer.url, answer.content_type)
+                return Page(body, str(answer.url.with_query(None)), answer.content_type)
 
     async def aclose(self) -> None:
         """Close the sessions of all loops."""
-        here = asyncio.get_running_loop()
         while self._sessions:
-            loop, session = self._sessions.popitem()
-            if loop is not here and loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.close(), loop))
-            else:
-                with contextlib.suppress(RuntimeError):  # its loop is closed and took the connections along
-                    await session.close()
+            await _close(*self._sessions.popitem())
 
-    def _session(self) -> aiohttp.ClientSession:
+    def close_at_exit(self) -> None:
+        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
+        if self._pid == os.getpid() and self._sessions:
+            asyncio.run(self.aclose())
+
+    async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
-        if session is None:
-            if self._sessions and self._pid != os.getpid():
-                raise opened_before_fork(self._source, self._pid)
-            self._pid = os.getpid()
-            # No limit here: who reads decides how much is in flight.
-            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-            session = self._sessions[loop] = aiohttp.ClientSession(
-                connector=connector, timeout=self._timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
-            )
+        return session if session is not None else await self._new_session(loop)
+
+    async def _new_session(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
+        if self._sessions and self._pid != os.getpid():
+            raise opened_before_fork(self._source, self._pid)
+        self._pid = os.getpid()
+        # No limit here: who reads decides how much is in flight.
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+        session = self._sessions[loop] = aiohttp.ClientSession(
+            connector=connector, timeout=self._timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
+        _clients.add(self)
+        for ended in [each for each in self._sessions if each.is_closed()]:
+            await _close(ended, self._sessions.pop(ended))
         return session
 
     def _headers_for(self, url: yarl.URL, extra: dict[str, str]) -> dict[str, str]:
@@ -126,24 +134,31 @@ class AiohttpClient:
 
     async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
         """The part asked for of a plain body, whether the server cut it out or sent all."""
-        size = answer.content_length
-        skip = start
+        etag = plain_etag(answer.headers.get("ETag"))
+        size, skip = answer.content_length, start
         if answer.status == 206:
             first, size = _content_range(answer)
-            if first != start:
+            if first != start or size is None:
                 text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
                 raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
             skip = 0
-        if size is not None and start > size:
+        elif size is None:
+            data = await self._body(answer, path, 0, None)
+            return self._part(data, path, start, end, etag)
+        if start > size:
             raise beyond_object(path, start, size, self._source)
-        stop = end if size is None or (end is not None and end < size) else size
-        data = await self._body(answer, path, skip, None if stop is None else stop - start + skip)
-        if size is None:
-            size = start + len(data)  # no length was sent, so the body ran to the end of the object, or to `end`
-        if stop is not None and len(data) != stop - start:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {stop - start} bytes came; read it again"
+        length = (size if end is None or end > size else end) - start
+        data = await self._body(answer, path, skip, skip + length)
+        if len(data) != length:
+            text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
             raise TruncatedRead(text, path=path, source=self._source)
-        return Blob(data, plain_etag(answer.headers.get("ETag")), size, None, self._source)
+        return Blob(data, etag, size, None, self._source)
+
+    def _part(self, data: bytes, path: str, start: int, end: int | None, etag: str | None) -> Blob:
+        """The part asked for of an object that had to be read whole."""
+        if start > len(data):
+            raise beyond_object(path, start, len(data), self._source)
+        return Blob(data[start:end], etag, len(data), None, self._source)
 
     async def _body(self, answer: aiohttp.ClientResponse, path: str, skip: int, stop: int | None) -> bytes:
         """Bytes `skip` to `stop` of a body; None: to its end. Never takes more than the limit into memory."""
@@ -169,9 +184,7 @@ class AiohttpClient:
             raise BadRequest(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
         packed = await self._body(answer, path, 0, None)
         data = await asyncio.to_thread(self._unpacked, packed, path)
-        if start > len(data):
-            raise beyond_object(path, start, len(data), self._source)
-        return Blob(data[start:end], plain_etag(answer.headers.get("ETag")), len(data), None, self._source)
+        return self._part(data, path, start, end, plain_etag(answer.headers.get("ETag")))
 
     def _unpacked(self, packed: bytes, path: str) -> bytes:
         unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # finds out whether gzip or zlib
@@ -225,6 +238,24 @@ class AiohttpClient:
             raise SourceUnavailable(text, path=path, source=self._source) from error
 
 
+_clients: weakref.WeakSet[AiohttpClient] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_clients() -> None:
+    for client in list(_clients):
+        client.close_at_exit()
+
+
+async def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
+    """Close a session in its loop; where that has ended, the connections ended with it."""
+    if loop is not asyncio.get_running_loop() and loop.is_running():
+        closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+        await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
+    else:
+        await session.close()
+
+
 def _content_range(answer: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
     """The first byte and the size of the whole that Content-Range tells."""
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
@@ -232,9 +263,3 @@ def _content_range(answer: aiohttp.ClientResponse) -> tuple[int | None, int | No
         return None, None
     first, _, size = match.groups()
     return (int(first) if first else None), (int(size) if size != "*" else None)
-
-
-def opened_before_fork(source: str, pid: int) -> Closed:
-    """The error for a client that came along into a forked child, where it would hang."""
-    text = f"source {source!r} was opened in process {pid}, before this one was forked from it"
-    return Closed(f"{text}; read in the parent, or make a new source here", source=source)

@@ -6,9 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
-
-import yarl
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from streaming.config import mask_secrets, suggest
 from streaming.errors import ConfigError
@@ -39,20 +37,13 @@ class HTTPPlace:
     root: str
     query: str
     headers: dict[str, str]
-    index: yarl.URL | None
-    urls: dict[str, yarl.URL]
+    index: str | None
+    urls: dict[str, str]
     paths: list[str] | None
 
-    @property
-    def origin(self) -> yarl.URL:
-        """Scheme, host and port that the headers are for."""
-        return yarl.URL(self.root, encoded=True).origin()
-
-    def url_of(self, path: str) -> yarl.URL:
+    def url_of(self, path: str) -> str:
         """The URL of an object or folder."""
-        return self.urls.get(path) or yarl.URL(
-            self.root + quote(path, errors="surrogateescape") + self.query, encoded=True
-        )
+        return self.urls.get(path) or self.root + quote(path, errors="surrogateescape") + self.query
 
 
 def place_of(config: DataSourceConfig) -> HTTPPlace:
@@ -73,14 +64,18 @@ def place_of(config: DataSourceConfig) -> HTTPPlace:
         root,
         query,
         {**_authorization(config, login), **options.get("headers", {})},
-        None if index is None else yarl.URL(urljoin(root, index) + ("" if "?" in index else query)),
-        {path: yarl.URL(url, encoded=True) for path, url in (paths or {}).items() if path_below(url, root) is None},
+        None if index is None else _index_url(index, root, query),
+        {path: url for path, url in (paths or {}).items() if path_below(url, root) is None},
         None if paths is None else sorted(paths),
     )
 
 
 def _encoded_folder(path: str) -> str:
     return quote(unquote(path, errors="surrogateescape").removesuffix("/"), errors="surrogateescape") + "/"
+
+
+def _index_url(index: str, root: str, query: str) -> str:
+    return index if "://" in index else root + quote(index, errors="surrogateescape") + query
 
 
 def _check_settings(config: DataSourceConfig, query: str) -> None:

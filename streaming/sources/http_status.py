@@ -1,10 +1,11 @@
-"""What an HTTP status means in this library's errors: one place for both engines."""
+"""What both HTTP engines share: the meaning of a status, of a fork, and an ETag without its marks."""
 
 from __future__ import annotations
 
 from streaming.errors import (
     AccessDenied,
     BadRequest,
+    Closed,
     NotFound,
     ObjectChanged,
     SourceError,
@@ -38,3 +39,9 @@ def error_of_status(status: int, path: str, source: str) -> SourceError:
 def plain_etag(etag: str | None) -> str | None:
     """An ETag without its quotation marks, which some servers leave out of listings; None if there is none."""
     return etag.strip('"') or None if etag else None
+
+
+def opened_before_fork(source: str, pid: int) -> Closed:
+    """The error for a client that came along into a forked child, where it would hang."""
+    text = f"source {source!r} was opened in process {pid}, before this one was forked from it"
+    return Closed(f"{text}; read in the parent, or make a new source here", source=source)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-
-import yarl
+from typing import TYPE_CHECKING
 
 from streaming.errors import AccessDenied, BadRequest, NotFound
 from streaming.sources.base import FileInfo
-from streaming.sources.http_aiohttp import AiohttpClient
 from streaming.sources.http_listing import parse_autoindex
+
+if TYPE_CHECKING:
+    from streaming.sources.http_aiohttp import AiohttpClient
 
 PAGES_AT_ONCE = 16
 MAX_DEPTH = 32  # a link on the server that leads to a folder around it repeats itself for ever
 
 
 async def walk(
-    client: AiohttpClient, url_of: Callable[[str], yarl.URL], prefix: str, source: str
+    client: AiohttpClient, url_of: Callable[[str], str], prefix: str, source: str
 ) -> AsyncIterator[FileInfo]:
     """The objects whose path begins with `prefix`, folder by folder, each level before the next.
 
@@ -47,7 +48,7 @@ async def walk(
 
 
 class _Pages:
-    def __init__(self, client: AiohttpClient, url_of: Callable[[str], yarl.URL], prefix: str, source: str) -> None:
+    def __init__(self, client: AiohttpClient, url_of: Callable[[str], str], prefix: str, source: str) -> None:
         self._client = client
         self._url_of = url_of
         self._prefix = prefix
@@ -66,8 +67,7 @@ class _Pages:
         except AccessDenied as error:
             text = f"{error}; where a server has no listings, set storage_options urls or index"
             raise AccessDenied(text, path=folder, source=self._source) from error
-        url = str(page.url.with_query(None))
-        names = await asyncio.to_thread(parse_autoindex, page.body, page.content_type, url, self._source)
+        names = await asyncio.to_thread(parse_autoindex, page.body, page.content_type, page.url, self._source)
         return self._selected(folder, *names)
 
     def _selected(self, folder: str, files: list[FileInfo], folders: list[str]) -> tuple[list[FileInfo], list[str]]:

@@ -53,7 +53,7 @@ class LocalDataSource(DataSource):
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
         self.root = Path(os.path.realpath(config.path_or_uri))
-        if self.root.exists() and not self.root.is_dir():
+        if os.path.exists(self.root) and not os.path.isdir(self.root):
             raise ConfigError(
                 f"the root of source {self.name!r}, {str(self.root)!r}, is a file; give the directory that holds it",
                 source=self.name,
@@ -171,7 +171,7 @@ class LocalDataSource(DataSource):
         if error.errno == errno.ELOOP:
             return NotFound(f"{where} is a link that leads to itself", path=path, source=self.name)
         if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
-            if not self.root.is_dir():
+            if not os.path.isdir(self.root):
                 text = f"{where}: the root {str(self.root)!r} does not exist; check the path of the source"
             else:
                 text = f"{where} does not exist below {str(self.root)!r}; list the source to see what does"

@@ -27,10 +27,13 @@ def scan(base: str, prefix: str, source: str) -> Iterator[FileInfo]:
         AccessDenied: if a folder may not be listed.
     """
     check_prefix(prefix)
-    if not os.path.isdir(base):
-        raise NotFound(
-            f"the root {base!r} of source {source!r} does not exist; check the path of the source", source=source
-        )
+    try:
+        os.stat(base)
+    except FileNotFoundError as error:
+        text = f"the root {base!r} of source {source!r} does not exist; check the path of the source"
+        raise NotFound(text, source=source) from error
+    except OSError as error:
+        raise _not_listed(base, source, error) from error
     yield from _Scan(base, prefix, source).files_in(prefix.rpartition("/")[0])
 
 
@@ -43,7 +46,7 @@ class _Scan:
 
     def files_in(self, folder: str) -> Iterator[FileInfo]:
         real = os.path.realpath(self._base + folder)
-        if os.path.join(real, "").startswith(self._base) and os.path.isdir(real):
+        if os.path.join(real, "").startswith(self._base):
             parts = folder.split("/") if folder else []
             around = {os.path.realpath(self._base + "/".join(parts[:depth])) for depth in range(len(parts) + 1)}
             yield from self._walk(f"{folder}/" if folder else "", real, frozenset(around))
@@ -75,16 +78,19 @@ class _Scan:
         try:
             with os.scandir(real) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        except PermissionError as error:
-            text = f"folder {folder!r} of source {self._source!r} may not be listed by this user; check its mode"
-            raise AccessDenied(text, path=folder, source=self._source) from error
         except OSError as error:
-            text = f"folder {folder!r} of source {self._source!r} cannot be listed: {error.strerror}"
-            raise SourceError(text, path=folder, source=self._source) from error
+            raise _not_listed(folder or real, self._source, error) from error
 
     def _warn_of(self, path: str) -> None:
         if not self._warned:
             self._warned = True
             _log.warning("event=link_out_of_root source=%s path=%r more=not_logged", self._source, path)
+
+
+def _not_listed(folder: str, source: str, error: OSError) -> SourceError:
+    if isinstance(error, PermissionError):
+        text = f"folder {folder!r} of source {source!r} may not be listed by this user; check its mode"
+        return AccessDenied(text, path=folder, source=source)
+    return SourceError(f"folder {folder!r} of source {source!r} cannot be listed: {error.strerror}", source=source)

@@ -1,0 +1,151 @@
+"""The sources and the clock that tests are written with."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import statistics
+import time
+
+import pytest
+
+from streaming.errors import NotFound, SourceUnavailable, TooLarge
+from streaming.sources.base import DataSource
+from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
+
+
+async def seconds_of_read(source: DataSource, path: str) -> float:
+    """How long one read takes."""
+    start = time.monotonic()
+    await source.read(path)
+    return time.monotonic() - start
+
+
+async def test_memory_counts_reads() -> None:
+    """Every read of a path counts, failed ones too, from any thread."""
+    source = MemorySource("m", {"a": b"1"})
+    await asyncio.gather(*(asyncio.to_thread(source.read_blocking, "a") for _ in range(50)))
+    await source.read("a", 0, 0)
+    with pytest.raises(NotFound):
+        await source.read("b")
+    assert source.reads == {"a": 51, "b": 1}
+
+
+async def test_memory_deletes_and_replaces() -> None:
+    """An object can be replaced, which leaves bytes already read alone, and removed once."""
+    buffer = bytearray(b"old")
+    source = MemorySource("m", {"a": buffer})
+    buffer[:] = b"???"
+    blob = await source.read("a")
+    source.put("a", b"new")
+    assert (blob.data, (await source.read("a")).data) == (b"old", b"new")
+    source.delete("a")
+    with pytest.raises(NotFound):
+        source.delete("a")
+
+
+async def test_memory_pickles_with_its_objects() -> None:
+    """A copy holds the same objects with the same ETags, and goes its own way."""
+    source = MemorySource("m", {"a": b"1"})
+    source.put("a", b"2")
+    copy = pickle.loads(pickle.dumps(source))
+    assert await copy.read("a") == await source.read("a")
+    copy.delete("a")
+    assert await source.list_files() == ["a"]
+
+
+async def test_memory_keeps_the_limit() -> None:
+    """More bytes than `max_object_bytes` are refused."""
+    source = MemorySource("m", {"a": bytes(100)})
+    limited = MemorySource(source.config.model_copy(update={"max_object_bytes": 10}), {"a": bytes(100)})
+    with pytest.raises(TooLarge):
+        await limited.read("a")
+    assert len((await limited.read("a", 5, 15)).data) == 10
+
+
+async def test_latency_is_kept_and_shared() -> None:
+    """A read never comes early by more than the timer's error, and reads wait side by side."""
+    source = LatencySource(MemorySource("m", {"a": b"1"}), 0.02)
+    alone = [await seconds_of_read(source, "a") for _ in range(5)]
+    assert min(alone) > 0.0195
+    start = time.monotonic()
+    await asyncio.gather(*(source.read("a") for _ in range(100)))
+    assert time.monotonic() - start < 0.4, "one after the other would be 2 s"
+
+
+async def test_latency_of_zero_and_jitter() -> None:
+    """Without latency there is no wait; jitter is repeatable by its seed and stays within its bound."""
+    memory = MemorySource("m", {"a": b"1"})
+    assert statistics.median([await seconds_of_read(LatencySource(memory, 0.0), "a") for _ in range(5)]) < 0.005
+    jittery = LatencySource(memory, 0.001, jitter_s=0.03, seed=3)
+    copy = pickle.loads(pickle.dumps(jittery))
+    own = [await seconds_of_read(jittery, "a") for _ in range(6)]
+    again = [await seconds_of_read(copy, "a") for _ in range(6)]
+    assert max(own) - min(own) > 0.005
+    assert sorted(range(6), key=own.__getitem__)[-1] == sorted(range(6), key=again.__getitem__)[-1]
+
+
+def test_latency_works_in_one_loop_after_another() -> None:
+    """Reads left waiting in a loop that ended disturb no later loop."""
+    source = LatencySource(MemorySource("m", {"a": b"1"}), 0.01)
+
+    async def leave_waiting() -> None:
+        await asyncio.wait([asyncio.ensure_future(source.read("a"))], timeout=0)
+
+    asyncio.run(leave_waiting())
+    assert asyncio.run(source.read("a")).data == b"1"
+
+
+async def test_faults_strike_as_planned() -> None:
+    """Faults strike the n-th read, of a path or of all, so often as asked, the first that fits before others."""
+    source = FaultySource(
+        MemorySource("m", {"a": b"abcdef", "b": b"abcdef"}),
+        [
+            Fault(path="a", nth=2, error=SourceUnavailable("down")),
+            Fault(path="b", times=2, keep_bytes=3),
+            Fault(nth=6, flip_byte=-1, etag="other"),
+        ],
+    )
+    assert (await source.read("a")).data == b"abcdef"
+    with pytest.raises(SourceUnavailable, match="down"):
+        await source.read("a")
+    for _ in range(2):
+        assert (await source.read("b")).data == b"abc"
+    assert (await source.read("b")).data == b"abcdef"
+    blob = await source.read("a")
+    assert (blob.data, blob.etag, blob.size) == (b"abcde\x99", "other", 6)
+    assert (await source.read("a")).data == b"abcdef"
+    assert source.struck == 4
+
+
+async def test_lasting_faults_never_end() -> None:
+    """`times=None` strikes for ever, and a pickled copy has the same faults ahead of it."""
+    source = FaultySource(MemorySource("m", {"a": b"1"}), [Fault(error=SourceUnavailable("down"), times=None)])
+    for each in (source, pickle.loads(pickle.dumps(source))):
+        for _ in range(3):
+            with pytest.raises(SourceUnavailable):
+                await each.read("a")
+
+
+async def test_clock_moves_only_when_told() -> None:
+    """`tick` moves the time and wakes sleepers in the order of their times; cancelled ones are left out."""
+    clock = FakeClock(100.0)
+    woken: list[str] = []
+
+    async def sleeper(name: str, seconds: float) -> None:
+        await clock.sleep(seconds)
+        woken.append(f"{name}@{clock():g}")
+
+    tasks = [asyncio.create_task(sleeper(name, seconds)) for name, seconds in (("b", 2.0), ("a", 1.0), ("c", 9.0))]
+    tasks.append(asyncio.create_task(sleeper("now", 0)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert woken == ["now@100"]
+    tasks[2].cancel()
+    clock.tick(2.5)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert woken == ["now@100", "a@102.5", "b@102.5"]
+    clock.tick(100)
+    assert clock.time() == 202.5
+    with pytest.raises(ValueError, match="back"):
+        clock.tick(-1)
