@@ -32,7 +32,9 @@ def number(value: float) -> str:
 
 
 class Row(NamedTuple):
-    """One line of the table: a figure is a number, or `{"median", "min", "max"}`."""
+    """One line of the table. `figure` is a key, or keys of nested figures joined by " > "; its value is a number, or
+    `{"median", "min", "max"}`.
+    """
 
     text: str
     benchmark: str
@@ -68,6 +70,14 @@ ROWS = (
     ),
     Row("Fetches per object over all workers", "workers", "2.6MB_fetches_per_object", number),
     Row("First batch after the import, 10,000 files, saved index", "first_batch", "first_batch_seconds", seconds),
+    Row("Index of 1,000,000 objects: warm open", "index", "warm_open_seconds_1000000", seconds),
+    Row("Index: bytes per object beyond its path", "index", "1,000 to a folder > bytes_beyond_path", number),
+    Row(
+        "Import of the adapter and a first sample, beyond `import torch`",
+        "import_time",
+        "one_sample_over_torch_s",
+        seconds,
+    ),
     Row(
         "Growth of memory per sample over 10,000 batches, 2 workers, bytes, upper 95 % bound",
         "loader_memory",
@@ -95,7 +105,9 @@ def table(results: Path) -> Iterator[str]:
 
 def line(row: Row, figures: dict[str, Any]) -> str:
     """One row; raises KeyError where the result lacks the figure."""
-    value = figures[row.figure]
+    value: Any = figures
+    for key in row.figure.split(" > "):
+        value = value[key]
     spread = ""
     if isinstance(value, dict):
         spread = f"{row.show(value['min'])} to {row.show(value['max'])}"
