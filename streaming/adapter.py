@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, get_worker_info
 from streaming.cache.sample import SmartLRUCache
 from streaming.config import AdapterConfig, load_config
 from streaming.errors import Closed, IndexFileError, PrepareError, StreamingError
-from streaming.index import SampleIndex
+from streaming.index import SampleIndex, configuration
 from streaming.link import is_spawning
 from streaming.lookahead import LookAhead
 from streaming.owner import Owner
@@ -337,8 +337,11 @@ class StreamingDatasetAdapter(Dataset[Any]):
 async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
     path = config.index_path
     if path is not None and path.exists():
+        expected = configuration(
+            sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
+        )
         try:
-            return SampleIndex.open(path)
+            return SampleIndex.open(path, expect=expected)
         except IndexFileError:
             pass
     index = await SampleIndex.build(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from streaming.cache.sample import SmartLRUCache
 from streaming.codecs import codec_for, decode
@@ -15,6 +16,18 @@ from streaming.pool import DecodePool
 from streaming.sources.base import Blob, DataSource
 
 __all__ = ["SampleFetcher"]
+
+
+class _Marker(enum.Enum):
+    IN_CACHE = "in cache"
+
+
+IN_CACHE: Final = _Marker.IN_CACHE
+"""What `load` returns for a large sample that is in the cache, from where a reader takes its copy."""
+
+LARGE_BYTES = 256_000
+"""From this size on, keeping the decoded sample for its reader costs more (page faults for memory that is not reused)
+than a second copy out of the cache."""
 
 INLINE_BYTES = 256_000
 """Up to this size, copying raw bytes on the event loop (about 20 microseconds) costs less than a hop to the pool."""
@@ -54,6 +67,7 @@ class SampleFetcher:
         self._pool = pool
         self._counters = counters
         self._max_bytes = max_bytes
+        self._most_in_cache = cache.max_bytes // 256  # smaller than what is evicted before a reader comes
         self.is_blocking = all(source.read_blocking is not None for source in sources)
 
     def nbytes(self, position: int) -> int | None:
@@ -62,7 +76,10 @@ class SampleFetcher:
         return None if min(lengths) < 0 else sum(lengths)
 
     async def load(self, position: int) -> Any:
-        """Read, decode and prepare one sample, and keep a copy in the cache. The caller owns what is returned.
+        """Read, decode and prepare one sample, and keep a copy in the cache.
+
+        Returns:
+            The sample, owned by the caller, or `IN_CACHE`.
 
         Raises:
             SourceError: a part could not be read, or is not the object that was indexed.
@@ -126,9 +143,10 @@ class SampleFetcher:
         if self._prepare is not None:
             sample = self._run_prepare(position, sample)
         entry = self._cache.encode(sample)
-        if entry is not None:
-            self._cache.admit(position, entry)
-        return sample
+        if entry is None or not self._cache.admit(position, entry):
+            return sample
+        is_plain = entry.nbytes == entry.raw_nbytes
+        return IN_CACHE if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache else sample
 
     def _check(self, row: Row, blob: Blob, source: str) -> None:
         if row.size >= 0 and blob.size != row.size:

@@ -10,7 +10,7 @@ from typing import Any
 
 from streaming.cache.sample import Reservation, SmartLRUCache
 from streaming.counters import Counters
-from streaming.fetch import SampleFetcher
+from streaming.fetch import IN_CACHE, SampleFetcher
 from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
 from streaming.pool import DecodePool
@@ -105,7 +105,7 @@ class Owner:
 
     def _read_now(self, position: int) -> Any:
         sample = self._engine.take(position)
-        if sample is MISS:
+        if sample is MISS or sample is IN_CACHE:
             sample = self.cache.get_nowait(position, MISS)
             if sample is not MISS:
                 self._engine.used(position)
@@ -129,7 +129,7 @@ class Owner:
                 answer.cancel()
                 raise
             return [
-                self._read_or_ask(position) if sample is MISS else sample
+                self._read_or_ask(position) if sample is MISS or sample is IN_CACHE else sample
                 for position, sample in zip(positions, samples, strict=True)
             ]
         finally:
@@ -137,9 +137,9 @@ class Owner:
             self.counters.wait_seconds += time.perf_counter() - started
 
     def _read_or_ask(self, position: int) -> Any:
-        """A sample that failed, was dropped while it was waited for, or was asked for twice."""
+        """A sample that is large, was asked for twice, failed, or was dropped while it was waited for."""
         sample = self._read_now(position)
-        return self._runtime.run(self._engine.get(position)) if sample is MISS else sample
+        return self._runtime.run(self._get(position)) if sample is MISS else sample
 
     def announce(self, positions: Iterable[int], order: object) -> None:
         """Say which samples will be read next, in order."""
@@ -211,14 +211,23 @@ class Owner:
 
     async def _get_many(self, positions: Sequence[int]) -> list[Any]:
         if len(positions) == 1:
-            return [await self._engine.get(positions[0])]
-        reads = [asyncio.ensure_future(self._engine.get(position)) for position in positions]
+            return [await self._get(positions[0])]
+        reads = [asyncio.ensure_future(self._get(position)) for position in positions]
         try:
             return await asyncio.gather(*reads)
         except BaseException:
             for read in reads:
                 read.cancel()
             raise
+
+    async def _get(self, position: int) -> Any:
+        """One sample, from a load or, if that left it in the cache, from there; again if it was evicted meanwhile."""
+        while True:
+            sample = await self._engine.get(position)
+            if sample is IN_CACHE:
+                sample = self.cache.get_nowait(position, MISS)
+            if sample is not MISS:
+                return sample
 
     def _reserve(self, position: int, demanded: bool) -> Reservation | None:
         nbytes = self._fetcher.nbytes(position)
@@ -245,16 +254,18 @@ class Owner:
     async def _fetch_item(self, position: int) -> tuple[Any, ...]:
         try:
             sample = await self._engine.get(position)
+            place = self.cache.place(position)
+            if place is None and sample is IN_CACHE:
+                sample = await self._get(position)
         except Exception as exc:
             return ERROR, _pickle_error(exc)
-        place = self.cache.place(position)
         return (INLINE, pickle.dumps(sample, protocol=5)) if place is None else (PLACE, *place)
 
     async def _inline(self, position: int) -> tuple[Any, ...]:
         try:
             sample = self.cache.get_nowait(position, MISS)
             if sample is MISS:
-                sample = await self._engine.get(position)
+                sample = await self._get(position)
             return INLINE, pickle.dumps(sample, protocol=5)
         except Exception as exc:
             return ERROR, _pickle_error(exc)

@@ -1,7 +1,7 @@
 """Threads for work that blocks or computes, fed by one event loop.
 
-Does what `run_in_executor` does, at a third of its cost per job (about 10 microseconds instead of 30): plain queues, and
-one wake-up of the loop for all results that are waiting.
+Does what `run_in_executor` does, at a third of its cost per job (about 10 microseconds instead of 30): plain queues,
+and one wake-up of the loop for all results that are waiting.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from streaming.errors import Closed
 
@@ -47,12 +47,19 @@ class _Plan:
         self.ahead = 0
 
 
-class _Flight:
-    __slots__ = ("plan", "reservation", "task", "waiters")
+class _Ahead(NamedTuple):
+    """A key that was started ahead, until it is used: whose it is, and its share of the budget."""
 
-    def __init__(self, plan: _Plan | None, reservation: Reservation | None) -> None:
-        self.plan = plan  # None: started for a reader, not for an announced order
-        self.reservation = reservation
+    plan: _Plan
+    reservation: Reservation | None
+
+
+class _Flight:
+    __slots__ = ("is_ahead", "reservation", "task", "waiters")
+
+    def __init__(self, is_ahead: bool, reservation: Reservation | None) -> None:
+        self.is_ahead = is_ahead
+        self.reservation = reservation  # of a load that a reader asked for; those ahead keep theirs until used
         self.waiters: list[asyncio.Future[Any]] = []
         self.task: asyncio.Task[Any]
 
@@ -96,11 +103,11 @@ class ReadAhead:
         self._plans: dict[Hashable, _Plan] = {}
         self._flights: dict[Hashable, _Flight] = {}
         self._flights_ahead = 0
-        self._ahead: dict[Hashable, _Plan] = {}  # started ahead and not yet used, oldest first
-        self._ready: dict[Hashable, tuple[Any, Reservation | None]] = {}
+        self._ahead: dict[Hashable, _Ahead] = {}  # started ahead and not yet used, oldest first
+        self._ready: dict[Hashable, Any] = {}
         self._failed: dict[Hashable, BaseException] = {}
         self._watched: dict[Hashable, threading.Lock] = {}  # a thread waits for this key to land
-        self._used: deque[tuple[Hashable, Reservation | None]] = deque()  # reported by readers in any thread
+        self._used: deque[Hashable] = deque()  # reported by readers in any thread
         self._is_fill_due = False
         self._is_closed = False
 
@@ -123,11 +130,10 @@ class ReadAhead:
 
     def take(self, key: Hashable) -> Any:
         """What was loaded ahead for this key, or `MISS`. The caller owns it. Any thread."""
-        entry = self._ready.pop(key, None)
-        if entry is None:
-            return MISS
-        self._report_used(key, entry[1])
-        return entry[0]
+        value = self._ready.pop(key, MISS)
+        if value is not MISS:
+            self._report_used(key)
+        return value
 
     def is_coming(self, key: Hashable) -> bool:
         """Whether a load of this key is under way. Any thread."""
@@ -139,10 +145,10 @@ class ReadAhead:
         `MISS` means that nobody is loading the key, that its load failed, or that another thread waits for it: `get` on
         the loop has the answer.
         """
-        plan = self._ahead.get(key)
-        if plan is None or key in self._watched:
+        ahead = self._ahead.get(key)
+        if ahead is None or key in self._watched:
             return MISS
-        if self._is_adaptive and plan.keys and plan.ahead >= self._depth:
+        if self._is_adaptive and ahead.plan.keys and ahead.plan.ahead >= self._depth:
             self.loop.call_soon_threadsafe(self._grow_if_late)
         gate = threading.Lock()
         gate.acquire()
@@ -164,11 +170,11 @@ class ReadAhead:
     def used(self, key: Hashable) -> None:
         """Say that this key was read elsewhere (from a cache), which makes room to read further ahead. Any thread."""
         if key in self._ahead:
-            entry = self._ready.pop(key, None)
-            self._report_used(key, entry[1] if entry else None)
+            self._ready.pop(key, None)
+            self._report_used(key)
 
-    def _report_used(self, key: Hashable, reservation: Reservation | None) -> None:
-        self._used.append((key, reservation))
+    def _report_used(self, key: Hashable) -> None:
+        self._used.append(key)
         if not self._is_fill_due and not self._is_closed:
             self._is_fill_due = True
             self.loop.call_soon_threadsafe(self._fill)
@@ -184,7 +190,7 @@ class ReadAhead:
         """Drop an announced order and whatever was loaded for it; a load that a reader waits for goes on."""
         plan = self._plans.pop(order, None)
         if plan is not None:
-            for key in [key for key, owner in self._ahead.items() if owner is plan]:
+            for key in [key for key, ahead in self._ahead.items() if ahead.plan is plan]:
                 self._drop(key)
             self._fill()
 
@@ -196,10 +202,7 @@ class ReadAhead:
     def drop_ready(self) -> None:
         """Stop keeping values for `take`: the readers are other processes, which read from the cache."""
         self._keeps_ready = False
-        for key in list(self._ready):
-            entry = self._ready.pop(key, None)
-            if entry is not None and entry[1] is not None:
-                entry[1].release()
+        self._ready.clear()
 
     async def get(self, key: Hashable) -> Any:
         """The value of this key: what is ready, what is in flight, or a load started now.
@@ -218,9 +221,9 @@ class ReadAhead:
             return value
         error = self._failed.pop(key, None)
         if error is not None:
-            self._settle(key, None)
+            self._settle(key)
             raise error
-        flight = self._flights.get(key) or self._start(key, None, self._reserve_demanded(key))
+        flight = self._flights.get(key) or self._start(key, False, self._reserve_demanded(key))
         self._grow_if_late()
         return await self._wait(flight)
 
@@ -232,7 +235,7 @@ class ReadAhead:
         except asyncio.CancelledError:
             if waiter in flight.waiters:
                 flight.waiters.remove(waiter)
-            if not flight.waiters and flight.plan is None:
+            if not flight.waiters and not flight.is_ahead:
                 flight.task.cancel()
             raise
 
@@ -245,9 +248,10 @@ class ReadAhead:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        self.drop_ready()
+        self._ready.clear()
         self._drain_used()
-        self._ahead.clear()
+        for key in list(self._ahead):
+            self._settle(key)
         self._failed.clear()
         for key in list(self._watched):
             self._open_gate(key)
@@ -271,77 +275,68 @@ class ReadAhead:
             reservation = self._reserve(key, False)
             if reservation is None:
                 return False
-        self._ahead[key] = plan
+        self._ahead[key] = _Ahead(plan, reservation)
         plan.ahead += 1
-        self._start(key, plan, reservation)
+        self._start(key, True, None)
         return True
 
     def _drain_used(self) -> None:
         self._is_fill_due = False
         while self._used:
-            self._settle(*self._used.popleft())
+            self._settle(self._used.popleft())
 
-    def _settle(self, key: Hashable, reservation: Reservation | None) -> None:
+    def _settle(self, key: Hashable) -> None:
         """Count a key as used and give its share of the budget back."""
-        plan = self._ahead.pop(key, None)
-        if plan is not None:
-            plan.ahead -= 1
-        if reservation is not None:
-            reservation.release()
+        ahead = self._ahead.pop(key, None)
+        if ahead is not None:
+            ahead.plan.ahead -= 1
+            if ahead.reservation is not None:
+                ahead.reservation.release()
 
-    def _start(self, key: Hashable, plan: _Plan | None, reservation: Reservation | None) -> _Flight:
-        flight = _Flight(plan, reservation)
+    def _start(self, key: Hashable, is_ahead: bool, reservation: Reservation | None) -> _Flight:
+        flight = _Flight(is_ahead, reservation)
         self._flights[key] = flight
-        self._flights_ahead += plan is not None
+        self._flights_ahead += is_ahead
         flight.task = self.loop.create_task(self._load(key))
         # A callback and not a wrapping coroutine: a task cancelled before its first step runs no `finally`.
         flight.task.add_done_callback(partial(self._landed, key, flight))
         return flight
 
     def _landed(self, key: Hashable, flight: _Flight, task: asyncio.Task[Any]) -> None:
-        self._flights_ahead -= flight.plan is not None
-        if self._flights.get(key) is not flight:  # dropped meanwhile, and settled then
-            if not task.cancelled():
-                task.exception()  # marks it as seen
-            return
-        del self._flights[key]
-        waiters = [waiter for waiter in flight.waiters if not waiter.done()]
-        if task.cancelled():
-            self._fail(key, flight, waiters, Closed("the prefetcher was stopped while this key was being read"))
-        elif (error := task.exception()) is not None:
-            self._fail(key, flight, waiters, error)
-        else:
-            self._deliver(key, flight, waiters, task.result())
+        self._flights_ahead -= flight.is_ahead
+        if flight.reservation is not None:
+            flight.reservation.release()
+        error = Closed("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
+        if self._flights.get(key) is flight:  # else it was dropped meanwhile, and settled then
+            del self._flights[key]
+            waiters = [waiter for waiter in flight.waiters if not waiter.done()]
+            if error is None:
+                self._deliver(key, waiters, task.result())
+            else:
+                self._fail(key, flight.is_ahead, waiters, error)
+            self._open_gate(key)
         if not self._is_closed:
             self._fill()
 
-    def _deliver(self, key: Hashable, flight: _Flight, waiters: list[asyncio.Future[Any]], value: Any) -> None:
+    def _deliver(self, key: Hashable, waiters: list[asyncio.Future[Any]], value: Any) -> None:
+        for waiter in waiters[1:]:
+            waiter.set_result(copy.deepcopy(value))  # each reader owns what it gets
         if waiters:
-            for waiter in waiters[1:]:
-                waiter.set_result(copy.deepcopy(value))  # each reader owns what it gets
             waiters[0].set_result(value)
-        elif self._keeps_ready and key in self._ahead:
-            self._ready[key] = (value, flight.reservation)
-            self._open_gate(key)
-            return
         if waiters or not self._counts_unused:
-            self._settle(key, flight.reservation)
-        elif flight.reservation is not None:
-            flight.reservation.release()
-        self._open_gate(key)
+            self._settle(key)
+        elif self._keeps_ready and key in self._ahead:
+            self._ready[key] = value
 
-    def _fail(self, key: Hashable, flight: _Flight, waiters: list[asyncio.Future[Any]], error: BaseException) -> None:
+    def _fail(self, key: Hashable, is_ahead: bool, waiters: list[asyncio.Future[Any]], error: BaseException) -> None:
         for waiter in waiters:
             waiter.set_exception(error)
-        if flight.reservation is not None:
-            flight.reservation.release()
-        if not waiters and flight.plan is not None:
+        if not waiters and is_ahead:
             self._failed[key] = error  # raised at the read that needs it
             if len(self._failed) > MAX_DEPTH:
                 del self._failed[next(iter(self._failed))]
         if waiters or not self._counts_unused:
-            self._settle(key, None)
-        self._open_gate(key)
+            self._settle(key)
 
     def _reserve_demanded(self, key: Hashable) -> Reservation | None:
         """Budget for a key that a reader waits for; the furthest loads ahead give way to it."""
@@ -350,7 +345,7 @@ class ReadAhead:
         reservation = self._reserve(key, True)
         while reservation is None and self._ahead:
             furthest = next(reversed(self._ahead))
-            plan = self._ahead[furthest]
+            plan = self._ahead[furthest].plan
             self._drop(furthest)
             plan.keys.appendleft(furthest)
             reservation = self._reserve(key, True)
@@ -358,16 +353,14 @@ class ReadAhead:
 
     def _drop(self, key: Hashable) -> None:
         """Undo a load ahead: cancel it, or forget what it brought."""
-        entry = self._ready.pop(key, None)
-        self._settle(key, entry[1] if entry else None)
+        self._ready.pop(key, None)
         self._failed.pop(key, None)
-        self._open_gate(key)
+        self._settle(key)
         flight = self._flights.get(key)
         if flight is not None and not flight.waiters:
             del self._flights[key]
-            if flight.reservation is not None:
-                flight.reservation.release()
             flight.task.cancel()
+        self._open_gate(key)
 
     def _grow_if_late(self) -> None:
         if self._is_adaptive and any(plan.keys and plan.ahead >= self._depth for plan in self._plans.values()):

@@ -265,7 +265,7 @@ async def test_depth_grows_when_a_reader_is_late():
 
 
 async def test_values_for_other_processes_are_not_kept():
-    """After drop_ready the depth still bounds what is unused, and the budget is free for the cache."""
+    """After drop_ready the depth and the budget still bound what is unused, so that a cache does not lose it."""
     store = Store()
     engine = engine_over(store, max_ahead=2)
     engine.announce("abc")
@@ -274,7 +274,7 @@ async def test_values_for_other_processes_are_not_kept():
     await settle()
     engine.drop_ready()
     assert engine.take("a") is MISS
-    assert store.reserved == 1
+    assert store.reserved == 2
     assert store.started == ["a", "b"]
     engine.used("a")
     await settle()

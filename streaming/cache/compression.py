@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import zstandard
 
+from streaming.cache.dictionary import HEADERS
 from streaming.cache.flat import Buffer, Encoded, as_text, encode
 from streaming.errors import ConfigError
 
@@ -20,25 +21,42 @@ _SLICE_BYTES = 64 * 1024
 _FIRST_TRIALS = 3  # entries of a kind that are tried whatever came before
 _RETRY_EVERY = 64  # then one entry in so many
 _MAX_KINDS = 1024
+_SMALL_FRAME = 4096  # frames under this are made with the dictionary too: a header weighs in them
 
+
+class _Tools:
+    """One thread's: python-zstandard's objects are not for several threads at once."""
+
+    def __init__(self) -> None:
+        self.plain = zstandard.ZstdCompressor(level=LEVEL, write_dict_id=False)
+        self.small = zstandard.ZstdCompressor(level=LEVEL, write_dict_id=False, dict_data=_dictionary)
+        self.decompress = zstandard.ZstdDecompressor(dict_data=_dictionary).decompress
+
+
+_dictionary = zstandard.ZstdCompressionDict(HEADERS, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+_dictionary.precompute_compress(level=LEVEL)
 _local = threading.local()
 
 
-def _compress(data: Buffer) -> bytes:
+def _tools() -> _Tools:
     try:
-        compressor = _local.compressor
+        return cast(_Tools, _local.tools)
     except AttributeError:
-        compressor = _local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_dict_id=False)
-    return cast(bytes, compressor.compress(data))
+        tools = _local.tools = _Tools()
+        return tools
+
+
+def _compress(data: Buffer) -> bytes:
+    tools = _tools()
+    frame = tools.plain.compress(data)
+    if len(frame) >= _SMALL_FRAME:
+        return frame
+    return min(frame, tools.small.compress(data), key=len)
 
 
 def decompress(frame: Buffer) -> bytes:
     """The bytes of a frame that `Compression` made. Any thread."""
-    try:
-        unpack = _local.unpack
-    except AttributeError:
-        unpack = _local.unpack = zstandard.ZstdDecompressor().decompress
-    return cast(bytes, unpack(frame))
+    return _tools().decompress(frame)
 
 
 class Entry(NamedTuple):

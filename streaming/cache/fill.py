@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from streaming.cache.budget import Reservation
 
+Fetch = Callable[[Any], Awaitable[Any]]
+
 UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known yet
 _FETCHES = 32
 
@@ -38,66 +40,66 @@ class FillableCache(Protocol):
 class Filler:
     """Runs the fetches of one cache. Any loop, any thread: a key in flight elsewhere is waited for, not fetched again.
 
+    It does not refer to the cache, so that a cache that is dropped frees its memory at once.
+
     Args:
-        cache: where samples go.
         concurrency: the most fetches in flight per call; None is 32.
         window: the most bytes that reads ahead may hold.
     """
 
-    def __init__(self, cache: FillableCache, concurrency: int | None, window: int) -> None:
-        self._cache = cache
+    def __init__(self, concurrency: int | None, window: int) -> None:
         self._concurrency = concurrency or _FETCHES
         self._estimate = min(UNKNOWN_BYTES, window // self._concurrency)
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[bool | None]] = {}  # held now, failed, or None: its caller was cancelled
 
-    async def fill(self, keys: Iterable[Hashable], fetch_fn: Callable[[Any], Awaitable[Any]]) -> dict[Hashable, bool]:
+    async def fill(self, cache: FillableCache, keys: Iterable[Hashable], fetch_fn: Fetch) -> dict[Hashable, bool]:
         """See `SmartLRUCache.prefetch`."""
         limit = asyncio.Semaphore(self._concurrency)
 
         async def one(key: Hashable) -> bool:
             async with limit:
-                return await self._fill_one(key, fetch_fn)
+                return await self._fill_one(cache, key, fetch_fn)
 
         wanted = list(dict.fromkeys(keys))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(key)) for key in wanted]
         return {key: task.result() for key, task in zip(wanted, tasks, strict=True)}
 
-    async def _fill_one(self, key: Hashable, fetch_fn: Callable[[Any], Awaitable[Any]]) -> bool:
+    async def _fill_one(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
         while True:
             with self._lock:
-                if self._cache.contains(key):
+                if cache.contains(key):
                     return True
                 flight = self._flights.get(key)
                 if flight is None:
                     mine = self._flights[key] = Future()
             if flight is None:
-                return await self._fly(key, mine, fetch_fn)
+                return await self._fly(cache, key, mine, fetch_fn)
             outcome = await asyncio.wrap_future(flight)
             if outcome is not None:
                 return outcome
 
-    async def _fly(self, key: Hashable, flight: Future[bool | None], fetch_fn: Callable[[Any], Awaitable[Any]]) -> bool:
+    async def _fly(self, cache: FillableCache, key: Hashable, flight: Future[bool | None], fetch_fn: Fetch) -> bool:
         flight.set_running_or_notify_cancel()  # from now on a waiter that is cancelled does not cancel the others
         outcome: bool | None = None
         try:
-            outcome = await self._fetch(key, fetch_fn)
+            outcome = await self._fetch(cache, key, fetch_fn)
             return outcome
         finally:
             with self._lock:
                 del self._flights[key]
             flight.set_result(outcome)
 
-    async def _fetch(self, key: Hashable, fetch_fn: Callable[[Any], Awaitable[Any]]) -> bool:
-        reservation = self._cache.reserve(self._estimate)
+    async def _fetch(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
+        reservation = cache.reserve(self._estimate)
         if reservation is None:
             logger.debug("cache.prefetch_skipped key=%r: other reads in flight hold the room for it", key)
             return False
         try:
             sample = await fetch_fn(key)
-            entry = await asyncio.to_thread(self._cache.encode, sample)
-            return entry is not None and self._cache.admit(key, entry, prefetched=True, reservation=reservation)
+            entry = await asyncio.to_thread(cache.encode, sample)
+            return entry is not None and cache.admit(key, entry, prefetched=True, reservation=reservation)
         except Exception as exc:
             logger.warning("cache.prefetch_failed key=%r error=%r: it is read again when asked for", key, exc)
             return False

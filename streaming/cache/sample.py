@@ -94,7 +94,7 @@ class SmartLRUCache:
         self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
         self._unread: dict[Hashable, None] = {}  # prefetched, not read yet
         self._metrics = CacheMetrics()
-        self._filler = Filler(self, prefetch_ahead, self._budget.window)
+        self._filler = Filler(prefetch_ahead, self._budget.window)
         self._has_warned = False
         self._filling = 0  # places taken, being written
         self._is_closed = False
@@ -103,6 +103,11 @@ class SmartLRUCache:
     def may_compress(self) -> bool:
         """Whether `encode` may spend time on compression."""
         return self._compression.is_on
+
+    @property
+    def max_bytes(self) -> int:
+        """The budget."""
+        return self._budget.max_bytes
 
     # -- reading
 
@@ -206,7 +211,7 @@ class SmartLRUCache:
 
         Returns whether each key is held now; a failed fetch is logged and False.
         """
-        return await self._filler.fill(keys, fetch_fn)
+        return await self._filler.fill(self, keys, fetch_fn)
 
     def invalidate(self, key: Hashable) -> bool:
         """Remove a key. Whether it was there."""

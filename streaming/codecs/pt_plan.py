@@ -119,7 +119,7 @@ def _copy(data: memoryview, dtype: Any) -> Any:
         return torch.frombuffer(bytearray(data), dtype=dtype)
     # PyTorch's allocator reuses large blocks, where a bytearray of this size faults in new pages each time.
     tensor = torch.empty(len(data), dtype=torch.uint8)
-    memoryview(tensor.numpy())[:] = data
+    tensor.numpy()[:] = data  # outside the GIL
     return tensor.view(dtype)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -107,12 +109,14 @@ class SlowServer:
 
 
 def _autoindex(folder: Path) -> str:
-    lines = []
-    for path in sorted(folder.iterdir()):
-        name = path.name + ("/" if path.is_dir() else "")
-        size = "-" if path.is_dir() else str(path.stat().st_size)
-        lines.append(f'<a href="{quote(name)}">{name}</a> 01-Jan-2025 00:00 {size:>20}')
-    listing = "\n".join(lines)
+    listing = "\n".join(map(_entry, sorted(folder.iterdir())))
     return (
         f'<html><head><title>Index of /</title></head><body><pre><a href="../">../</a>\n{listing}\n</pre></body></html>'
     )
+
+
+def _entry(path: Path) -> str:
+    status = path.stat()
+    name, size = (f"{path.name}/", "-") if path.is_dir() else (path.name, str(status.st_size))
+    modified = time.strftime("%d-%b-%Y %H:%M", time.gmtime(status.st_mtime))
+    return f'<a href="{quote(name)}">{escape(name)}</a> {modified} {size:>20}'

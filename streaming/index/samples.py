@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["Changes", "Row", "SampleIndex", "configuration"]
 
 
+MOST_KNOWN_FOLDERS = 4096
+"""Paths of folders that are kept as text; beyond, they are forgotten and read again (about 1 microsecond each)."""
+
+OBJECT_BYTES, unpack_object = OBJECT.size, OBJECT.unpack_from
+
+
 class Row(NamedTuple):
     """One part of one sample.
 
@@ -112,6 +118,8 @@ class SampleIndex:
         self._sections = sections
         self._path = path
         self._buffer = sections.buffer
+        self._known_folders: dict[int, tuple[int, str, int]] = {}
+        self._first_object = sections.objects
         self._length: int = header["samples"]
         self._objects: int = header["objects"]
         self._cells = struct.Struct(f"<{len(header['parts'])}{'Q' if header['cell_bytes'] == 8 else 'I'}")
@@ -199,29 +207,46 @@ class SampleIndex:
         Raises:
             IndexError: unless 0 <= i < len.
         """
-        return tuple([self._row(part, cell) for part, cell in zip(self.parts, self._cells_of(i), strict=True)])
+        # Written out rather than called: six calls a part would take longer than the work.
+        buffer, known, new = self._buffer, self._known_folders, tuple.__new__
+        objects, first_object = self._objects, self._first_object
+        rows = []
+        for part, cell in zip(self.parts, self._cells_of(i), strict=True):
+            if cell >= objects:
+                rows.append(self._line_row(part, cell - objects))
+                continue
+            folder, at, count, size, validator = unpack_object(buffer, first_object + cell * OBJECT_BYTES)
+            source, text, names = known.get(folder) or self._folder(folder)
+            at += names
+            path = text + str(buffer[at : at + count], "utf-8", "surrogateescape")
+            rows.append(new(Row, (part, source, path, 0, size, size, validator)))
+        return tuple(rows)
 
     def _cells_of(self, i: int) -> tuple[int, ...]:
         if not 0 <= i < self._length:
             raise IndexError(f"sample {i} of {self._length}")
         return self._cells.unpack_from(self._buffer, self._sections.cells + i * self._cells.size)
 
-    def _row(self, part: str, cell: int) -> Row:
-        if cell < self._objects:
-            source, path, size, validator = self._object(cell)
-            return Row(part, source, path, 0, size, size, validator)
-        number, start, length = self._range(cell - self._objects)
-        source, path, size, validator = self._object(number)
+    def _line_row(self, part: str, number: int) -> Row:
+        object_number, start, length = self._range(number)
+        source, path, size, validator = self._object(object_number)
         return Row(part, source, path, start, length, size, validator)
 
     def _object(self, number: int) -> tuple[int, str, int, int]:
         """Source, path, size and validator of an object."""
-        buffer, at = self._buffer, self._sections
-        folder, place, name_bytes, size, validator = OBJECT.unpack_from(buffer, at.objects + number * OBJECT.size)
-        names, text, text_bytes, source = FOLDER.unpack_from(buffer, at.folders + folder * FOLDER.size)
-        text += at.texts
-        place += at.texts + names
-        return source, to_text(buffer[text : text + text_bytes] + buffer[place : place + name_bytes]), size, validator
+        folder, at, count, size, validator = OBJECT.unpack_from(self._buffer, self._first_object + number * OBJECT.size)
+        source, text, first = self._known_folders.get(folder) or self._folder(folder)
+        return source, text + to_text(self._buffer[first + at : first + at + count]), size, validator
+
+    def _folder(self, number: int) -> tuple[int, str, int]:
+        """Source and path of a folder, and where its names begin in the buffer; remembered for the next row."""
+        at, texts = self._sections.folders + number * FOLDER.size, self._sections.texts
+        names, text, count, source = FOLDER.unpack_from(self._buffer, at)
+        if len(self._known_folders) >= MOST_KNOWN_FOLDERS:
+            self._known_folders.clear()
+        path = to_text(self._buffer[texts + text : texts + text + count])
+        found = self._known_folders[number] = (source, path, texts + names)
+        return found
 
     def _range(self, number: int) -> tuple[int, int, int]:
         """Object, first byte and bytes of a line."""
