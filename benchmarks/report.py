@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
+from statistics import NormalDist, fmean, median
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
@@ -57,6 +58,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
     """Median, least and most of a[i] / b[i]: the pairs ran next to each other, so what slowed both cancels."""
     return spread([x / y for x, y in zip(a, b, strict=True)])
+
+
+def slope_with_bound(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Slope of the least-squares line through the points, and the upper bound of its 95 % interval."""
+    count, mean_x, mean_y = len(x), fmean(x), fmean(y)
+    around = sum((a - mean_x) ** 2 for a in x)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / around
+    errors = [b - mean_y - slope * (a - mean_x) for a, b in zip(x, y, strict=True)]
+    deviation = math.sqrt(sum(error**2 for error in errors) / (count - 2) / around)
+    return slope, slope + NormalDist().inv_cdf(0.975) * deviation
 
 
 def table(title: str, rows: Sequence[Sequence[object]]) -> None:

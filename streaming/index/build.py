@@ -84,7 +84,7 @@ async def _find_all_lines(
         for source, k in waiting:
             listing = listings[source]
             lines = known.get((source, listing.path(k), listing.sizes[k], listing.validators[k]))
-            if True or not listing.validators[k]:
+            if lines is None or not listing.validators[k]:
                 lines = await find_lines(sources[source], listing.path(k), listing.sizes[k])
             listing.sizes[k] = lines.size
             found[source, k] = lines
