@@ -62,6 +62,8 @@ class Arena:
         max_entries: the most payloads at once; 8 bytes of table each.
     """
 
+    fd = -1
+
     def __init__(self, capacity_bytes: int, max_entries: int = 1 << 20) -> None:
         self.capacity = capacity_bytes // UNIT * UNIT
         self._data = -(-max_entries * 8 // _PAGE) * _PAGE
@@ -160,6 +162,8 @@ class Arena:
             self.fd = -1
             self.memory = self.generations = _NOTHING
             del self._map
+
+    __del__ = close  # a descriptor, unlike a mapping, does not go by itself
 
 
 class ArenaReader:

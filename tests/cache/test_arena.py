@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streaming.cache import SmartLRUCache
 from streaming.cache.allocator import Allocator, block_size
 from streaming.cache.arena import Arena, ArenaReader, FencedTable, Place
 from streaming.errors import ConfigError
@@ -140,11 +141,15 @@ def test_close_with_views_held() -> None:
 
 def test_memory_goes_with_the_last_user() -> None:
     """After closing, no mapping and no descriptor is left in the process."""
+    gc.collect()
     before = _traces()
     arena = Arena(1 << 20)
     assert _traces() != before
     arena.close()
-    gc.collect()
+    assert _traces() == before
+    cache = SmartLRUCache(max_size_bytes=1 << 20)
+    cache.put_nowait("k", [1, 2])
+    del cache
     assert _traces() == before
 
 
@@ -164,6 +169,7 @@ def _target(fd: str) -> str:
 
 def test_impossible_size_is_refused() -> None:
     """A size that the system cannot map is a ConfigError that names it, and leaks no descriptor."""
+    gc.collect()
     before = _traces()
     with pytest.raises(ConfigError, match="choose a smaller cache"):
         Arena(1 << 62)
