@@ -7,6 +7,7 @@ object once, decode it with the same codec, and stack batches of 64 the same way
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import tempfile
 import time
@@ -29,9 +30,9 @@ IN_FLIGHT = BATCH = 64
 
 
 def to_tensor(sample: Any) -> torch.Tensor:
-    """The payload of a sample as a tensor, without a copy."""
+    """The payload of a sample as a tensor."""
     if isinstance(sample, bytes):
-        return torch.from_numpy(np.frombuffer(sample, dtype=np.uint8))
+        return torch.frombuffer(bytearray(sample), dtype=torch.uint8)
     return sample["latents"]
 
 
@@ -96,7 +97,7 @@ def bare_aiohttp(url: str, names: list[str]) -> float:
 
 def streamed(url: str, names: list[str], cache_gb: float) -> float:
     """Samples per second of adapter, look-ahead and DataLoader, from the first batch asked to the last received."""
-    source = {"name": "data", "type": "http", "path": url, "storage_options": {"urls": names}}
+    source = {"name": "data", "type": "http", "path": url, "storage_options": {"index": f"{names[0][:2]}.json"}}
     with StreamingDatasetAdapter(source, concurrency=IN_FLIGHT, cache_size_gb=cache_gb) as adapter:
         batches = adapter.look_ahead(BatchSampler(SequentialSampler(adapter), BATCH, drop_last=False))
         started = time.perf_counter()
@@ -152,6 +153,8 @@ def write_objects(www: Path, kind: str, count: int) -> list[str]:
         else:
             torch.save({"latents": torch.randn(25_000 - 300)}, target)
         names.append(name)
+    listing = [{"path": name, "size": (www / name).stat().st_size} for name in names]
+    (www / f"{kind[:2]}.json").write_text(json.dumps(listing))
     return names
 
 

@@ -29,6 +29,9 @@ LARGE_BYTES = 256_000
 """From this size on, keeping the decoded sample for its reader costs more (page faults for memory that is not reused)
 than a second copy out of the cache."""
 
+UNKNOWN_BYTES = 8 * 2**20
+MOST_PLANNED = 4096  # rows remembered between `nbytes` and `load`
+
 INLINE_BYTES = 256_000
 """Up to this size, copying raw bytes on the event loop (about 20 microseconds) costs less than a hop to the pool."""
 
@@ -68,12 +71,22 @@ class SampleFetcher:
         self._counters = counters
         self._max_bytes = max_bytes
         self._most_in_cache = cache.max_bytes // 256  # smaller than what is evicted before a reader comes
+        self._planned: dict[int, tuple[Row, ...]] = {}
+        self._largest = 0
+        self._is_stored_plain = False  # the last sample did not compress, so the next will hardly take time for it
         self.is_blocking = all(source.read_blocking is not None for source in sources)
 
-    def nbytes(self, position: int) -> int | None:
-        """Bytes that this sample's parts have in their sources; None where a listing gave no size."""
-        lengths = [row.length for row in self._index.rows(position)]
-        return None if min(lengths) < 0 else sum(lengths)
+    def nbytes(self, position: int) -> int:
+        """Bytes that this sample's parts have in their sources, to be asked before `load`.
+
+        Where a listing gave no size: what the largest sample so far had, 8 MiB before the first.
+        """
+        rows = self._index.rows(position)
+        if len(self._planned) >= MOST_PLANNED:
+            self._planned.clear()
+        self._planned[position] = rows
+        lengths = [row.length for row in rows]
+        return sum(lengths) if min(lengths) >= 0 else self._largest or UNKNOWN_BYTES
 
     async def load(self, position: int) -> Any:
         """Read, decode and prepare one sample, and keep a copy in the cache.
@@ -86,16 +99,17 @@ class SampleFetcher:
             DecodeError: a part is not what its suffix says.
             PrepareError: `prepare` failed.
         """
-        rows = self._index.rows(position)
+        rows = self._planned.pop(position, None) or self._index.rows(position)
         if self.is_blocking:
             sample, nbytes = await self._pool.run(self._load_blocking, position, rows)
         else:
             blobs = await self._read_all(rows)
-            nbytes = sum(len(blob.data) for blob in blobs)
+            nbytes = sum([len(blob.data) for blob in blobs])
             if self._is_cheap(rows, nbytes):
                 sample = self._finish(position, rows, blobs)
             else:
                 sample = await self._pool.run(self._finish, position, rows, blobs)
+        self._largest = max(self._largest, nbytes)
         counters = self._counters
         counters.samples_fetched += 1
         counters.objects_fetched += len(rows)
@@ -129,7 +143,7 @@ class SampleFetcher:
             self._prepare is None
             and nbytes <= INLINE_BYTES
             and all(codec_for(row.path).is_trivial for row in rows)
-            and not self._cache.may_compress
+            and self._is_stored_plain
         )
 
     def _finish(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob]) -> Any:
@@ -145,7 +159,7 @@ class SampleFetcher:
         entry = self._cache.encode(sample)
         if entry is None or not self._cache.admit(position, entry):
             return sample
-        is_plain = entry.nbytes == entry.raw_nbytes
+        self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
         return IN_CACHE if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache else sample
 
     def _check(self, row: Row, blob: Blob, source: str) -> None:

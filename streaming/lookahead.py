@@ -10,8 +10,8 @@ from torch.utils.data import Sampler
 
 __all__ = ["LookAhead"]
 
-HORIZON = 4096
-"""Indices announced and not yet yielded; above the deepest read-ahead (1,024), and cheap to draw from any sampler."""
+HORIZON = 8192
+"""Indices announced and not yet yielded, at most; at least half of it, which is the deepest read-ahead."""
 
 
 class LookAhead(Sampler[Any]):

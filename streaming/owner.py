@@ -21,9 +21,6 @@ from streaming.worker import ERROR, INLINE, PLACE
 
 __all__ = ["Owner"]
 
-UNKNOWN_BYTES = 8 * 2**20
-"""Reserved for an object whose listing gave no size."""
-
 
 class Owner:
     """Serves samples by position to its own process (`read`, `read_many`) and to workers (through `handle`).
@@ -230,8 +227,7 @@ class Owner:
                 return sample
 
     def _reserve(self, position: int, demanded: bool) -> Reservation | None:
-        nbytes = self._fetcher.nbytes(position)
-        return self.cache.reserve(UNKNOWN_BYTES if nbytes is None else nbytes, demanded=demanded)
+        return self.cache.reserve(self._fetcher.nbytes(position), demanded=demanded)
 
     async def _answer(self, request: tuple[list[int], bool]) -> tuple[int, list[Any]]:
         """Reply to a worker: the epoch, and for each position where its sample lies, or the sample itself."""

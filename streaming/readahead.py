@@ -22,9 +22,9 @@ __all__ = ["MISS", "ReadAhead", "Reservation"]
 MISS: Final[Any] = object()
 """What `take` returns when nothing is ready."""
 
-START_DEPTH: Final = 32
-MAX_DEPTH: Final = 1024
-"""Adaptive depth starts at one and doubles up to the other, each time a reader has to wait while it is the limit."""
+START_DEPTH: Final = 256
+MAX_DEPTH: Final = 4096
+"""Adaptive depth starts at four batches of 64 and doubles each time a reader has to wait while it is the limit."""
 
 CONCURRENCY: Final = 64
 """Loads in flight by default: what saturates one loopback HTTP server in `benchmarks/http_loopback.py`."""
@@ -70,8 +70,8 @@ class ReadAhead:
     Args:
         load: coroutine function that loads one key. It runs once per flight.
         loop: the event loop that everything but `take` and `used` belongs to.
-        max_ahead: most keys of one announced order that are loaded or loading and not yet used; None adapts between 32
-            and 1,024.
+        max_ahead: most keys of one announced order that are loaded or loading and not yet used; None adapts between
+            256 and 4,096.
         concurrency: most loads in flight for announced keys; a demanded key is always started.
         reserve: asked for a share of the byte budget before a load starts, `reserve(key, demanded)`; None means not
             now, and the announced keys wait until something was used. Without it there is no byte bound.
