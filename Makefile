@@ -1,0 +1,69 @@
+# Each target works alone on a fresh machine that has Python 3.11 or newer and make; `make test` installs nginx by apt.
+#
+#   make demo    environment, install, and a small model trained on recordings that are streamed over HTTP
+#   make test    environment, install, the servers that tests need, the tests
+#   make check   everything that must hold before a change lands: lint, types, the tests with their coverage
+#   make clean   remove the environment and what tools left behind
+#
+# PYTHON=python3.12 chooses the interpreter, JOBS=4 the processes that test.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+# Where Debian puts nginx, which is not on the path of every user.
+export PATH := $(PATH):/usr/sbin
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS)
+
+.PHONY: demo test check lint types coverage services clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.core
+	$(BIN)/streaming demo
+
+test: $(VENV)/.dev services
+	$(PYTEST)
+
+check: lint types coverage
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# The import graph goes first: it takes a second, and an edge that points up is a reason to stop.
+coverage: $(VENV)/.dev services
+	$(BIN)/python -m pytest -q tests/test_import_graph.py
+	@rm -f .coverage .coverage.*
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is missing or older than 3.11; choose another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV); torch is large, so the first time takes minutes"
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV); torch is large, so the first time takes minutes"
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+# nginx and curl, by apt where they are missing; the tests start and stop servers themselves. Where this fails the tests
+# run without them, and their last lines say so.
+services:
+	@{ command -v nginx && command -v curl; } >/dev/null || \
+	  DIR=$$(mktemp -d) bash -c '. tests/services/lib.sh; need_apt curl nginx-light' || \
+	  echo "nginx could not be installed: the tests against it will not run" >&2
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info
