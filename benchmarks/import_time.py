@@ -1,21 +1,22 @@
 """What importing costs: `import streaming`, the adapter beside torch, and `streaming --help` beside a bare typer app.
 
-Each figure is the wall time of a fresh interpreter, the median of interleaved repeats. Before timing, every command
-runs once, so that byte code is compiled and files are in the page cache.
+The adapter is timed twice: imported, and used to read one sample of a local file. The bare app has two commands and
+typer's defaults, which load rich for the help; the plain one does without rich. Each figure is the wall time of a fresh
+interpreter, taking turns; one turn before them warms byte code and page cache.
 
-    python benchmarks/import_time.py [--repeats 7]
+    python benchmarks/import_time.py [--repeats 7] [--save]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
+
+from report import emit, interleaved, options, ratio, spread, table
 
 HEAVY = ("torch", "numpy", "pydantic", "obstore")
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,9 +33,18 @@ def two(url: str) -> None:
 app()
 """
 
+ONE_SAMPLE = """
+import sys
+from streaming import StreamingDatasetAdapter
+with StreamingDatasetAdapter(sys.argv[1], cache_size_gb=0.1) as adapter:
+    adapter[0]
+"""
+
 
 def commands(folder: Path) -> dict[str, list[str]]:
     """The commands to time, by name."""
+    (folder / "samples").mkdir()
+    (folder / "samples" / "0.json").write_text("[1, 2, 3]")
     bare = folder / "bare.py"
     bare.write_text(BARE_TYPER)
     plain = folder / "plain.py"
@@ -45,9 +55,10 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "import streaming": [python, "-c", "import streaming"],
         "import torch": [python, "-c", "import torch"],
         "adapter": [python, "-c", "from streaming import StreamingDatasetAdapter"],
+        "adapter, one sample": [python, "-c", ONE_SAMPLE, str(folder / "samples")],
         "streaming --help": [python, "-m", "streaming.cli", "--help"],
         "bare typer --help": [python, str(bare), "--help"],
-        "bare typer --help, no rich": [python, str(plain), "--help"],
+        "plain typer --help": [python, str(plain), "--help"],
     }
 
 
@@ -58,49 +69,38 @@ def heavy_modules_of(statement: str) -> list[str]:
     return list(json.loads(answer.stdout))
 
 
-def timed(command: list[str]) -> float:
-    """Seconds that one run of the command takes."""
-    began = time.perf_counter()
+def timed(command: list[str]) -> None:
+    """Run the command once."""
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
 
 
 def measure(repeats: int) -> dict[str, list[float]]:
-    """Seconds of each command, `repeats` times, taking turns."""
+    """Seconds of each command, `repeats` times, taking turns; the first turn only warms byte code and page cache."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = commands(Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(repeats + 1):
-            for name, command in runs.items():
-                took = timed(command)
-                if turn:  # the first turn warms byte code and page cache
-                    seconds[name].append(took)
-    return seconds
+        contenders = {name: partial(timed, command) for name, command in commands(Path(folder)).items()}
+        interleaved(1, contenders)
+        return interleaved(repeats, contenders)
 
 
 def main() -> None:
     """Measure, print a table, and one last line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    seconds = measure(parser.parse_args().repeats)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    for name, values in seconds.items():
-        print(f"{name:<28} {median[name]:7.3f} s   {min(values):.3f} to {max(values):.3f}")
-    result = {
-        "benchmark": "import_time",
-        "heavy_after_import_streaming": heavy_modules_of("import streaming"),
-        "heavy_after_import_cli": heavy_modules_of("import streaming.cli"),
-        "adapter_over_torch_s": median["adapter"] - median["import torch"],
-        "help_to_bare_typer": median["streaming --help"] / median["bare typer --help"],
-        "help_to_bare_typer_without_rich": median["streaming --help"] / median["bare typer --help, no rich"],
-        "seconds": seconds,
+    repeats = options(__doc__, repeats=7).parse_args().repeats
+    seconds = measure(repeats)
+    torch = seconds["import torch"]
+    figures = {
+        "loaded_by_import_streaming": heavy_modules_of("import streaming"),
+        "loaded_by_import_cli": heavy_modules_of("import streaming.cli"),
+        "adapter_over_torch_s": spread([a - b for a, b in zip(seconds["adapter"], torch, strict=True)]),
+        "one_sample_over_torch_s": spread([a - b for a, b in zip(seconds["adapter, one sample"], torch, strict=True)]),
+        "help_to_bare_typer": ratio(seconds["streaming --help"], seconds["bare typer --help"]),
+        "help_to_plain_typer": ratio(seconds["streaming --help"], seconds["plain typer --help"]),
+        "seconds": {name: spread(values) for name, values in seconds.items()},
     }
-    result["ok"] = (
-        not result["heavy_after_import_streaming"]
-        and result["adapter_over_torch_s"] <= 0.4
-        and result["help_to_bare_typer"] <= 1.5
+    table(
+        "seconds",
+        [("", "median", "least", "most"), *((name, *row.values()) for name, row in figures["seconds"].items())],
     )
-    print(json.dumps(result))
+    emit("import_time", figures)
 
 
 if __name__ == "__main__":
