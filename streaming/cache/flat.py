@@ -76,7 +76,8 @@ def encode(sample: Any) -> Encoded:
     if not seen.has_arrays:
         header = _dumps((sample, (), (), 0))
         keys = tuple(islice(sample, _KIND_KEYS)) if type(sample) is dict else ()
-        return Encoded([header], len(header), len(header), (name, keys), seen.is_json)
+        size_class = len(header).bit_length() // 2  # which form is smaller, marshal or text, depends on size too
+        return Encoded([header], len(header), len(header), (name, keys, size_class), seen.is_json)
     skeleton, found, tuples = _lift(sample, seen.containers)
     arrays = [(path, code, array, raw_bytes(array)) for path, code, array in found]
     arrays.sort(key=lambda item: len(item[3]) >= OWN_ALLOCATION)
