@@ -84,7 +84,7 @@ def test_ls_prints_what_is_there(folder: Path, url: str) -> None:
 def test_get_writes_the_bytes(folder: Path, url: str, tmp_path: Path) -> None:
     """`get` writes the object as it is stored, to standard output or into a file, and says what it was."""
     content = (folder / "a" / "s1.json").read_bytes()
-    for object_url in (str(folder / "a" / "s1.json"), url + "a/s1.json"):
+    for object_url in (str(folder / "a" / "s1.json"), url + "a/s1.json", url + "a/%731.json?key=value#part"):
         assert run("get", object_url).stdout_bytes == content
         output = tmp_path / "out.json"
         told = json.loads(run("get", object_url, "-o", output, "--json").stdout)
@@ -101,6 +101,23 @@ def test_get_that_fails_leaves_the_file_as_it_was(url: str, tmp_path: Path) -> N
     assert (result.exit_code, result.stdout, output.read_text()) == (1, "", "before")
     assert result.stderr.count("\n") == 1
     assert "none.json" in result.stderr
+
+
+def test_get_replaces_the_file_at_once(folder: Path, tmp_path: Path) -> None:
+    """The output becomes another file instead of being written over, so a reader of the old one keeps it whole."""
+    output, old = tmp_path / "out.json", tmp_path / "old.json"
+    output.write_text("before")
+    os.link(output, old)
+    assert run("get", folder / "a" / "s1.json", "-o", output).exit_code == 0
+    assert (output.read_bytes(), old.read_text()) == ((folder / "a" / "s1.json").read_bytes(), "before")
+
+
+def test_get_that_cannot_be_put_in_place_cleans_up(folder: Path, tmp_path: Path) -> None:
+    """An output that is a folder is an error, and what was written beside it is gone."""
+    (tmp_path / "out").mkdir()
+    result = run("get", folder / "a" / "s1.json", "-o", tmp_path / "out")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root"]
 
 
 def test_get_into_a_missing_folder_is_one_line(folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import typer
 
@@ -58,11 +59,13 @@ async def _get(url: str, output: Path | None, as_json: bool) -> None:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The folder of a URL or path, which the source is made of, and the name in it."""
-    from urllib.parse import unquote
-
-    folder, slash, name = url.rpartition("/")
-    return folder + slash or ".", unquote(name) if "://" in url else name
+    """The folder of a URL or path, which the source is made of, and the name in it; a query goes with the folder."""
+    if "://" not in url:
+        folder, slash, name = url.rpartition("/")
+        return folder + slash or ".", name
+    parts = urlsplit(url)
+    folder, slash, name = parts.path.rpartition("/")
+    return parts._replace(path=folder + slash, fragment="").geturl(), unquote(name)
 
 
 async def _write_whole(output: Path, blob: Blob) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -57,15 +58,20 @@ class SlowServer:
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
-            self._thread.join()
-            raise self._failure
+            self._join()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # the loop has ended by itself; `_join` raises why
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._join()
+
+    def _join(self) -> None:
         self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
     def _main(self) -> None:
         try:
