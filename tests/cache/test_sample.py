@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 import streaming.cache
 from streaming.cache import CacheMetrics, SmartLRUCache
 from streaming.cache.arena import ArenaReader
+from streaming.cache.reading import load
 from streaming.cache.sample import MISS, STALE, read_place
 from streaming.errors import ConfigError
 
@@ -501,6 +503,48 @@ def test_threads_never_see_a_wrong_byte() -> None:
     cache.clear()
     assert cache.arena.free_blocks() == [(0, cache.arena.capacity)]
     assert cache.get_cache_stats()["current_size_gb"] == 0
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("length", [100, 50_000])
+def test_a_place_is_stale_once_its_key_is_gone(compress: bool, length: int) -> None:
+    """A worker that still holds the place of an evicted sample gets `STALE`, whatever lies there by then."""
+    cache = cache_of()
+    reader = ArenaReader(cache.arena.fd)
+    cache.put_nowait("k", {"x": torch.ones(length)}, compress=compress)
+    place = cache.place("k")
+    assert place is not None
+    assert torch.equal(read_place(reader, place)["x"], torch.ones(length))
+    cache.invalidate("k")
+    assert read_place(reader, place) is STALE
+    cache.put_nowait("other", {"x": torch.zeros(length)}, compress=compress)
+    assert read_place(reader, place) is STALE
+
+
+class Freed(Sequence[int]):
+    """Generations of which the one asked for goes up after some looks, as when the owner evicts during a copy."""
+
+    def __init__(self, table: Sequence[int], looks: int) -> None:
+        self._table = table
+        self._looks = looks
+
+    def __getitem__(self, slot: Any) -> Any:
+        self._looks -= 1
+        return self._table[slot] + (self._looks < 0)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def test_a_sample_evicted_during_its_copy_is_stale() -> None:
+    """A large tensor is copied after the header was found good; an eviction in between is noticed all the same."""
+    cache = cache_of(compression_type="none")
+    cache.put_nowait("k", {"x": torch.ones(50_000)})
+    place = cache.place("k")
+    assert place is not None
+    arena = cache.arena
+    for looks, is_stale in ((0, True), (1, True), (2, False)):
+        assert (load(arena.memory, Freed(arena.generations, looks), place) is STALE) == is_stale
 
 
 def _read_samples(fd: int, pipe: Connection) -> None:
