@@ -112,12 +112,33 @@ def test_get_replaces_the_file_at_once(folder: Path, tmp_path: Path) -> None:
     assert (output.read_bytes(), old.read_text()) == ((folder / "a" / "s1.json").read_bytes(), "before")
 
 
-def test_get_that_cannot_be_put_in_place_cleans_up(folder: Path, tmp_path: Path) -> None:
-    """An output that is a folder is an error, and what was written beside it is gone."""
-    (tmp_path / "out").mkdir()
-    result = run("get", folder / "a" / "s1.json", "-o", tmp_path / "out")
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root"]
+@pytest.mark.parametrize("command", [("get", "a/s1.json"), ("index", "a")])
+def test_output_takes_the_place_of_files_alone(folder: Path, tmp_path: Path, command: tuple[str, str]) -> None:
+    """A folder or a pipe, or a device, given as output is refused and stays what it is."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for output in (tmp_path / "folder", tmp_path / "pipe"):
+        result = run(command[0], folder / command[1], "-o", output)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert str(output) in result.stderr
+    assert (tmp_path / "folder").is_dir()
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe", "root"]
+
+
+def test_get_without_room_cleans_up(tmp_path: Path) -> None:
+    """When the disk takes only a part, the output stays as it was, nothing lies beside it, and one line says so."""
+    (tmp_path / "large.bin").write_bytes(bytes(100_000))
+    output = tmp_path / "out.bin"
+    output.write_text("before")
+    script = (
+        "import resource; from streaming.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); main()"
+    )
+    command = [sys.executable, "-c", script, "get", str(tmp_path / "large.bin"), "-o", str(output)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr.count("\n"), output.read_text()) == (1, 1, "before")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.bin", "out.bin"]
 
 
 def test_get_into_a_missing_folder_is_one_line(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
+from streaming.commands.outcome import check_output
 from streaming.commands.show import print_json
 from streaming.errors import SourceError
 from streaming.sources import create_data_source
@@ -41,8 +42,11 @@ def get_object(url: str, output: Path | None, as_json: bool) -> None:
     """Write the object at `url` to a file, or to standard output.
 
     Raises:
+        ConfigError: the output is there and not a file.
         SourceError: it cannot be read, or the file cannot be written; then the file is as it was.
     """
+    if output is not None:
+        check_output(output)
     asyncio.run(_get(url, output, as_json))
 
 

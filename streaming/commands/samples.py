@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from streaming.commands.outcome import FAILED
+from streaming.commands.outcome import FAILED, check_output
 from streaming.commands.show import Columns, human_bytes, print_json, with_progress
 from streaming.errors import ConfigError, StreamingError
 
@@ -26,7 +26,14 @@ NAMED_FAILURES = 20
 
 
 def build_index(urls: Sequence[str], output: Path | None, mapping: Sequence[str], missing: str, as_json: bool) -> None:
-    """Build the index of the sources, save it if asked, and print what it holds."""
+    """Build the index of the sources, save it if asked, and print what it holds.
+
+    Raises:
+        ConfigError: a mapping or an output that cannot be used.
+        IndexBuildError: the samples cannot be matched.
+    """
+    if output is not None:
+        check_output(output)
     index = asyncio.run(_build(urls, _parse_mapping(mapping), missing))
     if output is not None:
         index.save(output)
