@@ -1,6 +1,6 @@
 """Does the cache stay flat in memory and within its budget over a million get/put/expire/evict cycles?
 
-Proportional set size of this process (the arena's pages included), regressed on the number of samples after a fifth of
+Unique set size of this process (the arena's pages included), regressed on the number of samples after a fifth of
 warm-up. A thread compares what is stored and in flight with the budget all the time. Then: what one entry costs beyond
 its bytes, with string and integer keys, beside the `ENTRY_OVERHEAD` that the budget is charged.
 """
@@ -26,8 +26,9 @@ KEYS = 3_000
 POINTS = 100  # of memory over time
 
 
-def pss() -> int:
-    return int(psutil.Process().memory_full_info().pss)
+def own_bytes() -> int:
+    """Memory that only this process maps; a share of torch's pages would vary with who else has them."""
+    return int(psutil.Process().memory_full_info().uss)
 
 
 class Watch:
@@ -81,7 +82,7 @@ def cycles(count: int, policy: str, seed: int) -> dict[str, float]:
                 cache.admit(key, entry, reservation=reservation)
             if number % (count // POINTS) == 0 and number > count // 5:
                 seen.append(number)
-                memory.append(pss())
+                memory.append(own_bytes())
     metrics = cache.get_metrics()
     assert metrics.expirations > 0
     assert metrics.evictions > 0
@@ -103,12 +104,12 @@ def bookkeeping(key_of: Callable[[int], Any], count: int = 100_000) -> float:
     """Bytes per entry beyond the 64 of its block, after as many replacements as a cache in use has seen."""
     cache = SmartLRUCache(max_size_bytes=2 * count * (64 + ENTRY_OVERHEAD))
     gc.collect()
-    before = pss()
+    before = own_bytes()
     for number in range(2 * count):
         cache.put_nowait(key_of(number % count), number)
     gc.collect()
     assert len(cache) == count
-    return (pss() - before) / count - 64
+    return (own_bytes() - before) / count - 64
 
 
 def main() -> None:
