@@ -107,9 +107,10 @@ def run_demo(
                 f"with {settings.latency_ms:g} ms latency; labels in {recordings.labels}"
             )
             events_url = server.url + "events/"
-            _warm_up(settings, recordings)
-            streamed, cache = _stream(settings, recordings, events_url, on_epoch)
-            plain = _read_plainly(settings, recordings, events_url, on_epoch)
+            with _one_thread():
+                _warm_up(settings, recordings)
+                streamed, cache = _stream(settings, recordings, events_url, on_epoch)
+                plain = _read_plainly(settings, recordings, events_url, on_epoch)
     return {
         "settings": asdict(settings) | {"data": str(data)},
         "recordings": {"number": len(recordings.names), "bytes": recordings.total_bytes},
@@ -193,6 +194,17 @@ def _train(
             began = time.perf_counter()
             losses = [_step(model, batch, settings.learning_rate) * len(batch["page"]) for batch in loader]
             yield number, len(recordings.names), time.perf_counter() - began, sum(losses) / len(recordings.names)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: no slower for a model of this size, and steady where other programs keep cores busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _warm_up(settings: DemoSettings, recordings: Recordings) -> None:
