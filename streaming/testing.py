@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
@@ -116,15 +116,24 @@ class LatencySource(_Wrapper):
         latency_s: seconds that each read waits.
         jitter_s: up to so many seconds more, evenly spread.
         seed: of the jitter.
+        sleep: waits so many seconds, such as `FakeClock.sleep`; None: real time.
     """
 
-    def __init__(self, source: DataSource, latency_s: float, jitter_s: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: DataSource,
+        latency_s: float,
+        jitter_s: float = 0.0,
+        seed: int = 0,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(source)
         self.latency_s = latency_s
         self.jitter_s = jitter_s
         self.seed = seed
         self._random = random.Random(seed)
-        self._sleep = _PreciseSleep()
+        self.sleep = sleep
+        self._sleep = _PreciseSleep() if sleep is None else sleep
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         self._check_open()
@@ -132,7 +141,7 @@ class LatencySource(_Wrapper):
         return await self.source.read(path, start, end)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.source, self.latency_s, self.jitter_s, self.seed)
+        return type(self), (self.source, self.latency_s, self.jitter_s, self.seed, self.sleep)
 
 
 @dataclass(frozen=True)
