@@ -21,9 +21,10 @@ import obstore.store
 import report
 import torch
 import uvloop
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.codecs import decode
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 SERVICES = Path(__file__).parents[1] / "tests" / "services"
 IN_FLIGHT = BATCH = 64

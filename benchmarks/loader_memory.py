@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import numpy as np
 import psutil
 import report
+from torch.utils.data import DataLoader, RandomSampler
+
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.config import DataSourceConfig
 from streaming.testing import MemorySource
-from torch.utils.data import DataLoader, RandomSampler
 
 BATCH = 64
 OBJECTS = 2_000

@@ -1,7 +1,7 @@
 """What do cache hits cost in DataLoader workers, beside plain torch over samples held in a list?
 
-Two workers, fork and spawn, 20 kB and 2.6 MB samples, everything cached. The number of fetches is counted at the source:
-one per object over all workers and epochs.
+Two workers, fork and spawn, 20 kB and 2.6 MB samples, everything cached. The number of fetches is counted at the
+source: one per object over all workers and epochs.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import report
 import torch
+from torch.utils.data import DataLoader, Dataset
+
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.config import DataSourceConfig
 from streaming.testing import MemorySource
-from torch.utils.data import DataLoader, Dataset
 
 CASES = {"20kB": ((16, 8, 40), 512, 64), "2.6MB": ((16, 16, 64, 40), 64, 8)}
 EPOCHS = 12
@@ -68,8 +70,8 @@ def main() -> None:
         with StreamingDatasetAdapter(source) as adapter:
             for method, workers in (("fork", 2), ("spawn", 2), (None, 0)):
                 runs: dict[str, Callable[[], float]] = {
-                    "list": lambda m=method, w=workers: rate_of(plain, batch_size, m, w),
-                    "adapter": lambda m=method, w=workers: rate_of(adapter, batch_size, m, w),
+                    "list": partial(rate_of, plain, batch_size, method, workers),
+                    "adapter": partial(rate_of, adapter, batch_size, method, workers),
                 }
                 rates = report.interleaved(arguments.repeats, runs)
                 name = f"{size}_{method or 'no_workers'}"

@@ -11,11 +11,12 @@ import textwrap
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
+
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.config import DataSourceConfig
 from streaming.errors import OwnerGone
 from streaming.testing import MemorySource
-from torch.utils.data import DataLoader
 
 COUNT = 24
 METHODS = ["fork", "spawn", "forkserver"]
@@ -72,9 +73,7 @@ def test_workers_see_correct_samples_while_the_cache_evicts(method):
     """A cache of a few samples under two workers: evicted places are noticed, never read as something else."""
     nbytes = 20_000
     with StreamingDatasetAdapter(_source(nbytes=nbytes), cache_size_gb=1e-4) as adapter:
-        loader = DataLoader(
-            adapter, batch_size=6, num_workers=2, multiprocessing_context=method, collate_fn=_as_list
-        )
+        loader = DataLoader(adapter, batch_size=6, num_workers=2, multiprocessing_context=method, collate_fn=_as_list)
         for _ in range(3):
             samples = [sample for batch in loader for sample in batch]
             assert [sample["idx"] for sample in samples] == list(range(COUNT))
@@ -117,7 +116,7 @@ def test_an_error_of_the_owner_is_raised_in_the_loader():
     with StreamingDatasetAdapter(source) as adapter:
         data = source.delete("003.bin")
         loader = DataLoader(adapter, batch_size=4, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
-        with pytest.raises(FileNotFoundError, match="003.bin"):
+        with pytest.raises(FileNotFoundError, match=r"003\.bin"):
             list(loader)
         source.put("003.bin", bytes([3]) * 2000)
         assert data is None or len(data) == 2000
@@ -135,7 +134,7 @@ def test_a_killed_worker_leaves_the_owner_whole():
     source = _source()
     with StreamingDatasetAdapter(source, transform=_kill_self) as adapter:
         loader = DataLoader(adapter, batch_size=4, num_workers=2, multiprocessing_context="fork", collate_fn=_as_list)
-        with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
+        with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
             list(loader)
         _check([adapter[i] for i in range(COUNT)])
         rest = DataLoader(

@@ -5,8 +5,9 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from streaming.collate import PadCollate, stack_collate
 from torch.utils.data import default_collate
+
+from streaming.collate import PadCollate, stack_collate
 
 Pair = namedtuple("Pair", "left right")
 

@@ -95,7 +95,7 @@ def test_commands_in_the_documents_are_targets_of_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     for document in DOCUMENTS:
         code = "\n".join(re.findall(r"`(?!``)([^`\n]+)`", document.read_text()))
-        code += "\n".join(block.text for block in blocks(document) if block.language != "python")
+        code += "\n" + "\n".join(block.text for block in blocks(document) if block.language != "python")
         named = set(re.findall(r"(?:^|\s)make ([a-z][\w-]*)", code, re.MULTILINE))
         assert named <= targets, name_of(document)
         if document == README:

@@ -7,6 +7,7 @@ import pickle
 import signal
 
 import pytest
+
 from streaming.errors import OwnerGone
 from streaming.link import LinkClient, LinkHandle, LinkServer
 from streaming.runtime import Runtime

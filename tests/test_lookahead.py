@@ -3,8 +3,9 @@
 import itertools
 
 import torch
-from streaming.lookahead import HORIZON, LookAhead
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
+
+from streaming.lookahead import HORIZON, LookAhead
 
 
 class Listener:

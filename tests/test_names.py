@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-import streaming
 import torch
+
+import streaming
 from streaming.adapter import StreamingDatasetAdapter, create_streaming_dataset_from_config
 from streaming.cache import AsyncPrefetcher, CacheMetrics, SmartLRUCache
 from streaming.sources import (
@@ -43,7 +44,12 @@ def test_every_public_name_is_importable_from_the_root():
 async def test_sources_are_configured_read_and_listed(root):
     """DataSourceConfig by position, create_data_source, list_files, fetch_file, prefetch_files, async with."""
     config = DataSourceConfig("data", "local", str(root), None)
-    assert (config.name, config.source_type, config.path_or_uri, config.credentials) == ("data", "local", str(root), None)
+    assert (config.name, config.source_type, config.path_or_uri, config.credentials) == (
+        "data",
+        "local",
+        str(root),
+        None,
+    )
     async with create_data_source(config) as source:
         assert isinstance(source, LocalDataSource)
         assert isinstance(source, DataSource)

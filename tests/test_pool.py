@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+
 from streaming.errors import Closed
 from streaming.pool import DecodePool
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from streaming.errors import Closed, ConfigError
 from streaming.prefetch import AsyncPrefetcher
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from streaming.errors import Closed
 from streaming.readahead import MISS, ReadAhead
 
@@ -254,9 +255,9 @@ async def test_forgetting_everything_stops_reading_ahead():
 async def test_depth_grows_when_a_reader_is_late():
     """An adaptive depth doubles when it was the limit, and a fixed one stays."""
     store = Store()
-    engine = engine_over(store)
-    engine.announce(range(200))
+    engine = engine_over(store, concurrency=10_000)
     before = engine.depth
+    engine.announce(range(3 * before))
     read = asyncio.ensure_future(engine.get(0))
     await settle()
     assert engine.depth == 2 * before

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+
 from streaming.errors import WrongThread
 from streaming.runtime import Done, Pending, Runtime, current_runtime
 
