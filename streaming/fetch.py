@@ -156,6 +156,8 @@ class SampleFetcher:
         sample["idx"] = position
         if self._prepare is not None:
             sample = self._run_prepare(position, sample)
+            if type(sample) is dict:
+                sample.setdefault("idx", position)
         entry = self._cache.encode(sample)
         if entry is None or not self._cache.admit(position, entry):
             return sample

@@ -241,7 +241,11 @@ class Owner:
             if item is not None:
                 self._engine.used(position)
         missing = [at for at, item in enumerate(items) if item is None]
+        started = time.perf_counter()
         fetched = await asyncio.gather(*(self._fetch_item(positions[at]) for at in missing))
+        if missing:
+            self.counters.waits += 1
+            self.counters.wait_seconds += time.perf_counter() - started
         replies: list[Any] = [item and (PLACE, *item) for item in items]
         for at, item in zip(missing, fetched, strict=True):
             replies[at] = item

@@ -197,6 +197,17 @@ def test_prepare_runs_once_and_is_cached(root):
         assert Doubled.calls == 1
 
 
+def _only_shape(sample):
+    return {"shape": list(sample["latent_conditions"]["latents"].shape)}
+
+
+def test_a_prepared_dict_keeps_its_position(root):
+    """A prepare that makes a new dict need not carry `idx` along."""
+    with StreamingDatasetAdapter(str(root), MAPPING, prepare=_only_shape) as adapter:
+        for _ in range(2):
+            assert adapter[3] == {"shape": [4, 2, 3, 3], "idx": 3}
+
+
 def _add_noise(sample, generator):
     return sample["idx"], torch.rand(1, generator=generator).item()
 

@@ -68,6 +68,16 @@ def test_workers_share_one_cache_and_one_flight(method, is_persistent):
         assert (stats["fetched_samples"], stats["total_hits"]) == (COUNT, COUNT)
 
 
+def test_waits_of_workers_are_counted():
+    """A worker that has to wait for a source is a wait of the run, as one of this process is."""
+    with StreamingDatasetAdapter(_source()) as adapter:
+        for waits in (1, 1):  # the second epoch waits for nothing
+            list(DataLoader(adapter, batch_size=COUNT, num_workers=1, collate_fn=_as_list))
+            stats = adapter.get_cache_stats()
+            assert stats["waits"] == waits
+            assert stats["wait_seconds"] > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_see_correct_samples_while_the_cache_evicts(method):
     """A cache of a few samples under two workers: evicted places are noticed, never read as something else."""
