@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ class SampleFetcher:
         cache: where each loaded sample is kept, under its position.
         prepare: deterministic function of a sample, run before the cache; None for none.
         pool: threads for decoding, and for sources whose reads block a thread.
-        counters: bumped on the loop.
+        counters: bumped for each sample before it is kept.
         max_bytes: bound of one decoded object.
 
     Attributes:
@@ -73,6 +74,7 @@ class SampleFetcher:
         self._most_in_cache = cache.max_bytes // 256  # smaller than what is evicted before a reader comes
         self._planned: dict[int, tuple[Row, ...]] = {}
         self._largest = 0
+        self._counting = threading.Lock()
         self._is_stored_plain = False  # the last sample did not compress, so the next will hardly take time for it
         self.is_blocking = all(source.read_blocking is not None for source in sources)
 
@@ -101,20 +103,11 @@ class SampleFetcher:
         """
         rows = self._planned.pop(position, None) or self._index.rows(position)
         if self.is_blocking:
-            sample, nbytes = await self._pool.run(self._load_blocking, position, rows)
-        else:
-            blobs = await self._read_all(rows)
-            nbytes = sum([len(blob.data) for blob in blobs])
-            if self._is_cheap(rows, nbytes):
-                sample = self._finish(position, rows, blobs)
-            else:
-                sample = await self._pool.run(self._finish, position, rows, blobs)
-        self._largest = max(self._largest, nbytes)
-        counters = self._counters
-        counters.samples_fetched += 1
-        counters.objects_fetched += len(rows)
-        counters.bytes_fetched += nbytes
-        return sample
+            return await self._pool.run(self._load_blocking, position, rows)
+        blobs = await self._read_all(rows)
+        if self._is_cheap(rows, blobs):
+            return self._finish(position, rows, blobs)
+        return await self._pool.run(self._finish, position, rows, blobs)
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         if len(rows) == 1:
@@ -130,18 +123,28 @@ class SampleFetcher:
     async def _read(self, row: Row) -> Blob:
         return await self._sources[row.source].read(row.path, row.start, _end(row))
 
-    def _load_blocking(self, position: int, rows: Sequence[Row]) -> tuple[Any, int]:
+    def _count(self, rows: Sequence[Row], blobs: Sequence[Blob]) -> None:
+        """Count a sample before a reader can see it, so that nobody has read more than was fetched."""
+        nbytes = sum([len(blob.data) for blob in blobs])
+        counters = self._counters
+        with self._counting:
+            self._largest = max(self._largest, nbytes)
+            counters.samples_fetched += 1
+            counters.objects_fetched += len(rows)
+            counters.bytes_fetched += nbytes
+
+    def _load_blocking(self, position: int, rows: Sequence[Row]) -> Any:
         blobs = []
         for row in rows:
             read = self._sources[row.source].read_blocking
             assert read is not None
             blobs.append(read(row.path, row.start, _end(row)))
-        return self._finish(position, rows, blobs), sum(len(blob.data) for blob in blobs)
+        return self._finish(position, rows, blobs)
 
-    def _is_cheap(self, rows: Sequence[Row], nbytes: int) -> bool:
+    def _is_cheap(self, rows: Sequence[Row], blobs: Sequence[Blob]) -> bool:
         return (
             self._prepare is None
-            and nbytes <= INLINE_BYTES
+            and sum([len(blob.data) for blob in blobs]) <= INLINE_BYTES
             and all(codec_for(row.path).is_trivial for row in rows)
             and self._is_stored_plain
         )
@@ -158,6 +161,7 @@ class SampleFetcher:
             sample = self._run_prepare(position, sample)
             if type(sample) is dict:
                 sample.setdefault("idx", position)
+        self._count(rows, blobs)
         entry = self._cache.encode(sample)
         if entry is None or not self._cache.admit(position, entry):
             return sample
