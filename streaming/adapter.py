@@ -14,8 +14,11 @@ from typing import Any, Self, SupportsIndex
 import torch
 import xxhash
 from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
+from streaming.cache.batch import Sample
 from streaming.cache.sample import SmartLRUCache
+from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
 from streaming.errors import Closed, IndexFileError, PrepareError, StreamingError
 from streaming.index import SampleIndex, configuration
@@ -28,6 +31,8 @@ from streaming.sources.base import DataSource
 from streaming.worker import Worker
 
 __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
+
+default_collate_fn_map[Sample] = collate_rows  # a DataLoader without `collate_fn` then copies each sample once
 
 
 class StreamingDatasetAdapter(Dataset[Any]):

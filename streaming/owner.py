@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from streaming.cache.reading import PlaceTuple
 from streaming.cache.sample import Reservation, SmartLRUCache
 from streaming.counters import Counters
 from streaming.fetch import IN_CACHE, SampleFetcher
@@ -17,7 +18,7 @@ from streaming.pool import DecodePool
 from streaming.readahead import MISS, ReadAhead
 from streaming.runtime import Runtime
 from streaming.sources.base import DataSource
-from streaming.worker import ERROR, INLINE, PLACE
+from streaming.worker import Other, Reply
 
 __all__ = ["Owner"]
 
@@ -92,7 +93,7 @@ class Owner:
     def read_many(self, positions: Sequence[int]) -> list[Any]:
         """Samples in the order asked, owned by the caller; those missing are fetched together."""
         self.counters.reads += len(positions)
-        samples = [self._read_now(position) for position in positions]
+        samples = self._read_many_now(positions)
         missing = [at for at, sample in enumerate(samples) if sample is MISS]
         if missing:
             fetched = self._wait([positions[at] for at in missing])
@@ -107,6 +108,15 @@ class Owner:
             if sample is not MISS:
                 self._engine.used(position)
         return sample
+
+    def _read_many_now(self, positions: Sequence[int]) -> list[Any]:
+        samples = [self._engine.take(position) for position in positions]
+        absent = [at for at, sample in enumerate(samples) if sample is MISS or sample is IN_CACHE]
+        for at, sample in zip(absent, self.cache.get_many([positions[at] for at in absent], MISS), strict=True):
+            samples[at] = sample
+            if sample is not MISS:
+                self._engine.used(positions[at])
+        return samples
 
     def _wait(self, positions: Sequence[int]) -> list[Any]:
         """Samples that are not there yet: the loop fetches what nobody fetches; the rest is waited for as it lands."""
@@ -229,46 +239,52 @@ class Owner:
     def _reserve(self, position: int, demanded: bool) -> Reservation | None:
         return self.cache.reserve(self._fetcher.nbytes(position), demanded=demanded)
 
-    async def _answer(self, request: tuple[list[int], bool]) -> tuple[int, list[Any]]:
-        """Reply to a worker: the epoch, and for each position where its sample lies, or the sample itself."""
+    async def _answer(self, request: tuple[list[int], bool]) -> Reply:
+        """Reply to a worker: see `Reply`."""
         positions, is_stale = request
         self._engine.drop_ready()
         if is_stale:  # evicted between the last answer and its reading: this time send the bytes
-            return self.epoch, [await self._inline(position) for position in positions]
+            inline = {at: await self._inline(position) for at, position in enumerate(positions)}
+            return self.epoch, [None] * len(positions), inline
         self.counters.reads += len(positions)
-        items = [self.cache.place(position) for position in positions]
-        for position, item in zip(positions, items, strict=True):
-            if item is not None:
-                self._engine.used(position)
-        missing = [at for at, item in enumerate(items) if item is None]
+        places = self.cache.places(positions)
+        missing = []
+        for at, place in enumerate(places):
+            if place is None:
+                missing.append(at)
+            else:
+                self._engine.used(positions[at])
+        if not missing:
+            return self.epoch, places, {}
         started = time.perf_counter()
         fetched = await asyncio.gather(*(self._fetch_item(positions[at]) for at in missing))
-        if missing:
-            self.counters.waits += 1
-            self.counters.wait_seconds += time.perf_counter() - started
-        replies: list[Any] = [item and (PLACE, *item) for item in items]
-        for at, item in zip(missing, fetched, strict=True):
-            replies[at] = item
-        return self.epoch, replies
+        self.counters.waits += 1
+        self.counters.wait_seconds += time.perf_counter() - started
+        others: dict[int, Other] = {}
+        for at, (place, other) in zip(missing, fetched, strict=True):
+            places[at] = place
+            if other is not None:
+                others[at] = other
+        return self.epoch, places, others
 
-    async def _fetch_item(self, position: int) -> tuple[Any, ...]:
+    async def _fetch_item(self, position: int) -> tuple[PlaceTuple | None, Other | None]:
         try:
             sample = await self._engine.get(position)
             place = self.cache.place(position)
             if place is None and sample is IN_CACHE:
                 sample = await self._get(position)
         except Exception as exc:
-            return ERROR, _pickle_error(exc)
-        return (INLINE, pickle.dumps(sample, protocol=5)) if place is None else (PLACE, *place)
+            return None, (True, _pickle_error(exc))
+        return (None, (False, pickle.dumps(sample, protocol=5))) if place is None else (place, None)
 
-    async def _inline(self, position: int) -> tuple[Any, ...]:
+    async def _inline(self, position: int) -> Other:
         try:
             sample = self.cache.get_nowait(position, MISS)
             if sample is MISS:
                 sample = await self._get(position)
-            return INLINE, pickle.dumps(sample, protocol=5)
+            return False, pickle.dumps(sample, protocol=5)
         except Exception as exc:
-            return ERROR, _pickle_error(exc)
+            return True, _pickle_error(exc)
 
 
 def _pickle_error(error: Exception) -> bytes:

@@ -6,17 +6,23 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+from torch.utils.data import get_worker_info
+
 from streaming.cache.arena import ArenaReader
-from streaming.cache.sample import STALE, read_place
+from streaming.cache.batch import read_batch
+from streaming.cache.reading import STALE, PlaceTuple
 from streaming.link import LinkClient, LinkHandle
 
-__all__ = ["ERROR", "INLINE", "PLACE", "Worker"]
+__all__ = ["Other", "Reply", "Worker"]
 
-PLACE, INLINE, ERROR = 0, 1, 2
-"""Kinds of answer: a place in the arena, a pickled sample (one that the cache cannot hold), a pickled error.
+Other = tuple[bool, bytes]
+"""What has no place in the arena: whether it is an error, and the pickle of the error or of the sample.
 
 Pickle crosses only the private line between a process and its own children, as it does for DataLoader workers anyway.
 """
+
+Reply = tuple[int, list[PlaceTuple | None], dict[int, Other]]
+"""An owner's answer: its epoch, where each sample lies, and by their number in the request those that lie nowhere."""
 
 
 class Worker:
@@ -57,13 +63,15 @@ class Worker:
         return samples
 
     def _ask(self, positions: Sequence[int], is_stale: bool) -> list[Any]:
-        self.epoch, items = self._client.request((list(positions), is_stale))
-        return [self._open(item) for item in items]
-
-    def _open(self, item: tuple[Any, ...]) -> Any:
-        if item[0] == PLACE:
-            return read_place(self._arena, item[1:])
-        value = pickle.loads(item[1])
-        if item[0] == ERROR:
-            raise value
-        return value
+        reply: Reply = self._client.request((list(positions), is_stale))
+        self.epoch, places, others = reply
+        arena = self._arena
+        placed = [place for place in places if place is not None] if others else places
+        samples = read_batch(arena.memory, arena.generations, placed, shared=get_worker_info() is not None)  # type: ignore[arg-type]
+        for at in sorted(others):
+            is_error, pickled = others[at]
+            value = pickle.loads(pickled)
+            if is_error:
+                raise value
+            samples.insert(at, value)
+        return samples

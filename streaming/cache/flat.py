@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from streaming.cache.leaves import Unsupported, code_of, plan_of, plans, raw_bytes
 
-__all__ = ["Encoded", "Leaf", "Unsupported", "build", "decode", "encode", "read_header"]
+__all__ = ["Encoded", "Leaf", "Unsupported", "build", "decode", "encode", "is_text", "read_header"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -103,9 +103,14 @@ def as_text(sample: Any) -> bytes | None:
     return _TEXT + text.encode("utf-8", "surrogatepass")
 
 
+def is_text(payload: Buffer) -> bool:
+    """Whether a payload is JSON text, without the header of others."""
+    return payload[0] == _TEXT[0]
+
+
 def decode(payload: Buffer) -> Any:
     """The sample of a whole, validated payload, in memory of its own."""
-    if payload[0] == _TEXT[0]:
+    if is_text(payload):
         return json.loads(str(memoryview(payload)[1:], "utf-8", "surrogatepass"))
     header = marshal.loads(payload)
     if not header[1]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from marshal import loads
 from typing import Any, Final
 
-from streaming.cache.arena import ArenaReader
 from streaming.cache.compression import decompress
 from streaming.cache.flat import build, decode
 
@@ -33,8 +32,3 @@ def load(memory: memoryview, generations: Sequence[int], place: PlaceTuple) -> A
         return build(header, small, small)
     sample = build(header, small, memory[offset : offset + length])
     return sample if generations[slot] == generation else STALE
-
-
-def read_place(reader: ArenaReader, place: Sequence[int]) -> Any:
-    """The sample at a place that `SmartLRUCache.place` gave, or `STALE` if it was evicted since."""
-    return load(reader.memory, reader.generations, tuple(place))  # type: ignore[arg-type]

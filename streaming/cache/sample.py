@@ -11,24 +11,25 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from streaming.cache.allocator import UNIT, block_size
 from streaming.cache.arena import Arena, Place
+from streaming.cache.batch import read_batch
 from streaming.cache.budget import Budget, Reservation, budget_bytes
 from streaming.cache.compression import Compression, Entry
 from streaming.cache.counts import CacheMetrics
 from streaming.cache.fill import Filler
 from streaming.cache.leaves import Unsupported
 from streaming.cache.policy import NOTHING, make_policy
-from streaming.cache.reading import STALE, PlaceTuple, load, read_place
+from streaming.cache.reading import STALE, PlaceTuple, load
 from streaming.errors import ConfigError
 from streaming.runtime import Done
 
-__all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCache", "read_place"]
+__all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCache"]
 
 MISS: Final[Any] = object()
 """What `get_nowait` returns for an absent key, unless told otherwise."""
@@ -45,7 +46,7 @@ class SmartLRUCache:
     """A cache of samples: nests of tensor, array, str, bytes, int, float, bool, None, list, tuple and dict.
 
     Readers get copies of their own. Methods may be called from any thread; keys are any hashable. In a forked child
-    use `place` of the owner and `read_place`, never the object itself: the parent's lock may be held for ever there.
+    use `places` of the owner and `read_batch`, never the object itself: the parent's lock may be held for ever there.
 
     Args:
         max_size_gb: budget for all that is stored or being read, in units of 10^9 bytes.
@@ -125,6 +126,20 @@ class SmartLRUCache:
             with self._lock:  # evicted between the look and the copy
                 self._metrics.hits -= 1
 
+    def get_many(self, keys: Sequence[Hashable], default: Any = MISS) -> list[Any]:
+        """Several samples at once; see `read_batch`. Each is the caller's own copy, or `default`."""
+        with self._lock:
+            places = [self._look_up(key) for key in keys]
+            memory, generations = self._memory, self._generations
+        samples = iter(read_batch(memory, generations, [place for place in places if place is not None]))
+        read = [default if place is None else next(samples) for place in places]
+        for at, key in enumerate(keys):
+            if read[at] is STALE:
+                with self._lock:  # evicted between the look and the copy
+                    self._metrics.hits -= 1
+                read[at] = self.get_nowait(key, default)
+        return read
+
     async def get(self, key: Hashable) -> Any:
         """The caller's own copy of a sample, or None. Large ones are decoded off the event loop."""
         place = self._records.get(key)
@@ -133,9 +148,14 @@ class SmartLRUCache:
         return self.get_nowait(key, None)
 
     def place(self, key: Hashable) -> PlaceTuple | None:
-        """Where a sample lies, for `read_place` in a process that maps the arena; counts as a read."""
+        """Where a sample lies, for `read_batch` in a process that maps the arena; counts as a read."""
         with self._lock:
             return self._look_up(key)
+
+    def places(self, keys: Sequence[Hashable]) -> list[PlaceTuple | None]:
+        """`place` of each key, in one hold of the lock."""
+        with self._lock:
+            return [self._look_up(key) for key in keys]
 
     def contains(self, key: Hashable) -> bool:
         """Whether a read would find the key now. Not counted as a read."""

@@ -21,8 +21,9 @@ import torch
 import streaming.cache
 from streaming.cache import CacheMetrics, SmartLRUCache
 from streaming.cache.arena import ArenaReader
+from streaming.cache.batch import read_batch
 from streaming.cache.reading import load
-from streaming.cache.sample import MISS, STALE, read_place
+from streaming.cache.sample import MISS, STALE
 from streaming.errors import ConfigError
 
 
@@ -37,6 +38,11 @@ class Clock:
 
 def cache_of(max_bytes: int = 1_000_000, **options: Any) -> SmartLRUCache:
     return SmartLRUCache(max_size_bytes=max_bytes, **options)
+
+
+def read_one(reader: ArenaReader, place: Any) -> Any:
+    [sample] = read_batch(reader.memory, reader.generations, [place])
+    return sample
 
 
 def noise(nbytes: int, seed: int = 0) -> bytes:
@@ -514,11 +520,11 @@ def test_a_place_is_stale_once_its_key_is_gone(compress: bool, length: int) -> N
     cache.put_nowait("k", {"x": torch.ones(length)}, compress=compress)
     place = cache.place("k")
     assert place is not None
-    assert torch.equal(read_place(reader, place)["x"], torch.ones(length))
+    assert torch.equal(read_one(reader, place)["x"], torch.ones(length))
     cache.invalidate("k")
-    assert read_place(reader, place) is STALE
+    assert read_one(reader, place) is STALE
     cache.put_nowait("other", {"x": torch.zeros(length)}, compress=compress)
-    assert read_place(reader, place) is STALE
+    assert read_one(reader, place) is STALE
 
 
 class Freed(Sequence[int]):
@@ -552,7 +558,7 @@ def _read_samples(fd: int, pipe: Connection) -> None:
     wrong = good = stale = 0
     while (item := pipe.recv()) is not None:
         key, place = item
-        sample = read_place(reader, place)
+        sample = read_one(reader, place)
         if sample is STALE:
             stale += 1
         elif all((value == key).all() for value in sample.values()):

@@ -1,0 +1,129 @@
+"""Several samples at once: straight from the arena into one tensor `[batch, ...]` per entry, whose rows they are.
+
+A batch then costs one copy, not two: collating samples that are the rows of one tensor, in order, is taking that tensor
+(`streaming.collate`). Samples that differ in shapes or structure are read one by one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from marshal import loads
+from typing import Any
+
+from streaming.cache.compression import decompress
+from streaming.cache.flat import is_text
+from streaming.cache.reading import STALE, PlaceTuple, load
+
+__all__ = ["Sample", "read_batch"]
+
+_MOST_PARTS = 1024  # buffers that one system call takes
+_LARGE_BYTES = 128 * 1024  # rows from which torch copies them, in several threads and without the GIL
+_HEADER_BYTES = 512  # most headers of samples with arrays are shorter; a longer one is read with all of its head
+
+
+class Sample(dict[Any, Any]):
+    """A sample whose tensors may be rows of its batch's tensors. Copies and pickles as a plain dict."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type, tuple[dict[Any, Any]]]:
+        return dict, (dict(self),)
+
+
+def read_batch(
+    memory: memoryview, generations: Sequence[int], places: Sequence[PlaceTuple], *, shared: bool = False
+) -> list[Any]:
+    """The reader's own copies of the samples at these places, `STALE` for each that was evicted meanwhile.
+
+    Args:
+        memory: the arena.
+        generations: its table.
+        places: where the samples lie.
+        shared: take shared memory for the batch, so that a DataLoader worker hands it over without another copy.
+    """
+    opened = _open_alike(memory, generations, places) if len(places) > 1 else None
+    if opened is None:
+        return [load(memory, generations, place) for place in places]
+    table, skeletons, payloads = opened
+    for path, code, shape, start, nbytes in table:
+        batch = _empty(code, (len(places), *shape), shared)
+        if nbytes:
+            _copy_rows(batch, [payload[start : start + nbytes] for payload in payloads])
+        _put(skeletons, path, batch.unbind(0))
+    return [
+        Sample(skeleton) if generations[slot] == generation else STALE
+        for skeleton, (_, _, slot, generation, _) in zip(skeletons, places, strict=True)
+    ]
+
+
+def _open_alike(
+    memory: memoryview, generations: Sequence[int], places: Sequence[PlaceTuple]
+) -> tuple[tuple[Any, ...], list[Any], list[memoryview]] | None:
+    """(leaf table, skeletons, payloads) of dicts whose tensors have the same shapes at the same places, else None."""
+    first: Any = None
+    skeletons, payloads = [], []
+    for offset, length, slot, generation, head in places:
+        payload = memory[offset : offset + length]
+        data = bytes(payload[:_HEADER_BYTES] if head > _HEADER_BYTES else payload)
+        if generations[slot] != generation:  # bytes that may have changed are never decoded
+            return None
+        if not head:
+            data = decompress(data)
+            payload = memoryview(data)
+            if is_text(data):
+                return None
+        try:
+            skeleton, table, tuples, _ = loads(data)
+        except (EOFError, ValueError):  # a header of over 512 bytes
+            return None
+        if table != first:
+            if first is not None or not table or tuples or type(skeleton) is not dict:
+                return None
+            if any(code[0] != "t" for _, code, *_ in table):
+                return None
+            first = table
+        skeletons.append(skeleton)
+        payloads.append(payload)
+    return first, skeletons, payloads
+
+
+def _empty(code: str, shape: tuple[int, ...], shared: bool) -> Any:
+    import torch
+
+    dtype = getattr(torch, code[1:])
+    if not shared:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+
+def _copy_rows(batch: Any, rows: list[memoryview]) -> None:
+    """Fill a new batch. Shared pages that were never touched cost half as much in a system call as in page faults."""
+    import torch
+
+    storage = batch.untyped_storage()
+    strategy = torch.multiprocessing.get_sharing_strategy()  # type: ignore[no-untyped-call]
+    if storage.is_shared() and strategy == "file_descriptor":
+        fd, size = storage._share_fd_cpu_()
+        if len(rows) <= _MOST_PARTS and os.pwritev(fd, rows, 0) == size:
+            return
+    target = batch.reshape(-1).view(torch.uint8)
+    if len(rows[0]) >= _LARGE_BYTES and not rows[0].readonly:
+        torch.cat([torch.frombuffer(row, dtype=torch.uint8) for row in rows], out=target)
+        return
+    view = memoryview(target.numpy())
+    start = 0
+    for row in rows:
+        view[start : start + len(row)] = row
+        start += len(row)
+
+
+def _put(skeletons: list[Any], path: Any, rows: Sequence[Any]) -> None:
+    """Put each row into its skeleton, where the path says: one key, or a tuple of keys."""
+    *outer, key = path if type(path) is tuple else (path,)
+    for skeleton, row in zip(skeletons, rows, strict=True):
+        for name in outer:
+            skeleton = skeleton[name]
+        skeleton[key] = row

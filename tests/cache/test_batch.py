@@ -1,0 +1,181 @@
+"""Samples read together are the reader's own, equal to those read one by one, and collate without another copy."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+import streaming.adapter  # noqa: F401  # tells torch's default_collate about rows
+from streaming.cache.arena import ArenaReader
+from streaming.cache.batch import read_batch
+from streaming.cache.sample import MISS, STALE, SmartLRUCache
+from streaming.collate import PadCollate, stack_collate
+
+DTYPES = [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.uint8, torch.complex64]
+
+
+def _cache(samples: list[Any], **options: Any) -> SmartLRUCache:
+    cache = SmartLRUCache(max_size_bytes=50_000_000, **options)
+    for key, sample in enumerate(samples):
+        assert cache.put_nowait(key, sample)
+    return cache
+
+
+def _sample(i: int) -> dict[str, Any]:
+    tensors = {str(dtype): torch.full((3, 2), i).to(dtype) for dtype in DTYPES}
+    return {
+        "part": {"x": torch.full((40, 50), float(i)), **tensors},
+        "scalar": torch.tensor(i),
+        "idx": i,
+        "name": f"n{i}",
+    }
+
+
+def _assert_same(left: Any, right: Any) -> None:
+    assert isinstance(left, dict) == isinstance(right, dict)
+    if isinstance(left, dict):
+        assert list(left) == list(right)
+        for key in left:
+            _assert_same(left[key], right[key])
+    elif isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype
+        assert torch.equal(left, right)
+    else:
+        assert left == right
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("collate", [default_collate, stack_collate, PadCollate()], ids=["torch", "stack", "pad"])
+def test_a_batch_equals_its_samples(compression, collate):
+    """Whatever is stored and however it is collated: the batch is that of samples read one by one."""
+    cache = _cache([_sample(i) for i in range(6)], compression_type=compression)
+    keys = [4, 0, 5, 0]
+    samples = cache.get_many(keys)
+    for key, sample in zip(keys, samples, strict=True):
+        _assert_same(sample, cache.get_nowait(key))
+    _assert_same(collate(samples), collate([cache.get_nowait(key) for key in keys]))
+
+
+@pytest.mark.parametrize("collate", [default_collate, stack_collate])
+def test_collating_takes_the_tensor_whose_rows_the_samples_are(collate):
+    """No second copy: the batch lies where the samples do, also with one sample changed in place."""
+    cache = _cache([_sample(i) for i in range(4)])
+    samples = cache.get_many([3, 1, 2])
+    samples[1]["part"]["x"].fill_(-1)
+    batch = collate(samples)
+    assert batch["part"]["x"].data_ptr() == samples[0]["part"]["x"].data_ptr()
+    assert batch["part"]["x"][:, 0, 0].tolist() == [3, -1, 2]
+
+
+@pytest.mark.parametrize("collate", [default_collate, stack_collate])
+def test_samples_that_were_changed_or_reordered_are_collated_as_they_are(collate):
+    """A tensor put in place of a row, another order, a part of the batch: nothing is taken from the old rows."""
+    cache = _cache([_sample(i) for i in range(4)])
+    samples = cache.get_many([0, 1, 2, 3])
+    assert collate(samples[::-1])["part"]["x"][:, 0, 0].tolist() == [3, 2, 1, 0]
+    assert collate(samples[1:3])["part"]["x"][:, 0, 0].tolist() == [1, 2]
+    samples[2]["part"]["x"] = torch.zeros(40, 50)
+    assert collate(samples)["part"]["x"][:, 0, 0].tolist() == [0, 1, 0, 3]
+    for sample in samples:
+        sample["part"]["x"] = sample["part"]["x"].T
+    assert collate(samples)["part"]["x"].shape == (4, 50, 40)
+
+
+def test_default_collate_refuses_what_it_refuses_of_plain_dicts():
+    """A sample without a key of the first is a KeyError, as with torch alone."""
+    samples = _cache([_sample(0), _sample(1)]).get_many([0, 1])
+    del samples[1]["idx"]
+    with pytest.raises(KeyError, match="idx"):
+        default_collate(samples)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        pytest.param([{"x": torch.ones(2)}, {"x": torch.ones(3)}], id="shapes"),
+        pytest.param([{"x": torch.ones(2)}, {"y": torch.ones(2)}], id="keys"),
+        pytest.param([{"x": torch.ones(2)}, {"x": torch.ones(2).double()}], id="dtypes"),
+        pytest.param([{"x": torch.ones(2).numpy()}, {"x": torch.ones(2).numpy()}], id="arrays"),
+        pytest.param([{"x": (torch.ones(2), 1)}, {"x": (torch.ones(2), 1)}], id="tuples"),
+        pytest.param([{"x": 1}, {"x": "text"}], id="no tensors"),
+        pytest.param([torch.ones(2), torch.ones(2)], id="bare tensors"),
+        pytest.param([{"x": torch.ones(2)}, ["x" * 5000]], id="kinds"),
+        pytest.param([{f"{i:030d}": torch.ones(2) for i in range(50)}] * 2, id="a long header"),
+        pytest.param([{"x": torch.ones(0, 3)}, {"x": torch.ones(0, 3)}], id="empty tensors"),
+    ],
+)
+def test_samples_that_differ_are_read_one_by_one(samples):
+    """Nothing is assumed of samples that are read together."""
+    read = _cache(samples).get_many([0, 1])
+    for ours, stored in zip(read, samples, strict=True):
+        assert type(stored) is dict or type(ours) is type(stored)
+        _assert_equal_nests(ours, stored)
+
+
+def _assert_equal_nests(left: Any, right: Any) -> None:
+    if isinstance(right, dict):
+        assert list(left) == list(right)
+        for key in right:
+            _assert_equal_nests(left[key], right[key])
+    elif isinstance(right, list | tuple):
+        assert type(left) is type(right)
+        assert len(left) == len(right)
+        for ours, stored in zip(left, right, strict=True):
+            _assert_equal_nests(ours, stored)
+    else:
+        assert type(left) is type(right)
+        assert (torch.as_tensor(left) == torch.as_tensor(right)).all() if hasattr(right, "shape") else left == right
+
+
+def test_copies_and_pickles_are_plain_dicts():
+    """What leaves the batch is an ordinary dict with the same tensors."""
+    sample = _cache([_sample(0), _sample(1)]).get_many([0, 1])[1]
+    for other in (pickle.loads(pickle.dumps(sample)), copy.copy(sample), copy.deepcopy(sample)):
+        assert type(other) is dict
+        _assert_same(other, sample)
+
+
+def test_missing_keys_give_the_default():
+    """Absent keys are told apart from those that are there, and counted."""
+    cache = _cache([_sample(0)])
+    assert cache.get_many([7, 8], None) == [None, None]
+    found, absent = cache.get_many([0, 9])
+    assert found["idx"] == 0
+    assert absent is MISS
+    assert cache.get_metrics().hits == 1
+    assert cache.get_metrics().misses == 3
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_evicted_sample_is_stale_and_its_neighbours_are_not(shared):
+    """A place that was freed, and perhaps written anew, never gives bytes of something else."""
+    cache = _cache([_sample(i) for i in range(3)])
+    reader = ArenaReader(cache.arena)
+    places = cache.places([0, 1, 2])
+    cache.put_nowait(1, _sample(9))
+    first, stale, last = read_batch(reader.memory, reader.generations, places, shared=shared)
+    assert stale is STALE
+    _assert_same(first, _sample(0))
+    _assert_same(last, _sample(2))
+
+
+@pytest.mark.parametrize("strategy", sorted(torch.multiprocessing.get_all_sharing_strategies()))
+def test_shared_batches_lie_in_shared_memory(strategy):
+    """A worker hands its batch over as it is, by either way in which torch shares memory."""
+    cache = _cache([_sample(i) for i in range(3)])
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy(strategy)
+    try:
+        reader = ArenaReader(cache.arena)
+        samples = read_batch(reader.memory, reader.generations, cache.places([2, 0]), shared=True)
+        batch = default_collate(samples)
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+    assert batch["part"]["x"].is_shared()
+    _assert_same(samples[0], _sample(2))
+    _assert_same(samples[1], _sample(0))
