@@ -61,14 +61,14 @@ class _Flight:
         self.is_ahead = is_ahead
         self.reservation = reservation  # of a load that a reader asked for; those ahead keep theirs until used
         self.waiters: list[asyncio.Future[Any]] = []
-        self.task: asyncio.Task[Any]
+        self.task: asyncio.Future[Any]
 
 
 class ReadAhead:
     """Loads announced keys ahead of their use, and any other key on demand.
 
     Args:
-        load: coroutine function that loads one key. It runs once per flight.
+        load: `load(key)` gives a coroutine or future that loads one key. It runs once per flight.
         loop: the event loop that everything but `take` and `used` belongs to.
         max_ahead: most keys of one announced order that are loaded or loading and not yet used; None adapts between
             256 and 4,096.
@@ -82,7 +82,7 @@ class ReadAhead:
 
     def __init__(
         self,
-        load: Callable[[Any], Coroutine[Any, Any, Any]],
+        load: Callable[[Any], asyncio.Future[Any] | Coroutine[Any, Any, Any]],
         loop: asyncio.AbstractEventLoop,
         *,
         max_ahead: int | None = None,
@@ -148,11 +148,10 @@ class ReadAhead:
         ahead = self._ahead.get(key)
         if ahead is None or key in self._watched:
             return MISS
-        if self._is_adaptive and ahead.plan.keys and ahead.plan.ahead >= self._depth:
-            self.loop.call_soon_threadsafe(self._grow_if_late)
         gate = threading.Lock()
         gate.acquire()
         self._watched[key] = gate
+        self.loop.call_soon_threadsafe(self._demand, key)
         try:
             value = self.take(key)
             if value is MISS and key in self._flights:  # looked at after the gate stands: whoever lands it opens it
@@ -297,12 +296,12 @@ class ReadAhead:
         flight = _Flight(is_ahead, reservation)
         self._flights[key] = flight
         self._flights_ahead += is_ahead
-        flight.task = self.loop.create_task(self._load(key))
+        flight.task = asyncio.ensure_future(self._load(key), loop=self.loop)
         # A callback and not a wrapping coroutine: a task cancelled before its first step runs no `finally`.
         flight.task.add_done_callback(partial(self._landed, key, flight))
         return flight
 
-    def _landed(self, key: Hashable, flight: _Flight, task: asyncio.Task[Any]) -> None:
+    def _landed(self, key: Hashable, flight: _Flight, task: asyncio.Future[Any]) -> None:
         self._flights_ahead -= flight.is_ahead
         if flight.reservation is not None:
             flight.reservation.release()
@@ -325,7 +324,7 @@ class ReadAhead:
             waiters[0].set_result(value)
         if waiters or not self._counts_unused:
             self._settle(key)
-        elif self._keeps_ready and key in self._ahead:
+        elif self._keeps_ready and (key in self._ahead or key in self._watched):
             self._ready[key] = value
 
     def _fail(self, key: Hashable, is_ahead: bool, waiters: list[asyncio.Future[Any]], error: BaseException) -> None:
@@ -337,6 +336,17 @@ class ReadAhead:
                 del self._failed[next(iter(self._failed))]
         if waiters or not self._counts_unused:
             self._settle(key)
+
+    def _demand(self, key: Hashable) -> None:
+        """A thread waits for this key: it is no longer ahead of its reader, and another one may start in its place."""
+        self._grow_if_late()
+        flight = self._flights.get(key)
+        ahead = self._ahead.get(key)
+        if flight is not None and ahead is not None and flight.reservation is None:
+            del self._ahead[key]
+            ahead.plan.ahead -= 1
+            flight.reservation = ahead.reservation
+            self._fill()
 
     def _reserve_demanded(self, key: Hashable) -> Reservation | None:
         """Budget for a key that a reader waits for; the furthest loads ahead give way to it."""

@@ -302,7 +302,7 @@ async def test_close_fails_who_waits_and_leaves_no_task():
 
 
 async def test_a_thread_waits_for_what_is_on_its_way():
-    """Blocking for an announced key needs no hop to the loop, and ends when the key lands, fails or is dropped."""
+    """Blocking for an announced key needs no hop to the loop, and ends when the key lands or fails."""
     store = Store()
     engine = engine_over(store)
     engine.announce("abc")
@@ -316,7 +316,24 @@ async def test_a_thread_waits_for_what_is_on_its_way():
     with pytest.raises(OSError, match="planted"):
         await engine.get("b")
     engine.forget()
-    assert await waits[2] is MISS
+    store.finish("c")
+    assert await waits[2] == ["c"]
+    await settle()
+    assert store.reserved == 0
+
+
+async def test_a_key_that_a_thread_waits_for_is_not_ahead():
+    """Look-ahead is counted from the sample that is needed now: while it is on its way, one more is read."""
+    store = Store()
+    engine = engine_over(store, max_ahead=2)
+    engine.announce("abcd")
+    wait = asyncio.ensure_future(asyncio.to_thread(engine.wait, "a"))
+    while len(store.started) < 3:
+        await asyncio.sleep(0)
+    assert store.started == ["a", "b", "c"]
+    store.finish("a")
+    assert await wait == ["a"]
+    await engine.aclose()
     assert store.reserved == 0
 
 

@@ -25,6 +25,8 @@ __all__ = ["Encoded", "Leaf", "Unsupported", "build", "decode", "encode", "is_te
 Buffer = bytes | bytearray | memoryview
 
 ALIGN = 64
+_BYTES = "b"  # the code of large `bytes`, which `marshal` would copy
+_LEAF_BYTES = 4096
 OWN_ALLOCATION = 32 * 1024  # bytes from which an array gets memory of its own; below, one copy for all is faster
 _MAX_DEPTH = 1000
 _KIND_KEYS = 16  # arrays or keys named in a signature; samples with more are told apart by these
@@ -71,16 +73,19 @@ def encode(sample: Any) -> Encoded:
     Raises:
         Unsupported: another type is in it (subclasses count as other types), or it nests over 1,000 deep.
     """
-    seen = _Scan(sample)
     name = type(sample).__name__
-    if not seen.has_arrays:
-        header = _dumps((sample, (), (), 0))
-        keys = tuple(islice(sample, _KIND_KEYS)) if type(sample) is dict else ()
-        size_class = len(header).bit_length() // 2  # which form is smaller, marshal or text, depends on size too
-        return Encoded([header], len(header), len(header), (name, keys, size_class), seen.is_json)
-    skeleton, found, tuples = _lift(sample, seen.containers)
-    arrays = [(path, code, array, raw_bytes(array)) for path, code, array in found]
-    arrays.sort(key=lambda item: len(item[3]) >= OWN_ALLOCATION)
+    lifted = _lift_shallow(sample) if name == "dict" else None
+    if lifted is None:
+        seen = _Scan(sample)
+        if not seen.has_arrays:
+            header = _dumps((sample, (), (), 0))
+            keys = tuple(islice(sample, _KIND_KEYS)) if type(sample) is dict else ()
+            size_class = len(header).bit_length() // 2  # which form is smaller, marshal or text, depends on size too
+            return Encoded([header], len(header), len(header), (name, keys, size_class), seen.is_json)
+        lifted = _lift(sample, seen.containers)
+    skeleton, arrays, tuples = lifted
+    if len(arrays) > 1:
+        arrays.sort(key=lambda item: len(item[3]) >= OWN_ALLOCATION)
     # Offsets are in the header whose length they depend on: leave room for the widest integers, check, else widen.
     base = _align(len(_dumps((skeleton, _table(arrays, 0)[0], tuples, 0))) + 12 * len(arrays) + 16)
     while True:
@@ -136,11 +141,14 @@ def build(header: tuple[Any, ...], small: Buffer, payload: Buffer) -> Any:
         payload: the whole, from which large arrays are copied.
     """
     sample, table, tuples, head = header
-    for path, code, shape, start, _ in table:
-        ndarray, dtype, finish = plans.get(code) or plan_of(code)
-        leaf = ndarray(shape, dtype, small, start) if start < head else ndarray(shape, dtype, payload, start).copy()
-        if finish is not None:
-            leaf = finish(leaf)
+    for path, code, shape, start, nbytes in table:
+        if code == _BYTES:
+            leaf: Any = bytes(memoryview(small if start < head else payload)[start : start + nbytes])
+        else:
+            ndarray, dtype, finish = plans.get(code) or plan_of(code)
+            leaf = ndarray(shape, dtype, small, start) if start < head else ndarray(shape, dtype, payload, start).copy()
+            if finish is not None:
+                leaf = finish(leaf)
         if type(path) is not tuple:
             sample[path] = leaf
         elif path:
@@ -207,6 +215,8 @@ class _Scan:
                 _check_keys(node)
         kinds = set(map(type, values))
         self._kinds |= kinds
+        if bytes in kinds and any(type(value) is bytes and len(value) >= _LEAF_BYTES for value in values):
+            self.has_arrays = True
         return [] if kinds <= _SCALARS else [value for value in values if self._is_new_container(value)]
 
     def _is_new_container(self, value: Any) -> bool:
@@ -231,9 +241,39 @@ def _check_keys(keys: Iterable[Any]) -> None:
                 _check_keys(key)
 
 
-def _lift(sample: Any, containers: int) -> tuple[Any, list[tuple[Any, str, Any]], tuple[Any, ...]]:
-    """(copy with None for arrays and lists for tuples, [(path, code, array)], paths of tuples, outer before inner)."""
-    found: list[tuple[Any, str, Any]] = []
+_Array = tuple[Any, str, tuple[int, ...], memoryview]
+"""Path, code, shape and bytes of one array."""
+
+_Lifted = tuple[Any, list[_Array], tuple[Any, ...]]
+"""A copy of the sample with None for arrays and lists for tuples, the arrays, the paths of tuples, outer first."""
+
+
+def _lift_shallow(sample: dict[Any, Any]) -> _Lifted | None:
+    """Of a dict of plain values, arrays and dicts of these, as most samples are; None of others, or without arrays."""
+    skeleton = dict(sample)
+    arrays: list[_Array] = []
+    for key, value in sample.items():
+        kind = type(value)
+        if type(key) is not str or kind is list or kind is tuple:
+            return None
+        if kind is not dict:
+            if kind not in _SCALARS or (kind is bytes and len(value) >= _LEAF_BYTES):
+                arrays.append(_array(key, value))
+                skeleton[key] = None
+            continue
+        inner = skeleton[key] = dict(value)
+        for name, item in value.items():
+            kind = type(item)
+            if type(name) is not str or kind in _CONTAINERS:
+                return None
+            if kind not in _SCALARS or (kind is bytes and len(item) >= _LEAF_BYTES):
+                arrays.append(_array((key, name), item))
+                inner[name] = None
+    return (skeleton, arrays, ()) if arrays else None
+
+
+def _lift(sample: Any, containers: int) -> _Lifted:
+    found: list[_Array] = []
     tuples: list[Any] = []
     root: list[Any] = [sample]
     todo: list[tuple[Any, tuple[Any, ...] | None]] = [(root, None)]
@@ -242,7 +282,7 @@ def _lift(sample: Any, containers: int) -> tuple[Any, list[tuple[Any, str, Any]]
         node, path = todo.pop()
         for key, value in list(node.items() if type(node) is dict else enumerate(node)):
             kind = type(value)
-            if kind in _SCALARS:
+            if kind in _SCALARS and (kind is not bytes or len(value) < _LEAF_BYTES):
                 continue
             here = () if path is None else (*path, key)
             if kind in _CONTAINERS:
@@ -255,24 +295,28 @@ def _lift(sample: Any, containers: int) -> tuple[Any, list[tuple[Any, str, Any]]
                 todo.append((node[key], here))
             else:
                 bare = len(here) == 1 and type(here[0]) is not tuple
-                found.append((here[0] if bare else here, code_of(value), value))
+                found.append(_array(here[0] if bare else here, value))
                 node[key] = None
     return root[0], found, tuple(tuples)
 
 
-def _table(
-    arrays: list[tuple[Any, str, Any, memoryview]], base: int
-) -> tuple[tuple[tuple[Any, str, tuple[int, ...], int, int], ...], int, int]:
+def _array(path: Any, value: Any) -> _Array:
+    if type(value) is bytes:
+        return path, _BYTES, (len(value),), memoryview(value)
+    return path, code_of(value), tuple(value.shape), raw_bytes(value)
+
+
+def _table(arrays: list[_Array], base: int) -> tuple[tuple[tuple[Any, str, tuple[int, ...], int, int], ...], int, int]:
     """(rows of the header's leaf table, bytes up to the first large array, total) with the first array at `base`."""
     rows = []
     end = base
     head = None
-    for path, code, array, raw in arrays:
+    for path, code, shape, raw in arrays:
         size = len(raw)
         start = _align(end) if size else 0
         if size >= OWN_ALLOCATION and head is None:
             head = start
-        rows.append((path, code, tuple(array.shape), start, size))
+        rows.append((path, code, shape, start, size))
         end = start + size if size else end
     return tuple(rows), end if head is None else head, end
 

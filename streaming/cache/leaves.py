@@ -79,6 +79,14 @@ def _dtype_code(dtype: Any) -> Any:
     return descr if dtype.names is None else repr(descr)
 
 
+@functools.cache
+def _plain_dtypes(torch: Any) -> frozenset[Any]:
+    """The dtypes whose arrays Python's own memoryview can cast to bytes."""
+    return frozenset(
+        getattr(torch, name) for name in ("float32", "float64", "int64", "int32", "int16", "int8", "uint8")
+    )
+
+
 def raw_bytes(value: Any) -> memoryview:
     """The bytes of an array that has a code, in C order: a view where it is contiguous, else a compact copy."""
     import numpy as np
@@ -87,6 +95,8 @@ def raw_bytes(value: Any) -> memoryview:
     if torch is not None and type(value) is torch.Tensor:
         if not value.numel():
             return memoryview(b"")
+        if value.dtype in _plain_dtypes(torch) and value.is_contiguous():
+            return memoryview(value.numpy()).cast("B") if value.ndim else memoryview(value.view(1).numpy()).cast("B")
         flat = value.resolve_conj().resolve_neg().contiguous().reshape(-1)
         return memoryview(flat.view(torch.uint8).numpy())
     array: Any = np.ascontiguousarray(value)

@@ -32,6 +32,8 @@ class Codec:
             thread. Raises a kind of `DecodeError` that says what is wrong, and after "; " what to do if the codec
             knows; `streaming.codecs.decode` adds the names.
         encode: `sample -> bytes`. Raises TypeError if the format cannot hold the sample.
+        view: like `decode`, but tensors may be views of `data`, which is writable: for callers who copy them at once.
+            None where the format has no such form.
         is_trivial: decoding costs no more than one copy, so it may run on an event loop.
     """
 
@@ -40,6 +42,7 @@ class Codec:
     decode: Callable[[Buffer, int], Any]
     encode: Callable[[Any], bytes]
     is_trivial: bool = False
+    view: Callable[[memoryview, int], Any] | None = None
 
 
 def as_buffer(data: Any) -> Buffer:

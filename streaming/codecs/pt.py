@@ -35,12 +35,21 @@ def decode_pt(data: Buffer, max_bytes: int) -> Any:
     Raises: UnsafeData: if loading would call anything but torch's own constructors. TooLarge: if the file claims more
     than `max_bytes` or has compressed members. TruncatedData: if it is cut short. DecodeError: if it is damaged.
     """
+    return _decode(data, max_bytes, False)
+
+
+def view_pt(data: memoryview, max_bytes: int) -> Any:
+    """As `decode_pt`, but tensors that a plan builds are views of `data`."""
+    return _decode(data, max_bytes, True)
+
+
+def _decode(data: Buffer, max_bytes: int, is_view: bool) -> Any:
     if data[:4] == _ZIP_START:
         archive = read_archive(data)
         _check_archive(archive, data, max_bytes)
         plan = plan_of(archive)
         if plan is not None:
-            sample = build(plan, archive, data)
+            sample = build(plan, archive, data, is_view)
             if sample is not None:
                 return sample
     else:
@@ -120,4 +129,4 @@ def _refusal(text: str) -> str:
     )
 
 
-PT = Codec(name="pt", suffixes=(".pt", ".pth", ".ckpt"), decode=decode_pt, encode=encode_pt)
+PT = Codec(name="pt", suffixes=(".pt", ".pth", ".ckpt"), decode=decode_pt, encode=encode_pt, view=view_pt)

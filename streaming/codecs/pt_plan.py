@@ -91,15 +91,16 @@ def plan_of(archive: Archive) -> Plan | None:
     return plan
 
 
-def build(plan: Plan, archive: Archive, data: Buffer) -> Any:
-    """The sample, each tensor in memory of its own; None if a storage is not as long as the pickle says."""
+def build(plan: Plan, archive: Archive, data: Buffer, is_view: bool = False) -> Any:
+    """The sample, each tensor in memory of its own or a view; None if a storage is not as long as the pickle says."""
+    make = _view if is_view else _copy
     sample = marshal.loads(plan.skeleton)
     view = memoryview(data)
     for path, key, dtype, shape, nbytes in plan.leaves:
         start, size = archive.storages.get(key, (0, -1))
         if size != nbytes:
             return None
-        tensor = _copy(view[start : start + nbytes], dtype).view(shape)
+        tensor = make(view[start : start + nbytes], dtype).view(shape)
         if not path:
             return tensor
         place = sample
@@ -107,6 +108,13 @@ def build(plan: Plan, archive: Archive, data: Buffer) -> Any:
             place = place[step]
         place[path[-1]] = tensor
     return sample
+
+
+def _view(data: memoryview, dtype: Any) -> Any:
+    """A flat tensor that is these bytes."""
+    import torch
+
+    return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
 def _copy(data: memoryview, dtype: Any) -> Any:

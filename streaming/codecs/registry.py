@@ -58,7 +58,9 @@ def codec_for(path: str) -> Codec:
     return _codec_for(path, None)
 
 
-def decode(data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str | None = None) -> Any:
+def decode(
+    data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str | None = None, may_view: bool = False
+) -> Any:
     """The sample that `data`, the content of object `path`, stands for, in memory of its own.
 
     Args:
@@ -66,6 +68,7 @@ def decode(data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, sourc
         path: says the format by its suffix, and names the object in errors.
         max_bytes: limit on the object and on what it declares or expands to.
         source: name of the source, for errors.
+        may_view: tensors may be views of `data`, if that is writable: the caller copies them before it reuses `data`.
 
     Raises: UnknownFormat, TruncatedData, UnsafeData, TooLarge or a plain DecodeError, each with `path` and `source`.
     """
@@ -74,6 +77,8 @@ def decode(data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, sourc
     try:
         if len(buffer) > max_bytes:
             raise TooLarge(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")
+        if may_view and codec.view is not None and isinstance(buffer, memoryview) and not buffer.readonly:
+            return codec.view(buffer, max_bytes)
         return codec.decode(buffer, max_bytes)
     except DecodeError as exc:
         raise _named(exc, codec, path, source) from exc.__cause__

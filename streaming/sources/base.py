@@ -118,7 +118,9 @@ class DataSource(ABC):
     """A place that objects are read from.
 
     A backend writes `read`, `iter_files` and `aclose`. Where its reads merely block a thread (local disk, memory) it
-    also sets `read_blocking`, a synchronous form safe in any thread, so that a pool can read and decode in one hop.
+    also sets `read_blocking`, a synchronous form safe in any thread, so that a pool can read and decode in one hop. If
+    it has `read_into(path, start, buffer)` too, that reads a range as long as the buffer into it and gives a blob of
+    what lies there: a caller who uses a large buffer again is spared page faults.
 
     A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.
 
@@ -128,6 +130,7 @@ class DataSource(ABC):
     """
 
     read_blocking: Callable[[str, int, int | None], Blob] | None = None
+    read_into: Callable[[str, int, memoryview], Blob] | None = None
 
     def __init__(self, config: DataSourceConfig) -> None:
         self.config = config

@@ -26,7 +26,16 @@ from streaming.errors import (
     SourceError,
     TruncatedRead,
 )
-from streaming.sources.base import Blob, DataSource, FileInfo, beyond_object, check_path, check_range, too_large
+from streaming.sources.base import (
+    Blob,
+    Buffer,
+    DataSource,
+    FileInfo,
+    beyond_object,
+    check_path,
+    check_range,
+    too_large,
+)
 from streaming.sources.local_scan import scan
 
 if TYPE_CHECKING:
@@ -69,6 +78,13 @@ class LocalDataSource(DataSource):
 
     def read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read as `read` does, in the calling thread."""
+        return self._read(path, start, end, None)
+
+    def read_into(self, path: str, start: int, into: memoryview) -> Blob:
+        """Read a range as long as `into`, into it."""
+        return self._read(path, start, start + len(into), into)
+
+    def _read(self, path: str, start: int, end: int | None, into: memoryview | None) -> Blob:
         self._check_open()
         descriptor = self._open(check_path(path))
         try:
@@ -83,7 +99,7 @@ class LocalDataSource(DataSource):
                 end = size
             if end - start > self._max_bytes:
                 raise too_large(path, end - start, self._max_bytes, self.name)
-            data = _read_range(descriptor, start, end)
+            data = _read_range(descriptor, start, end, into)
             after = os.fstat(descriptor)
             if len(data) != end - start or after.st_mtime_ns != before.st_mtime_ns or after.st_size != size:
                 raise self._changed(path, before, after)
@@ -179,8 +195,13 @@ class LocalDataSource(DataSource):
         return SourceError(f"{where} cannot be read: {error.strerror}", path=path, source=self.name)
 
 
-def _read_range(descriptor: int, start: int, end: int) -> bytes:
+def _read_range(descriptor: int, start: int, end: int, into: memoryview | None) -> Buffer:
     """Bytes `start` to `end`, fewer only where the file ends; one call, as the kernel reads less only beyond 2 GiB."""
+    if into is not None and len(into) == end - start and hasattr(os, "preadv"):
+        filled = 0
+        while count := os.preadv(descriptor, [into[filled:]], start + filled):
+            filled += count
+        return into[:filled]
     data = os.pread(descriptor, end - start, start)
     if len(data) == end - start:
         return data
