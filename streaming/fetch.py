@@ -180,7 +180,7 @@ class SampleFetcher:
         )
 
     def _finish(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], *, may_view: bool = False) -> Any:
-        started = time.perf_counter()
+        started = time.thread_time()
         for row, blob in zip(rows, blobs, strict=True):
             self._check(row, blob)
         sample = self._decode(position, rows, blobs, may_view)
@@ -190,10 +190,11 @@ class SampleFetcher:
                 sample.setdefault("idx", position)
         self._count(rows, blobs)
         entry = self._cache.encode(sample)
-        is_kept = entry is not None and self._cache.admit(position, entry)
-        seconds = min(time.perf_counter() - started, 2 * INLINE_S)  # one hiccup of the machine says nothing
+        if entry is not None and not self._cache.admit(position, entry):
+            entry = None
+        seconds = min(time.thread_time() - started, 2 * INLINE_S)  # one hiccup of the machine says nothing
         self._finish_s += (seconds - self._finish_s) / _LATELY
-        if is_kept:
+        if entry is not None:
             self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
             if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
                 return IN_CACHE

@@ -128,8 +128,8 @@ class Owner:
             samples = [MISS] * len(positions)
             answer = self._runtime.submit(self._get_many([positions[at] for at in asked]))
             try:
-                for at, position in enumerate(positions):
-                    samples[at] = self._engine.wait(position)
+                for at in reversed(range(len(positions))):  # once the last is there, the others hardly wake this thread
+                    samples[at] = self._engine.wait(positions[at])
                 for at, sample in zip(asked, answer.result(), strict=True):
                     samples[at] = sample
             except BaseException:

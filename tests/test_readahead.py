@@ -328,8 +328,8 @@ async def test_a_key_that_a_thread_waits_for_is_not_ahead():
     engine = engine_over(store, max_ahead=2)
     engine.announce("abcd")
     wait = asyncio.ensure_future(asyncio.to_thread(engine.wait, "a"))
-    while len(store.started) < 3:
-        await asyncio.sleep(0)
+    await asyncio.to_thread(lambda: None)
+    await settle()
     assert store.started == ["a", "b", "c"]
     store.finish("a")
     assert await wait == ["a"]
