@@ -48,7 +48,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
             of a folder under the roots of the sources. None takes every source under its own name.
         cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes.
         max_ttl_seconds: age at which a cached sample is read anew; None is never.
-        prefetch_ahead: most samples read ahead and not yet used; None adapts.
+        prefetch_ahead: most samples read ahead of the one that is needed now; None adapts.
         enable_prefetch: whether `look_ahead` and `prefetch_batch` read ahead at all.
         compression_type: "zstd" (where a trial shows that it pays) or "none".
         prepare: deterministic `prepare(sample) -> sample`, run once per fetch, before the cache.

@@ -278,7 +278,7 @@ class AdapterConfig(_Settings):
         None, description="the age that ends an entry, more than 0 s; None: none does"
     )
     prefetch_ahead: int | None = Field(
-        None, ge=1, description="most samples read ahead and not yet used; None: adaptive"
+        None, ge=1, description="most samples read ahead of the one needed now; None: adaptive"
     )
     enable_prefetch: bool = Field(True, description="whether to read ahead at all")
     compression_type: Literal["zstd", "none"] = Field("zstd", description="of entries in the cache, where a trial pays")

@@ -35,7 +35,7 @@ class Owner:
         index: which bytes are which sample.
         cache: keeps encoded samples under their position; closed with the owner.
         prepare: see `SampleFetcher`.
-        prefetch_ahead: most samples read ahead and not yet used; None adapts.
+        prefetch_ahead: most samples read ahead of the one that is needed now; None adapts.
         concurrency: most samples being read ahead at once; None for the default.
         decode_threads: size of the pool; None for one a processor.
         max_bytes: bound of one decoded object.

@@ -87,3 +87,22 @@ class _Big:
     def __del__(self):
         if self.gone is not None:
             self.gone.set()
+
+
+async def test_short_jobs_run_in_one_thread(pool):
+    """Threads that only fought for the interpreter's lock would slow each other down."""
+    await asyncio.gather(*(pool.run(int) for _ in range(50)))
+    assert len(set(await asyncio.gather(*(pool.run(_thread_name) for _ in range(50))))) == 1
+
+
+async def test_a_job_that_is_stuck_among_short_ones_holds_nobody_up(pool):
+    """The lead passes to another thread, and comes back in order once the job ends."""
+    await asyncio.gather(*(pool.run(int) for _ in range(50)))
+    gate = threading.Event()
+    for _ in range(3):
+        stuck = pool.run(gate.wait, 30)
+        assert await asyncio.gather(*(pool.run(pow, i, 2) for i in range(50))) == [i * i for i in range(50)]
+        assert not stuck.done()
+        gate.set()
+        assert await stuck is True
+        gate.clear()

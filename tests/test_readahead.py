@@ -13,12 +13,14 @@ class Store:
 
     def __init__(self, budget=None):
         self.started = []
+        self.begun = {}
         self.gates = {}
         self.budget = budget
         self.reserved = 0
 
     async def load(self, key):
         self.started.append(key)
+        self.begun.setdefault(key, asyncio.Event()).set()
         gate = self.gates.setdefault(key, asyncio.get_running_loop().create_future())
         await gate
         return [key]
@@ -328,8 +330,7 @@ async def test_a_key_that_a_thread_waits_for_is_not_ahead():
     engine = engine_over(store, max_ahead=2)
     engine.announce("abcd")
     wait = asyncio.ensure_future(asyncio.to_thread(engine.wait, "a"))
-    await asyncio.to_thread(lambda: None)
-    await settle()
+    await store.begun.setdefault("c", asyncio.Event()).wait()
     assert store.started == ["a", "b", "c"]
     store.finish("a")
     assert await wait == ["a"]

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streaming.codecs import decode, encode
 from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
@@ -227,6 +229,44 @@ class TestPt(CodecContract):
 
 class Pair:
     """A user's class."""
+
+
+shapes = st.lists(st.integers(0, 4), max_size=3)
+dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+tensors = st.builds(lambda shape, dtype: (torch.rand(shape) * 9).to(dtype), shapes, dtypes)
+changed = tensors.map(lambda tensor: tensor.T if tensor.dim() == 2 else tensor[..., :1] if tensor.dim() else tensor)
+plain = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5)
+samples = st.recursive(
+    plain | tensors | changed,
+    lambda inner: (
+        st.dictionaries(st.text(max_size=4), inner, max_size=4)
+        | st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=3).map(tuple)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(samples)
+def test_every_sample_is_what_torch_loads(sample: Any) -> None:
+    """Read by a plan or by torch, as a copy or as views: the same values, types, dtypes and shapes."""
+    data = save(sample)
+    expected = torch.load(io.BytesIO(data), weights_only=True)
+    assert same(decode(data, "x.pt"), expected)
+    assert same(decode(memoryview(bytearray(data)), "x.pt", may_view=True), expected)
+
+
+def test_views_lie_in_the_buffer_and_copies_do_not() -> None:
+    """A view costs no copy and changes with its buffer, as its caller knows; anything else is its reader's own."""
+    buffer = bytearray(save({"x": torch.zeros(1000)}))
+    copied = decode(memoryview(buffer), "x.pt")["x"]
+    viewed = decode(memoryview(buffer), "x.pt", may_view=True)["x"]
+    read_only = decode(bytes(buffer), "x.pt", may_view=True)["x"]
+    buffer[:] = b"\xff" * len(buffer)
+    assert torch.equal(copied, torch.zeros(1000))
+    assert torch.equal(read_only, torch.zeros(1000))
+    assert viewed.isnan().all()
 
 
 class TestPtZst(TestPt):

@@ -259,6 +259,18 @@ class SourceContract:
             with pytest.raises(NotFound):
                 source.read_blocking("missing.bin", 0, None)
 
+    async def test_reads_into_memory_of_the_caller_agree(self, source: DataSource, place: Place) -> None:
+        """Where a source offers `read_into`, what lies in the buffer is what `read` brings, also at the object's end."""
+        place("a.bin", CONTENT)
+        if source.read_into is not None:
+            for start, length in ((0, len(CONTENT)), (3, 6), (len(CONTENT) - 2, 2), (len(CONTENT) - 2, 9)):
+                buffer = bytearray(length)
+                blob: Blob = await asyncio.to_thread(source.read_into, "a.bin", start, memoryview(buffer))
+                assert blob == await source.read("a.bin", start, start + length)
+                assert length == 9 or bytes(buffer) == bytes(blob.data)
+            with pytest.raises(NotFound):
+                source.read_into("missing.bin", 0, memoryview(bytearray(1)))
+
     async def test_repr_names_the_source(self, source: DataSource) -> None:
         """A source prints its name."""
         assert source.name in repr(source)
