@@ -70,9 +70,8 @@ class ReadAhead:
     Args:
         load: `load(key)` gives a coroutine or future that loads one key. It runs once per flight.
         loop: the event loop that everything but `take` and `used` belongs to.
-        max_ahead: most keys of one announced order that are loaded or loading and not yet used or waited for by a
-            thread; None adapts between
-            256 and 4,096.
+        max_ahead: most keys of one announced order that are loaded or loading, and not yet used or waited for by a
+            thread; None adapts between 256 and 4,096.
         concurrency: most loads in flight for announced keys; a demanded key is always started.
         reserve: asked for a share of the byte budget before a load starts, `reserve(key, demanded)`; None means not
             now, and the announced keys wait until something was used. Without it there is no byte bound.

@@ -82,9 +82,9 @@ class _PreciseSleep:
 
     def _run(self) -> None:
         while due := self._next_due():
-            for sleeper in due:
-                with contextlib.suppress(RuntimeError):  # its loop is closed, so nobody waits
-                    sleeper.get_loop().call_soon_threadsafe(_wake, sleeper)
+            for loop in {sleeper.get_loop() for sleeper in due}:
+                with contextlib.suppress(RuntimeError):  # it is closed, so nobody waits
+                    loop.call_soon_threadsafe(_wake, [sleeper for sleeper in due if sleeper.get_loop() is loop])
 
     def _next_due(self) -> list[asyncio.Future[None]]:
         """Wait for the next sleepers whose time has come; empty after a while without any."""
@@ -101,9 +101,10 @@ class _PreciseSleep:
             return due
 
 
-def _wake(sleeper: asyncio.Future[None]) -> None:
-    if not sleeper.done():
-        sleeper.set_result(None)
+def _wake(sleepers: list[asyncio.Future[None]]) -> None:
+    for sleeper in sleepers:
+        if not sleeper.done():
+            sleeper.set_result(None)
 
 
 class LatencySource(_Wrapper):

@@ -260,7 +260,7 @@ class SourceContract:
                 source.read_blocking("missing.bin", 0, None)
 
     async def test_reads_into_memory_of_the_caller_agree(self, source: DataSource, place: Place) -> None:
-        """Where a source offers `read_into`, what lies in the buffer is what `read` brings, also at the object's end."""
+        """Where a source offers `read_into`, the buffer then holds what `read` brings, also at the object's end."""
         place("a.bin", CONTENT)
         if source.read_into is not None:
             for start, length in ((0, len(CONTENT)), (3, 6), (len(CONTENT) - 2, 2), (len(CONTENT) - 2, 9)):
