@@ -248,7 +248,7 @@ class FakeClock:
             raise ValueError(f"time does not run back: tick({seconds})")
         self._now += seconds
         while self._sleepers and self._sleepers[0][0] <= self._now:
-            _wake(heappop(self._sleepers)[2])
+            _wake([heappop(self._sleepers)[2]])
 
     async def sleep(self, seconds: float) -> None:
         """Wait until `tick` has moved the time on by `seconds`."""
