@@ -19,7 +19,8 @@ import psutil
 import report
 
 from streaming.cache import SmartLRUCache
-from streaming.cache.sample import ENTRY_OVERHEAD, MISS
+from streaming.cache.sample import MISS
+from streaming.cache.store import ENTRY_OVERHEAD
 
 BUDGET = 3_000_000
 KEYS = 3_000

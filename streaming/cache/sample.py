@@ -10,22 +10,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
-from streaming.cache.allocator import UNIT, block_size
-from streaming.cache.arena import Arena, Place
+from streaming.cache.arena import Place
 from streaming.cache.batch import read_batch
-from streaming.cache.budget import Budget, Reservation, budget_bytes
+from streaming.cache.budget import Reservation, budget_bytes
 from streaming.cache.compression import Compression, Entry
 from streaming.cache.counts import CacheMetrics
 from streaming.cache.fill import Filler
 from streaming.cache.leaves import Unsupported
-from streaming.cache.policy import NOTHING, make_policy
 from streaming.cache.reading import STALE, PlaceTuple, load
+from streaming.cache.store import Store
 from streaming.errors import ConfigError
 from streaming.runtime import Done
 
@@ -34,9 +31,6 @@ __all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCac
 MISS: Final[Any] = object()
 """What `get_nowait` returns for an absent key, unless told otherwise."""
 
-ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
-_EVICTIONS_PER_HOLD = 64  # under one hold of the lock: about 200 us
-_SWEEPS = 8  # expired entries removed beside each insertion
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 
 logger = logging.getLogger(__name__)
@@ -82,23 +76,14 @@ class SmartLRUCache:
         self.max_ttl_seconds = max_ttl_seconds
         self.policy = policy
         self._compression = Compression(compression_type)
-        self._new_policy = partial(make_policy, policy, max_bytes, keep_fraction)
-        self._policy = self._new_policy()
-        self._touch = self._policy.touch
-        self._clock = clock
-        self._budget = Budget(max_bytes)
-        self.arena = Arena(max_bytes, max_entries=max_bytes // (UNIT + ENTRY_OVERHEAD) + 1)
+        self._store = Store(max_bytes, max_ttl_seconds, policy, keep_fraction, clock)
+        self._look_up = self._store.look_up
+        self.arena = self._store.arena
         self._memory = self.arena.memory
         self._generations = self.arena.generations
         self._lock = threading.Lock()
-        self._records: dict[Hashable, PlaceTuple] = {}
-        self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
-        self._unread: dict[Hashable, None] = {}  # prefetched, not read yet
-        self._metrics = CacheMetrics()
-        self._filler = Filler(prefetch_ahead, self._budget.window)
+        self._filler = Filler(prefetch_ahead, self._store.budget.window)
         self._has_warned = False
-        self._filling = 0  # places taken, being written
-        self._is_closed = False
 
     @property
     def may_compress(self) -> bool:
@@ -108,7 +93,7 @@ class SmartLRUCache:
     @property
     def max_bytes(self) -> int:
         """The budget."""
-        return self._budget.max_bytes
+        return self._store.budget.max_bytes
 
     # -- reading
 
@@ -124,7 +109,7 @@ class SmartLRUCache:
             if sample is not STALE:
                 return sample
             with self._lock:  # evicted between the look and the copy
-                self._metrics.hits -= 1
+                self._store.metrics.hits -= 1
 
     def get_many(self, keys: Sequence[Hashable], default: Any = MISS) -> list[Any]:
         """Several samples at once; see `read_batch`. Each is the caller's own copy, or `default`."""
@@ -136,13 +121,13 @@ class SmartLRUCache:
         for at, key in enumerate(keys):
             if read[at] is STALE:
                 with self._lock:  # evicted between the look and the copy
-                    self._metrics.hits -= 1
+                    self._store.metrics.hits -= 1
                 read[at] = self.get_nowait(key, default)
         return read
 
     async def get(self, key: Hashable) -> Any:
         """The caller's own copy of a sample, or None. Large ones are decoded off the event loop."""
-        place = self._records.get(key)
+        place = self._store.records.get(key)
         if place is not None and place[1] > _INLINE_BYTES:
             return await asyncio.to_thread(self.get_nowait, key, None)
         return self.get_nowait(key, None)
@@ -160,12 +145,12 @@ class SmartLRUCache:
     def contains(self, key: Hashable) -> bool:
         """Whether a read would find the key now. Not counted as a read."""
         with self._lock:
-            return key in self._records and not (self._deadlines and self._expire(key))
+            return self._store.contains(key)
 
     __contains__ = contains
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._store.records)
 
     # -- writing
 
@@ -178,7 +163,7 @@ class SmartLRUCache:
             return self._compression.encode(sample, compress)
         except Unsupported as exc:
             with self._lock:
-                self._metrics.uncacheable += 1
+                self._store.metrics.uncacheable += 1
             if not self._has_warned:
                 self._has_warned = True
                 logger.warning("cache.uncacheable reason=%r: served uncached; use tensors, arrays, text", str(exc))
@@ -207,10 +192,8 @@ class SmartLRUCache:
             is_whole = True
         finally:
             with self._lock:
-                self._publish(key, place, entry, is_whole)
-                if prefetched and key in self._records:
-                    self._unread[key] = None
-        return is_whole and not self._is_closed
+                self._store.publish(key, place, entry, is_whole=is_whole, is_unread=prefetched)
+        return is_whole and not self._store.is_closed
 
     def put_nowait(self, key: Hashable, data: Any, compress: bool = True, prefetched: bool = False) -> bool:
         """Encode and store a sample in this thread. False if it is not held afterwards."""
@@ -236,25 +219,18 @@ class SmartLRUCache:
     def invalidate(self, key: Hashable) -> bool:
         """Remove a key. Whether it was there."""
         with self._lock:
-            return self._drop(key)
+            return self._store.drop(key)
 
     def clear(self) -> Done[None]:
         """Remove everything and give the memory back to the system; counts stay. With or without `await`."""
         with self._lock:
-            for place in self._records.values():
-                self._free(Place(*place[:4]))
-            self._forget()
-            self.arena.trim()
+            self._store.clear()
         return Done(None)
 
     def close(self) -> None:
         """Let the memory go. Reads miss and nothing is kept afterwards. Idempotent."""
         with self._lock:
-            self._is_closed = True
-            self._budget.stored = 0
-            self._forget()
-            if not self._filling:  # else with the last thread that still writes into it
-                self.arena.close()
+            self._store.close()
             self._memory = self._generations = memoryview(b"")
 
     # -- in flight
@@ -271,22 +247,22 @@ class SmartLRUCache:
             without (counted as bypassed), and one that meets other reads in flight should cancel the furthest of them.
         """
         reservation = Reservation(self, demanded)
-        if demanded and nbytes > self._budget.max_bytes:
+        if demanded and nbytes > self._store.budget.max_bytes:
             with self._lock:
-                self._metrics.bypassed += 1
+                self._store.metrics.bypassed += 1
             return None
         return reservation if self.resize_reservation(reservation, nbytes) else None
 
     def resize_reservation(self, reservation: Reservation, nbytes: int) -> bool:
         """See `Reservation.resize`."""
-        budget = self._budget
+        budget = self._store.budget
         demanded = reservation.demanded
         while True:
             with self._lock:
                 more = nbytes - reservation.nbytes
                 if more > 0 and not demanded and budget.ahead + more > budget.window:
                     return False
-                has_room = more <= 0 or self._evict_for(more, demanded)
+                has_room = more <= 0 or self._store.make_room(more, demanded)
                 if has_room:
                     budget.hold(more, demanded)
                     reservation.nbytes = nbytes
@@ -298,129 +274,36 @@ class SmartLRUCache:
     def get_metrics(self) -> CacheMetrics:
         """The counts as they are now; they do not change afterwards."""
         with self._lock:
-            return replace(self._metrics)
+            return replace(self._store.metrics)
 
     def reset_metrics(self) -> None:
         """Set every count back to zero; what is stored stays."""
         with self._lock:
-            self._metrics = CacheMetrics()
+            self._store.metrics = CacheMetrics()
 
     def get_cache_stats(self) -> dict[str, Any]:
         """What is held now, and the counts, by the names that dashboards know. Sizes in units of 10^9 bytes."""
         with self._lock:
-            self._sweep(len(self._deadlines))
-            budget = self._budget
+            self._store.sweep()
+            budget = self._store.budget
             held = {
-                "num_items": len(self._records),
+                "num_items": len(self._store.records),
                 "current_size_gb": budget.stored / 1e9,
                 "in_flight_gb": budget.reserved / 1e9,
                 "max_size_gb": budget.max_bytes / 1e9,
-                "prefetched_unread": len(self._unread),
+                "prefetched_unread": self._store.unread,
             }
-            counts = self._metrics.as_stats()
+            counts = self._store.metrics.as_stats()
         return held | counts | {"compression_type": self.compression_type, "policy": self.policy}
 
-    # -- with the lock held
-
-    def _look_up(self, key: Hashable) -> PlaceTuple | None:
-        place = self._records.get(key)
-        if place is None or (self._deadlines and self._expire(key)):
-            self._metrics.misses += 1
-            return None
-        self._metrics.hits += 1
-        self._touch(key)
-        if key in self._unread:
-            del self._unread[key]
-            self._metrics.prefetch_hits += 1
-        return place
-
-    def _publish(self, key: Hashable, place: Place, entry: Entry, is_whole: bool) -> None:
-        self._filling -= 1
-        if self._is_closed:
-            if not self._filling:
-                self.arena.close()
-        elif is_whole:
-            self._drop(key)  # what another thread stored meanwhile
-            self._records[key] = (*place, entry.head)
-            self._policy.add(key, entry.nbytes)
-            self._metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
-            if self.max_ttl_seconds is not None:
-                self._deadlines[key] = self._clock() + self.max_ttl_seconds
-        else:
-            self._free(place)
-
-    def _evict_for(self, nbytes: int, force: bool) -> bool | None:
-        """Evicts until so many bytes fit. False: nothing more may go. None: enough for one hold of the lock, go on."""
-        self._sweep(_SWEEPS)
-        for _ in range(_EVICTIONS_PER_HOLD):
-            if self._budget.has_room(nbytes):
-                return True
-            if not self._evict_one(force):
-                return False
-        return None
-
-    def _evict_one(self, force: bool) -> bool:
-        key = self._policy.victim(force)
-        if key is NOTHING:
-            return False
-        self._metrics.evictions += 1
-        return self._drop(key)
-
-    def _expire(self, key: Hashable) -> bool:
-        if self._clock() < self._deadlines[key]:
-            return False
-        self._metrics.expirations += 1
-        return self._drop(key)
-
-    def _sweep(self, limit: int) -> None:
-        for _ in range(min(limit, len(self._deadlines))):
-            if not self._expire(next(iter(self._deadlines))):
-                return
-
-    def _drop(self, key: Hashable) -> bool:
-        place = self._records.pop(key, None)
-        if place is None:
-            return False
-        self._policy.discard(key)
-        self._deadlines.pop(key, None)
-        self._unread.pop(key, None)
-        self._free(Place(*place[:4]))
-        return True
-
-    def _free(self, place: Place) -> None:
-        if not self._is_closed:
-            self.arena.free(place)
-            self._budget.stored -= block_size(place.length) + ENTRY_OVERHEAD
-
-    def _forget(self) -> None:
-        self._records.clear()
-        self._deadlines.clear()
-        self._unread.clear()
-        self._policy = self._new_policy()
-        self._touch = self._policy.touch
-
-    # -- without it
-
     def _take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | None:
-        need = block_size(nbytes) + ENTRY_OVERHEAD
+        store = self._store
         while True:
             with self._lock:
                 if reservation is not None:
-                    self._budget.hold(-reservation.nbytes, reservation.demanded)
+                    store.budget.hold(-reservation.nbytes, reservation.demanded)
                     reservation.nbytes = 0
-                self._drop(key)  # from now on the old value is wrong, whether or not the new one fits
-                if self._is_closed:
-                    return None
-                has_room = need <= self._budget.max_bytes and self._evict_for(need, False)
-                if has_room:
-                    place = self.arena.allocate(nbytes)
-                    if place is not None:
-                        self._budget.stored += need
-                        self._filling += 1
-                        return place
-                    has_room = (
-                        None if self._evict_one(False) else False
-                    )  # room, but in pieces: evict until one is whole
-                if has_room is False:
-                    self._metrics.bypassed += 1
-                    return None
+                store.drop(key)  # from now on the old value is wrong, whether or not the new one fits
+                place = store.take_room(nbytes)
+                if place is not None:
+                    return place or None

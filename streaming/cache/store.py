@@ -1,0 +1,191 @@
+"""What a cache holds, as its lock protects it: places by key, their age and order, the account of bytes, the counts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Literal
+
+from streaming.cache.allocator import UNIT, block_size
+from streaming.cache.arena import Arena, Place
+from streaming.cache.budget import Budget
+from streaming.cache.compression import Entry
+from streaming.cache.counts import CacheMetrics
+from streaming.cache.policy import NOTHING, make_policy
+from streaming.cache.reading import PlaceTuple
+
+__all__ = ["ENTRY_OVERHEAD", "Store"]
+
+ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
+_EVICTIONS_PER_HOLD = 64  # under one hold of the lock: about 200 us
+_SWEEPS = 8  # expired entries removed beside each insertion
+
+
+class Store:
+    """The entries of one cache. Not thread-safe: `SmartLRUCache` holds its lock around every call.
+
+    Args:
+        max_bytes: the budget.
+        ttl_s: age at which an entry is gone; None is never.
+        policy: see `make_policy`.
+        keep_fraction: see `make_policy`.
+        clock: monotonic seconds.
+
+    Attributes:
+        arena: where the bytes lie.
+        budget: the account of them.
+        metrics: the counts.
+        records: where each key's sample lies.
+        filling: places taken and being written.
+    """
+
+    def __init__(
+        self, max_bytes: int, ttl_s: float | None, policy: str, keep_fraction: float, clock: Callable[[], float]
+    ) -> None:
+        self.budget = Budget(max_bytes)
+        self.arena = Arena(max_bytes, max_entries=max_bytes // (UNIT + ENTRY_OVERHEAD) + 1)
+        self.metrics = CacheMetrics()
+        self.records: dict[Hashable, PlaceTuple] = {}
+        self.filling = 0
+        self.is_closed = False
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._new_policy = partial(make_policy, policy, max_bytes, keep_fraction)
+        self._policy = self._new_policy()
+        self._touch = self._policy.touch
+        self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
+        self._unread: dict[Hashable, None] = {}  # prefetched, not read yet
+
+    @property
+    def unread(self) -> int:
+        """Prefetched entries that were not read yet."""
+        return len(self._unread)
+
+    # -- finding
+
+    def look_up(self, key: Hashable) -> PlaceTuple | None:
+        """Where the sample of a key lies. Counts as a read."""
+        place = self.records.get(key)
+        if place is None or (self._deadlines and self._expire(key)):
+            self.metrics.misses += 1
+            return None
+        self.metrics.hits += 1
+        self._touch(key)
+        if key in self._unread:
+            del self._unread[key]
+            self.metrics.prefetch_hits += 1
+        return place
+
+    def contains(self, key: Hashable) -> bool:
+        """Whether a key is held and not too old."""
+        return key in self.records and not (self._deadlines and self._expire(key))
+
+    # -- adding
+
+    def take_room(self, nbytes: int) -> Place | Literal[False] | None:
+        """A place to be filled and published. False: there can be none. None: enough for one hold of the lock, go on."""
+        need = block_size(nbytes) + ENTRY_OVERHEAD
+        if self.is_closed:
+            return False
+        has_room = need <= self.budget.max_bytes and self.make_room(need, False)
+        if has_room:
+            place = self.arena.allocate(nbytes)
+            if place is not None:
+                self.budget.stored += need
+                self.filling += 1
+                return place
+            has_room = None if self._evict_one(False) else False  # room, but in pieces: evict until one is whole
+        if has_room is False:
+            self.metrics.bypassed += 1
+            return False
+        return None
+
+    def publish(self, key: Hashable, place: Place, entry: Entry, *, is_whole: bool, is_unread: bool) -> None:
+        """Make a place that was filled the key's; give it back if it was not filled wholly."""
+        self.filling -= 1
+        if self.is_closed:
+            if not self.filling:
+                self.arena.close()
+        elif is_whole:
+            self.drop(key)  # what another thread stored meanwhile
+            self.records[key] = (*place, entry.head)
+            self._policy.add(key, entry.nbytes)
+            self.metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
+            if self._ttl_s is not None:
+                self._deadlines[key] = self._clock() + self._ttl_s
+            if is_unread:
+                self._unread[key] = None
+        else:
+            self._free(place)
+
+    # -- removing
+
+    def make_room(self, nbytes: int, force: bool) -> bool | None:
+        """Evicts until so many bytes fit. False: nothing more may go. None: enough for one hold of the lock, go on."""
+        self.sweep(_SWEEPS)
+        for _ in range(_EVICTIONS_PER_HOLD):
+            if self.budget.has_room(nbytes):
+                return True
+            if not self._evict_one(force):
+                return False
+        return None
+
+    def _evict_one(self, force: bool) -> bool:
+        key = self._policy.victim(force)
+        if key is NOTHING:
+            return False
+        self.metrics.evictions += 1
+        return self.drop(key)
+
+    def _expire(self, key: Hashable) -> bool:
+        if self._clock() < self._deadlines[key]:
+            return False
+        self.metrics.expirations += 1
+        return self.drop(key)
+
+    def sweep(self, limit: int | None = None) -> None:
+        """Remove entries that are too old, all or at most so many."""
+        if limit is None:
+            limit = len(self._deadlines)
+        for _ in range(min(limit, len(self._deadlines))):
+            if not self._expire(next(iter(self._deadlines))):
+                return
+
+    def drop(self, key: Hashable) -> bool:
+        """Remove a key. Whether it was there."""
+        place = self.records.pop(key, None)
+        if place is None:
+            return False
+        self._policy.discard(key)
+        self._deadlines.pop(key, None)
+        self._unread.pop(key, None)
+        self._free(Place(*place[:4]))
+        return True
+
+    def _free(self, place: Place) -> None:
+        if not self.is_closed:
+            self.arena.free(place)
+            self.budget.stored -= block_size(place.length) + ENTRY_OVERHEAD
+
+    def clear(self) -> None:
+        """Remove everything and give the memory back to the system."""
+        for place in self.records.values():
+            self._free(Place(*place[:4]))
+        self._forget()
+        self.arena.trim()
+
+    def close(self) -> None:
+        """Let the memory go, with the last thread that still writes into it. Idempotent."""
+        self.is_closed = True
+        self.budget.stored = 0
+        self._forget()
+        if not self.filling:
+            self.arena.close()
+
+    def _forget(self) -> None:
+        self.records.clear()
+        self._deadlines.clear()
+        self._unread.clear()
+        self._policy = self._new_policy()
+        self._touch = self._policy.touch
