@@ -84,7 +84,7 @@ class Store:
     # -- adding
 
     def take_room(self, nbytes: int) -> Place | Literal[False] | None:
-        """A place to be filled and published. False: there can be none. None: enough for one hold of the lock, go on."""
+        """A place to be filled and published. False: there can be none. None: enough for one hold of the lock."""
         need = block_size(nbytes) + ENTRY_OVERHEAD
         if self.is_closed:
             return False
@@ -122,7 +122,7 @@ class Store:
     # -- removing
 
     def make_room(self, nbytes: int, force: bool) -> bool | None:
-        """Evicts until so many bytes fit. False: nothing more may go. None: enough for one hold of the lock, go on."""
+        """Evicts until so many bytes fit. False: nothing more may go. None: enough for one hold of the lock."""
         self.sweep(_SWEEPS)
         for _ in range(_EVICTIONS_PER_HOLD):
             if self.budget.has_room(nbytes):
