@@ -7,7 +7,6 @@ regressed on the number of samples.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,7 +49,7 @@ def growth(workers: int, count: int) -> dict[str, float]:
         seen = 0
         for at, size in enumerate(batches(adapter, workers)):
             seen += size
-            if at % 100 == 0:
+            if at % 25 == 0:
                 stats = adapter.get_cache_stats()
                 most = max(most, stats["current_size_gb"] / stats["max_size_gb"])
                 if at > count // 5:
@@ -80,7 +79,7 @@ def main() -> None:
     parser = report.options(__doc__)
     parser.add_argument("--batches", type=int, default=10_000)
     arguments = parser.parse_args()
-    figures: dict[str, object] = {"pid": os.getpid()}
+    figures: dict[str, object] = {}
     for workers in (0, 2):
         for name, value in growth(workers, arguments.batches).items():
             figures[f"workers_{workers}_{name}"] = value
