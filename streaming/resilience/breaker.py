@@ -1,0 +1,153 @@
+"""A copy that fails again and again is not asked for a while, then by single reads until one is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+import time
+from collections import deque
+
+from streaming.errors import Closed, SourceUnavailable, StreamingError
+from streaming.resilience.latencies import Latencies
+from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.timing import Clock, Sleep
+from streaming.resilience.wrapper import Wrapper
+from streaming.sources.base import Blob, DataSource
+
+_log = logging.getLogger(__name__)
+
+JITTER = (0.8, 1.2)  # of a cool-down, so that many processes do not probe in step
+
+
+class State(enum.Enum):
+    """What a breaker lets through."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+def is_failure(error: BaseException) -> bool | None:
+    """Whether an error says that the source is down; False if it was an answer all the same; None if it says nothing.
+
+    A 429 is an answer: the limit of the endpoint deals with it.
+    """
+    if not isinstance(error, StreamingError) or isinstance(error, Closed):
+        return None
+    return error.retryable and getattr(error, "status", None) != 429
+
+
+class Breaker(Wrapper):
+    """Opens after `breaker_in_a_row` failures in a row, or a share of `breaker_failures` among the last ones.
+
+    While open, reads fail at once. After the cool-down one read at a time is let through; an answer closes the breaker,
+    a failure opens it for twice as long. A read that is cancelled when it is late (see `Latencies.late_after_s`)
+    is a failure, so that a source which accepts and says nothing is found out. Listings pass.
+
+    Attributes:
+        opened: how often it opened.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        settings: Resilience = DEFAULTS,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(source, settings, clock, sleep, rng)
+        self.opened = 0
+        self._state = State.CLOSED
+        self._last: deque[bool] = deque(maxlen=settings.breaker_window)
+        self._failures = 0
+        self._in_a_row = 0
+        self._cooldown_s = settings.cooldown_s
+        self._open_until = 0.0
+        self._is_probing = False
+        self._latencies = Latencies()
+
+    @property
+    def state(self) -> State:
+        """What the next read would meet."""
+        if self._state is State.OPEN and self._time.now() >= self._open_until:
+            return State.HALF_OPEN
+        return self._state
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        if self._closed:
+            self._check_open()
+        is_probe = self._state is not State.CLOSED
+        if is_probe:
+            self._begin_probe(path)
+        now = self._time.now
+        started = now()
+        failed: bool | None = None
+        try:
+            blob = await self.source.read(path, start, end)
+            self._latencies.add(now() - started)
+            failed = False
+            return blob
+        except asyncio.CancelledError:
+            if now() - started >= self._latencies.late_after_s(self.settings):
+                failed = True
+            raise
+        except Exception as error:
+            failed = is_failure(error)
+            raise
+        finally:
+            if is_probe:
+                self._end_probe(failed)
+            elif failed is not None and self._state is State.CLOSED:
+                self._count(failed)
+
+    def _begin_probe(self, path: str) -> None:
+        left_s = self._open_until - self._time.now()
+        if self._is_probing or left_s > 0:
+            text = f"{path!r} was not asked of source {self.name!r}: breaker open after failures, tried again in"
+            refusal = SourceUnavailable(f"{text} {max(left_s, 0.0):.1f} s", path=path, source=self.name)
+            refusal.__dict__["retry_after_s"] = max(left_s, 0.0)
+            raise refusal
+        self._state = State.HALF_OPEN
+        self._is_probing = True
+
+    def _end_probe(self, failed: bool | None) -> None:
+        self._is_probing = False
+        if failed:
+            self._cooldown_s = min(self._cooldown_s * 2, self.settings.cooldown_most_s)
+            self._open()
+        elif failed is not None:
+            self._state = State.CLOSED
+            self._cooldown_s = self.settings.cooldown_s
+            self._forget()
+            _log.info("breaker_closed source=%s", self.name)
+
+    def _count(self, failed: bool) -> None:
+        if not failed and not self._failures:
+            if len(self._last) < self.settings.breaker_window:
+                self._last.append(False)
+            return
+        if len(self._last) == self.settings.breaker_window:
+            self._failures -= self._last[0]
+        self._last.append(failed)
+        self._failures += failed
+        self._in_a_row = self._in_a_row + 1 if failed else 0
+        is_full = len(self._last) == self.settings.breaker_window
+        share = self._failures / self.settings.breaker_window if is_full else 0.0
+        if failed and (self._in_a_row >= self.settings.breaker_in_a_row or share >= self.settings.breaker_failures):
+            self._open()
+
+    def _open(self) -> None:
+        self._state = State.OPEN
+        self.opened += 1
+        pause_s = self._cooldown_s * self._rng.uniform(*JITTER)
+        self._open_until = self._time.now() + pause_s
+        self._forget()
+        _log.warning("breaker_opened source=%s seconds=%.1f", self.name, pause_s)
+
+    def _forget(self) -> None:
+        self._last.clear()
+        self._failures = 0
+        self._in_a_row = 0

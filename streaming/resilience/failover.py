@@ -1,0 +1,252 @@
+"""Several copies of the same objects as one source: where one cannot serve, the next is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from streaming.errors import (
+    AccessDenied,
+    ConfigError,
+    NotFound,
+    ObjectChanged,
+    SourceError,
+    StreamingError,
+    TruncatedRead,
+)
+from streaming.resilience.history import Attempt, carry, failed, told
+from streaming.resilience.latencies import Latencies
+from streaming.resilience.listing import whole_listing
+from streaming.resilience.race import Contender, Race
+from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.timing import Clock, Sleep
+from streaming.resilience.wrapper import Wrapper
+from streaming.sources.base import Blob, DataSource, FileInfo
+
+_log = logging.getLogger(__name__)
+
+_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead)
+
+
+class _Copy:
+    """One copy and what is known of it."""
+
+    __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "source", "was_denied")
+
+    def __init__(self, source: DataSource, is_primary: bool) -> None:
+        self.source = source
+        self.is_primary = is_primary
+        self.in_flight = 0
+        self.latencies = Latencies()
+        self.is_failing = False
+        self.was_denied = False
+
+    @property
+    def load(self) -> tuple[bool, float]:
+        """What the next read has before it: reads in flight times their median; failing copies come last."""
+        return self.is_failing, (self.in_flight + 1) * self.latencies.quantile(0.5)
+
+
+class _Failures:
+    """What the copies said to one read, by copy, the last word of each."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.errors: dict[_Copy, StreamingError] = {}
+
+
+class Failover(Wrapper):
+    """Reads from the first copy that can (`order="ordered"`), or from the least loaded.
+
+    It moves on where a copy is unavailable, times out, breaks off, denies, lacks the object or has another one; other
+    errors, such as a bad request, are final. When a copy is late (`Latencies.late_after_s`) the next is asked too, and
+    the first answer wins. When all have failed, one error tells what was tried. Its class:
+
+    - that of the last error worth a retry, if there is one. But if the first copy lacks the object, or copies lack it
+      and none that is down is the first, that is `NotFound`, and names the copies that could not be asked; if the first
+      copy itself is down, `NotFound` is worth a retry, as the others may lag behind it;
+    - else `AccessDenied` if a copy denied (so it may well have the object), else `ObjectChanged`, else `NotFound`.
+
+    Args:
+        sources: the copies, in the order in which they are asked; at least one. All are closed with this source.
+
+    Attributes:
+        failovers: reads that another copy served than the one asked first.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[DataSource],
+        settings: Resilience = DEFAULTS,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not sources:
+            raise ConfigError("no copies: give at least one source")
+        super().__init__(sources[0], settings, clock, sleep, rng)
+        self.sources = tuple(sources)
+        self.failovers = 0
+        self._copies = [_Copy(source, place == 0) for place, source in enumerate(self.sources)]
+        self._is_ordered = settings.order == "ordered"
+
+    @property
+    def is_throttled(self) -> bool:
+        return any(getattr(source, "is_throttled", False) for source in self.sources)
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        if self._closed:
+            self._check_open()
+        return await self._read(self._order(), path, start, end)
+
+    async def read_elsewhere(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read beside a first read: from the copies that it did not ask first, and from that one last."""
+        first, *others = self._order()
+        others.sort(key=lambda copy: copy.is_failing)
+        return await self._read([*others, first], path, start, end)
+
+    def _order(self) -> list[_Copy]:
+        return self._copies if self._is_ordered else sorted(self._copies, key=lambda copy: copy.load)
+
+    async def _read(self, order: list[_Copy], path: str, start: int, end: int | None) -> Blob:
+        failures = _Failures()
+        copies = iter(order)
+        race = Race(self._time, partial(self._next, copies, path, start, end, failures), _is_final)
+        first = self._next(copies, path, start, end, failures, False)
+        assert first is not None
+        try:
+            blob = await race.run(first)
+        except asyncio.CancelledError as error:
+            carry(error, failures.attempts)
+            raise
+        except StreamingError as error:
+            if _is_final(error):
+                raise
+            raise self._verdict(failures, path) from error
+        self.failovers += bool(failures.attempts)
+        return blob
+
+    def _next(
+        self, copies: Iterator[_Copy], path: str, start: int, end: int | None, failures: _Failures, _is_late: bool
+    ) -> Contender | None:
+        copy = next(copies, None)
+        if copy is None:
+            return None
+        return self._ask(copy, path, start, end, failures), copy.latencies.late_after_s(self.settings)
+
+    async def _ask(self, copy: _Copy, path: str, start: int, end: int | None, failures: _Failures) -> Blob:
+        now = self._time.now
+        started = now()
+        copy.in_flight += 1
+        try:
+            blob = await copy.source.read(path, start, end)
+        except asyncio.CancelledError:
+            failures.attempts.append(Attempt(copy.source.name, "no answer", "", now() - started))
+            raise
+        except StreamingError as error:
+            if not _is_final(error):
+                failures.attempts.extend(failed(copy.source.name, error, now() - started))
+                failures.errors[copy] = error
+                self._judge(copy, error)
+            raise
+        finally:
+            copy.in_flight -= 1
+        copy.is_failing = False
+        copy.latencies.add(now() - started)
+        return blob
+
+    def _judge(self, copy: _Copy, error: StreamingError) -> None:
+        if isinstance(error, AccessDenied) and not copy.was_denied:
+            copy.was_denied = True
+            _log.warning("copy_denied source=%s reason=%s", copy.source.name, error)
+        if error.retryable and not copy.is_failing:
+            copy.is_failing = True
+            _log.warning("copy_failing source=%s reason=%s", copy.source.name, error)
+
+    def _verdict(self, failures: _Failures, path: str) -> StreamingError:
+        """The one error for a read that no copy could serve."""
+        errors = failures.errors
+        missing = [copy for copy, error in errors.items() if isinstance(error, NotFound)]
+        down = [copy for copy, error in errors.items() if error.retryable]
+        if missing and len(missing) + len(down) == len(errors):
+            chosen: StreamingError = errors[missing[0]]
+            unasked = ", ".join(repr(copy.source.name) for copy in down)
+            why = "does not exist" + (f" where it could be asked for; not asked: {unasked}" if down else " in any copy")
+        else:
+            chosen = _heaviest(list(errors.values()))
+            why = "could not be read from any copy"
+        whole = told(chosen, failures.attempts, why, path)
+        whole.source = self.name
+        if missing and any(copy.is_primary for copy in down):
+            whole.retryable = True
+        if whole.retryable:
+            whole.__dict__["retry_after_s"] = _soonest(error for error in errors.values() if error.retryable)
+        return whole
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        """All objects, as the first copy lists them that can do so wholly; listings are never mixed.
+
+        A copy whose listing brings nothing for `listing_patience_s` is passed over, except the last.
+        """
+        self._check_open()
+        for info in await self._list(prefix):
+            yield info
+
+    async def _list(self, prefix: str) -> list[FileInfo]:
+        failures = _Failures()
+        for copy in self._copies:
+            is_last = copy is self._copies[-1]
+            patience_s = float("inf") if is_last else self.settings.listing_patience_s
+            started = self._time.now()
+            try:
+                return await whole_listing(copy.source, prefix, self._time, patience_s)
+            except StreamingError as error:
+                if _is_final(error):
+                    raise
+                failures.attempts.extend(failed(copy.source.name, error, self._time.now() - started))
+                failures.errors[copy] = error
+                self._judge(copy, error)
+        raise self._verdict(failures, prefix)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        errors = [
+            error
+            for error in await asyncio.gather(*(source.aclose() for source in self.sources), return_exceptions=True)
+            if error is not None
+        ]
+        if errors:
+            raise errors[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.sources, self.settings, self._time.now, self._time.sleep, self._given_rng)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.sources))})"
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether no other copy can help."""
+    return not (isinstance(error, _MOVES_ON) or (isinstance(error, SourceError) and error.retryable))
+
+
+def _heaviest(errors: list[StreamingError]) -> StreamingError:
+    """The last error worth a retry, else a refusal, else a change, else the last."""
+    for error in reversed(errors):
+        if error.retryable:
+            return error
+    for kind in (AccessDenied, ObjectChanged):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    return errors[-1]
+
+
+def _soonest(errors: Iterator[StreamingError]) -> float:
+    """When a copy may be asked again: the least that they say, 0 for one that says nothing."""
+    return min(getattr(error, "retry_after_s", None) or 0.0 for error in errors)
