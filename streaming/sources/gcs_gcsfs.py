@@ -1,0 +1,313 @@
+"""GET by gcsfs: its logins, endpoints and session, with requests of this module's own.
+
+gcsfs's own reads repeat a failed request six times and keep neither size nor ETag of the answer; here one request
+brings all that and is made once, as retrying is a layer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import aiohttp
+import yarl
+
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    ConfigError,
+    NotFound,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+    StreamingError,
+    TruncatedRead,
+)
+from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.gcs_place import access_denied, no_bucket
+from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
+from streaming.sources.object_listing import PAGE, list_in_parallel
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+    from streaming.sources.gcs_place import GCSPlace, Login
+
+CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
+_FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+def _import_gcsfs() -> Any:
+    # Else gcsfs asks for the kind of each bucket by gRPC, which an emulator does not speak: 60 s of waiting per bucket.
+    # It looks at this variable once, while it is imported.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    return import_module("gcsfs")
+
+
+@dataclass(slots=True)
+class _Client:
+    """A file system of gcsfs, its session, and a lock for renewing its login; for one event loop."""
+
+    files: Any
+    session: aiohttp.ClientSession
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class GcsfsReader:
+    """Reads and lists the objects of one bucket below a prefix.
+
+    Args:
+        config: limits, times, and the name for messages.
+        place: where, and as whom.
+    """
+
+    def __init__(self, config: DataSourceConfig, place: GCSPlace) -> None:
+        self._gcsfs = _import_gcsfs()
+        self._source = config.name
+        self._limit = config.max_object_bytes
+        self._timeout_s = config.timeout_s
+        self._connect_timeout_s = config.connect_timeout_s
+        self._place = place
+        self._bucket_path = f"b/{quote(place.bucket, safe='')}/o"
+        self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
+        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+        self._pid = os.getpid()
+
+    async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read bytes `start` to `end` of an object, by one request.
+
+        A range that holds no byte cannot be asked for, so that one takes a request for what is known of the object.
+        """
+        async with self._limited(path):
+            if end is not None and start == end:
+                return await self._read_nothing(path, start)
+            headers = {}
+            if start or end is not None:
+                headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+            async with await self._request(self._object_path(path), {"alt": "media"}, headers) as answer:
+                if answer.status != 416:
+                    return await self._read(answer, path, start, end)
+            return await self._read_nothing(path, start)
+
+    def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        """All objects whose path below the root begins with `prefix`; folders are listed side by side.
+
+        Raises:
+            NotFound: at the first step, if there is no such bucket.
+        """
+        return list_in_parallel(self, prefix)
+
+    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+        """All objects below a folder, in pages."""
+        async for page in self._pages({"prefix": self._place.prefix + folder}, folder):
+            yield self._infos(page)
+
+    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+        """The objects and folders just in a folder whose path begins with `folder + start`."""
+        prefix, skip = self._place.prefix + folder + start, len(self._place.prefix)
+        objects: list[FileInfo] = []
+        folders: list[str] = []
+        async for page in self._pages({"prefix": prefix, "delimiter": "/"}, folder + start):
+            objects += self._infos(page)
+            folders += [each[skip:] for each in page.get("prefixes", ())]
+        return objects, folders
+
+    async def aclose(self) -> None:
+        """Close the sessions of all loops."""
+        while self._clients:
+            loop, client = self._clients.popitem()
+            if loop is not asyncio.get_running_loop() and loop.is_running():
+                closing = asyncio.run_coroutine_threadsafe(client.session.close(), loop)
+                await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
+            else:
+                await client.session.close()
+
+    def _object_path(self, path: str) -> str:
+        try:
+            return f"{self._bucket_path}/{quote(self._place.prefix + path, safe='')}"
+        except UnicodeEncodeError as error:
+            text = f"{path!r} of source {self._source!r} does not exist: names in GCS are text of valid UTF-8"
+            raise NotFound(text, path=path, source=self._source) from error
+
+    async def _request(
+        self, path: str, parameters: dict[str, str], headers: dict[str, str]
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        client = self._clients.get(asyncio.get_running_loop()) or await self._open()
+        if self._place.user_project is not None:
+            parameters = {**parameters, "userProject": self._place.user_project}
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
+        # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
+        headers = {"Accept-Encoding": "gzip", **headers, **await _authorization(client)}
+        return client.session.get(yarl.URL(f"{client.files.base}{path}?{query}", encoded=True), headers=headers)
+
+    async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
+        self._check_status(answer, path)
+        size, length = answer.content_length, answer.content_length
+        if start or end is not None:
+            match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+            if answer.status != 206 or match is None or int(match[1]) != start:
+                text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
+                raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
+            size = int(match[2])
+        if size is None or length is None:
+            text = f"the server of source {self._source!r} does not tell the size of {path!r}; store it uncompressed"
+            raise BadRequest(text, path=path, source=self._source)
+        if length > self._limit:
+            raise too_large(path, length, self._limit, self._source)
+        data = await answer.read()
+        etag, generation = plain_etag(answer.headers.get("ETag")), answer.headers.get("X-Goog-Generation")
+        return Blob(data, etag, size, generation, self._source)
+
+    async def _read_nothing(self, path: str, start: int) -> Blob:
+        """No bytes of an object, and what is known of it; or the error if it ends before `start`."""
+        parameters = {"fields": "size,etag,generation"}
+        async with await self._request(self._object_path(path), parameters, {}) as answer:
+            self._check_status(answer, path)
+            known = json.loads(await answer.read())
+        if start > int(known["size"]):
+            raise beyond_object(path, start, int(known["size"]), self._source)
+        return Blob(b"", plain_etag(known.get("etag")), int(known["size"]), known.get("generation"), self._source)
+
+    async def _pages(self, parameters: dict[str, str], prefix: str) -> AsyncIterator[dict[str, Any]]:
+        parameters = {**parameters, "maxResults": str(PAGE), "fields": _FIELDS}
+        while True:
+            async with self._limited(prefix):
+                page = await self._page(parameters, prefix)
+            yield page
+            if "nextPageToken" not in page:
+                return
+            parameters["pageToken"] = page["nextPageToken"]
+
+    async def _page(self, parameters: dict[str, str], prefix: str) -> dict[str, Any]:
+        async with await self._request(self._bucket_path, parameters, {"Accept-Encoding": "identity"}) as answer:
+            if answer.status == 404:
+                raise no_bucket(self._place, self._source)
+            self._check_status(answer, prefix)
+            page: dict[str, Any] = json.loads(await answer.read())
+            return page
+
+    def _infos(self, page: dict[str, Any]) -> list[FileInfo]:
+        skip = len(self._place.prefix)
+        # A name that ends in a slash is how consoles write down an empty folder.
+        return [_file_info(item["name"][skip:], item) for item in page.get("items", ()) if item["name"][-1:] != "/"]
+
+    def _check_status(self, answer: aiohttp.ClientResponse, path: str) -> None:
+        if answer.status in (200, 206):
+            return
+        if answer.status in (401, 403):
+            raise access_denied(answer.status, path, self._source, self._place.login)
+        raise error_of_status(answer.status, path, self._source)
+
+    async def _open(self) -> _Client:
+        """Make the client of the running loop."""
+        if self._pid != os.getpid():
+            raise opened_before_fork(self._source, self._pid)
+        loop = asyncio.get_running_loop()
+        async with self._opening.setdefault(loop, asyncio.Lock()):
+            if loop not in self._clients:
+                files = await self._make_files()
+                self._clients[loop] = _Client(files, await files._set_session())
+        for ended in [each for each in self._clients if each.is_closed()]:
+            await self._clients.pop(ended).session.close()
+            self._opening.pop(ended, None)
+        return self._clients[loop]
+
+    async def _make_files(self) -> Any:
+        # No limit of connections here: who reads decides how much is in flight.
+        session = {"auto_decompress": False, "trust_env": True, "cookie_jar": aiohttp.DummyCookieJar()}
+        session["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
+        session["connector"] = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+        login = self._place.login
+        token = _token_of(login, self._source)
+        make = self._gcsfs.GCSFileSystem
+        try:
+            # In a thread, as it asks for logins by requests that block.
+            return await asyncio.to_thread(
+                make,
+                token=token,
+                access="read_only",
+                endpoint_url=self._place.endpoint,
+                session_kwargs=session,
+                asynchronous=True,
+                skip_instance_cache=True,  # which would hand an old loop's session to a new source
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            text = f"the credentials of source {self._source!r} cannot be used ({type(error).__name__})"
+            raise ConfigError(f"{text}; download the key anew", source=self._source) from error
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, path: str) -> AsyncIterator[None]:
+        """Turns what goes wrong, and what takes too long, into this library's errors."""
+        with self._translated(path):
+            async with asyncio.timeout(self._timeout_s):
+                yield
+
+    @contextlib.contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        where = f"{path!r} of source {self._source!r}"
+        try:
+            yield
+        except StreamingError:
+            raise
+        except TimeoutError as error:
+            text = f"{where} did not come within {self._timeout_s} s (timeout_s); try again or raise that"
+            raise SourceTimeout(text, path=path, source=self._source) from error
+        except aiohttp.ClientPayloadError as error:
+            text = f"{where} broke off before its announced end; read it again"
+            raise TruncatedRead(text, path=path, source=self._source) from error
+        except (aiohttp.ClientError, OSError) as error:
+            text = f"the server of {where} cannot be reached ({type(error).__name__}); check host, port and network"
+            raise SourceUnavailable(text, path=path, source=self._source) from error
+        except Exception as error:
+            raise self._login_failed(path, error) from error
+
+    def _login_failed(self, path: str, error: Exception) -> Exception:
+        """The error that says what Google's library of logins, or gcsfs around it, does; others stay as they are."""
+        exceptions = import_module("google.auth.exceptions")
+        retry = import_module("gcsfs.retry")
+        kind: type[SourceError] = AccessDenied
+        if isinstance(error, exceptions.TransportError):
+            kind, told = SourceUnavailable, "could not be renewed, as Google's server of logins cannot be reached"
+        elif isinstance(error, exceptions.GoogleAuthError | retry.HttpError | retry.NonRetryableError):
+            told = "was refused; check the service account, that it is not expired, and the clock of this machine"
+        else:
+            return error
+        text = f"the login of source {self._source!r} for {path!r} {told} ({type(error).__name__})"
+        return kind(text, path=path, source=self._source)
+
+
+async def _authorization(client: _Client) -> dict[str, str]:
+    """The header that logs in; a login about to expire is renewed first, by one caller in a thread."""
+    credentials = client.files.credentials
+    if credentials.credentials is None:
+        return {}
+    if not credentials.credentials.valid:
+        async with client.renewing:
+            if not credentials.credentials.valid:
+                await asyncio.to_thread(credentials.maybe_refresh)
+    headers: dict[str, str] = {}
+    credentials.credentials.apply(headers)
+    return headers
+
+
+def _token_of(login: Login, source: str) -> Any:
+    """What gcsfs calls `token`."""
+    if login.kind in ("file", "json"):
+        return login.account(source)
+    if login.kind == "token":  # as text gcsfs would show it to a server of Google's first
+        return import_module("google.oauth2.credentials").Credentials(login.value)
+    return None if login.kind == "default" else login.kind
+
+
+def _file_info(path: str, item: dict[str, Any]) -> FileInfo:
+    modified = datetime.fromisoformat(item["updated"]).timestamp() if "updated" in item else None
+    return FileInfo(path, int(item.get("size", -1)), plain_etag(item.get("etag")), modified)

@@ -1,0 +1,121 @@
+"""A store of obstore for a bucket of GCS, with the login that a source's settings say."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from obstore.exceptions import BaseError
+from obstore.store import GCSStore
+
+from streaming.errors import ConfigError, NotFound
+from streaming.sources.base import FileInfo
+from streaming.sources.gcs_place import access_denied, no_bucket
+from streaming.sources.object_errors import status_of
+from streaming.sources.object_store import ObjectStoreReader, client_settings
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+    from streaming.sources.gcs_place import GCSPlace
+
+GOOGLE_URL = "https://storage.googleapis.com"
+_LOGIN_TIMEOUT_S = 10.0  # the server of metadata stands in the same rack
+_OWN_LOGINS = ("GOOGLE_BEARER_TOKEN", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH")
+
+
+class GcsObstoreReader(ObjectStoreReader):
+    """Reads and lists the objects of one bucket below a prefix.
+
+    Args:
+        config: limits, times, and the name for messages.
+        place: where, and as whom.
+    """
+
+    def __init__(self, config: DataSourceConfig, place: GCSPlace) -> None:
+        super().__init__(config, lambda: make_store(config, place), place.prefix)
+        self._place = place
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        """As of every store, but that a missing bucket is named."""
+        files = super().iter_files(prefix)
+        try:
+            async for info in files:
+                yield info
+        except NotFound as error:
+            raise no_bucket(self._place, self._source) from error
+        finally:
+            await files.aclose()  # type: ignore[attr-defined]
+
+    def _translated(self, error: Exception, path: str) -> Exception:
+        status = status_of(error)
+        if status in (401, 403):
+            return access_denied(status, path, self._source, self._place.login)
+        return super()._translated(error, path)
+
+
+def make_store(config: DataSourceConfig, place: GCSPlace) -> GCSStore:
+    """A store over the whole bucket.
+
+    Raises:
+        ConfigError: if obstore cannot use the login, or variables of its own contradict it.
+    """
+    settings = client_settings(config)
+    # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
+    headers = {"accept-encoding": "gzip"}
+    if place.user_project is not None:
+        headers["x-goog-user-project"] = place.user_project
+    settings["client_options"]["default_headers"] = headers
+    try:
+        return GCSStore(place.bucket, **settings, **_login(config.name, place))
+    except (BaseError, ValueError) as error:
+        # Not chained and without its text: a parser may quote what it could not read, here a key.
+        text = f"the credentials of source {config.name!r} cannot be used by obstore ({type(error).__name__})"
+        raise ConfigError(f"{text}; check their file, or download the key anew", source=config.name) from None
+
+
+def _login(source: str, place: GCSPlace) -> dict[str, Any]:
+    """The arguments of `GCSStore` that say where to read, and as whom."""
+    login, url = place.login, place.endpoint
+    there: dict[str, Any] = {"base_url": url} if url else {}
+    if login.kind in ("token", "cloud"):
+        provider = _machine_login if login.kind == "cloud" else lambda: {"token": login.value, "expires_at": None}
+        return {"config": there, "credential_provider": provider}
+    if login.kind == "default" or login.kind == "google_default":
+        return {"config": there}
+    if own := [name for name in _OWN_LOGINS if name in os.environ]:
+        text = f"source {source!r} has a login of its own, and obstore another by the variable {own[0]}"
+        raise ConfigError(f"{text}; unset that, or set engine to 'gcsfs'", source=source)
+    if login.kind == "anon":
+        # Not `skip_signature`, which still opens the file of GOOGLE_APPLICATION_CREDENTIALS and fails where there is
+        # none. With `disable_oauth` no login is sent.
+        nobody = {"gcs_base_url": url or GOOGLE_URL, "disable_oauth": True}
+        nobody |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        return {"config": {"service_account_key": json.dumps(nobody)}}
+    account = login.account(source)
+    if account.get("type", "service_account") == "service_account":
+        account = {"private_key_id": "", **account, **({"gcs_base_url": url} if url else {})}
+        return {"config": {"service_account_key": json.dumps(account)}}
+    if login.kind == "json":
+        text = f"obstore cannot use credentials of type {account['type']!r} given to source {source!r}"
+        raise ConfigError(f"{text}; give them as a file, or set engine to 'gcsfs'", source=source)
+    return {"config": {**there, "application_credentials": login.value}}
+
+
+async def _machine_login() -> dict[str, Any]:
+    """A token for the account of this machine in Google's cloud.
+
+    obstore's own way there takes any file of credentials first.
+    """
+    import aiohttp  # 0.15 s, which other logins save
+
+    host = os.environ.get("GCE_METADATA_HOST") or "metadata.google.internal"
+    url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/token"
+    timeout = aiohttp.ClientTimeout(total=_LOGIN_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
+        async with session.get(url, headers={"Metadata-Flavor": "Google"}) as answer:
+            told = await answer.json(content_type=None)
+    expires_at = datetime.now(UTC) + timedelta(seconds=told["expires_in"])
+    return {"token": told["access_token"], "expires_at": expires_at}

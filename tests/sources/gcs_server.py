@@ -1,0 +1,79 @@
+"""A real server that speaks GCS: each pytest process starts its own, at its first use, and ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from tests.conftest import SERVICES
+
+
+@dataclass(frozen=True)
+class GcsServer:
+    """fake-gcs-server at `url`, without a final slash; objects are placed by its JSON API."""
+
+    url: str
+
+    def make_bucket(self) -> str:
+        """A new empty bucket."""
+        name = f"bucket-{uuid.uuid4().hex}"
+        self._send("POST", "/storage/v1/b?project=test", json.dumps({"name": name}).encode())
+        return name
+
+    def put(self, bucket: str, name: str, data: bytes) -> None:
+        """Write an object, or overwrite it."""
+        self._send("POST", f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(name, safe='')}", data)
+
+    def delete(self, bucket: str, name: str) -> None:
+        """Remove an object."""
+        self._send("DELETE", f"/storage/v1/b/{bucket}/o/{quote(name, safe='')}", None)
+
+    def _send(self, method: str, path: str, body: bytes | None) -> None:
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            assert answer.status in (200, 204), f"{method} {path}: {answer.status} {text[:200]!r}"
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, so that the first installs the server and the others find it."""
+    with (folder / "gcs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    """fake-gcs-server at a free port of loopback."""
+    folder = tmp_path_factory.mktemp("gcs")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["bash", str(SERVICES / "start-gcs.sh"), str(folder), str(port)]
+    environment = {**os.environ, "VENV": str(shared / "gcs-venv")}
+    try:
+        with _alone(shared):
+            subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        yield GcsServer(f"http://127.0.0.1:{port}")
+    finally:
+        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
