@@ -1,0 +1,178 @@
+"""One repository of a Hub at one commit, over HTTP: every request goes through this library's own client.
+
+huggingface_hub brings the token and the headers. Its listing is not used: `list_repo_tree` sends no timeout (a Hub that
+accepts and says nothing still held it after 40 s, and the thread it blocks keeps the process from ending), repeats by
+itself for up to 23 s, and cannot be cancelled. The same pages are read here, under `timeout_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import aiohttp
+import yarl
+
+from streaming.errors import AccessDenied, SourceError, SourceUnavailable
+from streaming.sources.base import Blob, FileInfo
+from streaming.sources.http_aiohttp import AiohttpClient
+from streaming.sources.huggingface_place import HubPlace
+from streaming.sources.huggingface_status import EntryNotFound, error_of_hub
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+
+# What storage says to a signed URL past its time: CloudFront and S3 403, Google 400, some proxies 401.
+_EXPIRED = (400, 401, 403)
+
+
+class _SignedUrlRefused(Exception):
+    """The storage that the Hub sent us to does not take the URL that the Hub signed."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class OnlineRepo(AiohttpClient):
+    """Reads and lists one repository at `commit`.
+
+    Args:
+        config: limits, times, and the name for messages.
+        place: the repository.
+        endpoint: the Hub, without a final slash; `headers` are for it alone.
+        headers: sent there, with the token.
+        commit: what the revision is known to be; None: `pin` asks.
+    """
+
+    def __init__(
+        self, config: DataSourceConfig, place: HubPlace, endpoint: str, headers: dict[str, str], commit: str | None
+    ) -> None:
+        super().__init__(config, endpoint, headers)
+        self._place = place
+        self._endpoint = endpoint
+        self._has_token = any(name.lower() == "authorization" for name in headers)
+        self.commit = ""
+        if commit is not None:
+            self._use(commit)
+
+    def _use(self, commit: str) -> None:
+        self.commit = commit
+        self._files = self._place.file_url(self._endpoint, commit)
+
+    async def pin(self) -> None:
+        """Ask the Hub which commit the revision is now, unless one is known."""
+        if self.commit:
+            return
+        answer, _ = await self._get_json(self._place.revision_url(self._endpoint), self._place.repo_id)
+        commit = answer.get("sha") if isinstance(answer, dict) else None
+        if not isinstance(commit, str) or not commit:
+            raise self._no_hub(self._place.repo_id)
+        self._use(commit)
+
+    async def read(self, path: str, start: int, end: int | None) -> Blob:
+        """Bytes `start` to `end` of a file. If storage refuses the URL that the Hub signed, the Hub signs one more."""
+        url = self._files + quote(path, errors="surrogateescape")
+        try:
+            return await self.get(url, path, start, end)
+        except _SignedUrlRefused:
+            pass
+        try:
+            return await self.get(url, path, start, end)
+        except _SignedUrlRefused as error:
+            text = f"{path!r} of source {self._source!r}: storage refused two URLs fresh from the Hub ({error.status})"
+            told = f"{text}; check this machine's clock, and proxies that may keep redirects"
+            raise AccessDenied(told, path=path, source=self._source) from error
+
+    async def get(self, url: str, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """As the parent's, with the meaning that the Hub gives to statuses, and its ETag in place of the storage's."""
+        target = yarl.URL(url, encoded=True)
+        headers = {}
+        if start or end is not None:
+            headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"
+        with self._translated(path):
+            async with (await self._session()).get(target, headers=self._headers_for(target, headers)) as answer:
+                blob = await self._blob_of(answer, path, start, end)
+        blob.etag = self._etag(answer) or blob.etag
+        blob.version = self.commit
+        return blob
+
+    async def iter_files(self, prefix: str) -> AsyncIterator[FileInfo]:
+        """All files below the source's folder whose path begins with `prefix`, in the Hub's order.
+
+        Raises:
+            NotFound: at the first step, if repository, revision or the source's folder do not exist.
+        """
+        root = self._place.folder
+        begin = root + prefix
+        folder = begin.rpartition("/")[0]
+        try:
+            async for page in self._pages(folder, prefix):
+                for entry in page:
+                    if entry["type"] == "file" and entry["path"].startswith(begin):
+                        yield _info(entry, len(root))
+        except EntryNotFound:
+            if folder == root.rstrip("/"):
+                raise
+            if root:
+                # Nothing begins with the prefix, unless the root itself is missing, which is an error.
+                await self._get_json(self._place.tree_url(self._endpoint, self.commit, root.rstrip("/")), prefix)
+
+    async def _pages(self, folder: str, prefix: str) -> AsyncIterator[list[dict[str, Any]]]:
+        url: str | None = self._place.tree_url(self._endpoint, self.commit, folder)
+        while url is not None:
+            page, url = await self._get_json(url, prefix)
+            if not isinstance(page, list):
+                raise self._no_hub(prefix)
+            yield page
+
+    async def _get_json(self, url: str, path: str) -> tuple[Any, str | None]:
+        """An answer of the API and the URL of its next page; `path` is its name in messages."""
+        target = yarl.URL(url, encoded=True)
+        with self._translated(path):
+            async with (await self._session()).get(target, headers=self._headers_for(target, {})) as answer:
+                if answer.status != 200:
+                    raise self._error(answer, path)
+                body = await self._body(answer, path, 0, None)
+                link = answer.links.get("next")
+        try:
+            page = await asyncio.to_thread(json.loads, body)  # 1,000 entries, but a mirror may send all at once
+        except ValueError as error:
+            raise self._no_hub(path) from error
+        return page, None if link is None else str(link["url"])
+
+    async def _blob_of(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
+        if answer.status == 416:
+            return self._blob_beyond(answer, path, start)
+        if answer.status not in (200, 206):
+            if answer.status in _EXPIRED and answer.url.origin() != self._origin:
+                raise _SignedUrlRefused(answer.status)
+            raise self._error(answer, path)
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            return await self._read_encoded(answer, path, start, end)
+        return await self._read(answer, path, start, end)
+
+    def _etag(self, answer: aiohttp.ClientResponse) -> str | None:
+        """What the Hub calls the content in listings too: SHA-256 where it is in storage, else the git blob."""
+        for each in (answer, *reversed(answer.history)):
+            if each.url.origin() == self._origin:
+                etag = each.headers.get("X-Linked-Etag") or each.headers.get("ETag")
+                return etag.removeprefix("W/").strip('"') if etag else None
+        return None
+
+    def _error(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
+        return error_of_hub(
+            answer.status, answer.headers, self._place, self._endpoint, path, self._source, self._has_token
+        )
+
+    def _no_hub(self, path: str) -> SourceError:
+        text = f"{path!r} of source {self._source!r}: {self._endpoint} answered what no Hub answers"
+        return SourceUnavailable(f"{text}; check endpoint and HF_ENDPOINT", path=path, source=self._source)
+
+
+def _info(entry: dict[str, Any], skip: int) -> FileInfo:
+    stored = entry.get("lfs") or entry
+    return FileInfo(entry["path"][skip:], stored["size"], stored["oid"])
