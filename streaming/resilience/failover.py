@@ -180,8 +180,7 @@ class Failover(Wrapper):
         else:
             chosen = _heaviest(list(errors.values()))
             why = "could not be read from any copy"
-        whole = told(chosen, failures.attempts, why, path)
-        whole.source = self.name
+        whole = told(chosen, failures.attempts, why, path, self.name)
         if missing and any(copy.is_primary for copy in down):
             whole.retryable = True
         if whole.retryable:

@@ -46,20 +46,19 @@ def carry(error: BaseException, attempts: Sequence[Attempt]) -> None:
     error.__dict__["attempts"] = tuple(attempts)
 
 
-def told(error: StreamingError, attempts: Sequence[Attempt], why: str, path: str) -> StreamingError:
+def told(error: StreamingError, attempts: Sequence[Attempt], why: str, path: str, source: str) -> StreamingError:
     """An error of the class of `error` whose message and `attempts` tell the history.
 
     Args:
         why: the beginning of the message, after path and source.
     """
     kind = type(error) if isinstance(error, SourceError) else SourceUnavailable
-    seconds = sum(attempt.seconds for attempt in attempts)
     said = [str(attempt) for attempt in attempts]
     if len(said) > MOST_TOLD:
         half = MOST_TOLD // 2
         said = [*said[:half], f"{len(said) - 2 * half} more", *said[-half:]]
-    text = f"{path!r} of source {error.source!r} {why} ({len(attempts)} attempts, {seconds:.2f} s): {'; '.join(said)}"
-    whole = kind(text, path=path, source=error.source)
+    text = f"{path!r} of source {source!r} {why} ({len(attempts)} attempts): {'; '.join(said)}"
+    whole = kind(text, path=path, source=source)
     carry(whole, attempts)
     for name in ("status", "throttled", "retry_after_s", "retryable"):
         if name in error.__dict__:

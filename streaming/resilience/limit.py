@@ -6,10 +6,10 @@ Once per round (as many answers as reads may be in flight) the limit moves:
   hundred hardly matters); for `throttled_s` from then it grows by 1 a round: additive increase, multiplicative
   decrease.
 - Otherwise, if reads had to wait for a place: `limit * tolerance * base / mean + sqrt(limit)`, half of the way. `base`
-  is the least mean latency of a round so far, so the limit grows while more in flight makes answers no slower, and settles
-  where a queue builds up. The rule is that of Netflix's concurrency-limits (Gradient2Limit: gradient of latencies,
-  allowance for a queue, smoothing; sqrt from its GradientLimit), which follows TCP Vegas. 32 to 512 take 70 rounds:
-  2 s at 30 ms.
+  is the least mean latency of a round so far, smoothed, so the limit grows while more in flight makes answers no
+  slower, and settles where a queue builds up. The rule is that of Netflix's concurrency-limits (Gradient2Limit:
+  gradient of latencies, allowance for a queue, smoothing; the square root is GradientLimit's), which follows TCP
+  Vegas. 32 to 512 take 70 rounds: some 3 s at 30 ms.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from streaming.resilience.timing import Clock, Sleep, Time
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource
 
-LEAST_ROUND = 8  # answers; a mean over fewer says little
+LEAST_ROUND = 64  # answers; a mean over fewer says little where latencies scatter
+LEAST_THROTTLED_ROUND = 8  # answers; while an endpoint throttles, the limit is small and must move soon
 SMOOTHING = 0.5
+BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not pass for what is usual
 BASE_DRIFT = 1.000_5  # per round, so that a path which became longer is learned: twice as long in 1,400 rounds
 
 
@@ -97,7 +99,8 @@ class Gate:
         elif is_throttled:
             self._throttles += 1
             self._throttled_until = self._now() + self._settings.throttled_s
-        if self._answers + self._throttles >= max(LEAST_ROUND, self._allowed):
+        least = LEAST_THROTTLED_ROUND if self._throttles or self.limit < self._settings.limit_start else LEAST_ROUND
+        if self._answers + self._throttles >= max(least, self._allowed):
             self._end_round()
         self._give_up_place()
 
@@ -116,7 +119,8 @@ class Gate:
             self.limit = max(1.0, self.limit * (1 - share / 2))
         else:
             mean = self._total_s / self._answers
-            self._base_s = min(self._base_s * BASE_DRIFT, mean)
+            self._base_s = mean if self._base_s == math.inf else self._base_s * BASE_DRIFT
+            self._base_s -= BASE_STEP * max(self._base_s - mean, 0.0)
             if self._was_full:
                 self.limit = self._moved(mean)
         self._allowed = int(self.limit)

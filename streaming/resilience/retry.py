@@ -25,9 +25,9 @@ class RetryBudget:
     """How many attempts beyond the first there may be at an endpoint; belongs to one event loop.
 
     A success earns `retry_share` of an attempt, up to `retry_burst` saved. Who finds none waits its turn: each success
-    then lets one go, so that attempts come back as fast as answers do, and `retry_trickle_per_s` go in any case, so that
-    the end of an outage is noticed. After Finagle's RetryBudget (20 % and 10 per second); waiting in place of giving up
-    is ours: a sample that is lost costs more than one that is late.
+    then lets one go, so that attempts come back as fast as answers do, and `retry_trickle_per_s` go in any case, so
+    that the end of an outage is noticed. After Finagle's RetryBudget (20 % and 10 per second); waiting in place of
+    giving up is ours: a sample that is lost costs more than one that is late.
 
     Attributes:
         tokens: attempts saved.
@@ -100,8 +100,8 @@ class Retry(Wrapper):
     """Tries again what failed with an error worth it (`error.retryable`), after a random pause.
 
     The pause is `uniform(0, min(cap, base * 2**n))` ("full jitter", AWS Architecture Blog, 2015), or what the error's
-    `retry_after_s` asks for and such a pause on top. All attempts together end by `deadline_s`, also one that hangs. The
-    last error tells all attempts, and is of the class of the last one.
+    `retry_after_s` asks for and such a pause on top. All attempts together end by `deadline_s`, also one that hangs.
+    The last error tells all attempts, and is of the class of the last one.
 
     Args:
         budget: what is shared; None: the one of the source's endpoint, on each loop its own.
@@ -176,7 +176,7 @@ class Retry(Wrapper):
         while True:
             pause_s = self._pause_s(count, error)
             if now() + pause_s - begun >= self.settings.deadline_s:
-                raise self._last(error, attempts, path)
+                raise self._last(error, attempts, path, now() - begun)
             await self._time.sleep(pause_s)
             await self.budget.take()
             count += 1
@@ -188,24 +188,21 @@ class Retry(Wrapper):
             except StreamingError as exc:
                 attempts.extend(failed(self.name, exc, now() - started))
                 if not exc.retryable:
-                    raise self._last(exc, attempts, path) from exc
+                    raise self._last(exc, attempts, path, now() - begun) from exc
                 error = exc
 
     def _pause_s(self, count: int, error: StreamingError) -> float:
         settings = self.settings
         asked_s: float = getattr(error, "retry_after_s", None) or 0.0
         # 2**30 is past any cap, and larger powers past what a float holds
-        return asked_s + self._rng.uniform(
-            0, min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(count, 30))
-        )
+        most_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(count, 30))
+        return asked_s + self._rng.uniform(0, most_s)
 
-    def _last(self, error: StreamingError, attempts: list[Attempt], path: str) -> StreamingError:
+    def _last(self, error: StreamingError, attempts: list[Attempt], path: str, seconds: float) -> StreamingError:
         _log.error("read_gave_up source=%s path=%s attempts=%d", self.name, path, len(attempts))
         if len(attempts) == 1:
             return error
-        whole = told(error, attempts, "could not be read", path)
-        whole.source = self.name
-        return whole
+        return told(error, attempts, f"could not be read within {seconds:.1f} s", path, self.name)
 
     def _too_late(self, path: str, begun: float, attempts: list[Attempt], cancelled: BaseException) -> StreamingError:
         self.deadlines += 1
@@ -214,16 +211,17 @@ class Retry(Wrapper):
         why = f"was not there after {seconds:.1f} s, which is the deadline"
         error = SourceTimeout("", path=path, source=self.name)
         _log.error("read_gave_up source=%s path=%s attempts=%d", self.name, path, len(attempts) + len(hanging))
-        return told(error, [*attempts, *hanging], why, path)
+        return told(error, [*attempts, *hanging], why, path, self.name)
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        """All objects; a listing that breaks off is started anew, up to `listing_attempts` times, nothing told twice."""
+        """All objects; a listing that breaks off is started anew, `listing_attempts` in all, nothing told twice."""
         self._check_open()
         for info in await self._list(prefix):
             yield info
 
     async def _list(self, prefix: str) -> list[FileInfo]:
         attempts: list[Attempt] = []
+        begun = self._time.now()
         for count in range(self.settings.listing_attempts):
             started = self._time.now()
             try:
@@ -231,7 +229,7 @@ class Retry(Wrapper):
             except StreamingError as error:
                 attempts.extend(failed(self.name, error, self._time.now() - started))
                 if not error.retryable or count + 1 == self.settings.listing_attempts:
-                    raise self._last(error, attempts, prefix) from error
+                    raise self._last(error, attempts, prefix, self._time.now() - begun) from error
                 pause_s = self._pause_s(count, error)
             await self._time.sleep(pause_s)
             self.retries += 1

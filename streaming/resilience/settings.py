@@ -51,7 +51,7 @@ class Resilience:
     listing_attempts: int = 5
     limit_start: int = 32
     limit_most: int = 1024
-    latency_tolerance: float = 1.2
+    latency_tolerance: float = 1.5
     throttled_s: float = 5.0
     hedge_quantile: float = 0.98
     hedge_least_samples: int = 50

@@ -1,0 +1,307 @@
+"""Trying again: what, when, how often, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from streaming.config import DataSourceConfig
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    Closed,
+    NotFound,
+    ObjectChanged,
+    SourceTimeout,
+    SourceUnavailable,
+    StreamingError,
+    TruncatedRead,
+)
+from streaming.resilience import Resilience, Retry, RetryBudget, attempts_of
+from streaming.resilience.timing import Time
+from streaming.testing import FakeClock, MemorySource
+from tests.resilience.parts import DATA, Held, Highest, cancelled_at_every_turn, down, driven, marked, memory, settle
+
+
+def retry(source: Held | MemorySource, clock: FakeClock, **settings: float) -> Retry:
+    """Trying again in time that the test moves, with the longest pauses."""
+    return Retry(source, Resilience(**settings), clock, clock.sleep, Highest())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [SourceTimeout, SourceUnavailable, TruncatedRead])
+async def test_what_may_pass_is_tried_again(kind: type[StreamingError]) -> None:
+    """A timeout, an outage and a cut body are tried again until they pass; the object is delivered once."""
+    clock, copy = FakeClock(), Held(memory(), [kind("no"), kind("no")])
+    source = retry(copy, clock)
+    blob = await driven(clock, source.read("0.bin"))
+    assert bytes(blob.data) == DATA + b"0"
+    assert (copy.started, source.requests, source.retries) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("kind", [NotFound, AccessDenied, BadRequest, ObjectChanged, Closed])
+async def test_what_is_final_is_not_tried_again(kind: type[StreamingError]) -> None:
+    """An error that a repetition would not change comes back at once, as it is."""
+    clock, error = FakeClock(), kind("no")
+    copy = Held(memory(), [error])
+    source = retry(copy, clock)
+    with pytest.raises(kind) as caught:
+        await source.read("0.bin")
+    assert caught.value is error
+    assert (copy.started, source.retries, clock.time()) == (1, 0, 0)
+
+
+async def test_pauses_double_up_to_the_cap() -> None:
+    """The pause is random between 0 and 0.1, 0.2, 0.4 ... at most 5 seconds."""
+    clock, pauses = FakeClock(), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    budget_free = Resilience(retry_burst=20)
+    source = Retry(Held(memory(), [down()] * 9), budget_free, clock, sleep, Highest())
+    source_timer = source.settings.deadline_s
+    await source.read("0.bin")
+    assert [pause for pause in pauses if pause != source_timer] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
+
+
+async def test_pauses_differ_from_read_to_read() -> None:
+    """Two sources do not try again in step: the pause is drawn evenly from 0 on."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    for seed in range(200):
+        await Retry(Held(memory(), [down()]), Resilience(), FakeClock(), sleep, random.Random(seed)).read("0.bin")
+    drawn = [pause for pause in pauses if pause < 1]
+    assert len(drawn) == 200
+    assert min(drawn) < 0.005
+    assert 0.095 < max(drawn) <= 0.1
+    assert 0.04 < sum(drawn) / 200 < 0.06
+
+
+async def test_retry_after_is_honoured() -> None:
+    """Where the server says when to come back, nothing is sent before."""
+    clock, copy = FakeClock(), Held(memory(), [down(retry_after_s=7.0)])
+    source = retry(copy, clock)
+    read = asyncio.ensure_future(source.read("0.bin"))
+    await settle()
+    clock.tick(6.9)
+    await settle()
+    assert copy.started == 1
+    await driven(clock, read)
+    assert copy.started == 2
+    assert 7 <= clock.time() <= 7.2
+
+
+async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+    """Told to come back after the deadline, the read fails at once with what the server said."""
+    clock, error = FakeClock(), down(retry_after_s=61.0)
+    with pytest.raises(SourceUnavailable) as caught:
+        await retry(Held(memory(), [error]), clock).read("0.bin")
+    assert caught.value is error
+    assert clock.time() == 0
+
+
+async def test_the_deadline_ends_a_read_that_hangs() -> None:
+    """A source that says nothing is cancelled at the deadline; the error names object, source, time and attempts."""
+    clock, copy = FakeClock(), Held(memory("store"), [down("reset by peer")], rest="hold")
+    source = retry(copy, clock, deadline_s=20)
+    with pytest.raises(SourceTimeout, match=r"'0\.bin' of source 'store'.*deadline.*reset.*no answer") as caught:
+        await driven(clock, source.read("0.bin"))
+    assert 20 <= clock.time() < 20.2
+    assert [attempt.kind for attempt in attempts_of(caught.value)] == ["SourceUnavailable", "no answer"]
+    assert (copy.cancelled, copy.in_flight, source.deadlines) == (1, 0, 1)
+
+
+async def test_an_endless_outage_ends_in_one_error_with_its_history() -> None:
+    """Failing again and again, the read ends by the deadline with one error of the last one's class."""
+    clock, copy = FakeClock(), Held(memory("store"), rest=SourceTimeout("slow"))
+    with pytest.raises(SourceTimeout, match="'store' could not be read") as caught:
+        await driven(clock, retry(copy, clock).read("0.bin"))
+    attempts = attempts_of(caught.value)
+    assert len(attempts) == copy.started
+    assert {attempt.kind for attempt in attempts} == {"SourceTimeout"}
+    assert 50 < clock.time() <= 60.1
+    assert len(str(caught.value)) < 2000
+
+
+async def test_a_final_error_after_others_tells_them() -> None:
+    """An object that is gone when it is tried again is `NotFound`, and the history says what came before."""
+    clock = FakeClock()
+    with pytest.raises(NotFound, match=r"SourceUnavailable.*NotFound"):
+        await driven(clock, retry(Held(memory(), [down(), NotFound("gone")]), clock).read("0.bin"))
+
+
+async def test_a_cancel_from_outside_stays_a_cancel() -> None:
+    """Also one that comes in the moment of the deadline."""
+    clock, copy = FakeClock(), Held(memory(), rest="hold")
+    read = asyncio.ensure_future(retry(copy, clock, deadline_s=5).read("0.bin"))
+    await settle()
+    clock.tick(5)
+    await asyncio.sleep(0)
+    read.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await read
+    await settle()
+    assert copy.in_flight == 0
+
+
+async def test_an_outage_of_five_seconds_costs_no_read() -> None:
+    """64 reads at a time meet 503 for 5 seconds: each object arrives once, attempts stay few."""
+    clock, objects = FakeClock(), memory(count=200)
+
+    class Outage(Held):
+        async def read(self, path: str, start: int = 0, end: int | None = None):  # type: ignore[no-untyped-def]
+            self.started += 1
+            await clock.sleep(0.03)
+            if clock.time() < 5:
+                raise down(status=503)
+            return await self.source.read(path, start, end)
+
+    copy = Outage(objects)
+    source = retry(copy, clock)
+    waiting = [f"{number}.bin" for number in range(200)]
+    got: list[bytes] = []
+
+    async def reader() -> None:
+        while waiting:
+            got.append(bytes((await source.read(waiting.pop())).data))
+
+    await driven(clock, asyncio.gather(*(reader() for _ in range(64))), step_s=0.01)
+    assert sorted(got) == sorted(DATA + b"%d" % number for number in range(200))
+    assert copy.started - 200 <= 64 + 10 + 10 * 6, "first attempts, the burst, and ten each second"
+    assert clock.time() < 12
+
+
+async def test_budget_spends_its_burst_then_waits_for_successes() -> None:
+    """Ten attempts are free; beyond, each success lets one go, and otherwise ten go each second."""
+    clock = FakeClock()
+    budget = RetryBudget(Resilience(), Time(clock, clock.sleep))
+    for _ in range(10):
+        await budget.take()
+    waiting = [asyncio.ensure_future(budget.take()) for _ in range(6)]
+    await settle()
+    assert (budget.tokens, budget.waiting) == (0, 6)
+    budget.earn()
+    budget.earn()
+    await settle()
+    assert [turn.done() for turn in waiting] == [True, True, False, False, False, False]
+    clock.tick(0.1)
+    await settle()
+    assert budget.waiting == 3
+    for _ in range(3):
+        clock.tick(0.1)
+        await settle()
+    assert budget.waiting == 0
+    for _ in range(5):
+        budget.earn()
+    assert budget.tokens == pytest.approx(1)
+    for _ in range(100):
+        budget.earn()
+    assert budget.tokens == 10
+
+
+async def test_a_cancelled_attempt_gives_its_turn_on() -> None:
+    """Cancelled before its turn it leaves the queue, cancelled after it the next one has it, or the budget."""
+    clock = FakeClock()
+    budget = RetryBudget(Resilience(retry_burst=1), Time(clock, clock.sleep))
+    await budget.take()
+    first, second, third = (asyncio.ensure_future(budget.take()) for _ in range(3))
+    await settle()
+    first.cancel()
+    await settle()
+    assert budget.waiting == 2
+    budget.earn()
+    second.cancel()
+    await settle()
+    assert third.done()
+    assert not third.cancelled()
+    last = asyncio.ensure_future(budget.take())
+    await settle()
+    budget.earn()
+    last.cancel()
+    await settle()
+    assert (budget.tokens, budget.waiting) == (1, 0)
+
+
+async def test_budget_is_one_for_an_endpoint() -> None:
+    """Sources of one host share attempts, those of another do not."""
+    here = [MemorySource(DataSourceConfig(name, "http", f"http://host:80/{name}")) for name in "ab"]
+    there = MemorySource(DataSourceConfig("c", "http", "http://other/c"))
+    a, b, c = (Retry(source) for source in [*here, there])
+    assert a.budget is b.budget
+    assert a.budget is not c.budget
+    first = a.budget
+    other_loop = await asyncio.to_thread(lambda: asyncio.run(_budget(a)))
+    assert other_loop is not first
+
+
+async def _budget(source: Retry) -> RetryBudget:
+    return source.budget
+
+
+async def test_cancel_at_every_await_leaves_nothing_behind() -> None:
+    """Cancelled anywhere between attempts, a read leaves no turn, no token and no timer."""
+    clock = FakeClock()
+    copy = Held(memory(), rest=down())
+    source = Retry(copy, Resilience(retry_burst=1), clock, clock.sleep, Highest())
+
+    async def work() -> None:
+        read = asyncio.ensure_future(source.read("0.bin"))
+        try:
+            for _ in range(9):
+                await asyncio.sleep(0)
+                clock.tick(0.2)
+            await read
+        finally:
+            read.cancel()
+
+    await cancelled_at_every_turn(work, turns=20)
+    await settle()
+    assert source.budget.waiting == 0
+    assert 0 <= source.budget.tokens <= 1
+    assert len(asyncio.all_tasks()) == 1
+    copy.rest = None
+    assert bytes((await source.read("0.bin")).data) == DATA + b"0"
+
+
+async def test_a_listing_that_breaks_off_is_started_anew() -> None:
+    """Nothing is told twice and nothing is missing."""
+    clock, copy = FakeClock(), Held(memory(count=9), [down(), marked(SourceTimeout("slow"))])
+    source = retry(copy, clock)
+    assert await driven(clock, source.list_files()) == [f"{number}.bin" for number in range(9)]
+    assert source.retries == 2
+
+
+async def test_a_listing_gives_up_after_five_attempts() -> None:
+    """One error tells all five, and tells nothing of the objects before."""
+    clock, copy = FakeClock(), Held(memory("store", count=9), rest=down())
+    source = retry(copy, clock)
+    seen = []
+
+    async def work() -> None:
+        async for info in source.iter_files():
+            seen.append(info)  # noqa: PERF401
+
+    with pytest.raises(SourceUnavailable, match="5 attempts") as caught:
+        await driven(clock, work())
+    assert len(attempts_of(caught.value)) == 5
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    "marks", [marked(TruncatedRead("cut"), retryable=False), marked(NotFound("lags"), retryable=True)]
+)
+async def test_an_error_itself_says_whether_to_retry(marks: StreamingError) -> None:
+    """`retryable` on the error decides, not its class."""
+    clock, copy = FakeClock(), Held(memory(), [marks])
+    source = retry(copy, clock)
+    if marks.retryable:
+        await driven(clock, source.read("0.bin"))
+    else:
+        with pytest.raises(TruncatedRead):
+            await source.read("0.bin")
+    assert source.retries == marks.retryable
