@@ -20,13 +20,13 @@ from streaming.cache.batch import Sample
 from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
+from streaming.copies import CopyReader, open_entries
 from streaming.errors import Closed, IndexFileError, PrepareError, StreamingError
 from streaming.index import SampleIndex, configuration
 from streaming.link import is_spawning
 from streaming.lookahead import LookAhead
 from streaming.owner import Owner
 from streaming.runtime import Done, Pending, current_runtime
-from streaming.sources import create_data_source
 from streaming.sources.base import DataSource
 from streaming.worker import Worker
 
@@ -266,8 +266,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
         runtime = current_runtime()
-        sources = [create_data_source(source) for source in config.sources]
-        index = runtime.run(_load_index(config, sources))
+        entries = open_entries(config.sources)
+        index = runtime.run(_load_index(config, [entry.source for entry in entries]))
         self._length = len(index)
         worker = get_worker_info()
         cache = SmartLRUCache(
@@ -279,7 +279,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         )
         owner = Owner(
             runtime,
-            sources,
+            CopyReader(entries, index),
             index,
             cache,
             prepare=self._prepare,

@@ -20,7 +20,7 @@ EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 130 Ct
 # Plain help and plain tracebacks: loading rich for them would triple the time of `streaming --help`.
 app = typer.Typer(
     name="streaming",
-    help="Stream training data from local disk and HTTP through a compressed cache to PyTorch.",
+    help="Stream training data from local disk, S3, GCS, the Hub and HTTP through a compressed cache to PyTorch.",
     epilog=f"Example: streaming demo --epochs 3    {EXIT_CODES}",
     no_args_is_help=True,
     add_completion=False,
@@ -119,6 +119,19 @@ def bench(
         from streaming.commands.samples import bench_samples
 
         bench_samples(config, samples, batch_size, json)
+
+
+@app.command(epilog=_example("doctor s3://bucket/latents http://127.0.0.1:8000/latents/ --mirrors"))
+def doctor(
+    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Folders to look at.")],
+    mirrors: Annotated[bool, typer.Option("--mirrors", help="Compare the listings: they are to be copies.")] = False,
+    json: Json = False,
+) -> None:
+    """Look at credentials, endpoint, clock, listing, latency and throughput; say the likely cause of what fails."""
+    with outcome():
+        from streaming.commands.doctor import examine
+
+        examine(urls, mirrors, json)
 
 
 def main() -> None:

@@ -33,8 +33,18 @@ __all__ = [
     "suggest",
 ]
 
-SOURCE_TYPES = {"local": "local", "file": "local", "http": "http", "https": "http", "memory": "memory"}
-LATER_TYPES = ("s3", "gcs", "gs", "hf", "huggingface")
+SOURCE_TYPES = {
+    "local": "local",
+    "file": "local",
+    "http": "http",
+    "https": "http",
+    "memory": "memory",
+    "s3": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "hf": "huggingface",
+    "huggingface": "huggingface",
+}
 SOURCE_ALIASES = {"type": "source_type", "path": "path_or_uri", "url": "path_or_uri", "uri": "path_or_uri"}
 
 
@@ -129,7 +139,7 @@ class DataSourceConfig(_Settings):
     """
 
     name: str = Field(min_length=1, description="how messages, metrics and data_mapping call this source")
-    source_type: str = Field(description="local, http or memory")
+    source_type: str = Field(description="local, http, memory, s3, gcs or huggingface")
     path_or_uri: str = Field(min_length=1, description="the root: a folder, or a URL")
     credentials: dict[str, SecretStr] | None = Field(None, description="names and secrets, all text")
     storage_options: dict[str, Any] = Field(default_factory=dict, description="options of this type of source")
@@ -155,8 +165,6 @@ class DataSourceConfig(_Settings):
     @classmethod
     def _known_type(cls, value: object) -> str:
         kind = str(value).lower()
-        if kind in LATER_TYPES:
-            raise ConfigError(f"{kind} is not part of this version; it has local, http, memory")
         if kind not in SOURCE_TYPES:
             raise ConfigError(f"no such type of source, {suggest(kind, SOURCE_TYPES)}")
         return SOURCE_TYPES[kind]

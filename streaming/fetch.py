@@ -12,11 +12,12 @@ from typing import Any, Final
 
 from streaming.cache.sample import SmartLRUCache
 from streaming.codecs import decode
+from streaming.copies import CopyReader
 from streaming.counters import Counters
 from streaming.errors import ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
 from streaming.pool import DecodePool
-from streaming.sources.base import Blob, DataSource
+from streaming.sources.base import Blob
 
 __all__ = ["SampleFetcher"]
 
@@ -48,21 +49,18 @@ class SampleFetcher:
 
     Args:
         index: what the samples are made of.
-        sources: those the index was built over, in the same order.
+        reader: reads the bytes of a row from whichever copy can.
         cache: where each loaded sample is kept, under its position.
         prepare: deterministic function of a sample, run before the cache; None for none.
         pool: threads for decoding, and for sources whose reads block a thread.
         counters: bumped for each sample before it is kept.
         max_bytes: bound of one decoded object.
-
-    Attributes:
-        is_blocking: all sources merely block a thread, so that one pool job reads and decodes.
     """
 
     def __init__(
         self,
         index: SampleIndex,
-        sources: Sequence[DataSource],
+        reader: CopyReader,
         *,
         cache: SmartLRUCache,
         prepare: Callable[[Any], Any] | None,
@@ -71,7 +69,7 @@ class SampleFetcher:
         max_bytes: int,
     ) -> None:
         self._index = index
-        self._sources = sources
+        self._reader = reader
         self._cache = cache
         self._prepare = prepare
         self._pool = pool
@@ -84,7 +82,6 @@ class SampleFetcher:
         self._scratch = threading.local()
         self._finish_s = INLINE_S  # from the bytes of a sample to its place in the cache, lately
         self._is_stored_plain = False  # the last sample did not compress, so the next will hardly take time for it
-        self.is_blocking = all(source.read_blocking is not None for source in sources)
 
     def nbytes(self, position: int) -> int:
         """Bytes that this sample's parts have in their sources, to be asked before `load`.
@@ -110,7 +107,7 @@ class SampleFetcher:
             PrepareError: `prepare` failed.
         """
         rows = self._planned.pop(position, None) or self._index.rows(position)
-        if self.is_blocking:
+        if self._reader.is_blocking:
             return self._pool.run(self._load_blocking, position, rows)
         return self._load(position, rows)
 
@@ -122,17 +119,14 @@ class SampleFetcher:
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         if len(rows) == 1:
-            return [await self._read(rows[0])]
-        reads = [asyncio.ensure_future(self._read(row)) for row in rows]
+            return [await self._reader.read(rows[0])]
+        reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
         try:
             return await asyncio.gather(*reads)
         except BaseException:
             for read in reads:
                 read.cancel()
             raise
-
-    async def _read(self, row: Row) -> Blob:
-        return await self._sources[row.source].read(row.path, row.start, _end(row))
 
     def _count(self, rows: Sequence[Row], blobs: Sequence[Blob]) -> None:
         """Count a sample before a reader can see it, so that nobody has read more than was fetched."""
@@ -146,15 +140,8 @@ class SampleFetcher:
 
     def _load_blocking(self, position: int, rows: Sequence[Row]) -> Any:
         buffers = self._buffers(rows)
-        blobs = [self._read_blocking(row, buffer) for row, buffer in zip(rows, buffers, strict=True)]
+        blobs = [self._reader.read_blocking(row, buffer) for row, buffer in zip(rows, buffers, strict=True)]
         return self._finish(position, rows, blobs, may_view=buffers[0] is not None)
-
-    def _read_blocking(self, row: Row, buffer: memoryview | None) -> Blob:
-        source = self._sources[row.source]
-        if buffer is not None and source.read_into is not None:
-            return source.read_into(row.path, row.start, buffer)
-        assert source.read_blocking is not None
-        return source.read_blocking(row.path, row.start, _end(row))
 
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """This thread's memory for parts of a large sample that will be read from the cache; else None for each.
@@ -204,16 +191,23 @@ class SampleFetcher:
         sample: Any = {}
         for row, blob in zip(rows, blobs, strict=True):
             name = f"{row.path}.json" if row.path.lower().endswith(".jsonl") else row.path  # a row is one line of it
-            source = self._sources[row.source].name
+            source = self._reader.source_of(row).name
             sample[row.part] = decode(blob.data, name, max_bytes=self._max_bytes, source=source, may_view=may_view)
         sample["idx"] = position
         return sample
 
     def _check(self, row: Row, blob: Blob) -> None:
-        source = self._sources[row.source].name
+        source = self._reader.source_of(row).name
         if row.size >= 0 and blob.size != row.size:
             raise ObjectChanged(
                 f"{row.path!r} of source {source!r} has {blob.size} bytes and had {row.size} when it was indexed; "
+                "build the index anew to read the new object",
+                path=row.path,
+                source=source,
+            )
+        if self._reader.is_other(row, blob):
+            raise ObjectChanged(
+                f"{row.path!r} of source {source!r} was replaced since it was indexed: its ETag is another; "
                 "build the index anew to read the new object",
                 path=row.path,
                 source=source,
@@ -236,8 +230,3 @@ class SampleFetcher:
             raise PrepareError(
                 f"prepare failed on sample {position} ({name!r}): {type(exc).__name__}: {exc}", path=name
             ) from exc
-
-
-def _end(row: Row) -> int | None:
-    """Where the bytes of a row end; None for a whole object, which needs no range."""
-    return None if row.start == 0 and row.length == row.size else row.start + row.length

@@ -10,6 +10,7 @@ from typing import Any
 
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.sample import Reservation, SmartLRUCache
+from streaming.copies import CopyReader
 from streaming.counters import Counters
 from streaming.fetch import IN_CACHE, SampleFetcher
 from streaming.index import SampleIndex
@@ -17,7 +18,6 @@ from streaming.link import LinkHandle, LinkServer
 from streaming.pool import DecodePool
 from streaming.readahead import MISS, ReadAhead
 from streaming.runtime import Runtime
-from streaming.sources.base import DataSource
 from streaming.worker import Other, Reply
 
 __all__ = ["Owner"]
@@ -31,7 +31,7 @@ class Owner:
 
     Args:
         runtime: the loop thread of this process.
-        sources: where the bytes are; closed with the owner.
+        reader: reads the bytes; closed with the owner.
         index: which bytes are which sample.
         cache: keeps encoded samples under their position; closed with the owner.
         prepare: see `SampleFetcher`.
@@ -44,7 +44,7 @@ class Owner:
     def __init__(
         self,
         runtime: Runtime,
-        sources: Sequence[DataSource],
+        reader: CopyReader,
         index: SampleIndex,
         cache: SmartLRUCache,
         *,
@@ -59,11 +59,11 @@ class Owner:
         self.counters = Counters()
         self.epoch = 0
         self._runtime = runtime
-        self._sources = sources
+        self._reader = reader
         self._pool = DecodePool(runtime.loop, decode_threads)
         self._fetcher = SampleFetcher(
             index,
-            sources,
+            reader,
             cache=cache,
             prepare=prepare,
             pool=self._pool,
@@ -75,7 +75,7 @@ class Owner:
             runtime.loop,
             max_ahead=prefetch_ahead,
             # Enough for the threads to find work, and their results to be told together; more would only queue.
-            concurrency=concurrency or (8 * self._pool.threads if self._fetcher.is_blocking else None),
+            concurrency=concurrency or (8 * self._pool.threads if reader.is_blocking else None),
             reserve=self._reserve,
             is_held=cache.contains,
         )
@@ -211,8 +211,7 @@ class Owner:
         await self._engine.aclose()
         if self._server is not None:
             await self._server.aclose()
-        for source in self._sources:
-            await source.aclose()
+        await self._reader.aclose()
         await asyncio.to_thread(self._pool.close)
         self.cache.close()
 

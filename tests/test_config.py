@@ -125,11 +125,19 @@ def test_a_bad_source_is_refused_with_its_value_and_a_next_step(source: object, 
         parse_source(source)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "hf://datasets/x"])
-def test_clouds_are_refused_by_what_this_version_has(url: str) -> None:
-    """A cloud's URL names the types that there are."""
-    with pytest.raises(ConfigError, match="not part of this version; it has local, http, memory"):
-        parse_source(url)
+@pytest.mark.parametrize(
+    ("url", "kind", "name"),
+    [
+        ("s3://bucket/latents", "s3", "latents"),
+        ("gs://bucket", "gcs", "bucket"),
+        ("gcs://bucket/a/", "gcs", "a"),
+        ("hf://datasets/org/name@v1", "huggingface", "name@v1"),
+    ],
+)
+def test_a_url_of_a_cloud_names_its_type(url: str, kind: str, name: str) -> None:
+    """The scheme says which type of source it is."""
+    config = parse_source(url)
+    assert (config.source_type, config.name, config.path_or_uri) == (kind, name, url)
 
 
 def test_no_secret_is_printed() -> None:

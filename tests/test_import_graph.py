@@ -17,7 +17,8 @@ LAYERS = (
     ("errors", "units", "masking", "config", "counters", "runtime"),
     ("codecs", "sources.base"),
     ("sources", "index"),
-    ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "fetch", "testing"),
+    ("resilience",),
+    ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "copies", "fetch", "testing"),
     ("collate", "owner", "worker", "adapter"),
     ("demo", "commands", "cli"),
 )

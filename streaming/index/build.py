@@ -111,7 +111,10 @@ def _join(
         level = logging.INFO if dropped < len(is_complete) else logging.WARNING
         _log.log(level, "event=samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
     rows = [{"key": part.key, "name": part.name, "roots": part.roots} for part in parts]
-    return pack({**header, "parts": rows, "dropped": dropped}, listings, table, table.cells[is_complete])
+    etags = [listing.has_etags for listing in listings]
+    return pack(
+        {**header, "parts": rows, "dropped": dropped, "etags": etags}, listings, table, table.cells[is_complete]
+    )
 
 
 def _missing(

@@ -50,6 +50,7 @@ class Listing:
         sizes: bytes, -1 where unknown.
         validators: see `validator`.
         is_lines: 1 where each line is a sample of its own.
+        has_etags: whether validators come from ETags, with which those of reads can be compared.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Listing:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     validators: array[int] = field(default_factory=lambda: array("Q"))
     is_lines: bytearray = field(default_factory=bytearray)
+    has_etags: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,6 +122,7 @@ async def _fill(listing: Listing, files: AsyncIterable[FileInfo]) -> list[str]:
         add_stem(len(stem))
         add_size(info.size)
         add_validator(validator(info.etag, info.size, info.modified))
+        listing.has_etags = info.etag is not None
         add_kind(suffix.lower() == LINES_SUFFIX)
     return skipped
 

@@ -107,6 +107,8 @@ class SampleIndex:
     Attributes:
         parts: the keys of a sample.
         fingerprint: changes with names, sizes and validators, and not with the place of the sources.
+        roots: for each part the sources that may hold it (their number, and the folder in them), preferred ones first.
+        has_etags: for each source whether its listing gave ETags, which validators are then made of.
         dropped: samples that were left out as they lack a part.
         total_bytes: of all parts of all samples, where the listings gave sizes.
         max_object_bytes: of the largest part of a sample.
@@ -124,6 +126,8 @@ class SampleIndex:
         self._objects: int = header["objects"]
         self._cells = struct.Struct(f"<{len(header['parts'])}{'Q' if header['cell_bytes'] == 8 else 'I'}")
         self.parts: tuple[str, ...] = tuple(part["key"] for part in header["parts"])
+        self.roots = tuple(tuple((number, folder) for number, folder in part["roots"]) for part in header["parts"])
+        self.has_etags: tuple[bool, ...] = tuple(header["etags"])
         self.fingerprint: str = header["fingerprint"]
         self.dropped: int = header["dropped"]
         self.total_bytes: int = header["total_bytes"]

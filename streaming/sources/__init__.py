@@ -14,29 +14,45 @@ from streaming.sources.base import Blob, DataSource, FileInfo
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.sources.gcs import GCSDataSource
     from streaming.sources.http import HTTPDataSource
+    from streaming.sources.huggingface import HuggingFaceDataSource
     from streaming.sources.local import LocalDataSource
     from streaming.sources.memory import MemorySource
+    from streaming.sources.s3 import S3DataSource
 
 __all__ = [
     "Blob",
     "DataSource",
     "DataSourceConfig",
     "FileInfo",
+    "GCSDataSource",
     "HTTPDataSource",
+    "HuggingFaceDataSource",
     "LocalDataSource",
     "MemorySource",
+    "S3DataSource",
     "create_data_source",
     "register_scheme",
 ]
 
 _HOME_OF = {
     "DataSourceConfig": "streaming.config",
+    "GCSDataSource": "streaming.sources.gcs",
     "HTTPDataSource": "streaming.sources.http",
+    "HuggingFaceDataSource": "streaming.sources.huggingface",
     "LocalDataSource": "streaming.sources.local",
     "MemorySource": "streaming.sources.memory",
+    "S3DataSource": "streaming.sources.s3",
 }
-_CLASS_OF = {"local": "LocalDataSource", "http": "HTTPDataSource", "memory": "MemorySource"}
+_CLASS_OF = {
+    "local": "LocalDataSource",
+    "http": "HTTPDataSource",
+    "memory": "MemorySource",
+    "s3": "S3DataSource",
+    "gcs": "GCSDataSource",
+    "huggingface": "HuggingFaceDataSource",
+}
 _registered: dict[str, Callable[[DataSourceConfig], DataSource]] = {}
 
 

@@ -1,0 +1,179 @@
+"""Which sources hold the bytes of a part: one with its mirrors, or several that have the same folders.
+
+A source made from its configuration gets the wrappers of `streaming.resilience`, unless it is plain local or in memory.
+A `DataSource` object is taken as it is: whoever makes one decides what stands around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from streaming.config import DataSourceConfig, parse_source
+from streaming.index import Row, SampleIndex, validator
+from streaming.resilience import stack
+from streaming.sources import create_data_source
+from streaming.sources.base import Blob, DataSource, FileInfo
+
+__all__ = ["CopyReader", "Entry", "open_entries"]
+
+
+class _Sizes:
+    """What is known of the objects that are being read, for the check of each copy."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def __call__(self, path: str) -> tuple[int, None, None] | None:
+        size = self.known.get(path)
+        return None if size is None else (size, None, None)
+
+
+class Entry(NamedTuple):
+    """One source as it was configured.
+
+    Attributes:
+        source: what lists, and reads unless other entries hold the same part.
+        copies: the source itself, and its mirrors.
+        sizes: for the checks of `source`; None where nothing stands around it.
+    """
+
+    source: DataSource
+    copies: tuple[DataSource, ...]
+    sizes: _Sizes | None
+
+
+def open_entries(configured: Iterable[Any]) -> list[Entry]:
+    """The sources of an adapter, none of them opened yet.
+
+    Raises:
+        ConfigError: if one cannot be used.
+    """
+    return [_entry(source) for source in configured]
+
+
+def _entry(configured: Any) -> Entry:
+    if isinstance(configured, DataSource):
+        return Entry(configured, (configured,), None)
+    config: DataSourceConfig = parse_source(configured)
+    copies = tuple(create_data_source(each) for each in (config, *config.mirrors))
+    if len(copies) == 1 and copies[0].read_blocking is not None:
+        return Entry(copies[0], copies, None)
+    sizes = _Sizes()
+    return Entry(stack(copies, expected=[sizes] * len(copies)), copies, sizes)
+
+
+class _Below(DataSource):
+    """A folder of a source, as a copy of the same folder elsewhere. The source is closed by whoever opened it."""
+
+    def __init__(self, source: DataSource, folder: str) -> None:
+        super().__init__(source.config)
+        self._source = source
+        self._folder = folder
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        return await self._source.read(self._folder + path, start, end)
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        async for info in self._source.iter_files(self._folder + prefix):
+            yield FileInfo(info.path.removeprefix(self._folder), info.size, info.etag, info.modified)
+
+    async def aclose(self) -> None:
+        self._closed = True
+
+
+class _Shared(NamedTuple):
+    """A part that several entries hold: what reads it, and its folder in each entry."""
+
+    source: DataSource
+    sizes: _Sizes
+    folders: dict[int, str]
+
+
+class CopyReader:
+    """Reads the rows of an index from whichever copy can.
+
+    Args:
+        entries: what the index was built over, in the same order; closed with the reader.
+        index: says which part lies in which folders.
+
+    Attributes:
+        is_blocking: all reads merely block a thread, so that one pool job reads and decodes.
+    """
+
+    def __init__(self, entries: Sequence[Entry], index: SampleIndex) -> None:
+        self._entries = entries
+        self._shared = {
+            part: _shared([(entries[number], number, folder) for number, folder in roots])
+            for part, roots in zip(index.parts, index.roots, strict=True)
+            if len(roots) > 1
+        }
+        self._comparable = [
+            has_etags and len(entry.copies) == 1 for entry, has_etags in zip(entries, index.has_etags, strict=True)
+        ]
+        self.is_blocking = not self._shared and all(entry.source.read_blocking is not None for entry in entries)
+
+    def source_of(self, row: Row) -> DataSource:
+        """The source that the index names for a row."""
+        return self._entries[row.source].source
+
+    async def read(self, row: Row) -> Blob:
+        """The bytes of a row.
+
+        Raises:
+            SourceError: no copy could be read.
+        """
+        shared = self._shared.get(row.part) if self._shared else None
+        if shared is not None:
+            return await _read(shared.source, row, row.path.removeprefix(shared.folders[row.source]), shared.sizes)
+        entry = self._entries[row.source]
+        return await _read(entry.source, row, row.path, entry.sizes)
+
+    def read_blocking(self, row: Row, buffer: memoryview | None) -> Blob:
+        """The bytes of a row, in this thread; into the buffer if there is one and the source can."""
+        source = self._entries[row.source].source
+        if buffer is not None and source.read_into is not None:
+            return source.read_into(row.path, row.start, buffer)
+        assert source.read_blocking is not None
+        return source.read_blocking(row.path, row.start, _end(row))
+
+    def is_other(self, row: Row, blob: Blob) -> bool:
+        """Whether a blob has another ETag than its object had in the listing.
+
+        ETags of different copies differ, so this is only asked of sources without any.
+        """
+        return bool(
+            self._comparable[row.source]
+            and blob.etag
+            and row.part not in self._shared
+            and validator(blob.etag, 0, None) != row.validator
+        )
+
+    async def aclose(self) -> None:
+        """Close every source."""
+        for shared in self._shared.values():
+            await shared.source.aclose()
+        for entry in self._entries:
+            await entry.source.aclose()
+
+
+def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
+    sizes = _Sizes()
+    copies = [_Below(copy, folder) for entry, _, folder in roots for copy in entry.copies]
+    folders = {number: folder for _, number, folder in roots}
+    return _Shared(stack(copies, expected=[sizes] * len(copies)), sizes, folders)
+
+
+async def _read(source: DataSource, row: Row, path: str, sizes: _Sizes | None) -> Blob:
+    if sizes is None or row.size < 0:
+        return await source.read(path, row.start, _end(row))
+    sizes.known[path] = row.size
+    try:
+        return await source.read(path, row.start, _end(row))
+    finally:
+        sizes.known.pop(path, None)
+
+
+def _end(row: Row) -> int | None:
+    """Where the bytes of a row end; None for a whole object, which needs no range."""
+    return None if row.start == 0 and row.length == row.size else row.start + row.length

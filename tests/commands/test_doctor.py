@@ -1,0 +1,123 @@
+"""`streaming doctor` says what works, and the likely cause of what does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from streaming.cli import app
+from tests.conftest import WebServer
+from tests.fault_server import FaultServer, respond
+
+
+def findings(*arguments: str | Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The exit code, and each check's last finding."""
+    result = CliRunner().invoke(app, ["doctor", "--json", *map(str, arguments)])
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    return result.exit_code, {line["check"]: line for line in lines}
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders with the same names and bytes."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            (tmp_path / name / f"{number}.bin").write_bytes(b"x" * number)
+    return tmp_path / "first", tmp_path / "second"
+
+
+def test_a_folder_that_works(copies: tuple[Path, Path]) -> None:
+    """Listing, latency and throughput are told; a folder has no endpoint, clock or credentials."""
+    code, found = findings(copies[0])
+    assert code == 0
+    assert list(found) == ["source", "list", "read"]
+    assert found["list"]["detail"].startswith("5 objects in ")
+    assert "p95" in found["read"]["detail"]
+
+
+def test_a_web_server_that_works(nginx: WebServer) -> None:
+    """Connecting and the server's clock are told too."""
+    folder = nginx.root / "doctor"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.bin").write_bytes(b"x" * 1000)
+    code, found = findings(f"{nginx.url}doctor/")
+    assert code == 0
+    assert {finding["outcome"] for finding in found.values()} == {"ok"}
+    assert "takes connections" in found["endpoint"]["detail"]
+    assert found["clock"]["detail"].startswith("differs from the server's by")
+
+
+def test_nobody_there() -> None:
+    """A port that nobody listens at is named, with what that mostly means."""
+    code, found = findings("http://127.0.0.1:1/x/")
+    assert code == 1
+    assert "127.0.0.1:1 cannot be reached" in found["endpoint"]["detail"]
+    assert "the server is down" in found["endpoint"]["cause"]
+    assert found["read"]["outcome"] == "left out"
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    """What does not exist is not called refused."""
+    code, found = findings(tmp_path / "none")
+    assert code == 1
+    assert "nothing is there" in found["list"]["cause"]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FaultServer]:
+    """A server that answers as told."""
+    async with FaultServer() as server:
+        yield server
+
+
+async def test_a_refused_login(server: FaultServer) -> None:
+    """403 is a refused login, and the credentials that were found are named without their values."""
+    server.answers["/"] = respond(403)
+    url = server.url.replace("http://", "http://bob:planted-secret@")
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["doctor", url])
+    assert result.exit_code == 1
+    assert "the login was refused" in result.stdout
+    assert "planted-secret" not in result.output
+
+
+async def test_clocks_that_differ(server: FaultServer) -> None:
+    """A clock that is off by years is told, as signatures fail then."""
+    server.answers["/"] = respond(Date="Mon, 01 Jan 2001 00:00:00 GMT")
+    code, found = await asyncio.to_thread(findings, server.url)
+    assert code == 1
+    assert "set this clock" in found["clock"]["detail"]
+
+
+def test_mirrors_that_agree_and_that_do_not(copies: tuple[Path, Path]) -> None:
+    """Copies are compared by name and size; what differs is named."""
+    code, found = findings("--mirrors", *copies)
+    assert code == 0
+    assert found["mirror"]["detail"].startswith("5 names have the sizes")
+    (copies[1] / "1.bin").unlink()
+    (copies[1] / "2.bin").write_bytes(b"longer")
+    (copies[1] / "new.bin").write_bytes(b"")
+    code, found = findings("--mirrors", *copies)
+    assert code == 1
+    for told in (
+        "1 missing (first '1.bin')",
+        "1 not in the other (first 'new.bin')",
+        "1 of another size (first '2.bin')",
+    ):
+        assert told in found["mirror"]["detail"]
+
+
+def test_variables_are_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials of the environment are found by name; where the endpoint comes from the environment it is asked."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "planted-secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    result = CliRunner().invoke(app, ["doctor", "s3://bucket/x"])
+    assert "AWS_ACCESS_KEY_ID (environment)" in result.stdout
+    assert "127.0.0.1:1 cannot be reached" in result.stdout
+    assert "planted-secret" not in result.output
