@@ -32,9 +32,10 @@ class GcsServer:
         self._send("POST", "/storage/v1/b?project=test", json.dumps({"name": name}).encode())
         return name
 
-    def put(self, bucket: str, name: str, data: bytes) -> None:
-        """Write an object, or overwrite it."""
-        self._send("POST", f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(name, safe='')}", data)
+    def put(self, bucket: str, name: str, data: bytes, encoding: str = "") -> None:
+        """Write an object, or overwrite it; `encoding` is how its bytes are compressed."""
+        query = f"uploadType=media&name={quote(name, safe='')}" + (f"&contentEncoding={encoding}" if encoding else "")
+        self._send("POST", f"/upload/storage/v1/b/{bucket}/o?{query}", data)
 
     def delete(self, bucket: str, name: str) -> None:
         """Remove an object."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from streaming.config import DataSourceConfig
+from streaming.errors import Closed, NotFound, TooLarge
+from streaming.runtime import Runtime
 from streaming.sources import GCSDataSource
 from streaming.sources.base import DataSource
 from tests.contracts.source import Place, SourceContract
@@ -58,3 +63,150 @@ class TestGCSByGcsfs(_OnGcs):
     """Read by gcsfs."""
 
     engine = "gcsfs"
+
+
+Make = Callable[..., GCSDataSource]
+
+
+@pytest.fixture(params=["obstore", "gcsfs"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def make(gcs: GcsServer, engine: str) -> AsyncIterator[Make]:
+    """Makes sources with storage options, closed in the end; without `endpoint_url` they read the real server."""
+    made = []
+
+    def make(root: str, settings: dict[str, Any] | None = None, **options: Any) -> GCSDataSource:
+        options = {"endpoint_url": gcs.url, **options}
+        options = {name: value for name, value in options.items() if value is not None}
+        config = DataSourceConfig("cloud", "gcs", root, engine=engine, storage_options=options, **(settings or {}))
+        made.append(GCSDataSource(config))
+        return made[-1]
+
+    yield make
+    for source in made:
+        await source.aclose()
+
+
+@pytest.fixture
+def bucket(gcs: GcsServer) -> str:
+    """A new bucket that holds `a.bin` of ten bytes."""
+    bucket = gcs.make_bucket()
+    gcs.put(bucket, "a.bin", b"0123456789")
+    return bucket
+
+
+@pytest.mark.parametrize("root", ["gs://{}/", "gcs://{}", "{}", "GS://{}"])
+async def test_ways_to_write_a_root(make: Make, bucket: str, root: str) -> None:
+    """A bucket is named with either scheme or none."""
+    source = make(root.format(bucket))
+    assert await source.list_files() == ["a.bin"]
+    assert bytes((await source.read("a.bin", 2, 4)).data) == b"23"
+
+
+async def test_a_missing_bucket_is_named(make: Make) -> None:
+    """Listing it names the bucket, reading from it the object; both are `NotFound`."""
+    source = make("gs://no-such-bucket/x")
+    with pytest.raises(NotFound, match="bucket 'no-such-bucket' of source 'cloud' does not exist"):
+        await source.list_files()
+    with pytest.raises(NotFound, match=r"'a\.bin'"):
+        await source.read("a.bin")
+
+
+async def test_listing_goes_on_after_the_first_page(gcs: GcsServer, make: Make, bucket: str) -> None:
+    """More objects than one answer holds are all listed once, with size, ETag and time, in the same order again."""
+    names = [f"{number % 3}/{number:04}" for number in range(1101)]
+    for name in names:
+        gcs.put(bucket, f"many/{name}", b"x" * (int(name[2:]) % 7))
+    source = make(f"gs://{bucket}/many")
+    found = [info async for info in source.iter_files()]
+    assert sorted((info.path, info.size) for info in found) == sorted((name, int(name[2:]) % 7) for name in names)
+    assert [info async for info in source.iter_files()] == found
+    assert all(info.etag and info.modified for info in found)
+    assert await source.list_files("1/") == sorted(name for name in names if name.startswith("1/"))
+
+
+async def test_marks_of_empty_folders_are_no_objects(gcs: GcsServer, make: Make, bucket: str) -> None:
+    """The empty objects `x/` that web consoles make of folders are not listed."""
+    gcs.put(bucket, "root/", b"")
+    gcs.put(bucket, "root/x/", b"")
+    gcs.put(bucket, "root/x/a.bin", b"1")
+    assert await make(f"gs://{bucket}/root").list_files() == ["x/a.bin"]
+
+
+async def test_an_overwritten_object_has_another_etag_and_version(gcs: GcsServer, make: Make, bucket: str) -> None:
+    """ETag and generation change with the content; they agree between whole, part, empty part, and listing."""
+    source = make(f"gs://{bucket}")
+    first = await source.read("a.bin")
+    assert first.etag
+    assert str(first.version).isdigit()
+    for start, end in ((0, 4), (3, 3), (10, None)):
+        blob = await source.read("a.bin", start, end)
+        assert (blob.etag, blob.version, blob.size) == (first.etag, first.version, 10)
+    assert [info.etag async for info in source.iter_files()] == [first.etag]
+    gcs.put(bucket, "a.bin", b"9876543210")
+    second = await source.read("a.bin")
+    assert bytes(second.data) == b"9876543210"
+    assert second.etag != first.etag
+    assert second.version != first.version
+
+
+async def test_compressed_objects_come_as_they_are_stored(gcs: GcsServer, make: Make, bucket: str) -> None:
+    """An object with `Content-Encoding: gzip` is not unpacked on the way: size, ranges and listing agree."""
+    packed = gzip.compress(b"hello " * 100)
+    gcs.put(bucket, "z.gz", packed, encoding="gzip")
+    source = make(f"gs://{bucket}")
+    assert bytes((await source.read("z.gz")).data) == packed
+    part = await source.read("z.gz", 3, 9)
+    assert (bytes(part.data), part.size) == (packed[3:9], len(packed))
+    assert [info.size async for info in source.iter_files("z")] == [len(packed)]
+
+
+async def test_too_large_objects_are_refused(make: Make, bucket: str) -> None:
+    """Beyond `max_object_bytes` nothing is taken; a part within it is."""
+    source = make(f"gs://{bucket}", {"max_object_bytes": 9})
+    with pytest.raises(TooLarge, match=r"'a\.bin'.*10 bytes pass max_object_bytes=9"):
+        await source.read("a.bin")
+    with pytest.raises(TooLarge):
+        await source.read("a.bin", 0, 10)
+    assert bytes((await source.read("a.bin", 1)).data) == b"123456789"
+
+
+def test_loops_one_after_the_other(gcs: GcsServer, engine: str, bucket: str) -> None:
+    """One source serves several event loops, each with connections of its own, and closes in another."""
+    options = {"endpoint_url": gcs.url}
+    config = DataSourceConfig("cloud", "gcs", f"gs://{bucket}", engine=engine, storage_options=options)
+    source = GCSDataSource(config)
+    for _ in range(3):
+        assert bytes(asyncio.run(source.read("a.bin")).data) == b"0123456789"
+    runtime = Runtime()
+    try:
+        assert runtime.run(source.list_files()) == ["a.bin"]
+        asyncio.run(source.aclose())
+    finally:
+        runtime.close()
+    with pytest.raises(Closed):
+        asyncio.run(source.read("a.bin"))
+
+
+@pytest.mark.parametrize("written", ["{}", "http://{}", "http://{}/"])
+async def test_an_emulator_from_the_environment(
+    gcs: GcsServer, make: Make, bucket: str, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """`STORAGE_EMULATOR_HOST` is read without a login, also where a variable names one."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", written.format(gcs.url.removeprefix("http://")))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/file.json")
+    source = make(f"gs://{bucket}", endpoint_url=None)
+    assert await source.list_files() == ["a.bin"]
+    assert (await source.read("a.bin")).size == 10
+
+
+async def test_settings_win_over_the_environment(make: Make, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint and an anonymous login that are given are taken, whatever variables say."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/file.json")
+    for options in ({"token": "anon"}, {"anon": True}, {"anon": True, "token": "anon"}, {}):
+        assert await make(f"gs://{bucket}", **options).list_files() == ["a.bin"]
