@@ -1,0 +1,207 @@
+"""A second read beside a late one: when, where, how many, and what becomes of the loser."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from streaming.errors import NotFound, SourceTimeout, SourceUnavailable
+from streaming.resilience import Failover, Hedge, Resilience
+from streaming.sources.base import Blob
+from streaming.testing import FakeClock, LatencySource
+from tests.resilience.parts import DATA, Held, cancelled_at_every_turn, down, driven, memory, settle
+
+
+async def warm(clock: FakeClock, hedge: Hedge, reads: int = 60) -> None:
+    """Let it observe reads that take no time, and earn tokens."""
+    for _ in range(reads):
+        await driven(clock, hedge.read("0.bin"))
+
+
+def hedged(copy: Held, clock: FakeClock, **settings: float) -> Hedge:
+    """Hedging in time that the test moves."""
+    return Hedge(copy, Resilience(**settings), clock, clock.sleep)  # type: ignore[arg-type]
+
+
+async def test_a_late_read_gets_a_second_which_wins() -> None:
+    """The second answers, the first is cancelled and has ended when the read returns."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60 + ["hold"])
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge)
+    blob = await driven(clock, hedge.read("0.bin"), step_s=0.01)
+    assert bytes(blob.data) == DATA + b"0"
+    assert (copy.started, copy.cancelled, copy.in_flight) == (62, 1, 0)
+    assert (hedge.hedges, hedge.hedge_wins) == (1, 1)
+
+
+async def test_the_first_may_still_win() -> None:
+    """Then the second is cancelled and awaited, and nothing is delivered twice."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60, rest="hold")
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge)
+    read = asyncio.ensure_future(hedge.read("0.bin"))
+    await settle()
+    clock.tick(1)
+    await settle()
+    assert copy.in_flight == 2
+    copy._waiting[0].set_result(None)
+    assert bytes((await read).data) == DATA + b"0"
+    assert (hedge.hedges, hedge.hedge_wins, copy.cancelled, copy.in_flight) == (1, 0, 1, 0)
+
+
+async def test_none_before_it_has_observed_enough() -> None:
+    """In the first 50 reads a late one is left alone."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 49 + ["hold"])
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge, 49)
+    read = asyncio.ensure_future(hedge.read("0.bin"))
+    await settle()
+    clock.tick(100)
+    await settle()
+    assert copy.started == 50
+    copy.release()
+    await read
+
+
+async def test_it_waits_for_the_98th_percentile() -> None:
+    """With latencies of 10 to 1000 ms, the second read starts after 980 ms."""
+    clock = FakeClock()
+    copy = Held(memory())
+
+    class Slow(LatencySource):
+        async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+            self.latency_s = next(waits, 9.0)
+            return await super().read(path, start, end)
+
+    latencies = [number / 100 for number in range(1, 101)]
+    random.Random(1).shuffle(latencies)
+    waits = iter(latencies)
+    hedge = Hedge(Slow(copy, 0, sleep=clock.sleep), Resilience(hedge_least_samples=100), clock, clock.sleep)
+    for _ in range(100):
+        await driven(clock, hedge.read("0.bin"), step_s=0.01)
+    read = asyncio.ensure_future(hedge.read("0.bin"))
+    await settle()
+    begun = clock.time()
+    while not hedge.hedges:
+        clock.tick(0.01)
+        await settle()
+    assert clock.time() - begun == pytest.approx(0.99, abs=0.03)
+    await driven(clock, read, step_s=0.5)
+
+
+async def test_at_most_five_percent_more_requests() -> None:
+    """When every read is late, one in twenty gets a second."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 50)
+    hedge = hedged(copy, clock, hedge_least_s=0.01)
+    await warm(clock, hedge, 50)
+    copy.rest = "hold"
+    for _ in range(400):
+        read = asyncio.ensure_future(hedge.read("0.bin"))
+        await settle(3)
+        clock.tick(1)
+        await settle(3)
+        copy.release()
+        await read
+    assert hedge.requests == 450
+    assert 15 <= hedge.hedges <= 0.05 * 450
+    assert copy.started == 450 + hedge.hedges
+    assert copy.in_flight == 0
+
+
+async def test_none_while_the_endpoint_throttles() -> None:
+    """Asked for fewer requests, it sends no second ones."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60 + ["hold"])
+    copy.is_throttled = True  # type: ignore[attr-defined]
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge)
+    read = asyncio.ensure_future(hedge.read("0.bin"))
+    await settle()
+    clock.tick(100)
+    await settle()
+    assert (hedge.hedges, copy.started) == (0, 61)
+    copy.release()
+    await read
+
+
+async def test_an_early_failure_is_no_reason_for_a_second() -> None:
+    """An error that comes in time comes out; trying again is for others."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60 + [down()])
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge)
+    with pytest.raises(SourceUnavailable):
+        await hedge.read("0.bin")
+    assert hedge.hedges == 0
+
+
+@pytest.mark.parametrize("is_first_to_fail", [True, False])
+async def test_one_may_fail_if_the_other_does_not(is_first_to_fail: bool) -> None:
+    """Once two are under way, either may fail."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60, rest="hold")
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge)
+    read = asyncio.ensure_future(hedge.read("0.bin"))
+    await settle()
+    clock.tick(1)
+    await settle()
+    first, second = copy._waiting
+    (first if is_first_to_fail else second).set_exception(down())
+    await settle()
+    assert not read.done()
+    (second if is_first_to_fail else first).set_result(None)
+    assert bytes((await read).data) == DATA + b"0"
+    assert copy.in_flight == 0
+
+
+async def test_if_both_fail_the_first_error_counts() -> None:
+    """The error that came first is raised."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60, rest="hold")
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge)
+    read = asyncio.ensure_future(hedge.read("0.bin"))
+    await settle()
+    clock.tick(1)
+    await settle()
+    copy._waiting[1].set_exception(SourceTimeout("of the second"))
+    await settle()
+    copy._waiting[0].set_exception(NotFound("of the first"))
+    with pytest.raises(SourceTimeout, match="of the second"):
+        await read
+
+
+async def test_the_second_goes_to_another_copy() -> None:
+    """Over copies, the second read asks one that the first did not."""
+    clock = FakeClock()
+    one, two = Held(memory("one"), [None] * 60 + ["hold"]), Held(memory("two"))
+    hedge = Hedge(Failover([one, two], Resilience(), clock, clock.sleep), Resilience(), clock, clock.sleep)
+    await warm(clock, hedge)
+    blob = await driven(clock, hedge.read("0.bin"), step_s=0.01)
+    assert blob.source == "two"
+    assert (one.started, one.cancelled, two.started, hedge.hedge_wins) == (61, 1, 1, 1)
+
+
+async def test_cancel_at_every_await_leaves_nothing_in_flight() -> None:
+    """Cancelled before, beside, or after the second read has begun, both end."""
+    clock, copy = FakeClock(), Held(memory())
+    hedge = hedged(copy, clock)
+    await warm(clock, hedge, 200)
+
+    async def work() -> None:
+        read = asyncio.ensure_future(hedge.read("0.bin"))
+        try:
+            for _ in range(4):
+                await asyncio.sleep(0)
+            clock.tick(1)
+            await read
+        finally:
+            read.cancel()
+            await asyncio.wait([read])
+
+    copy.script, copy.rest = [], "hold"
+    ends = await cancelled_at_every_turn(work, 16)
+    assert "cancelled" in ends
+    assert copy.in_flight == 0
+    assert len(asyncio.all_tasks()) == 1
+    assert hedge.hedges > 0
+    assert hedge.requests >= hedge.hedges / 0.05
