@@ -3,6 +3,7 @@
 #   make demo    environment, install, and a small model trained on recordings that are streamed over HTTP
 #   make test    environment, install, the servers that tests need, the tests
 #   make check   everything that must hold before a change lands: lint, types, the tests with their coverage
+#   make demo DEMO=--kill-primary    the same, and the server dies half-way: a mirror takes over
 #   make clean   remove the environment and what tools left behind
 #
 # PYTHON=python3.12 chooses the interpreter, JOBS=4 the processes that test.
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(JOBS)
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
-	$(BIN)/streaming demo
+	$(BIN)/streaming demo $(DEMO)
 
 test: $(VENV)/.dev services
 	$(PYTEST)

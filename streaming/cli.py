@@ -42,13 +42,16 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Folder like the repository's examples/data.")] = None,
     latency_ms: Annotated[float, typer.Option(min=0, help="Wait of the web server before each answer.")] = 20.0,
     workers: Annotated[int, typer.Option(min=0, help="DataLoader workers of the streamed run.")] = 0,
+    kill_primary: Annotated[
+        bool, typer.Option("--kill-primary", help="Let the server die half-way; a mirror takes over.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a tiny model on real recordings from a slow web server, then the same with a plain loop."""
     with outcome():
         from streaming.commands.demo import show_demo
 
-        show_demo(epochs, data, latency_ms, workers, json)
+        show_demo(epochs, data, latency_ms, workers, kill_primary, json)
 
 
 @app.command(epilog=_example("ls http://127.0.0.1:8000/latents/ --json"))

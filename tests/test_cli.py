@@ -275,6 +275,20 @@ def test_demo_trains_from_the_cache() -> None:
     assert "recordings" in result.stderr
 
 
+def test_demo_survives_the_death_of_its_server() -> None:
+    """With --kill-primary the mirror serves what the server no longer does, and the losses are those of the plain loop."""
+    result = run("demo", "--kill-primary", "--latency-ms", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["losses_equal"]
+    recordings = told["recordings"]["number"]
+    assert told["failover"]["primary_answers"] >= recordings // 2
+    assert told["failover"]["mirror_requests"] > 0
+    fetched = sum(epoch["fetched_bytes"] for epoch in told["epochs"] if epoch["loop"] == "streaming")
+    assert fetched == told["epochs"][-1]["fetched_bytes"]
+    assert "the mirror took over" in run("demo", "--kill-primary", "--latency-ms", "1", "--epochs", "1").stdout
+
+
 def test_demo_shows_a_row_for_each_epoch() -> None:
     """Without --json the rows of both loops and what they come to are on standard output."""
     lines = run("demo", "--epochs", "1", "--latency-ms", "0").stdout.splitlines()

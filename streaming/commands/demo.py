@@ -15,11 +15,13 @@ __all__ = ["show_demo"]
 HEADINGS = ("epoch", "samples/s", "hit rate", "waits", "waited", "fetched", "saved", "loss")
 
 
-def show_demo(epochs: int, data: Path | None, latency_ms: float, workers: int, as_json: bool) -> None:
+def show_demo(
+    epochs: int, data: Path | None, latency_ms: float, workers: int, kill_primary: bool, as_json: bool
+) -> None:
     """Run the demo and print a row for each epoch, then what they come to; or one JSON object at the end."""
     columns = Columns(HEADINGS, to_stderr=as_json)
     result = run_demo(
-        DemoSettings(data=data, epochs=epochs, latency_ms=latency_ms, workers=workers),
+        DemoSettings(data=data, epochs=epochs, latency_ms=latency_ms, workers=workers, kill_primary=kill_primary),
         on_start=lambda text: typer.echo(text, err=True),
         on_epoch=lambda epoch: columns.add(*_cells(epoch), style="dim" if epoch.loop == "plain" else None),
     )
@@ -48,7 +50,12 @@ def _summary(result: dict[str, Any]) -> str:
         for loop in ("streaming", "plain")
     }
     cache = result["cache"]
-    return (
+    failover = result.get("failover")
+    survived = failover and (
+        f"The server died after {failover['primary_answers']} answers; the mirror took over with "
+        f"{failover['mirror_requests']} requests.\n"
+    )
+    return (survived or "") + (
         f"All epochs: {seconds['streaming']:.2f} s streamed, {seconds['plain']:.2f} s with a plain loop that reads one "
         f"recording at a time: {result['speedup']:.1f} times as long.\n"
         f"The losses of both are {'equal to the bit' if result['losses_equal'] else 'NOT equal'}. The cache keeps "

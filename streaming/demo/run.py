@@ -38,6 +38,7 @@ class DemoSettings:
         batch_size: recordings per step.
         learning_rate: of plain gradient descent.
         seed: of the order and of the model.
+        kill_primary: let the server die when half of the recordings were read; a mirror stands by.
     """
 
     data: Path | None = None
@@ -47,6 +48,7 @@ class DemoSettings:
     batch_size: int = 8
     learning_rate: float = 1.0
     seed: int = 0
+    kill_primary: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,21 +98,27 @@ def run_demo(
 
     Returns:
         `settings`, `recordings` (number, bytes), `epochs` (one dict each, both loops), `cache` (samples, bytes before
-        and after compression, ratio), `speedup` (plain seconds / streaming seconds, all epochs) and `losses_equal`.
+        and after compression, ratio), `speedup` (plain seconds / streaming seconds, all epochs), `losses_equal`, and
+        with `kill_primary` also `failover` (answers of the server that died, requests to the mirror).
     """
     data = find_data(settings.data)
     with tempfile.TemporaryDirectory(prefix="streaming-demo-") as folder:
         recordings = unpack(data, Path(folder))
-        with SlowServer(Path(folder), settings.latency_ms / 1000) as server:
+        latency_s = settings.latency_ms / 1000
+        dies_after = len(recordings.names) // 2 if settings.kill_primary else None
+        with SlowServer(Path(folder), latency_s, dies_after) as server, SlowServer(Path(folder), latency_s) as mirror:
             on_start(
                 f"{len(recordings.names)} recordings, {recordings.total_bytes / 1e6:.1f} MB of events, at {server.url} "
                 f"with {settings.latency_ms:g} ms latency; labels in {recordings.labels}"
             )
-            events_url = server.url + "events/"
+            events: dict[str, Any] = {"name": "events", "type": "http", "path": f"{server.url}events/"}
+            if settings.kill_primary:
+                events["mirrors"] = [{"name": "events_mirror", "type": "http", "path": f"{mirror.url}events/"}]
             with _one_thread():
                 _warm_up(settings, recordings)
-                streamed, cache = _stream(settings, recordings, events_url, on_epoch)
-                plain = _read_plainly(settings, recordings, events_url, on_epoch)
+                streamed, cache = _stream(settings, recordings, events, on_epoch)
+                failover = {"primary_answers": server.answers, "mirror_requests": mirror.requests}
+                plain = _read_plainly(settings, recordings, f"{mirror.url}events/", on_epoch)
     return {
         "settings": asdict(settings) | {"data": str(data)},
         "recordings": {"number": len(recordings.names), "bytes": recordings.total_bytes},
@@ -118,17 +126,17 @@ def run_demo(
         "cache": cache,
         "speedup": sum(epoch.seconds for epoch in plain) / sum(epoch.seconds for epoch in streamed),
         "losses_equal": [epoch.loss for epoch in streamed] == [epoch.loss for epoch in plain],
-    }
+    } | ({"failover": failover} if settings.kill_primary else {})
 
 
 def _stream(
-    settings: DemoSettings, recordings: Recordings, events_url: str, on_epoch: Callable[[Epoch], None]
+    settings: DemoSettings, recordings: Recordings, events: dict[str, Any], on_epoch: Callable[[Epoch], None]
 ) -> tuple[list[Epoch], dict[str, Any]]:
     epochs = []
     with StreamingDatasetAdapter(
         sources=[
             {"name": "labels", "type": "local", "path": str(recordings.labels)},
-            {"name": "events", "type": "http", "path": events_url},
+            events,
         ],
         data_mapping={"events": "events", "labels": "label"},
         cache_size_gb=CACHE_GB,

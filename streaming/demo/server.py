@@ -33,13 +33,17 @@ class SlowServer:
     Args:
         root: the folder.
         latency_s: wait before each answer, in seconds; requests wait side by side.
+        dies_after: answers after which it breaks off whatever is under way, and listens no more; None: it lives on.
 
     Attributes:
         requests: answers begun so far.
+        answers: those that were not broken off.
     """
 
-    def __init__(self, root: Path, latency_s: float) -> None:
+    def __init__(self, root: Path, latency_s: float, dies_after: int | None = None) -> None:
         self.requests = 0
+        self.answers = 0
+        self._dies_after = dies_after
         self._root = root
         self._latency_s = latency_s
         self._port = 0
@@ -104,6 +108,11 @@ class SlowServer:
 
         self.requests += 1
         await asyncio.sleep(self._latency_s)
+        if self._dies_after is not None and self.answers >= self._dies_after:
+            self._stop.set()
+            assert request.transport is not None
+            request.transport.abort()
+        self.answers += 1
         path = (self._root / request.match_info["path"]).resolve()
         if path != self._root.resolve() and self._root.resolve() not in path.parents:
             raise web.HTTPForbidden
