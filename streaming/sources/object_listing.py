@@ -22,7 +22,7 @@ class Listing(Protocol):
     """What is asked of a client. A folder is written with its final `/`; the root is empty."""
 
     def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
-        """All objects below `folder`, in pages of `PAGE`, the last one shorter."""
+        """All objects below `folder`, in pages of about `PAGE`; a shorter one is the last, none is empty."""
 
     async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
         """The objects just in `folder`, and the folders in it; of both those whose path begins with `folder + start`
@@ -84,7 +84,7 @@ async def _next_page(pages: AsyncIterator[list[FileInfo]], gate: asyncio.Semapho
 
 
 def _folders_pay(page: list[FileInfo], skip: int) -> bool:
-    if len(page) < PAGE:
+    if len(page) < PAGE // 2:
         return False
     folders = {info.path[skip:].partition("/")[0] for info in page if "/" in info.path[skip:]}
     return 0 < len(folders) <= FOLDERS_IN_A_PAGE

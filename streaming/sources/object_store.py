@@ -6,6 +6,7 @@ import atexit
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from obstore.exceptions import BaseError
@@ -183,6 +184,7 @@ class ObjectStoreReader:
 
     async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
+        last: list[FileInfo] = []  # held back until the next is known: it may be the mark of the next one's folder
         stream = self._store.list((self._root + folder) or None, chunk_size=PAGE)
         while True:
             http_obstore._in_flight.append(None)
@@ -192,9 +194,14 @@ class ObjectStoreReader:
                 raise self._translated(error, folder) from error
             finally:
                 http_obstore._in_flight.pop()
+            found = [*last, *map(self._info, metas or ())]
             if metas is None:
+                if found and not _is_mark(found[0], "", folder):
+                    yield found
                 return
-            yield [self._info(meta) for meta in metas]
+            last = found[-1:]
+            if page := [info for info, after in pairwise(found) if not _is_mark(info, after.path, folder)]:
+                yield page
 
     async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder."""
@@ -206,8 +213,19 @@ class ObjectStoreReader:
         finally:
             http_obstore._in_flight.pop()
         skip = len(self._root)
-        return [self._info(meta) for meta in found["objects"]], [f"{each[skip:]}/" for each in found["common_prefixes"]]
+        objects = [info for info in map(self._info, found["objects"]) if not _is_mark(info, "", folder)]
+        return objects, [f"{each[skip:]}/" for each in found["common_prefixes"]]
 
     def _info(self, meta: Any) -> FileInfo:
         path = meta["path"][len(self._root) :]
         return FileInfo(path, meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"].timestamp())
+
+
+def _is_mark(info: FileInfo, after: str, folder: str) -> bool:
+    """Whether this is the empty object `x/` that web consoles make of a folder; obstore names it `x`.
+
+    Args:
+        after: the path of the next object, as listings are sorted.
+        folder: what is listed.
+    """
+    return not info.size and (not info.path or f"{info.path}/" == folder or after.startswith(f"{info.path}/"))

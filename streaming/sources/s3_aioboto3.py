@@ -1,0 +1,308 @@
+"""S3 by aioboto3: slower than obstore, and logs in by every way that boto knows.
+
+One client per event loop, opened at the first read in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import re
+import time
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from streaming.errors import BadRequest, ObjectChanged, SourceError, TruncatedRead
+from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.http_status import opened_before_fork, plain_etag
+from streaming.sources.object_errors import LOGIN_OUTDATED
+from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.s3_errors import code_of, translated
+from streaming.sources.s3_login import Connection, asking, connection_of
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
+    from streaming.sources.s3_place import S3Place
+
+CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
+CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less
+REOPEN_AFTER_S = 10.0  # a refused login is looked for anew at most this often
+_CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
+
+
+class Aioboto3Reader:
+    """Reads and lists the objects of one place.
+
+    Args:
+        config: limits, times, and the name for messages.
+        place: the bucket, and how to log in.
+    """
+
+    def __init__(self, config: DataSourceConfig, place: S3Place) -> None:
+        self._source = config.name
+        self._limit = config.max_object_bytes
+        self._timeout_s = config.timeout_s
+        self._connect_timeout_s = config.connect_timeout_s
+        self._place = place
+        self._root = f"{place.prefix}/" if place.prefix else ""
+        self._pid = 0
+        self._clients: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+        self._retired: list[tuple[asyncio.AbstractEventLoop, Any]] = []
+        self._reopened_at = -REOPEN_AFTER_S
+        self._payer = {"RequestPayer": "requester"} if place.requester_pays else {}
+
+    async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read bytes `start` to `end` (half-open) of an object, in one request.
+
+        Raises:
+            BadRequest: if `start` lies beyond the object.
+            TooLarge: if the answer would pass `max_object_bytes`; its body is not taken.
+            TruncatedRead: if fewer bytes came than announced.
+            SourceError: or one of its other kinds.
+            Closed: if it was opened before this process was forked.
+        """
+        client: Any = None
+        try:
+            with self._translated(path):
+                async with asyncio.timeout(self._timeout_s):
+                    client = await self._client()
+                    return await self._get(client, path, start, end)
+        except SourceError as error:
+            if client is None or code_of(error.__cause__) not in LOGIN_OUTDATED or not self._retire(client):
+                raise
+        return await self.get(path, start, end)
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
+        files = list_in_parallel(self, prefix)
+        try:
+            async for info in files:
+                yield info
+        finally:
+            await files.aclose()  # type: ignore[attr-defined]
+
+    async def aclose(self) -> None:
+        """Close the clients of all loops."""
+        if self._pid != os.getpid():
+            return  # those of a parent are not this process's to close
+        while self._clients or self._retired:
+            loop, client = self._retired.pop() if self._retired else self._clients.popitem()
+            await _close(loop, client)
+
+    def close_at_exit(self) -> None:
+        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
+        if self._pid == os.getpid() and (self._clients or self._retired):
+            asyncio.run(self.aclose())
+
+    async def _client(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid():
+            if self._pid:
+                raise opened_before_fork(self._source, self._pid)
+            self._pid = os.getpid()
+        client = self._clients.get(loop)
+        if client is not None:
+            return client
+        async with self._opening.setdefault(loop, asyncio.Lock()):
+            if loop not in self._clients:
+                self._clients[loop] = await self._new_client()
+                _readers.add(self)
+                for ended in [each for each in self._clients if each.is_closed()]:
+                    self._opening.pop(ended, None)
+                    await _close(ended, self._clients.pop(ended))
+            return self._clients[loop]
+
+    async def _new_client(self) -> Any:
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        reached = connection_of(self._place, self._source)
+        settings: dict[str, Any] = {
+            "retries": {"total_max_attempts": 1},  # retrying is a layer of its own
+            "max_pool_connections": CONNECTIONS,
+            "connect_timeout": self._connect_timeout_s,
+            "read_timeout": self._timeout_s,
+            "s3": {"addressing_style": "path" if reached.path_style else "virtual"},
+        }
+        if reached.place.anon:
+            settings["signature_version"] = UNSIGNED
+        for name in ("request_checksum_calculation", "response_checksum_validation"):
+            if name in Config.OPTION_DEFAULTS:  # newer versions would read each object in pieces to check it
+                settings[name] = "when_required"
+        session = await self._session(reached)
+        opening = session.client(
+            "s3", endpoint_url=reached.endpoint, region_name=reached.region, config=Config(**settings)
+        )
+        return await opening.__aenter__()
+
+    async def _session(self, reached: Connection) -> Any:
+        import aioboto3
+
+        place = reached.place
+        if place.keys is not None:
+            keys = place.keys
+            return aioboto3.Session(keys.key, keys.secret, keys.token)
+        if place.provider is None:
+            return aioboto3.Session(profile_name=place.profile)
+        session = aioboto3.Session()
+        session._session._credentials = await _credentials_of(asking(place.provider))
+        return session
+
+    def _retire(self, refused: Any) -> bool:
+        """Have a client made anew whose login was refused; False if that was done just now."""
+        loop = asyncio.get_running_loop()
+        if self._clients.get(loop) is refused:
+            now = time.monotonic()
+            if now < self._reopened_at + REOPEN_AFTER_S:
+                return False
+            self._reopened_at = now
+            self._retired.append((loop, self._clients.pop(loop)))  # other reads may still be in it
+        return True
+
+    async def _get(self, client: Any, path: str, start: int, end: int | None) -> Blob:
+        asked = self._asked(path)
+        if start == end:
+            return await self._empty(client, path, start, end)
+        if start or end is not None:
+            asked["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+        try:
+            answer = await client.get_object(**asked)
+        except Exception as error:
+            if code_of(error) not in ("InvalidRange", "416"):
+                raise
+            return await self._empty(client, path, start, end)
+        body = answer["Body"]
+        size = length = answer["ContentLength"]
+        if match := _CONTENT_RANGE.fullmatch(answer.get("ContentRange", "")):
+            size = int(match[1])
+        elif "Range" in asked:
+            body.close()
+            text = (
+                f"the server of source {self._source!r} sent all of {path!r} where a part was asked for; read it whole"
+            )
+            raise BadRequest(text, path=path, source=self._source)
+        if length > self._limit:
+            body.close()
+            raise too_large(path, length, self._limit, self._source)
+        async with body as stream:
+            data = await stream.read()
+        wanted = (size if end is None or end > size else end) - start
+        if len(data) != wanted:
+            text = f"{path!r} of source {self._source!r}: {len(data)} of {wanted} bytes came; read it again"
+            raise TruncatedRead(text, path=path, source=self._source)
+        return Blob(data, plain_etag(answer["ETag"]), size, _version(answer), self._source)
+
+    async def _empty(self, client: Any, path: str, start: int, end: int | None) -> Blob:
+        """No bytes, of an object that is asked how large it is."""
+        answer = await client.head_object(**self._asked(path))
+        size = answer["ContentLength"]
+        if start > size:
+            raise beyond_object(path, start, size, self._source)
+        if start < size and end != start:
+            text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
+            raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
+        return Blob(b"", plain_etag(answer["ETag"]), size, _version(answer), self._source)
+
+    def _asked(self, path: str) -> dict[str, Any]:
+        asked = {"Bucket": self._place.bucket, "Key": self._root + path, **self._payer}
+        if path in self._place.versions:
+            asked["VersionId"] = self._place.versions[path]
+        return asked
+
+    @contextlib.contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except SourceError:
+            raise
+        except Exception as error:
+            known = translated(error, path, self._source, self._timeout_s)
+            if known is None:
+                raise
+            raise known from error
+
+    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+        """All objects below a folder, in pages."""
+        token: dict[str, str] = {}
+        while True:
+            answer = await self._list(folder, token)
+            if page := self._infos(answer):
+                yield page
+            if not answer.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+        """The objects and folders just in a folder whose path begins with `folder + start`."""
+        objects: list[FileInfo] = []
+        folders: list[str] = []
+        token: dict[str, str] = {}
+        while True:
+            answer = await self._list(folder + start, {"Delimiter": "/", **token})
+            objects += self._infos(answer)
+            folders += [each["Prefix"][len(self._root) :] for each in answer.get("CommonPrefixes", ())]
+            if not answer.get("IsTruncated"):
+                return objects, folders
+            token = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    async def _list(self, prefix: str, extra: dict[str, str]) -> Any:
+        asked = {"Bucket": self._place.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer, **extra}
+        with self._translated(prefix):
+            async with asyncio.timeout(self._timeout_s):
+                return await (await self._client()).list_objects_v2(**asked)
+
+    def _infos(self, answer: Any) -> list[FileInfo]:
+        skip = len(self._root)
+        return [
+            FileInfo(each["Key"][skip:], each["Size"], plain_etag(each.get("ETag")), each["LastModified"].timestamp())
+            for each in answer.get("Contents", ())
+            if not each["Key"].endswith("/")  # the mark that web consoles make of a folder
+        ]
+
+
+def _version(answer: Any) -> str | None:
+    version = answer.get("VersionId")
+    return None if version in (None, "null") else str(version)
+
+
+async def _credentials_of(ask: Any) -> Any:
+    """Credentials of botocore that ask again before they end."""
+    from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
+
+    async def refresh() -> dict[str, Any]:
+        given = await ask()
+        ends = given["expires_at"] or datetime.max.replace(tzinfo=UTC)
+        return {
+            "access_key": given["access_key_id"],
+            "secret_key": given["secret_access_key"],
+            "token": given["token"],
+            "expiry_time": ends.isoformat(),
+        }
+
+    first = await refresh()
+    if first["expiry_time"].startswith("9999"):
+        return AioCredentials(first["access_key"], first["secret_key"], first["token"])
+    return AioRefreshableCredentials.create_from_metadata(first, refresh, "credential_provider")
+
+
+_readers: weakref.WeakSet[Aioboto3Reader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_readers() -> None:
+    for reader in list(_readers):
+        reader.close_at_exit()
+
+
+async def _close(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """Close a client in its loop; where that has ended, the connections ended with it."""
+    if loop is not asyncio.get_running_loop() and loop.is_running():
+        closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
+        await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
+    else:
+        await client.close()
