@@ -87,7 +87,8 @@ class HuggingFaceDataSource(DataSource):
                 return repo
             await repo.aclose()  # another loop was faster and its commit holds, or the source was closed meanwhile
             self._check_open()
-            return known or repo
+            assert known is not None
+            return known
 
     async def _open(self) -> OnlineRepo | CachedRepo:
         if is_offline():
@@ -123,6 +124,7 @@ class HuggingFaceDataSource(DataSource):
 
 def _huggingface_hub(source: str) -> Any:
     try:
+        import huggingface_hub.constants
         import huggingface_hub.utils
     except ImportError as error:
         text = f"source {source!r} needs huggingface_hub; install it by: pip install 'aiprod-streaming[hf]'"

@@ -1,8 +1,8 @@
 """Commit what lies in a repository of the Hub stand-in and show the commit: hub_publish.py DATA_DIR ORG/NAME.
 
-olah answers the API from the git repository, nginx the files from DATA_DIR/files/ORG/NAME/COMMIT: a folder in which each
-path is a link to DATA_DIR/shown/COMMIT/OID/, which holds the content as `data`: where a link leads tells nginx the ETag.
-Prints the commit.
+olah answers the API from the git repository, nginx the files from DATA_DIR/files/ORG/NAME/COMMIT. There each path is a
+link to DATA_DIR/shown/COMMIT/OID/, which holds the content as `data`: where a link leads tells nginx commit and ETag.
+Says the commit.
 """
 
 import os
@@ -43,4 +43,4 @@ for entry in filter(None, git("ls-tree", "-r", "-z", "HEAD").split("\0")):
 fresh = os.path.join(shown, "main.new")
 os.symlink(commit, fresh)
 os.replace(fresh, os.path.join(shown, "main"))
-print(commit)
+sys.stdout.write(f"{commit}\n")

@@ -1,0 +1,70 @@
+"""A Hub to read from: the stand-in of `tests/services`, whose repositories a test fills by commits."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVICES = Path(__file__).parent.parent / "services"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A running stand-in: `url` is its endpoint, `folder` where its data lie."""
+
+    url: str
+    folder: Path
+
+    def commit(self, repo: str, files: Mapping[str, bytes | None]) -> str:
+        """Commit files to a data set (None removes one), which is made if it is not there; gives the commit."""
+        root = self.folder / "mirror" / "datasets" / repo
+        for path, data in files.items():
+            target = root / path
+            if data is None:
+                target.unlink()
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        command = [sys.executable, "-I", str(SERVICES / "hub_publish.py"), str(self.folder), repo]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def running_hub(folder: Path, shared: Path) -> Iterator[Hub]:
+    """Start a stand-in without repositories at free ports of loopback, and end it.
+
+    Args:
+        folder: an empty folder of its own.
+        shared: a folder of all processes of this test run, where the first installs what the others use too.
+    """
+    (folder / "repos").mkdir()
+    port, upstream = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "HF_REPOS": str(folder / "repos"),
+        "VENV": str(shared / "hub-venv"),
+        "OLAH_PORT": str(upstream),
+    }
+    command = ["bash", str(SERVICES / "start-hfhub.sh"), str(folder), str(port)]
+    try:
+        with (shared / "hub-venv.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        yield Hub(f"http://127.0.0.1:{port}", folder)
+    finally:
+        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
