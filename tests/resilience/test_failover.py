@@ -1,0 +1,320 @@
+"""Copies: which is asked, when the next one is, and what is said when none can serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    ConfigError,
+    NotFound,
+    ObjectChanged,
+    SourceTimeout,
+    SourceUnavailable,
+    StreamingError,
+    TruncatedRead,
+)
+from streaming.resilience import Failover, Resilience, attempts_of
+from streaming.testing import FakeClock, LatencySource
+from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, memory, settle
+
+
+def over(clock: FakeClock, *copies: Held, **settings: object) -> Failover:
+    """Copies in time that the test moves."""
+    return Failover(copies, Resilience(**settings), clock, clock.sleep)  # type: ignore[arg-type]
+
+
+def copies_of(*scripts: object) -> list[Held]:
+    """Copies `one`, `two`, `three` that always do what the script says."""
+    return [Held(memory(name, 9), rest=rest) for name, rest in zip(("one", "two", "three"), scripts, strict=False)]
+
+
+async def test_the_first_healthy_copy_serves() -> None:
+    """While it can, the others are not asked."""
+    one, two = copies_of(None, None)
+    source = over(FakeClock(), one, two)
+    for _ in range(20):
+        assert (await source.read("0.bin")).source == "one"
+    assert (two.started, source.failovers) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [down(), SourceTimeout("x"), TruncatedRead("x"), AccessDenied("x"), NotFound("x"), ObjectChanged("x")],
+)
+async def test_moves_on_to_the_next_copy(error: StreamingError) -> None:
+    """Down, slow, cut, denied, missing or changed: the next copy serves, and each is asked once."""
+    one, two, three = copies_of(error, error, None)
+    source = over(FakeClock(), one, two, three)
+    assert (await source.read("0.bin")).source == "three"
+    assert (one.started, two.started, three.started, source.failovers) == (1, 1, 1, 1)
+
+
+async def test_a_bad_request_is_final() -> None:
+    """What no copy could serve is not asked of the others."""
+    one, two = copies_of(BadRequest("x"), None)
+    with pytest.raises(BadRequest):
+        await over(FakeClock(), one, two).read("0.bin")
+    assert two.started == 0
+
+
+async def test_the_least_loaded_copy_serves() -> None:
+    """Reads go where the queue, weighted by latency, is shortest: mostly to the nearer copy, but not only."""
+    clock = FakeClock()
+    near, far = memory("near"), memory("far")
+    copies = [LatencySource(far, 0.3, sleep=clock.sleep), LatencySource(near, 0.1, sleep=clock.sleep)]
+    source = Failover(copies, Resilience(order="least-loaded"), clock, clock.sleep)
+    left = 400
+
+    async def reader() -> None:
+        nonlocal left
+        while left:
+            left -= 1
+            await source.read("0.bin")
+
+    await driven(clock, asyncio.gather(*(reader() for _ in range(8))), step_s=0.02)
+    assert near.reads.total() + far.reads.total() == 400
+    assert 0.8 < near.reads.total() / 400 < 0.95
+
+
+async def test_least_loaded_avoids_a_copy_that_fails() -> None:
+    """A copy whose last read failed comes last."""
+    one, two = copies_of(down(), None)
+    source = over(FakeClock(), one, two, order="least-loaded")
+    for _ in range(10):
+        await source.read("0.bin")
+    assert one.started == 1
+
+
+async def test_a_silent_primary_holds_nobody_up() -> None:
+    """A copy that accepts and says nothing: the next is asked within 5 s, its answer taken, the silent read ended."""
+    clock = FakeClock()
+    one, two = copies_of("hold", None)
+    source = over(clock, one, two)
+    blob = await driven(clock, source.read("0.bin"))
+    assert (blob.source, one.cancelled, one.in_flight) == ("two", 1, 0)
+    assert clock.time() < 2.2
+
+
+async def test_how_late_is_late_is_learned() -> None:
+    """With a p99 of 0.5 s the next copy is asked after 2 s, and with one of 3 s after 5 s, not 12 s."""
+    for latency_s, late_s in ((0.01, 1.0), (0.5, 2.0), (3.0, 5.0)):
+        clock = FakeClock()
+        held, two = copies_of(None, None)
+        slow = LatencySource(held, latency_s, sleep=clock.sleep)
+        source = Failover([slow, two], Resilience(), clock, clock.sleep)
+        two.rest = "hold"  # as slow as the first
+        await driven(clock, asyncio.gather(*(source.read("0.bin") for _ in range(40))), step_s=0.01)
+        held.rest, two.rest = "hold", None
+        slow.latency_s = 0
+        begun = clock.time()
+        blob = await driven(clock, source.read("0.bin"), step_s=0.01)
+        assert blob.source == "two"
+        assert clock.time() - begun == pytest.approx(late_s, abs=0.15)
+
+
+async def test_a_late_answer_of_the_first_still_counts() -> None:
+    """If the first copy answers before the second, it wins; the second is ended; one blob comes out."""
+    clock = FakeClock()
+    one, two = copies_of("hold", "hold")
+    read = asyncio.ensure_future(over(clock, one, two).read("0.bin"))
+    await settle()
+    clock.tick(2)
+    await settle()
+    assert two.in_flight == 1
+    one.release()
+    assert (await read).source == "one"
+    assert (two.cancelled, two.in_flight) == (1, 0)
+
+
+async def test_two_silent_copies_leave_a_third() -> None:
+    """Each silent copy costs its patience, then the third serves and both are ended."""
+    clock = FakeClock()
+    one, two, three = copies_of("hold", "hold", None)
+    assert (await driven(clock, over(clock, one, two, three).read("0.bin"))).source == "three"
+    assert (one.in_flight, two.in_flight) == (0, 0)
+    assert clock.time() < 4.3
+
+
+async def test_a_silent_copy_and_failing_ones() -> None:
+    """While the first is silent, a failing second is followed by the third at once."""
+    clock = FakeClock()
+    one, two, three = copies_of("hold", down(), None)
+    assert (await driven(clock, over(clock, one, two, three).read("0.bin"))).source == "three"
+    assert clock.time() < 2.2
+
+
+async def test_the_first_fails_while_the_second_is_asked() -> None:
+    """Then the second is waited for; if that fails too, the third is asked."""
+    clock = FakeClock()
+    one, two, three = copies_of("hold", "hold", None)
+    read = asyncio.ensure_future(over(clock, one, two, three).read("0.bin"))
+    await settle()
+    clock.tick(2)
+    await settle()
+    one.release(down())
+    await settle()
+    assert not read.done()
+    two.release(down())
+    assert (await read).source == "three"
+    assert (one.started, two.started, three.started) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind", "may_retry"),
+    [
+        ((NotFound("x"), NotFound("x")), NotFound, False),
+        ((NotFound("x"), down()), NotFound, False),
+        ((down(), NotFound("x")), NotFound, True),
+        ((AccessDenied("x"), NotFound("x")), AccessDenied, False),
+        ((AccessDenied("x"), AccessDenied("x")), AccessDenied, False),
+        ((AccessDenied("x"), down()), SourceUnavailable, True),
+        ((ObjectChanged("x"), ObjectChanged("x")), ObjectChanged, False),
+        ((ObjectChanged("x"), NotFound("x")), ObjectChanged, False),
+        ((SourceTimeout("x"), down()), SourceUnavailable, True),
+        ((down(), SourceTimeout("x")), SourceTimeout, True),
+        ((TruncatedRead("x"), AccessDenied("x")), TruncatedRead, True),
+    ],
+)
+async def test_one_error_when_no_copy_can_serve(
+    errors: tuple[Exception, Exception], kind: type[StreamingError], may_retry: bool
+) -> None:
+    """Its class follows the rules, it names path and source, and tells what each copy said."""
+    one, two = copies_of(*errors)
+    with pytest.raises(kind, match=r"'0\.bin' of source 'one'.*one: .*two: ") as caught:
+        await over(FakeClock(), one, two).read("0.bin")
+    assert caught.value.retryable is may_retry
+    assert (caught.value.path, caught.value.source) == ("0.bin", "one")
+    assert [(a.source, a.kind) for a in attempts_of(caught.value)] == [
+        (name, type(error).__name__) for name, error in zip(("one", "two"), errors, strict=True)
+    ]
+
+
+async def test_missing_is_told_from_down() -> None:
+    """`NotFound` names the copies that could not be asked, and only those."""
+    one, two, three = copies_of(NotFound("x"), down(), NotFound("x"))
+    with pytest.raises(NotFound, match="not asked: 'two'"):
+        await over(FakeClock(), one, two, three).read("0.bin")
+    one, two = copies_of(None, None)
+    with pytest.raises(NotFound, match="does not exist in any copy"):
+        await over(FakeClock(), one, two).read("missing.bin")
+
+
+async def test_the_soonest_copy_says_when_to_come_back() -> None:
+    """Of several Retry-After the shortest counts; a copy that says nothing may be asked at once."""
+    for waits, expected in (((9.0, 4.0), 4.0), ((9.0, None), 0.0)):
+        one, two = copies_of(*(down(retry_after_s=wait) for wait in waits))
+        with pytest.raises(SourceUnavailable) as caught:
+            await over(FakeClock(), one, two).read("0.bin")
+        assert caught.value.retry_after_s == expected  # type: ignore[attr-defined]
+
+
+async def test_a_denying_copy_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred refusals make one line in the log."""
+    one, two = copies_of(AccessDenied("no login"), None)
+    source = over(FakeClock(), one, two)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(100):
+            await source.read("0.bin")
+    assert [record.getMessage() for record in caplog.records] == ["copy_denied source=one reason=no login"]
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+async def test_cancel_at_every_await_leaves_nothing_in_flight(turns: int) -> None:
+    """Cancelled while one, two or three copies are asked, all reads end and no task is left."""
+    clock = FakeClock()
+    one, two, three = copies_of("hold", "hold", "hold")
+    source = over(clock, one, two, three)
+
+    async def work() -> None:
+        read = asyncio.ensure_future(source.read("0.bin"))
+        try:
+            for _ in range(turns):
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                clock.tick(2.1)
+            await read
+        finally:
+            read.cancel()
+            await asyncio.wait([read])
+
+    await cancelled_at_every_turn(work, 20)
+    assert one.started > 0
+    assert turns == 0 or three.started > 0
+    assert (one.in_flight, two.in_flight, three.in_flight) == (0, 0, 0)
+    assert len(asyncio.all_tasks()) == 1
+    assert all(copy.in_flight == 0 for copy in source._copies)
+
+
+async def test_a_listing_that_breaks_off_is_started_on_the_next_copy() -> None:
+    """After two objects the first copy fails: the listing is the second's, whole, nothing twice."""
+    one, two = copies_of(down(), None)
+    assert await over(FakeClock(), one, two).list_files() == [f"{number}.bin" for number in range(9)]
+
+
+async def test_a_silent_listing_is_started_on_the_next_copy() -> None:
+    """A listing that stops without a word is given up after 10 s; what came before does not count."""
+    clock = FakeClock()
+    one, two = copies_of("hold", None)
+    two.source.put("9.bin", b"only here")  # type: ignore[attr-defined]
+    assert len(await driven(clock, over(clock, one, two).list_files(), step_s=0.5)) == 10
+    assert 10 <= clock.time() <= 21
+    assert one.in_flight == 0
+
+
+async def test_the_last_listing_may_take_its_time() -> None:
+    """There is nothing else to be listed, so nobody gives it up."""
+    clock = FakeClock()
+    one, two = copies_of(down(), "hold")
+    listing = asyncio.ensure_future(over(clock, one, two).list_files())
+    await settle()
+    clock.tick(100)
+    await settle()
+    assert not listing.done()
+    two.release()
+    two.rest = None
+    assert len(await listing) == 9
+
+
+async def test_a_cancelled_listing_stays_a_cancel() -> None:
+    """Cancelled in the moment in which it is given up, a listing ends as cancelled."""
+    clock = FakeClock()
+    one, two = copies_of("hold", None)
+    listing = asyncio.ensure_future(over(clock, one, two).list_files())
+    await settle()
+    clock.tick(10)
+    await settle()
+    clock.tick(10)
+    await asyncio.sleep(0)
+    listing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listing
+
+
+async def test_no_copy_can_list() -> None:
+    """One error tells what each said."""
+    one, two = copies_of(down("first"), SourceTimeout("second"))
+    with pytest.raises(SourceTimeout, match=r"one: .*first.*two: .*second"):
+        await over(FakeClock(), one, two).list_files()
+    with pytest.raises(ConfigError, match="at least one"):
+        Failover([])
+
+
+async def test_closing_closes_every_copy() -> None:
+    """Also if closing one fails, which is then told."""
+    one, two = copies_of(None, None)
+
+    class Stuck(Held):
+        async def aclose(self) -> None:
+            raise SourceUnavailable("cannot be closed")
+
+    source = over(FakeClock(), Stuck(memory("stuck")), one, two)
+    with pytest.raises(SourceUnavailable, match="cannot be closed"):
+        await source.aclose()
+    for copy in (one, two):
+        with pytest.raises(StreamingError, match="closed"):
+            await copy.source.read("0.bin")
