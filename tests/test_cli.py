@@ -276,7 +276,7 @@ def test_demo_trains_from_the_cache() -> None:
 
 
 def test_demo_survives_the_death_of_its_server() -> None:
-    """With --kill-primary the mirror serves what the server no longer does, and the losses are those of the plain loop."""
+    """With --kill-primary the mirror serves the rest, and the losses are those of the plain loop."""
     result = run("demo", "--kill-primary", "--latency-ms", "1", "--json")
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
