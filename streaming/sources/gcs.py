@@ -1,7 +1,7 @@
 """Objects in Google Cloud Storage, or in what speaks its language.
 
-Reads go through obstore; gcsfs, by `engine="gcsfs"`, knows more kinds of logins: workload identity, client
-certificates, its own cache of tokens.
+Reads go through obstore; gcsfs, by `engine="gcsfs"`, knows more kinds of logins, such as workload identity, and names
+that obstore cannot read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GET by gcsfs: its logins, endpoints and session, with requests of this module's own.
+"""GET by aiohttp with the logins and endpoints of gcsfs.
 
 gcsfs's own reads repeat a failed request six times and keep neither size nor ETag of the answer; here one request
 brings all that and is made once, as retrying is a layer of its own.
@@ -7,10 +7,12 @@ brings all that and is made once, as retrying is a layer of its own.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import os
 import re
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -55,7 +57,7 @@ def _import_gcsfs() -> Any:
 
 @dataclass(slots=True)
 class _Client:
-    """A file system of gcsfs, its session, and a lock for renewing its login; for one event loop."""
+    """A file system of gcsfs, a session, and a lock for renewing the login; for one event loop."""
 
     files: Any
     session: aiohttp.ClientSession
@@ -130,6 +132,11 @@ class GcsfsReader:
                 await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
             else:
                 await client.session.close()
+
+    def close_at_exit(self) -> None:
+        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
+        if self._pid == os.getpid() and self._clients:
+            asyncio.run(self.aclose())
 
     def _object_path(self, path: str) -> str:
         try:
@@ -214,35 +221,38 @@ class GcsfsReader:
         loop = asyncio.get_running_loop()
         async with self._opening.setdefault(loop, asyncio.Lock()):
             if loop not in self._clients:
-                files = await self._make_files()
-                self._clients[loop] = _Client(files, await files._set_session())
+                self._clients[loop] = _Client(await self._log_in(), self._new_session())
+                _readers.add(self)
         for ended in [each for each in self._clients if each.is_closed()]:
             await self._clients.pop(ended).session.close()
             self._opening.pop(ended, None)
         return self._clients[loop]
 
-    async def _make_files(self) -> Any:
-        # No limit of connections here: who reads decides how much is in flight.
-        session = {"auto_decompress": False, "trust_env": True, "cookie_jar": aiohttp.DummyCookieJar()}
-        session["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
-        session["connector"] = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-        login = self._place.login
-        token = _token_of(login, self._source)
-        make = self._gcsfs.GCSFileSystem
+    async def _log_in(self) -> Any:
+        token = _token_of(self._place.login, self._source)
         try:
             # In a thread, as it asks for logins by requests that block.
             return await asyncio.to_thread(
-                make,
+                self._gcsfs.GCSFileSystem,
                 token=token,
                 access="read_only",
                 endpoint_url=self._place.endpoint,
-                session_kwargs=session,
                 asynchronous=True,
-                skip_instance_cache=True,  # which would hand an old loop's session to a new source
+                skip_instance_cache=True,  # which would keep it, logged in, for ever
             )
         except (ValueError, KeyError, TypeError) as error:
             text = f"the credentials of source {self._source!r} cannot be used ({type(error).__name__})"
             raise ConfigError(f"{text}; download the key anew", source=self._source) from error
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        # No limit of connections: who reads decides how much is in flight.
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=True,
+        )
 
     @contextlib.asynccontextmanager
     async def _limited(self, path: str) -> AsyncIterator[None]:
@@ -285,6 +295,26 @@ class GcsfsReader:
         return kind(text, path=path, source=self._source)
 
 
+_readers: weakref.WeakSet[GcsfsReader] = weakref.WeakSet()
+_inherited: list[GcsfsReader] = []
+
+
+def _keep_inherited() -> None:
+    """Let a forked child keep what it cannot use: closing a connection there takes it from its parent's event loop,
+    as both share the list of what that waits for, and the parent's next read hangs."""
+    _inherited.extend(_readers)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)
+
+
+@atexit.register
+def _close_readers() -> None:
+    for reader in list(_readers):
+        reader.close_at_exit()
+
+
 async def _authorization(client: _Client) -> dict[str, str]:
     """The header that logs in; a login about to expire is renewed first, by one caller in a thread."""
     credentials = client.files.credentials
@@ -305,6 +335,8 @@ def _token_of(login: Login, source: str) -> Any:
         return login.account(source)
     if login.kind == "token":  # as text gcsfs would show it to a server of Google's first
         return import_module("google.oauth2.credentials").Credentials(login.value)
+    if login.kind == "cloud":  # which gcsfs refuses at any other endpoint than Google's own
+        return import_module("google.auth.compute_engine").Credentials()
     return None if login.kind == "default" else login.kind
 
 

@@ -175,21 +175,20 @@ async def test_too_large_objects_are_refused(make: Make, bucket: str) -> None:
     assert bytes((await source.read("a.bin", 1)).data) == b"123456789"
 
 
-def test_loops_one_after_the_other(gcs: GcsServer, engine: str, bucket: str) -> None:
-    """One source serves several event loops, each with connections of its own, and closes in another."""
-    options = {"endpoint_url": gcs.url}
-    config = DataSourceConfig("cloud", "gcs", f"gs://{bucket}", engine=engine, storage_options=options)
-    source = GCSDataSource(config)
-    for _ in range(3):
-        assert bytes(asyncio.run(source.read("a.bin")).data) == b"0123456789"
-    runtime = Runtime()
+async def test_each_loop_has_its_own_connections(make: Make, bucket: str) -> None:
+    """One source reads in several event loops side by side, and closing it in one closes all."""
+    source = make(f"gs://{bucket}")
+    runtimes = [Runtime() for _ in range(3)]
     try:
-        assert runtime.run(source.list_files()) == ["a.bin"]
-        asyncio.run(source.aclose())
+        reads = [asyncio.wrap_future(each.submit(source.read("a.bin"))) for each in runtimes * 3]
+        blobs = await asyncio.gather(source.read("a.bin"), *reads)
+        assert [bytes(blob.data) for blob in blobs] == [b"0123456789"] * 10
+        await source.aclose()
+        with pytest.raises(Closed):
+            await asyncio.wrap_future(runtimes[0].submit(source.read("a.bin")))
     finally:
-        runtime.close()
-    with pytest.raises(Closed):
-        asyncio.run(source.read("a.bin"))
+        for each in runtimes:
+            await asyncio.to_thread(each.close)
 
 
 @pytest.mark.parametrize("written", ["{}", "http://{}", "http://{}/"])

@@ -27,6 +27,7 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
+from streaming.runtime import Runtime
 from streaming.sources import GCSDataSource
 from tests.fault_server import Answer, FaultServer, Request, hang_up, never, reset, respond
 
@@ -289,6 +290,21 @@ async def test_a_read_is_cancelled_at_once(server: FaultServer, engine: str) -> 
             await read
         answer_with(server, FOUND)
         assert (await source.read("x")).size == 1
+
+
+def test_one_loop_after_another(engine: str) -> None:
+    """A source outlives the loops it was used in, and lets go of what they held."""
+    runtime = Runtime()
+    try:
+        server = runtime.run(FaultServer().__aenter__())
+        answer_with(server, FOUND)
+        source = make(server, engine)
+        for _ in range(3):
+            assert asyncio.run(source.read("x")).size == 1
+        asyncio.run(source.aclose())
+        runtime.run(server.stop())
+    finally:
+        runtime.close()
 
 
 async def test_a_refused_account_is_a_refused_login(server: FaultServer, private_key: str) -> None:
