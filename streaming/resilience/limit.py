@@ -15,6 +15,7 @@ Once per round (as many answers as reads may be in flight) the limit moves:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -81,7 +82,8 @@ class Gate:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)
+                with contextlib.suppress(ValueError):  # passed over already
+                    self._waiting.remove(turn)
             else:
                 self._give_up_place()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -65,7 +66,8 @@ class RetryBudget:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._waiting.remove(turn)
+                with contextlib.suppress(ValueError):  # passed over already
+                    self._waiting.remove(turn)
                 self._disarm_if_idle()
             elif self._waiting:
                 self._let_one_go()

@@ -221,3 +221,17 @@ async def test_errors_pass_unchanged() -> None:
     with pytest.raises(SourceUnavailable) as caught:
         await Limit(Held(memory(), [error])).read("0.bin")
     assert caught.value is error
+
+
+async def test_a_cancelled_waiter_may_be_passed_over_first() -> None:
+    """Cancelled in the moment in which a place comes free, a waiter is passed over and ends as cancelled."""
+    gate = gate_of(FakeClock(), limit_start=1)
+    await gate.enter()
+    first, second = (asyncio.ensure_future(gate.enter()) for _ in range(2))
+    await settle()
+    first.cancel()
+    gate.leave()
+    await settle()
+    assert first.cancelled()
+    assert second.done()
+    assert (gate.in_flight, gate.waiting) == (1, 0)

@@ -305,3 +305,18 @@ async def test_an_error_itself_says_whether_to_retry(marks: StreamingError) -> N
         with pytest.raises(TruncatedRead):
             await source.read("0.bin")
     assert source.retries == marks.retryable
+
+
+async def test_a_cancelled_attempt_may_be_passed_over_first() -> None:
+    """Cancelled in the moment in which an attempt is earned, it is passed over and ends as cancelled."""
+    clock = FakeClock()
+    budget = RetryBudget(Resilience(retry_burst=1), Time(clock, clock.sleep))
+    await budget.take()
+    first, second = (asyncio.ensure_future(budget.take()) for _ in range(2))
+    await settle()
+    first.cancel()
+    budget.earn()
+    await settle()
+    assert first.cancelled()
+    assert second.done()
+    assert (budget.tokens, budget.waiting) == (0, 0)

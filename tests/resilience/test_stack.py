@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -119,7 +120,7 @@ async def _random_faults(plans: list[list[Fault]], order: str, seed: int) -> Non
             assert {attempt.source for attempt in attempts_of(result)} >= {"one", "two", "three"} - _silent(result)
         else:
             assert bytes(result.data) == content
-    if not any(fault.times is None for plan in plans for fault in plan):
+    if sum(fault.times or 99 for plan in plans for fault in plan) <= 4:  # too few to open a breaker
         finals = [result for result in results if isinstance(result, BaseException)]
         assert all(isinstance(error, NotFound | AccessDenied) for error in finals), finals
     await settle()
@@ -183,7 +184,7 @@ async def test_primary_that_says_nothing_from_some_moment_on() -> None:
 
     await driven(clock, asyncio.gather(*(reader() for _ in range(8))), step_s=0.01)
     assert sorted(got) == sorted(DATA + b"%d" % number for number in range(400))
-    pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(times)]
     assert max(pauses) < 2.5
     assert one.started < 160
     assert one.in_flight == 0
@@ -194,7 +195,7 @@ async def test_all_copies_down_ends_in_one_error() -> None:
     clock = FakeClock()
     copies = [Held(memory(name), rest=down(f"{name} is gone")) for name in ("one", "two")]
     source = stack(copies, clock=clock, sleep=clock.sleep)
-    with pytest.raises(SourceUnavailable, match="one is gone.*two is gone") as caught:
+    with pytest.raises(SourceUnavailable, match=r"one is gone.*two is gone") as caught:
         await driven(clock, source.read("0.bin"))
     assert {attempt.source for attempt in attempts_of(caught.value)} == {"one", "two"}
     assert 40 < clock.time() <= 60.1
