@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from obstore.exceptions import BaseError
 
-from streaming.errors import BadRequest, Closed, ObjectChanged, TruncatedRead
+from streaming.errors import BadRequest, Closed, ObjectChanged, StreamingError, TruncatedRead
 from streaming.sources import http_obstore
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.http_status import opened_before_fork, plain_etag
@@ -85,6 +85,8 @@ class ObjectStoreReader:
         http_obstore._in_flight.append(None)
         try:
             return await self._get(store, path, start, end)
+        except StreamingError:
+            raise
         except _FAILURES as error:
             if code_of(error) not in LOGIN_OUTDATED:
                 raise self._translated(error, path) from error

@@ -12,11 +12,11 @@ import os
 import re
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from streaming.errors import BadRequest, ObjectChanged, SourceError, TruncatedRead
+from streaming.errors import AccessDenied, BadRequest, ObjectChanged, SourceError, TruncatedRead
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED
@@ -150,7 +150,7 @@ class Aioboto3Reader:
         if place.provider is None:
             return aioboto3.Session(profile_name=place.profile)
         session = aioboto3.Session()
-        session._session._credentials = await _credentials_of(asking(place.provider))
+        session._session._credentials = await _credentials_of(asking(place.provider), self._source)
         return session
 
     def _retire(self, refused: Any) -> bool:
@@ -270,12 +270,16 @@ def _version(answer: Any) -> str | None:
     return None if version in (None, "null") else str(version)
 
 
-async def _credentials_of(ask: Any) -> Any:
+async def _credentials_of(ask: Callable[[], Awaitable[dict[str, Any]]], source: str) -> Any:
     """Credentials of botocore that ask again before they end."""
     from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
 
     async def refresh() -> dict[str, Any]:
-        given = await ask()
+        try:
+            given = await ask()
+        except Exception as error:
+            text = f"the credential_provider of source {source!r} failed ({type(error).__name__}); check it"
+            raise AccessDenied(text, source=source) from error
         ends = given["expires_at"] or datetime.max.replace(tzinfo=UTC)
         return {
             "access_key": given["access_key_id"],

@@ -29,7 +29,7 @@ from streaming.errors import (
 from streaming.sources import S3DataSource, create_data_source
 from streaming.sources.base import DataSource
 from tests.contracts.source import Place, SourceContract
-from tests.sources.s3_server import KEYS, S3Server, s3
+from tests.sources.s3_server import KEYS, S3Server, answering, s3
 
 __all__ = ["s3"]  # the fixture
 NO_LOGIN = {"credentials": None}
@@ -382,10 +382,8 @@ async def test_silent_server_times_out(engine: str) -> None:
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
-        writer.close()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with answering(say_nothing) as url:
         options = {"endpoint_url": url}
         config = DataSourceConfig("s3", "s3", "s3://b", KEYS, storage_options=options, engine=engine, timeout_s=0.3)
         async with S3DataSource(config) as source:
@@ -422,10 +420,8 @@ async def test_refusals(engine: str, status: int, code: str, kind: type[Exceptio
         )
         writer.write(head.encode() + body)
         await writer.drain()
-        writer.close()
 
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with answering(refuse) as url:
         options = {"endpoint_url": url}
         config = DataSourceConfig("s3", "s3", "s3://bucket", KEYS, storage_options=options, engine=engine)
         async with S3DataSource(config) as source:
