@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pickle
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from streaming.errors import (
     SourceTimeout,
     SourceUnavailable,
     TooLarge,
+    TruncatedRead,
 )
 from streaming.sources import S3DataSource, create_data_source
 from streaming.sources.base import DataSource
 from tests.contracts.source import Place, SourceContract
-from tests.sources.s3_server import KEYS, S3Server, answering, s3
+from tests.fault_server import Answer, FaultServer, hang_up, never, reset, respond
+from tests.sources.s3_server import KEYS, S3Server, s3
 
 __all__ = ["s3"]  # the fixture
 NO_LOGIN = {"credentials": None}
@@ -376,19 +379,33 @@ async def test_server_that_is_not_there(engine: str) -> None:
                 await source.list_files()
 
 
+def reading_from(server: FaultServer, engine: str, **settings: Any) -> S3DataSource:
+    """A source over the bucket `bucket` of a server that misbehaves."""
+    options = {"endpoint_url": server.url}
+    return S3DataSource(
+        DataSourceConfig("s3", "s3", "s3://bucket", KEYS, storage_options=options, engine=engine, **settings)
+    )
+
+
 @both_engines
-async def test_silent_server_times_out(engine: str) -> None:
-    """A server that accepts and says nothing ends the read after timeout_s."""
-
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-
-    async with answering(say_nothing) as url:
-        options = {"endpoint_url": url}
-        config = DataSourceConfig("s3", "s3", "s3://b", KEYS, storage_options=options, engine=engine, timeout_s=0.3)
-        async with S3DataSource(config) as source:
-            with pytest.raises(SourceTimeout, match="timeout_s"):
-                await source.read("a.bin")
+@pytest.mark.parametrize(
+    ("answer", "kind", "told"),
+    [
+        (never, SourceTimeout, "timeout_s"),
+        (hang_up, SourceUnavailable, "check"),
+        (reset, TruncatedRead, "broke off"),
+        (respond(body=b"short", length=100), TruncatedRead, "broke off"),
+    ],
+)
+async def test_broken_answers(engine: str, answer: Answer, kind: type[Exception], told: str) -> None:
+    """Silence, an ended connection and a cut body are of different kinds, each worth a retry."""
+    async with FaultServer() as server, reading_from(server, engine, timeout_s=0.5) as source:
+        server.answers["/bucket/a.bin"] = answer
+        with pytest.raises(kind, match=told) as caught:
+            await source.read("a.bin")
+        assert caught.value.retryable  # type: ignore[attr-defined]
+        if (answer, engine) != (hang_up, "aioboto3"):  # aiohttp asks again by itself where it got no answer at all
+            assert len(server.requests) == 1
 
 
 @both_engines
@@ -407,29 +424,64 @@ async def test_silent_server_times_out(engine: str) -> None:
 )
 async def test_refusals(engine: str, status: int, code: str, kind: type[Exception], told: str) -> None:
     """Each refusal is of its kind, tells the next step, and is asked for once: retrying is not the source's."""
-    asked = 0
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Region>eu-west-1</Region></Error>".encode()
+    async with FaultServer() as server, reading_from(server, engine) as source:
+        server.answers["/bucket/a.bin"] = respond(status, body, Retry_After="7")
+        with pytest.raises(kind, match=told) as caught:
+            await source.read("a.bin")
+        asked = [request.method for request in server.requests]
+    assert caught.value.__dict__["status"] == status
+    if engine == "aioboto3":
+        assert caught.value.__dict__["retry_after_s"] == 7
+    if status not in (301, 400):  # for which boto looks for the region, and a login is looked for anew
+        assert asked == ["GET"]
 
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        while await reader.readline() not in (b"\r\n", b""):
-            pass
-        asked += 1
-        head = (
-            f"HTTP/1.1 {status} Refused\r\nRetry-After: 7\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body)
-        await writer.drain()
 
-    async with answering(refuse) as url:
-        options = {"endpoint_url": url}
+@both_engines
+@pytest.mark.parametrize("style", ["virtual", "path"])
+async def test_addressing_style_and_proxy(engine: str, style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bucket stands in the host or in the path, as set, and requests go by the proxy of the environment."""
+    url = {"virtual": "http://bucket.store.invalid/a.bin", "path": "http://store.invalid/bucket/a.bin"}[style]
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with FaultServer() as proxy:
+        proxy.answers[url] = respond(body=b"abc", ETag='"e"', Last_Modified="Wed, 21 Oct 2015 07:28:00 GMT")
+        monkeypatch.setenv("http_proxy", proxy.url)
+        options = {"endpoint_url": "http://store.invalid", "addressing_style": style}
         config = DataSourceConfig("s3", "s3", "s3://bucket", KEYS, storage_options=options, engine=engine)
         async with S3DataSource(config) as source:
-            with pytest.raises(kind, match=told) as caught:
-                await source.read("a.bin")
-    assert caught.value.__dict__["status"] == status
-    if code not in ("ExpiredToken", "PermanentRedirect", "AuthorizationHeaderMalformed"):
-        assert asked == 1
+            assert bytes((await source.read("a.bin")).data) == b"abc"
+
+
+@both_engines
+async def test_profile_without_a_login(
+    s3: S3Server, bucket: str, engine: str, clean_environment: pytest.MonkeyPatch
+) -> None:
+    """A profile that assumes nothing and holds no keys, or a file that cannot be read, is told in words."""
+    settings_file("config", "[profile empty]\nregion = us-east-1\ns3 =\n  addressing_style = path\n")
+    options = {"profile": "empty"}
+    async with S3DataSource(s3.config("s3://any", **NO_LOGIN, storage_options=options, engine=engine)) as source:
+        with pytest.raises(AccessDenied, match="credentials"):
+            await source.read("a.bin")
+    settings_file("config", "no settings at all")
+    async with S3DataSource(s3.config("s3://any", **NO_LOGIN, engine=engine)) as source:
+        with pytest.raises(ConfigError, match="cannot be read"):
+            await source.read("a.bin")
+
+
+@both_engines
+async def test_profile_whose_keys_end(
+    s3: S3Server, bucket: str, engine: str, clean_environment: pytest.MonkeyPatch
+) -> None:
+    """A profile may name a program that gives keys with their end, which botocore runs."""
+    s3.put(bucket, "a.bin", b"abc")
+    ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    keys = {"Version": 1, "AccessKeyId": "testkey", "SecretAccessKey": "testsecret", "Expiration": ends}
+    settings_file("credentials", json.dumps(keys))
+    settings_file("config", f"[default]\ncredential_process = cat {os.environ['AWS_SHARED_CREDENTIALS_FILE']}\n")
+    clean_environment.delenv("AWS_SHARED_CREDENTIALS_FILE")
+    async with S3DataSource(s3.config(f"s3://{bucket}", **NO_LOGIN, engine=engine)) as source:
+        assert bytes((await source.read("a.bin")).data) == b"abc"
 
 
 @both_engines
@@ -545,9 +597,6 @@ except ImportError as error:
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.startswith(MissingExtra.__name__)
     assert "aiprod-streaming[s3]" in result.stdout
-
-
-Refused = Callable[[], DataSourceConfig]
 
 
 @pytest.mark.parametrize(
