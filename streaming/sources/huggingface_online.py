@@ -54,6 +54,7 @@ class OnlineRepo(AiohttpClient):
         super().__init__(config, endpoint, headers)
         self._place = place
         self._endpoint = endpoint
+        self._hub_headers = {**headers, "Accept-Encoding": "identity"}
         self._has_token = any(name.lower() == "authorization" for name in headers)
         self.commit = ""
         if commit is not None:
@@ -75,26 +76,26 @@ class OnlineRepo(AiohttpClient):
 
     async def read(self, path: str, start: int, end: int | None) -> Blob:
         """Bytes `start` to `end` of a file. If storage refuses the URL that the Hub signed, the Hub signs one more."""
-        url = self._files + quote(path, errors="surrogateescape")
         try:
-            return await self.get(url, path, start, end)
+            return await self._read_once(path, start, end)
         except _SignedUrlRefused:
             pass
         try:
-            return await self.get(url, path, start, end)
+            return await self._read_once(path, start, end)
         except _SignedUrlRefused as error:
             text = f"{path!r} of source {self._source!r}: storage refused two URLs fresh from the Hub ({error.status})"
             told = f"{text}; check this machine's clock, and proxies that may keep redirects"
             raise AccessDenied(told, path=path, source=self._source) from error
 
-    async def get(self, url: str, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """As the parent's, with the meaning that the Hub gives to statuses, and its ETag in place of the storage's."""
-        target = yarl.URL(url, encoded=True)
-        headers = {}
+    async def _read_once(self, path: str, start: int, end: int | None) -> Blob:
+        """As `get`, with the meaning that the Hub gives to statuses, and its ETag in place of the storage's."""
+        url = yarl.URL(self._files + quote(path, errors="surrogateescape"), encoded=True)
+        headers = self._hub_headers  # this URL is always the Hub's; aiohttp drops the token where it redirects
         if start or end is not None:
-            headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"
+            last = "" if end is None else max(end - 1, start)  # an empty range cannot be asked for
+            headers = {**headers, "Range": f"bytes={start}-{last}"}
         with self._translated(path):
-            async with (await self._session()).get(target, headers=self._headers_for(target, headers)) as answer:
+            async with (await self._session()).get(url, headers=headers) as answer:
                 blob = await self._blob_of(answer, path, start, end)
         blob.etag = self._etag(answer) or blob.etag
         blob.version = self.commit
@@ -157,10 +158,11 @@ class OnlineRepo(AiohttpClient):
 
     def _etag(self, answer: aiohttp.ClientResponse) -> str | None:
         """What the Hub calls the content in listings too: SHA-256 where it is in storage, else the git blob."""
+        if not answer.history:  # so the Hub answered itself
+            return _plain(answer)
         for each in (answer, *reversed(answer.history)):
             if each.url.origin() == self._origin:
-                etag = each.headers.get("X-Linked-Etag") or each.headers.get("ETag")
-                return etag.removeprefix("W/").strip('"') if etag else None
+                return _plain(each)
         return None
 
     def _error(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
@@ -171,6 +173,11 @@ class OnlineRepo(AiohttpClient):
     def _no_hub(self, path: str) -> SourceError:
         text = f"{path!r} of source {self._source!r}: {self._endpoint} answered what no Hub answers"
         return SourceUnavailable(f"{text}; check endpoint and HF_ENDPOINT", path=path, source=self._source)
+
+
+def _plain(answer: aiohttp.ClientResponse) -> str | None:
+    etag = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag")
+    return etag.removeprefix("W/").strip('"') if etag else None
 
 
 def _info(entry: dict[str, Any], skip: int) -> FileInfo:
