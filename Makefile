@@ -1,4 +1,5 @@
-# Each target works alone on a fresh machine that has Python 3.11 or newer and make; `make test` installs nginx by apt.
+# Each target works alone on a fresh machine that has Python 3.11 or newer and make; `make test` installs servers by apt
+# and pip.
 #
 #   make demo    environment, install, and a small model trained on recordings that are streamed over HTTP
 #   make test    environment, install, the servers that tests need, the tests
@@ -59,12 +60,10 @@ $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.core
 
-# nginx and curl, by apt where they are missing; the tests start and stop servers themselves. Where this fails the tests
-# run without them, and their last lines say so.
-services:
-	@{ command -v nginx && command -v curl; } >/dev/null || \
-	  DIR=$$(mktemp -d) bash -c '. tests/services/lib.sh; need_apt curl nginx-light' || \
-	  echo "nginx could not be installed: the tests against it will not run" >&2
+# Servers for the tests, by apt and pip where they are missing; the tests start and stop them themselves. Where one cannot
+# be installed the tests run without it, and their last lines say so.
+services: $(VENV)/.made
+	@tests/services/install.sh $(VENV)/services
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build *.egg-info

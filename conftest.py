@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-REASON = "nginx is not installed; `make test` installs it by apt where it may, or do: apt-get install nginx-light curl"
+INSTALLED = Path(sys.prefix) / "services"
+"""Where `make services` puts servers that are Python packages."""
 
 
-def _has_nginx() -> bool:
-    return shutil.which("nginx") is not None
+def _has(*commands: str) -> bool:
+    return all(shutil.which(command) is not None for command in commands)
+
+
+def _is_ready(name: str) -> bool:
+    return (INSTALLED / name / ".ready").exists()
+
+
+NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
+    "nginx": ("HTTP against nginx", lambda: _has("nginx", "curl")),
+    "s3": ("S3 against Ceph's gateway", lambda: _has("radosgw", "ceph-osd", "ceph-mon", "curl")),
+    "gcs": ("GCS against fake-gcs-server", lambda: _has("curl") and _is_ready("gcs")),
+    "hub": ("the Hub against its stand-in", lambda: _has("nginx", "git", "curl") and _is_ready("hub")),
+    "faultproxy": ("faults of HAProxy before nginx", lambda: _has("haproxy", "nginx", "curl")),
+}
+"""By fixture: what is tested with it, and whether it can be started here."""
+
+
+def _missing() -> dict[str, str]:
+    return {fixture: what for fixture, (what, is_there) in NEEDED.items() if not is_there()}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what asks for nginx where there is none."""
-    if _has_nginx():
-        return
-    left_out = [item for item in items if "nginx" in getattr(item, "fixturenames", ())]
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
+    """Leave out what asks for a server that is not there."""
+    missing = _missing()
+    left_out = [item for item in items if missing.keys() & set(getattr(item, "fixturenames", ()))]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was not run, and why."""
-    if not _has_nginx():
-        terminalreporter.write_sep("=", "NOT RUN: the tests of HTTP against a real server", yellow=True)
-        terminalreporter.write_line(REASON)
+    for what in _missing().values():
+        terminalreporter.write_sep("=", f"NOT RUN: the tests of {what}", yellow=True)
+    if _missing():
+        terminalreporter.write_line("`make services` installs the servers where it may: it needs apt, root, and PyPI.")

@@ -61,6 +61,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         concurrency: most samples being read ahead at once; None is 64.
         decode_threads: threads that decode; None is one a processor.
         max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
+        resilience: `{constant: value}` of `streaming.resilience.Resilience`, such as `{"deadline_s": 300}`.
         seed: of the generators that `transform` gets.
 
     Raises:
@@ -88,6 +89,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         concurrency: int | None = None,
         decode_threads: int | None = None,
         max_object_bytes: int | str = 8 * 10**9,
+        resilience: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         self._config: AdapterConfig | None = AdapterConfig(
@@ -105,6 +107,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
             concurrency=concurrency,
             decode_threads=decode_threads,
             max_object_bytes=max_object_bytes,
+            resilience=None if resilience is None else dict(resilience),
             seed=seed,
         )
         self._prepare = prepare
@@ -266,7 +269,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
         runtime = current_runtime()
-        entries = open_entries(config.sources)
+        entries = open_entries(config.sources, config.resilience)
         index = runtime.run(_load_index(config, [entry.source for entry in entries]))
         self._length = len(index)
         worker = get_worker_info()

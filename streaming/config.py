@@ -299,6 +299,9 @@ class AdapterConfig(_Settings):
     concurrency: int | None = Field(None, ge=1, description="most reads in flight; None: chosen by the adapter")
     decode_threads: int | None = Field(None, ge=1, description="threads that decode; None: chosen by the adapter")
     max_object_bytes: _Size = Field(8 * GB, description="a larger object is refused before memory is taken for it")
+    resilience: dict[str, Any] | None = Field(
+        None, description="{constant: value} for what `streaming.resilience.Resilience` holds; None: the defaults"
+    )
     seed: int = Field(0, ge=-(2**63), lt=2**63, description="of the generators that transform gets")
 
     def __init__(self, **settings: Any) -> None:

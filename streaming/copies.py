@@ -6,12 +6,14 @@ A `DataSource` object is taken as it is: whoever makes one decides what stands a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
-from streaming.config import DataSourceConfig, parse_source
+from streaming.config import DataSourceConfig, parse_source, suggest
+from streaming.errors import ConfigError
 from streaming.index import Row, SampleIndex, validator
-from streaming.resilience import stack
+from streaming.resilience import Resilience, stack
 from streaming.sources import create_data_source
 from streaming.sources.base import Blob, DataSource, FileInfo
 
@@ -36,31 +38,46 @@ class Entry(NamedTuple):
         source: what lists, and reads unless other entries hold the same part.
         copies: the source itself, and its mirrors.
         sizes: for the checks of `source`; None where nothing stands around it.
+        settings: the constants of what stands around it.
     """
 
     source: DataSource
     copies: tuple[DataSource, ...]
     sizes: _Sizes | None
+    settings: Resilience
 
 
-def open_entries(configured: Iterable[Any]) -> list[Entry]:
+def open_entries(configured: Iterable[Any], resilience: Mapping[str, Any] | None = None) -> list[Entry]:
     """The sources of an adapter, none of them opened yet.
+
+    Args:
+        configured: configurations, or `DataSource` objects.
+        resilience: constants of `Resilience` that differ from the defaults.
 
     Raises:
         ConfigError: if one cannot be used.
     """
-    return [_entry(source) for source in configured]
+    settings = _settings(resilience or {})
+    return [_entry(source, settings) for source in configured]
 
 
-def _entry(configured: Any) -> Entry:
+def _settings(constants: Mapping[str, Any]) -> Resilience:
+    known = [field.name for field in fields(Resilience)]
+    for name in constants:
+        if name not in known:
+            raise ConfigError(f"resilience has no constant {name!r}: {suggest(name, known)}")
+    return Resilience(**constants)
+
+
+def _entry(configured: Any, settings: Resilience) -> Entry:
     if isinstance(configured, DataSource):
-        return Entry(configured, (configured,), None)
+        return Entry(configured, (configured,), None, settings)
     config: DataSourceConfig = parse_source(configured)
     copies = tuple(create_data_source(each) for each in (config, *config.mirrors))
     if len(copies) == 1 and copies[0].read_blocking is not None:
-        return Entry(copies[0], copies, None)
+        return Entry(copies[0], copies, None, settings)
     sizes = _Sizes()
-    return Entry(stack(copies, expected=[sizes] * len(copies)), copies, sizes)
+    return Entry(stack(copies, settings, expected=[sizes] * len(copies)), copies, sizes, settings)
 
 
 class _Below(DataSource):
@@ -161,7 +178,8 @@ def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
     sizes = _Sizes()
     copies = [_Below(copy, folder) for entry, _, folder in roots for copy in entry.copies]
     folders = {number: folder for _, number, folder in roots}
-    return _Shared(stack(copies, expected=[sizes] * len(copies)), sizes, folders)
+    settings = roots[0][0].settings
+    return _Shared(stack(copies, settings, expected=[sizes] * len(copies)), sizes, folders)
 
 
 async def _read(source: DataSource, row: Row, path: str, sizes: _Sizes | None) -> Blob:
