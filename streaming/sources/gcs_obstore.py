@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from obstore.exceptions import BaseError
 from obstore.store import GCSStore
 
-from streaming.errors import ConfigError, NotFound, StreamingError
+from streaming.errors import ConfigError, NotFound
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.gcs_place import access_denied, no_bucket
 from streaming.sources.object_errors import status_of
@@ -60,8 +60,6 @@ class GcsObstoreReader(ObjectStoreReader):
         return await super()._empty(*request)
 
     def _translated(self, error: Exception, path: str) -> Exception:
-        if isinstance(error, StreamingError):
-            return error
         status = status_of(error)
         if status == 500 and "no bucket named" in str(error):  # so fake-gcs-server answers, where GCS says 404
             return no_bucket(self._place, self._source)

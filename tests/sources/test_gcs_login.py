@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from streaming.config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
+    BadRequest,
     ConfigError,
     NotFound,
     SourceTimeout,
@@ -186,7 +188,7 @@ async def test_the_account_of_the_machine(server: FaultServer, engine: str) -> N
     for query in ("", scopes):
         server.answers[f"/computeMetadata/v1/instance/service-accounts/default/token{query}"] = token
     host = server.url.removeprefix("http://").rstrip("/")
-    environment = {"GCE_METADATA_HOST": host, "GOOGLE_APPLICATION_CREDENTIALS": "/no/such/file", "PYTHONPATH": "."}
+    environment = {**os.environ, "GCE_METADATA_HOST": host, "GOOGLE_APPLICATION_CREDENTIALS": "/no/such/file"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", MACHINE, server.url, engine, env=environment, stdout=subprocess.PIPE
     )
@@ -271,6 +273,24 @@ async def test_a_server_that_is_not_there(engine: str) -> None:
         for use in (source.read("x"), source.list_files()):
             with pytest.raises(SourceUnavailable, match=r"'cloud' cannot be reached|of source 'cloud'"):
                 await use
+
+
+async def test_names_that_are_no_text(server: FaultServer) -> None:
+    """A name that cannot be written in UTF-8 does not exist in GCS."""
+    async with make(server, "gcsfs") as source:
+        with pytest.raises(NotFound, match="valid UTF-8"):
+            await source.read("\udcff.bin")
+    assert not server.requests
+
+
+async def test_answers_without_a_range_or_a_size(server: FaultServer) -> None:
+    """An answer that is not the range asked for, or that has no length, is refused by gcsfs's engine."""
+    async with make(server, "gcsfs") as source:
+        with pytest.raises(BadRequest, match="sent another range of 'x'"):
+            await source.read("x", 0, 1)
+        answer_with(server, respond(body=b"x", length=None, **HEADERS))
+        with pytest.raises(BadRequest, match="does not tell the size of 'x'"):
+            await source.read("x")
 
 
 async def test_a_read_is_cancelled_at_once(server: FaultServer, engine: str) -> None:
