@@ -95,7 +95,15 @@ class InvalidPath(StreamingError, ValueError):
 
 
 class SourceError(StreamingError, OSError):
-    """Reading or listing a source failed."""
+    """Reading or listing a source failed.
+
+    Attributes:
+        status: of the server's answer, or None.
+        retry_after_s: how many seconds the server asks to wait before the next try, or None.
+    """
+
+    status: int | None = None
+    retry_after_s: float | None = None
 
 
 class NotFound(SourceError, FileNotFoundError):

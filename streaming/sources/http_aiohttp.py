@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yarl
@@ -78,7 +79,7 @@ class AiohttpClient:
                 if answer.status == 416:
                     return self._blob_beyond(answer, path, start)
                 if answer.status not in (200, 206):
-                    raise error_of_status(answer.status, path, self._source)
+                    raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
                     raise NotFound(text, path=path, source=self._source)
@@ -92,7 +93,7 @@ class AiohttpClient:
         with self._translated(path):
             async with (await self._session()).get(target, headers=self._headers_for(target, {})) as answer:
                 if answer.status != 200:
-                    raise error_of_status(answer.status, path, self._source)
+                    raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     body = bytes((await self._read_encoded(answer, path, 0, None)).data)
                 else:
@@ -101,6 +102,8 @@ class AiohttpClient:
 
     async def aclose(self) -> None:
         """Close the sessions of all loops."""
+        if self._pid != os.getpid():
+            self._sessions.clear()  # the parent's; see `_keep_inherited`
         while self._sessions:
             await _close(*self._sessions.popitem())
 
@@ -121,7 +124,11 @@ class AiohttpClient:
         # No limit here: who reads decides how much is in flight.
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
         session = self._sessions[loop] = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            timeout=self._timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=_proxy_for(self._origin),
         )
         _clients.add(self)
         for ended in [each for each in self._sessions if each.is_closed()]:
@@ -239,6 +246,18 @@ class AiohttpClient:
 
 
 _clients: weakref.WeakSet[AiohttpClient] = weakref.WeakSet()
+_inherited: list[aiohttp.ClientSession] = []
+
+
+def _keep_inherited() -> None:
+    """Let a forked child keep its parent's sessions: one that is closed or collected there takes its connections off the
+    list that both wait on, and the parent's next read hangs."""
+    for client in _clients:
+        _inherited.extend(client._sessions.values())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 @atexit.register
@@ -254,6 +273,14 @@ async def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession
         await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
     else:
         await session.close()
+
+
+def _proxy_for(origin: yarl.URL) -> str | None:
+    """The proxy that the environment names for a server (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), or None.
+
+    Looked up once: aiohttp's own `trust_env` does so for each request, and reads netrc too.
+    """
+    return None if proxy_bypass(origin.host or "") else getproxies().get(origin.scheme)
 
 
 def _content_range(answer: aiohttp.ClientResponse) -> tuple[int | None, int | None]:

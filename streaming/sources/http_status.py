@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -29,11 +33,26 @@ _OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of
 _SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
 
 
-def error_of_status(status: int, path: str, source: str) -> SourceError:
-    """The error for an answer whose status is not a success."""
+def error_of_status(status: int, path: str, source: str, headers: Mapping[str, str] | None = None) -> SourceError:
+    """The error for an answer whose status is not a success; it has the status, and what `Retry-After` asks for."""
     other = _SERVER_FAILED if status >= 500 else _OTHER_REFUSAL if status >= 400 else _OTHER_REDIRECT
     kind, text = _MEANINGS.get(status, other)
-    return kind(f"the server of source {source!r} answered {status} for {path!r}, {text}", path=path, source=source)
+    error = kind(f"the server of source {source!r} answered {status} for {path!r}, {text}", path=path, source=source)
+    error.status = status
+    error.retry_after_s = _retry_after_s(headers.get("Retry-After")) if headers is not None else None
+    return error
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds to wait, from a number or a date; None where there is neither."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
 
 
 def plain_etag(etag: str | None) -> str | None:

@@ -350,3 +350,33 @@ def test_one_loop_after_another(python_server: WebServer, engine: str) -> None:
         assert asyncio.run(source.read("a.bin")).size == len(BODY)
         assert asyncio.run(source.list_files()) == ["a.bin"]
     asyncio.run(source.aclose())
+
+
+async def test_a_refusal_says_its_status_and_when_to_come_back(server: FaultServer, make: Make) -> None:
+    """What waits before another try reads both from the error; obstore keeps no headers of a refusal."""
+    server.answers["/a.bin"] = respond(503, Retry_After="7")
+    server.answers["/b.bin"] = respond(429, Retry_After="Mon, 01 Jan 2001 00:00:00 GMT")
+    server.answers["/c.bin"] = respond(429, Retry_After="soon")
+    source = make()
+    errors = {}
+    for name in "abc":
+        with pytest.raises(SourceUnavailable) as caught:
+            await source.read(f"{name}.bin")
+        errors[name] = caught.value
+    assert [error.status for error in errors.values()] == [503, 429, 429]
+    waits = [error.retry_after_s for error in errors.values()]
+    assert waits == ([None] * 3 if source.config.engine == "obstore" else [7, 0, None])
+
+
+async def test_the_proxy_of_the_environment_is_asked(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both engines send their requests to the proxy that HTTP_PROXY names, but for hosts in NO_PROXY."""
+    server.answers["http://far.invalid/a.bin"] = respond(body=b"by proxy")
+    server.answers["/a.bin"] = respond(body=b"direct")
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("http_proxy", server.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    for engine in ("obstore", "aiohttp"):
+        for url, expected in (("http://far.invalid/", b"by proxy"), (server.url, b"direct")):
+            async with HTTPDataSource(DataSourceConfig("far", "http", url, engine=engine)) as source:
+                assert bytes((await source.read("a.bin")).data) == expected

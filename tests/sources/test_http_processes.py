@@ -30,6 +30,7 @@ asyncio.run(read(inherited))
 if os.fork() == 0:
     asyncio.run(read(inherited))
     asyncio.run(read(make(childs_engine)))
+    asyncio.run(inherited.aclose())
     os._exit(0)
 os.wait()
 asyncio.run(read(inherited))
