@@ -166,7 +166,7 @@ class Failover(Wrapper):
             _log.warning("copy_denied source=%s reason=%s", copy.source.name, error)
         if error.retryable and not copy.is_failing:
             copy.is_failing = True
-            _log.warning("copy_failing source=%s reason=%s", copy.source.name, error)
+            _log.info("copy_failing source=%s reason=%s", copy.source.name, error)
 
     def _verdict(self, failures: _Failures, path: str) -> StreamingError:
         """The one error for a read that no copy could serve."""

@@ -250,8 +250,8 @@ _inherited: list[aiohttp.ClientSession] = []
 
 
 def _keep_inherited() -> None:
-    """Let a forked child keep its parent's sessions: one that is closed or collected there takes its connections off the
-    list that both wait on, and the parent's next read hangs."""
+    """Let a forked child keep its parent's sessions. One that is closed or collected there takes its connections off
+    the list that both wait on, and the parent's next read hangs."""
     for client in _clients:
         _inherited.extend(client._sessions.values())
 

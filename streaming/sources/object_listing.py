@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from streaming.sources.base import FileInfo
@@ -33,31 +33,32 @@ async def list_in_parallel(listing: Listing, prefix: str) -> AsyncIterator[FileI
     """All objects whose path begins with `prefix`, in an order that depends on nothing but the objects."""
     gate = asyncio.Semaphore(LISTINGS_AT_ONCE)
     folder, slash, start = prefix.rpartition("/")
-    files = _iter_folder(listing, folder + slash, start, gate)
+    found = _pages(listing, folder + slash, start, gate)
     try:
-        async for info in files:
-            if info.path.startswith(prefix):
+        async for page in found:
+            for info in page:
                 yield info
     finally:
-        await files.aclose()  # type: ignore[attr-defined]
+        await found.aclose()
 
 
-async def _iter_folder(listing: Listing, folder: str, start: str, gate: asyncio.Semaphore) -> AsyncIterator[FileInfo]:
+async def _pages(
+    listing: Listing, folder: str, start: str, gate: asyncio.Semaphore
+) -> AsyncGenerator[list[FileInfo], None]:
+    """The same page by page, as each layer of generators costs every item that goes through it."""
     if not start:
         pages = listing.pages(folder)
         page = await _next_page(pages, gate)
         if not _folders_pay(page, len(folder)):
             while page:
-                for info in page:
-                    yield info
+                yield page
                 page = await _next_page(pages, gate)
             return
     async with gate:
         objects, folders = await listing.level(folder, start)
-    for info in objects:
-        yield info
+    yield [info for info in objects if info.path.startswith(folder + start)]
     waiting = (each for each in sorted(folders) if each.startswith(folder + start))
-    ahead: deque[asyncio.Task[list[FileInfo]]] = deque()
+    ahead: deque[asyncio.Task[list[list[FileInfo]]]] = deque()
     try:
         while True:
             while len(ahead) < LISTINGS_AT_ONCE and (each := next(waiting, None)) is not None:
@@ -66,16 +67,16 @@ async def _iter_folder(listing: Listing, folder: str, start: str, gate: asyncio.
                 return
             found = await ahead[0]
             ahead.popleft()
-            for info in found:
-                yield info
+            for page in found:
+                yield page
     finally:
         for task in ahead:
             task.cancel()
         await asyncio.gather(*ahead, return_exceptions=True)
 
 
-async def _collect(listing: Listing, folder: str, gate: asyncio.Semaphore) -> list[FileInfo]:
-    return [info async for info in _iter_folder(listing, folder, "", gate)]
+async def _collect(listing: Listing, folder: str, gate: asyncio.Semaphore) -> list[list[FileInfo]]:
+    return [page async for page in _pages(listing, folder, "", gate)]
 
 
 async def _next_page(pages: AsyncIterator[list[FileInfo]], gate: asyncio.Semaphore) -> list[FileInfo]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -98,16 +98,11 @@ class ObjectStoreReader:
             raise self._translated(refused, path) from refused
         return await self.get(path, start, end)
 
-    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
         if self._pid != os.getpid():
             self._open()
-        files = list_in_parallel(self, prefix)
-        try:
-            async for info in files:
-                yield info
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
+        return list_in_parallel(self, prefix)
 
     async def aclose(self) -> None:
         """Let go of the store."""
@@ -196,13 +191,13 @@ class ObjectStoreReader:
                 raise self._translated(error, folder) from error
             finally:
                 http_obstore._in_flight.pop()
-            found = [*last, *map(self._info, metas or ())]
+            found = [*last, *self._infos(metas or ())]
             if metas is None:
                 if found and not _is_mark(found[0], "", folder):
                     yield found
                 return
             last = found[-1:]
-            if page := [info for info, after in pairwise(found) if not _is_mark(info, after.path, folder)]:
+            if page := [info for info, after in pairwise(found) if info.size or not _is_mark(info, after.path, folder)]:
                 yield page
 
     async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
@@ -215,12 +210,15 @@ class ObjectStoreReader:
         finally:
             http_obstore._in_flight.pop()
         skip = len(self._root)
-        objects = [info for info in map(self._info, found["objects"]) if not _is_mark(info, "", folder)]
+        objects = [info for info in self._infos(found["objects"]) if not _is_mark(info, "", folder)]
         return objects, [f"{each[skip:]}/" for each in found["common_prefixes"]]
 
-    def _info(self, meta: Any) -> FileInfo:
-        path = meta["path"][len(self._root) :]
-        return FileInfo(path, meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"].timestamp())
+    def _infos(self, metas: Iterable[Any]) -> list[FileInfo]:
+        skip = len(self._root)
+        return [
+            FileInfo(meta["path"][skip:], meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"].timestamp())
+            for meta in metas
+        ]
 
 
 def _is_mark(info: FileInfo, after: str, folder: str) -> bool:

@@ -77,14 +77,9 @@ class Aioboto3Reader:
                 raise
         return await self.get(path, start, end)
 
-    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
-        files = list_in_parallel(self, prefix)
-        try:
-            async for info in files:
-                yield info
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
+        return list_in_parallel(self, prefix)
 
     async def aclose(self) -> None:
         """Close the clients of all loops."""

@@ -479,7 +479,7 @@ async def test_profile_whose_keys_end(
     keys = {"Version": 1, "AccessKeyId": "testkey", "SecretAccessKey": "testsecret", "Expiration": ends}
     settings_file("credentials", json.dumps(keys))
     settings_file("config", f"[default]\ncredential_process = cat {os.environ['AWS_SHARED_CREDENTIALS_FILE']}\n")
-    clean_environment.delenv("AWS_SHARED_CREDENTIALS_FILE")
+    clean_environment.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     async with S3DataSource(s3.config(f"s3://{bucket}", **NO_LOGIN, engine=engine)) as source:
         assert bytes((await source.read("a.bin")).data) == b"abc"
 
