@@ -69,8 +69,8 @@ class Aioboto3Reader:
         client: Any = None
         try:
             with self._translated(path):
+                client = await self._client()  # the first takes 0.4 s of computing: not the server's
                 async with asyncio.timeout(self._timeout_s):
-                    client = await self._client()
                     return await self._get(client, path, start, end)
         except SourceError as error:
             if client is None or code_of(error.__cause__) not in LOGIN_OUTDATED or not self._retire(client):
@@ -248,8 +248,9 @@ class Aioboto3Reader:
     async def _list(self, prefix: str, extra: dict[str, str]) -> Any:
         asked = {"Bucket": self._place.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer, **extra}
         with self._translated(prefix):
+            client = await self._client()
             async with asyncio.timeout(self._timeout_s):
-                return await (await self._client()).list_objects_v2(**asked)
+                return await client.list_objects_v2(**asked)
 
     def _infos(self, answer: Any) -> list[FileInfo]:
         skip = len(self._root)
