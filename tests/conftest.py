@@ -7,6 +7,7 @@ import http.server
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 SERVICES = Path(__file__).parent / "services"
+INSTALLED = Path(sys.prefix) / "services"
+"""Where `make services` puts those that are Python packages; tests without theirs are left out."""
 
 
 @dataclass(frozen=True)

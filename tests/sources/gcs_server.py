@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import json
 import os
@@ -10,14 +9,12 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.conftest import SERVICES
+from tests.conftest import INSTALLED, SERVICES
 
 
 @dataclass(frozen=True)
@@ -52,29 +49,17 @@ class GcsServer:
             connection.close()
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time, so that the first installs the server and the others find it."""
-    with (folder / "gcs.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @pytest.fixture(scope="session")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
     """fake-gcs-server at a free port of loopback."""
     folder = tmp_path_factory.mktemp("gcs")
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["bash", str(SERVICES / "start-gcs.sh"), str(folder), str(port)]
-    environment = {**os.environ, "VENV": str(shared / "gcs-venv")}
+    environment = {**os.environ, "VENV": str(INSTALLED / "gcs")}
     try:
-        with _alone(shared):
-            subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         yield GcsServer(f"http://127.0.0.1:{port}")
     finally:
         subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import subprocess
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-SERVICES = Path(__file__).parent.parent / "services"
+from tests.conftest import INSTALLED, SERVICES
 
 
 @dataclass(frozen=True)
@@ -37,26 +36,23 @@ class Hub:
 
 
 @contextlib.contextmanager
-def running_hub(folder: Path, shared: Path) -> Iterator[Hub]:
+def running_hub(folder: Path) -> Iterator[Hub]:
     """Start a stand-in without repositories at free ports of loopback, and end it.
 
     Args:
         folder: an empty folder of its own.
-        shared: a folder of all processes of this test run, where the first installs what the others use too.
     """
     (folder / "repos").mkdir()
     port, upstream = free_port(), free_port()
     environment = {
         **os.environ,
         "HF_REPOS": str(folder / "repos"),
-        "VENV": str(shared / "hub-venv"),
+        "VENV": str(INSTALLED / "hub"),
         "OLAH_PORT": str(upstream),
     }
     command = ["bash", str(SERVICES / "start-hfhub.sh"), str(folder), str(port)]
     try:
-        with (shared / "hub-venv.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         yield Hub(f"http://127.0.0.1:{port}", folder)
     finally:
         subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)

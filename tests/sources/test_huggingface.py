@@ -35,10 +35,7 @@ PINNED = respond(200, json.dumps({"sha": COMMIT}).encode())
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """The stand-in of the Hub."""
-    base = tmp_path_factory.getbasetemp()
-    with running_hub(
-        tmp_path_factory.mktemp("hub"), base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    ) as running:
+    with running_hub(tmp_path_factory.mktemp("hub")) as running:
         yield running
 
 
