@@ -14,10 +14,11 @@ from urllib.parse import unquote
 
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_listing import parse_index
-from streaming.sources.http_obstore import NotPlain, ObstoreClient, is_usable
+from streaming.sources.http_obstore import NotPlain, ObstoreClient
 from streaming.sources.http_place import place_of
 from streaming.sources.http_status import opened_before_fork
 from streaming.sources.http_walk import walk
+from streaming.sources.obstore_process import is_usable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig

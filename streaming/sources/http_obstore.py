@@ -5,11 +5,7 @@ Only plain answers are taken here. For what is out of the ordinary `NotPlain` as
 
 from __future__ import annotations
 
-import atexit
-import os
 import re
-import time
-from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -17,9 +13,10 @@ from typing import TYPE_CHECKING
 from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import HTTPStore
 
-from streaming.errors import BadRequest, Closed, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
+from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
 from streaming.sources.base import Blob, too_large
-from streaming.sources.http_status import error_of_status, opened_before_fork
+from streaming.sources.http_status import error_of_status
+from streaming.sources.obstore_process import begin_read, claim, end_read
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -27,35 +24,10 @@ if TYPE_CHECKING:
 _STATUS = re.compile(r"Status \{\s*status: (\d{3}),")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+),")
 _NEEDS_AIOHTTP = re.compile(r"\b(MissingContentLength|UnexpectedRange|InvalidContentRange)\b")
-_first_pid: int | None = None  # of the process that started obstore's threads
-_in_flight: deque[None] = deque()  # an entry for each read; its ends are safe to use from several loops' threads
-_is_exiting = False
-
-EXIT_WAIT_S = 2.0  # for reads in flight when the interpreter ends
-EXIT_SETTLE_S = 0.02  # for obstore's threads to drop what they held
 
 
 class NotPlain(Exception):
     """This answer needs aiohttp: no length, no ranges, an encoded body, a range at the end, an unusual name."""
-
-
-def is_usable() -> bool:
-    """Whether obstore can run in this process: its threads stay behind in a fork, and every call then hangs."""
-    return _first_pid in (None, os.getpid())
-
-
-def _finish_reads() -> None:
-    """Let obstore's threads come to rest before the interpreter ends.
-
-    One that hands over a result while Python is being taken down aborts the process: seen in 10 of 40 processes that
-    ended right after a read, in none with this. New reads are refused meanwhile.
-    """
-    global _is_exiting
-    _is_exiting = True
-    until = time.monotonic() + EXIT_WAIT_S
-    while _in_flight and time.monotonic() < until:
-        time.sleep(0.001)
-    time.sleep(EXIT_SETTLE_S)
 
 
 class ObstoreClient:
@@ -71,12 +43,7 @@ class ObstoreClient:
     """
 
     def __init__(self, config: DataSourceConfig, root: str, headers: Mapping[str, str]) -> None:
-        global _first_pid
-        if not is_usable():
-            raise opened_before_fork(config.name, _first_pid or 0)
-        if _first_pid is None:
-            _first_pid = os.getpid()
-            atexit.register(_finish_reads)
+        claim(config.name)
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
@@ -97,10 +64,8 @@ class ObstoreClient:
         Raises:
             NotPlain: if the answer is one for aiohttp.
         """
-        if _is_exiting:
-            raise Closed(f"source {self._source!r} is closed, as the interpreter ends", source=self._source)
         whole = start == 0 and end is None
-        _in_flight.append(None)
+        begin_read(self._source)
         try:
             if whole:
                 answer = await self._get(path)
@@ -117,7 +82,7 @@ class ObstoreClient:
         except (BaseError, OSError, ValueError) as error:
             raise self._translated(path, error) from error
         finally:
-            _in_flight.pop()
+            end_read()
         if len(data) != length:
             text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
             raise TruncatedRead(text, path=path, source=self._source)

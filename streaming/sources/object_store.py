@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from obstore.exceptions import BaseError
 
-from streaming.errors import BadRequest, Closed, ObjectChanged, StreamingError, TruncatedRead
-from streaming.sources import http_obstore
+from streaming.errors import BadRequest, ObjectChanged, StreamingError, TruncatedRead
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED, code_of, status_of, translated
 from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.obstore_process import begin_read, claim, end_read
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -82,7 +81,7 @@ class ObjectStoreReader:
         store = self._store if self._pid == os.getpid() else self._open()
         if path.endswith("/"):  # obstore would read the name without it
             raise self._unreadable(path)
-        http_obstore._in_flight.append(None)
+        begin_read(self._source)
         try:
             return await self._get(store, path, start, end)
         except StreamingError:
@@ -92,7 +91,7 @@ class ObjectStoreReader:
                 raise self._translated(error, path) from error
             refused = error
         finally:
-            http_obstore._in_flight.pop()
+            end_read()
         again = self._reopened(store)
         if again is None:
             raise self._translated(refused, path) from refused
@@ -111,11 +110,9 @@ class ObjectStoreReader:
 
     def _open(self) -> Any:
         """Make the store, at the first use in a process."""
-        if self._pid or not http_obstore.is_usable():
-            raise opened_before_fork(self._source, self._pid or http_obstore._first_pid or 0)
-        if http_obstore._first_pid is None:
-            http_obstore._first_pid = os.getpid()
-            atexit.register(http_obstore._finish_reads)
+        if self._pid:
+            raise opened_before_fork(self._source, self._pid)
+        claim(self._source)
         self._store = self._make_store()
         self._pid = os.getpid()
         return self._store
@@ -131,8 +128,6 @@ class ObjectStoreReader:
         return self._store
 
     async def _get(self, store: Any, path: str, start: int, end: int | None) -> Blob:
-        if http_obstore._is_exiting:
-            raise Closed(f"source {self._source!r} is closed, as the interpreter ends", source=self._source)
         whole = start == 0 and end is None
         if start == end:
             return await self._empty(store, path, start, end)
@@ -184,13 +179,13 @@ class ObjectStoreReader:
         last: list[FileInfo] = []  # held back until the next is known: it may be the mark of the next one's folder
         stream = self._store.list((self._root + folder) or None, chunk_size=PAGE)
         while True:
-            http_obstore._in_flight.append(None)
+            begin_read(self._source)
             try:
                 metas = await anext(stream, None)
             except _FAILURES as error:
                 raise self._translated(error, folder) from error
             finally:
-                http_obstore._in_flight.pop()
+                end_read()
             found = [*last, *self._infos(metas or ())]
             if metas is None:
                 if found and not _is_mark(found[0], "", folder):
@@ -202,13 +197,13 @@ class ObjectStoreReader:
 
     async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder."""
-        http_obstore._in_flight.append(None)
+        begin_read(self._source)
         try:
             found = await self._store.list_with_delimiter_async((self._root + folder) or None)
         except _FAILURES as error:
             raise self._translated(error, folder + start) from error
         finally:
-            http_obstore._in_flight.pop()
+            end_read()
         skip = len(self._root)
         objects = [info for info in self._infos(found["objects"]) if not _is_mark(info, "", folder)]
         return objects, [f"{each[skip:]}/" for each in found["common_prefixes"]]
