@@ -1,0 +1,330 @@
+"""How near does the adapter come to a bare loop over the same client library?
+
+Objects of 100 kB in servers of S3, GCS, the Hub and HTTP on this machine, 64 reads in flight, in shuffled order. The
+bare loop has 64 tasks over the client library itself, no batch barrier and nothing that survives a failure; the
+adapter is made from its configuration, with all of that. Both decode with the same codec and stack batches of 64.
+Server and reader share the processor: the rates compare the two, and say little of a cloud.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import aioboto3
+import aiohttp
+import boto3
+import obstore.store
+import report
+import torch
+import uvloop
+from botocore.config import Config
+from http_loopback import BATCH, IN_FLIGHT, SERVICES, bare, collate, write_objects
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+from streaming.adapter import StreamingDatasetAdapter
+
+BUCKET = "bench"
+CACHE_GB = 0.05  # less than an epoch, so that cache memory is used again as in a long run
+KEYS = {"aws_access_key_id": "testkey", "aws_secret_access_key": "testsecret"}
+OBSTORE_OPTIONS = {"allow_http": True}
+Read = Callable[[str], Awaitable[Any]]
+
+
+@dataclass
+class Engine:
+    """A client library over one server.
+
+    Attributes:
+        source: the configuration for the adapter.
+        opened: opens a client, and gives what reads an object by it.
+        cpu: seconds per 1,000 objects of each run so far, by contender.
+    """
+
+    source: dict[str, Any]
+    opened: Callable[[], AbstractAsyncContextManager[Read]]
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {"bare": [], "adapter": []})
+
+    @contextlib.contextmanager
+    def counting(self, contender: str, objects: int) -> Iterator[None]:
+        """Notes the processor time of this process."""
+        started = time.process_time()
+        yield
+        self.cpu[contender].append((time.process_time() - started) / objects * 1000)
+
+    def run_bare(self, names: list[str]) -> float:
+        """Objects per second of the bare loop; its client is open before."""
+
+        async def run() -> float:
+            async with self.opened() as read:
+                with self.counting("bare", len(names)):
+                    return await bare(read, names)
+
+        return uvloop.run(run())
+
+    def run_adapter(self, seed: int) -> float:
+        """Objects per second of adapter, look-ahead and DataLoader; the index is built before, with an open client."""
+        with StreamingDatasetAdapter(self.source, concurrency=IN_FLIGHT, cache_size_gb=CACHE_GB) as adapter:
+            order = RandomSampler(adapter, generator=torch.Generator().manual_seed(seed))
+            batches = adapter.look_ahead(BatchSampler(order, BATCH, drop_last=False))
+            with self.counting("adapter", len(adapter)):
+                started = time.perf_counter()
+                count = sum(len(batch) for batch in DataLoader(adapter, batch_sampler=batches, collate_fn=collate))
+                return count / (time.perf_counter() - started)
+
+
+@contextlib.asynccontextmanager
+async def by_obstore(make: Callable[[], Any]) -> AsyncIterator[Read]:
+    """Reads by a store of obstore."""
+    store = make()
+
+    async def read(name: str) -> Any:
+        return await (await store.get_async(name)).bytes_async()
+
+    yield read
+
+
+@contextlib.asynccontextmanager
+async def by_aioboto3(url: str) -> AsyncIterator[Read]:
+    """Reads by a client of aioboto3."""
+    async with s3_client(url) as client:
+
+        async def read(name: str) -> bytes:
+            answer = await client.get_object(Bucket=BUCKET, Key=name)
+            async with answer["Body"] as body:
+                return await body.read()
+
+        yield read
+
+
+@contextlib.asynccontextmanager
+async def by_gcsfs(url: str) -> AsyncIterator[Read]:
+    """Reads by a file system of gcsfs."""
+    import gcsfs  # after the variable that it looks at once is set
+
+    files = gcsfs.GCSFileSystem(endpoint_url=url, token="anon", asynchronous=True, skip_instance_cache=True)
+    session = await files._set_session()
+
+    async def read(name: str) -> bytes:
+        return await files._cat_file(f"{BUCKET}/{name}")
+
+    yield read
+    await session.close()
+
+
+@contextlib.asynccontextmanager
+async def by_aiohttp(url: str) -> AsyncIterator[Read]:
+    """Reads by a session of aiohttp."""
+    connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+
+        async def read(name: str) -> bytes:
+            async with session.get(f"{url}/{name}") as answer:
+                answer.raise_for_status()
+                return await answer.read()
+
+        yield read
+
+
+def s3_client(url: str) -> Any:
+    """A client of aioboto3, to be opened by `async with`."""
+    return aioboto3.Session(**KEYS).client("s3", endpoint_url=url, region_name="us-east-1", config=s3_config())
+
+
+def s3_config() -> Config:
+    """One request for each object, where newer versions would read it in pieces to check it: so is the faster way."""
+    checks = {"request_checksum_calculation", "response_checksum_validation"} & set(Config.OPTION_DEFAULTS)
+    settings: dict[str, Any] = dict.fromkeys(checks, "when_required")
+    return Config(max_pool_connections=IN_FLIGHT, s3={"addressing_style": "path"}, **settings)
+
+
+def s3_store(url: str) -> obstore.store.S3Store:
+    """A store of obstore over the bucket."""
+    return obstore.store.S3Store(
+        BUCKET,
+        endpoint=url,
+        region="us-east-1",
+        access_key_id=KEYS["aws_access_key_id"],
+        secret_access_key=KEYS["aws_secret_access_key"],
+        virtual_hosted_style_request=False,
+        client_options=OBSTORE_OPTIONS,
+    )
+
+
+def s3_source(url: str, engine: str) -> dict[str, Any]:
+    """The configuration of a source over the bucket."""
+    options = {"endpoint_url": url, "region": "us-east-1"}
+    root = {"name": "data", "type": "s3", "path": f"s3://{BUCKET}", "engine": engine}
+    return {**root, "credentials": KEYS, "storage_options": options}
+
+
+@contextlib.contextmanager
+def served(script: str, folder: Path, **environment: str) -> Iterator[str]:
+    """Run a server of `tests/services` at free ports; gives its URL, and ends it."""
+    try:
+        command = ["bash", str(SERVICES / script), str(folder), str(free_ports())]
+        started = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+        yield started.stdout.strip().splitlines()[-1]
+    finally:
+        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True, capture_output=True)
+
+
+def free_ports() -> int:
+    """A port that is free together with the next one, which some servers need too."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+@contextlib.contextmanager
+def s3(folder: Path, objects: Path, names: list[str], _: Path) -> Iterator[dict[str, Engine]]:
+    """Ceph's object gateway, objects in RAM."""
+    with served("start-s3.sh", folder) as url:
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", config=s3_config(), **KEYS)
+        client.create_bucket(Bucket=BUCKET)
+        place(names, lambda name: client.put_object(Bucket=BUCKET, Key=name, Body=(objects / name).read_bytes()))
+        client.close()
+        yield {
+            "s3_obstore": Engine(s3_source(url, "obstore"), partial(by_obstore, partial(s3_store, url))),
+            "s3_aioboto3": Engine(s3_source(url, "aioboto3"), partial(by_aioboto3, url)),
+        }
+
+
+@contextlib.contextmanager
+def gcs(folder: Path, objects: Path, names: list[str], venvs: Path) -> Iterator[dict[str, Engine]]:
+    """fake-gcs-server, objects in RAM."""
+    with served("start-gcs.sh", folder, VENV=str(venvs / "gcs"), GCS_BUCKET=BUCKET) as url:
+
+        def put(name: str) -> None:
+            address = f"{url}/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={name.replace('/', '%2F')}"
+            with urlopen(Request(address, (objects / name).read_bytes(), method="POST")) as answer:
+                answer.read()
+
+        place(names, put)
+        source = {"name": "data", "type": "gcs", "path": f"gs://{BUCKET}", "storage_options": {"endpoint_url": url}}
+        store = partial(
+            obstore.store.GCSStore,
+            BUCKET,
+            base_url=url,
+            skip_signature=True,
+            client_options=OBSTORE_OPTIONS,
+        )
+        yield {
+            "gcs_obstore": Engine({**source, "engine": "obstore"}, partial(by_obstore, store)),
+            "gcs_gcsfs": Engine({**source, "engine": "gcsfs"}, partial(by_gcsfs, url)),
+        }
+
+
+@contextlib.contextmanager
+def hub(folder: Path, objects: Path, names: list[str], venvs: Path) -> Iterator[dict[str, Engine]]:
+    """A stand-in of the Hub: nginx gives the files."""
+    data = folder / "repos" / "org"
+    data.mkdir(parents=True)
+    (data / "data").symlink_to(objects)
+    settings = {"VENV": str(venvs / "hub"), "HF_REPOS": str(folder / "repos")}
+    with served("start-hfhub.sh", folder, **settings) as url:
+        options = {"endpoint": url, "token": False}
+        source = {"name": "data", "type": "huggingface", "path": "org/data", "storage_options": options}
+        commit = (folder / "publish.log").read_text().strip()
+        files = f"{url}/datasets/org/data/resolve/{commit}"
+        yield {"hub": Engine(source, partial(by_aiohttp, files))}
+
+
+@contextlib.contextmanager
+def http(folder: Path, objects: Path, names: list[str], _: Path) -> Iterator[dict[str, Engine]]:
+    """A plain nginx."""
+    (folder / "www").mkdir(parents=True)
+    with served("start-nginx.sh", folder) as url:
+        (folder / "www" / "raw").symlink_to(objects / "raw")
+        listing = [{"path": name, "size": (objects / name).stat().st_size} for name in names]
+        (folder / "www" / "index.json").write_text(json.dumps(listing))
+        source = {"name": "data", "type": "http", "path": url, "storage_options": {"index": "index.json"}}
+        store = partial(obstore.store.HTTPStore.from_url, url, client_options=OBSTORE_OPTIONS)
+        yield {
+            "http_obstore": Engine({**source, "engine": "obstore"}, partial(by_obstore, store)),
+            "http_aiohttp": Engine({**source, "engine": "aiohttp"}, partial(by_aiohttp, url)),
+        }
+
+
+CLOUDS = {"s3": s3, "gcs": gcs, "hub": hub, "http": http}
+
+
+def place(names: list[str], put: Callable[[str], Any]) -> None:
+    """Put all objects, some at once."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(put, names))
+
+
+def measure(engine: Engine, names: list[str], repeats: int, seed: int) -> dict[str, Any]:
+    """The figures of one engine."""
+    shuffled = random.Random(seed).sample(names, len(names))
+    runs = {"bare": lambda: engine.run_bare(shuffled), "adapter": lambda: engine.run_adapter(seed)}
+    for run in runs.values():  # imports and first connections are no part of the question
+        run()
+    engine.cpu = {name: [] for name in runs}
+    rates = report.interleaved(repeats, runs)
+    return {
+        "adapter_over_bare": report.ratio(rates["adapter"], rates["bare"]),
+        "objects_per_second": {name: report.spread(values) for name, values in rates.items()},
+        "cpu_seconds_per_1000": {name: report.median(values) for name, values in engine.cpu.items()},
+    }
+
+
+def show(figures: dict[str, dict[str, Any]]) -> None:
+    """The table for people."""
+    rows: list[list[object]] = [["engine", "ratio", "min", "max", "bare/s", "adapter/s", "bare cpu", "adapter cpu"]]
+    for name, of_engine in figures.items():
+        ratio, rates, cpu = of_engine.values()
+        cells = [*ratio.values(), rates["bare"]["median"], rates["adapter"]["median"], *cpu.values()]
+        rows.append([name, *cells])
+    report.table("adapter over bare loop; CPU in seconds per 1,000 objects", rows)
+
+
+def main() -> None:
+    """Run everything and print a table and one line of JSON."""
+    parser = report.options(__doc__)
+    parser.add_argument("--objects", type=int, default=512, help="a run (default 512)")
+    parser.add_argument("--clouds", nargs="*", default=list(CLOUDS), choices=list(CLOUDS), help="default: all")
+    parser.add_argument("--venvs", type=Path, help="folder of the servers' own environments (default: made anew)")
+    arguments = parser.parse_args()
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # or gcsfs asks by gRPC, 60 s for a bucket
+    figures: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        names = write_objects(folder / "objects", "raw", arguments.objects)
+        (folder / "objects" / "ra.json").unlink()
+        for cloud in arguments.clouds:
+            with CLOUDS[cloud](
+                folder / cloud, folder / "objects", names, arguments.venvs or folder / "venvs"
+            ) as engines:
+                for name, engine in engines.items():
+                    figures[name] = measure(engine, names, arguments.repeats, arguments.seed)
+                    print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
+    show(figures)
+    settings = {"objects": arguments.objects, "in_flight": IN_FLIGHT, "batch": BATCH, "cache_gb": CACHE_GB}
+    report.emit("clouds", {**settings, "engines": figures}, seed=arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
