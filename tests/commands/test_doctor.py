@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 from streaming.cli import app
 from tests.conftest import WebServer
 from tests.fault_server import FaultServer, respond
+from tests.sources.s3_server import KEYS, S3Server, s3
+
+__all__ = ["s3"]  # the fixture
 
 
 def findings(*arguments: str | Path) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -120,4 +123,25 @@ def test_variables_are_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> N
     result = CliRunner().invoke(app, ["doctor", "s3://bucket/x"])
     assert "AWS_ACCESS_KEY_ID (environment)" in result.stdout
     assert "127.0.0.1:1 cannot be reached" in result.stdout
+    assert "planted-secret" not in result.output
+
+
+def test_a_bucket_that_is_there_and_one_that_is_not(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keys of the environment a bucket is read; a missing one, and wrong keys, are told apart."""
+    s3.make_bucket("doctor")
+    s3.put("doctor", "a.bin", b"x" * 1000)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    code, found = findings("s3://doctor")
+    assert code == 0, found
+    assert found["list"]["detail"].startswith("1 objects in ")
+    code, found = findings("s3://no-such-bucket")
+    assert code == 1
+    assert "nothing is there" in found["list"]["cause"]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    result = CliRunner().invoke(app, ["doctor", "s3://doctor"])
+    assert result.exit_code == 1
+    assert "the login was refused" in result.stdout
     assert "planted-secret" not in result.output

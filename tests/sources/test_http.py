@@ -28,6 +28,7 @@ from streaming.errors import (
 )
 from streaming.sources import HTTPDataSource
 from tests.conftest import WebServer
+from tests.conftest import WebServer
 from tests.fault_server import Answer, FaultServer, Request, hang_up, never, reset, respond, trickle
 
 BODY = bytes(range(200))
@@ -380,3 +381,12 @@ async def test_the_proxy_of_the_environment_is_asked(server: FaultServer, monkey
         for url, expected in (("http://far.invalid/", b"by proxy"), (server.url, b"direct")):
             async with HTTPDataSource(DataSourceConfig("far", "http", url, engine=engine)) as source:
                 assert bytes((await source.read("a.bin")).data) == expected
+
+
+async def test_a_server_without_tls_is_not_read_by_https(nginx: WebServer, make: Make) -> None:
+    """A handshake that fails is a server that cannot be reached, not a missing object."""
+    engine = make().config.engine
+    url = nginx.url.replace("http://", "https://")
+    async with HTTPDataSource(DataSourceConfig("web", "http", url, engine=engine)) as source:
+        with pytest.raises(SourceUnavailable, match=r"a\.bin"):
+            await source.read("a.bin")
