@@ -28,7 +28,6 @@ from streaming.errors import (
 )
 from streaming.sources import HTTPDataSource
 from tests.conftest import WebServer
-from tests.conftest import WebServer
 from tests.fault_server import Answer, FaultServer, Request, hang_up, never, reset, respond, trickle
 
 BODY = bytes(range(200))
