@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def _epoch(adapter: StreamingDatasetAdapter, break_it: object) -> Epoch:
             if len(landed) == half and callable(break_it):
                 break_it()
             landed.append(time.perf_counter())
-    waits = [after - before for before, after in zip(landed, landed[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(landed)]
     quarter = half // 2
     return Epoch(
         quarter * BATCH / (landed[half - 1] - landed[half - 1 - quarter]),
@@ -65,7 +66,7 @@ def _epoch(adapter: StreamingDatasetAdapter, break_it: object) -> Epoch:
 
 
 def main() -> None:
-    parser = report.options(__doc__, repeats=5)
+    parser = report.options(__doc__, repeats=3)
     parser.add_argument("--objects", type=int, default=24_576, help="of an epoch (default 24576)")
     arguments = parser.parse_args()
     found: dict[str, list[Epoch]] = {"killed": [], "silent": [], "": []}

@@ -85,7 +85,7 @@ def _reached(landed: list[float], rate: float) -> float:
 
 
 def main() -> None:
-    parser = report.options(__doc__, repeats=3)
+    parser = report.options(__doc__, repeats=2)
     arguments = parser.parse_args()
     details: dict[str, list[tuple[float, float, float]]] = {"default": [], "concurrency=512": [], "no latency": []}
     with servers.nginx(OBJECTS, NBYTES, arguments.seed) as url, servers.fault_proxy(url) as proxy:
@@ -109,8 +109,7 @@ def main() -> None:
         "objects_per_second": {name: report.spread(values) for name, values in rates.items()},
     }
     rows: list[list[object]] = [["", "objects/s", "of best fixed", "of no latency", "s to 0.9", "in flight"]]
-    for number in FIXED:
-        rows.append([f"bare, {number} in flight", median(rates[str(number)]), "", "", "", number])
+    rows += [[f"bare, {number} in flight", median(rates[str(number)]), "", "", "", number] for number in FIXED]
     for name in details:
         reached, in_flight = (report.spread([run[place] for run in details[name]]) for place in (1, 2))
         of_best, of_free = report.ratio(rates[name], best), report.ratio(rates[name], rates["no latency"])

@@ -55,8 +55,8 @@ def fetch(url: str, mirror: str | None, is_hedged: bool, batches: int) -> Run:
 
 
 def main() -> None:
-    parser = report.options(__doc__, repeats=3)
-    parser.add_argument("--batches", type=int, default=300, help="of each run (default 300)")
+    parser = report.options(__doc__, repeats=2)
+    parser.add_argument("--batches", type=int, default=200, help="of each run (default 200)")
     parser.add_argument("--latency-ms", type=int, default=LATENCY_MS, help="of each request (default 10)")
     arguments = parser.parse_args()
     found: dict[str, list[Run]] = {}
