@@ -198,7 +198,7 @@ async def test_all_copies_down_ends_in_one_error() -> None:
     with pytest.raises(SourceUnavailable, match=r"one is gone.*two is gone") as caught:
         await driven(clock, source.read("0.bin"))
     assert {attempt.source for attempt in attempts_of(caught.value)} == {"one", "two"}
-    assert 40 < clock.time() <= 60.1
+    assert 25 < clock.time() <= 60.1  # it ends early where the next probe of a breaker comes after the deadline
 
 
 async def test_a_stale_mirror_waits_for_the_primary() -> None:

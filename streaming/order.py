@@ -1,0 +1,155 @@
+"""The order of samples as a pure function: (seed, epoch, position) -> sample, and back, in constant memory.
+
+A permutation of `range(n)` by a Feistel network over a mixed radix: a number is written as `left * b + right` with
+`a * b >= n`, and in each round one half is moved by a keyed hash of the other, modulo its own radix (Black and Rogaway,
+"Ciphers with Arbitrary Finite Domains", 2002, section 5). A result of `n` or more is put through again ("cycle
+walking"), which stays a permutation; `a` and `b` are near the square root of `n`, so that fewer than one in `sqrt(n)`
+is. Networks over bits walk up to four times per number just above a power of two.
+
+The hash of a round is that of splitmix64 (Steele, Lea and Flood, 2014) over the half and the round's key, without the
+last step, which leaves the upper bits as they are. These 32 are scaled to the radix by a multiplication (Lemire, 2019),
+which favours no value by more than `a / 2**32`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import xxhash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Step = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+
+__all__ = ["ALGORITHM", "Permutation"]
+
+ALGORITHM = 1
+"""Version of the function; part of every saved state, as another one gives another order."""
+
+MOST = 2**62
+ROUNDS = 6
+"""Four look random up to the root of the domain (Luby and Rackoff, 1988); two more are a margin."""
+
+_CHUNK = 1 << 15  # numbers at a time: their intermediate arrays stay in the second-level cache
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # of splitmix64
+_U30, _U27, _U32 = np.uint64(30), np.uint64(27), np.uint64(32)
+
+
+class Permutation:
+    """The order of one epoch.
+
+    Args:
+        n: how many samples; 0 to 2**62.
+        seed: any 64-bit integer.
+        epoch: each has an order of its own.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(self, n: int, seed: int = 0, epoch: int = 0) -> None:
+        if not 0 <= n <= MOST:
+            raise ValueError(f"n={n} is out of range: an order is of 0 to 2**62 samples")
+        for name, value in (("seed", seed), ("epoch", epoch)):
+            if not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name}={value} is out of range: give a 64-bit integer")
+        self.n = n
+        self.seed = seed
+        self.epoch = epoch
+        self._a = math.isqrt(max(n - 1, 0)) + 1
+        self._b = -(-max(n, 1) // self._a)
+        keys = (struct.pack("<qqqqq", ALGORITHM, n, seed, epoch, number) for number in range(ROUNDS))
+        self._keys = [np.uint64(xxhash.xxh3_64_intdigest(key)) for key in keys]
+
+    @overload
+    def __call__(self, positions: int) -> int: ...
+    @overload
+    def __call__(self, positions: NDArray[np.integer]) -> NDArray[np.int64]: ...
+    def __call__(self, positions: int | NDArray[np.integer]) -> int | NDArray[np.int64]:
+        """The samples at some positions of the epoch, as int64 of the same shape; an int for an int.
+
+        Raises:
+            IndexError: if a position is not in `range(n)`.
+        """
+        return self._mapped(positions, self._forward)
+
+    @overload
+    def inverse(self, samples: int) -> int: ...
+    @overload
+    def inverse(self, samples: NDArray[np.integer]) -> NDArray[np.int64]: ...
+    def inverse(self, samples: int | NDArray[np.integer]) -> int | NDArray[np.int64]:
+        """The positions at which some samples come.
+
+        Raises:
+            IndexError: if a sample is not in `range(n)`.
+        """
+        return self._mapped(samples, self._backward)
+
+    def _mapped(self, numbers: int | NDArray[np.integer], step: Step) -> int | NDArray[np.int64]:
+        asked = np.asarray(numbers)
+        if asked.size and not (asked.dtype.kind in "iu" and 0 <= int(asked.min()) and int(asked.max()) < self.n):
+            raise IndexError(f"positions and samples are integers from 0 to n - 1 = {self.n - 1}")
+        flat = asked.reshape(-1).astype(np.uint64)
+        for start in range(0, len(flat), _CHUNK):
+            flat[start : start + _CHUNK] = self._walked(flat[start : start + _CHUNK], step)
+        found = flat.astype(np.int64).reshape(asked.shape)
+        return int(found) if isinstance(numbers, int) else found
+
+    def _walked(self, numbers: NDArray[np.uint64], step: Step) -> NDArray[np.uint64]:
+        found = step(numbers)
+        outside = np.flatnonzero(found >= self.n)
+        while len(outside):
+            found[outside] = step(found[outside])
+            outside = outside[found[outside] >= self.n]
+        return found
+
+    def _forward(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        a, b = np.uint64(self._a), np.uint64(self._b)
+        left = numbers // b
+        right = numbers - left * b
+        for pair in range(0, ROUNDS, 2):
+            left = _sum(left, _hash(right, self._keys[pair], a), a)
+            right = _sum(right, _hash(left, self._keys[pair + 1], b), b)
+        return left * b + right
+
+    def _backward(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        a, b = np.uint64(self._a), np.uint64(self._b)
+        left = numbers // b
+        right = numbers - left * b
+        for pair in range(ROUNDS - 2, -1, -2):
+            right = _difference(right, _hash(left, self._keys[pair + 1], b), b)
+            left = _difference(left, _hash(right, self._keys[pair], a), a)
+        return left * b + right
+
+
+def _hash(half: NDArray[np.uint64], key: np.uint64, radix: np.uint64) -> NDArray[np.uint64]:
+    """A number below `radix` for each half."""
+    mixed = half ^ key
+    mixed ^= mixed >> _U30
+    mixed *= _FIRST
+    mixed ^= mixed >> _U27
+    mixed *= _SECOND
+    mixed >>= _U32
+    mixed *= radix
+    mixed >>= _U32
+    return mixed
+
+
+def _sum(numbers: NDArray[np.uint64], more: NDArray[np.uint64], radix: np.uint64) -> NDArray[np.uint64]:
+    """`(numbers + more) % radix` of numbers below it; a comparison is cheaper than a division."""
+    more += numbers
+    more -= radix * (more >= radix)
+    return more
+
+
+def _difference(numbers: NDArray[np.uint64], less: NDArray[np.uint64], radix: np.uint64) -> NDArray[np.uint64]:
+    found = numbers + radix
+    found -= less
+    found -= radix * (found >= radix)
+    return found
