@@ -58,7 +58,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         rename: `{pattern: replacement}` for names that differ between parts.
         index_path: where the index is saved, and opened from at the next start.
         policy: "lru", or "retain": keep what is cached and stream the rest.
-        concurrency: most samples being read ahead at once; None is 64.
+        concurrency: most samples being read ahead at once; None is 256.
         decode_threads: threads that decode; None is one a processor.
         max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
         resilience: `{constant: value}` of `streaming.resilience.Resilience`, such as `{"deadline_s": 300}`.

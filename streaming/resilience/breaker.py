@@ -76,6 +76,12 @@ class Breaker(Wrapper):
             return State.HALF_OPEN
         return self._state
 
+    @property
+    def is_resting(self) -> bool:
+        if self._state is State.CLOSED:
+            return False
+        return self._is_probing or self._time.now() < self._open_until
+
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()

@@ -102,7 +102,10 @@ class Failover(Wrapper):
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()
-        return await self._read(self._order(), path, start, end)
+        order = self._order()
+        blob = await self._read(order, path, start, end)
+        self.failovers += self._is_ordered and order[0] is not self._copies[0]
+        return blob
 
     async def read_elsewhere(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read beside a first read: from the copies that it did not ask first, and from that one last."""
@@ -111,7 +114,11 @@ class Failover(Wrapper):
         return await self._read([*others, first], path, start, end)
 
     def _order(self) -> list[_Copy]:
-        return self._copies if self._is_ordered else sorted(self._copies, key=lambda copy: copy.load)
+        """The copies in the order in which they are asked; those that would refuse unasked come last."""
+        order = self._copies if self._is_ordered else sorted(self._copies, key=lambda copy: copy.load)
+        if getattr(order[0].source, "is_resting", False):
+            return sorted(order, key=lambda copy: getattr(copy.source, "is_resting", False))
+        return order
 
     async def _read(self, order: list[_Copy], path: str, start: int, end: int | None) -> Blob:
         failures = _Failures()

@@ -19,7 +19,7 @@ from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource
 
-MOST_TOKENS = 10.0  # second reads saved up for a moment in which many are late
+MOST_TOKENS = 64.0  # second reads saved up for a moment in which a whole batch is late
 NEVER_S = 3600.0  # when a second read would be late in turn: it gets no third
 
 
@@ -68,10 +68,12 @@ class Hedge(Wrapper):
         late_after_s = max(self._latencies.quantile(self.settings.hedge_quantile), self.settings.hedge_least_s)
         is_hedged = False
 
-        def second(is_late: bool) -> Contender | None:
+        def second(is_late: bool) -> Contender | float | None:
             nonlocal is_hedged
-            if is_hedged or not is_late or self._tokens < 1 or self.is_throttled:
+            if is_hedged or not is_late:
                 return None
+            if self._tokens < 1 or self.is_throttled:
+                return late_after_s  # asked again then: the later a read is, the more a second one helps
             is_hedged = True
             self._tokens -= 1
             self.hedges += 1

@@ -22,7 +22,8 @@ class Race:
     """One read, by as many contenders as it takes.
 
     Args:
-        more: gives the next contender, or None for no more; told whether the last is late (True) or all have failed.
+        more: gives the next contender, or None for no more, or after how many seconds to ask again; told whether the
+            last is late (True) or all have failed (then it does not put off).
         is_final: whether an error ends the race at once.
 
     Attributes:
@@ -34,7 +35,7 @@ class Race:
     def __init__(
         self,
         time: Time,
-        more: Callable[[bool], Contender | None],
+        more: Callable[[bool], Contender | float | None],
         is_final: Callable[[Exception], bool],
     ) -> None:
         self._time = time
@@ -61,7 +62,8 @@ class Race:
                     return blob
                 if (blob := await self._wait_for_others()) is not None:
                     return blob
-                contender = self._more(False)
+                found = self._more(False)
+                contender = None if isinstance(found, float) else found
             raise self._errors[0]
         finally:
             if self._timer is not None:
@@ -105,6 +107,9 @@ class Race:
     def _on_late(self) -> None:
         contender = self._more(True)
         if contender is None:
+            return
+        if isinstance(contender, float):
+            self._timer = self._time.call_later(contender, self._on_late)
             return
         read, late_after_s = contender
         task = asyncio.get_running_loop().create_task(read)

@@ -46,6 +46,11 @@ class Wrapper(DataSource):
         """Whether an endpoint below has lately asked for fewer requests."""
         return bool(getattr(self.source, "is_throttled", False))
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether a read would fail at once, unasked: a breaker below is open."""
+        return bool(getattr(self.source, "is_resting", False))
+
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
         async for info in self.source.iter_files(prefix):

@@ -36,6 +36,7 @@ from streaming.errors import (
 )
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.gcs_place import access_denied, no_bucket
+from streaming.sources.http_aiohttp import proxy_for
 from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
 from streaming.sources.object_listing import PAGE, list_in_parallel
 
@@ -221,7 +222,8 @@ class GcsfsReader:
         loop = asyncio.get_running_loop()
         async with self._opening.setdefault(loop, asyncio.Lock()):
             if loop not in self._clients:
-                self._clients[loop] = _Client(await self._log_in(), self._new_session())
+                files = await self._log_in()
+                self._clients[loop] = _Client(files, self._new_session(files.base))
                 _readers.add(self)
         for ended in [each for each in self._clients if each.is_closed()]:
             await self._clients.pop(ended).session.close()
@@ -244,14 +246,14 @@ class GcsfsReader:
             text = f"the credentials of source {self._source!r} cannot be used ({type(error).__name__})"
             raise ConfigError(f"{text}; download the key anew", source=self._source) from error
 
-    def _new_session(self) -> aiohttp.ClientSession:
+    def _new_session(self, base: str) -> aiohttp.ClientSession:
         # No limit of connections: who reads decides how much is in flight.
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
+            proxy=proxy_for(yarl.URL(base).origin()),
         )
 
     @contextlib.asynccontextmanager

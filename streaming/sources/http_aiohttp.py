@@ -128,7 +128,7 @@ class AiohttpClient:
             timeout=self._timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy_for(self._origin),
+            proxy=proxy_for(self._origin),
         )
         _clients.add(self)
         for ended in [each for each in self._sessions if each.is_closed()]:
@@ -275,7 +275,7 @@ async def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession
         await session.close()
 
 
-def _proxy_for(origin: yarl.URL) -> str | None:
+def proxy_for(origin: yarl.URL) -> str | None:
     """The proxy that the environment names for a server (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), or None.
 
     Looked up once: aiohttp's own `trust_env` does so for each request, and reads netrc too.
