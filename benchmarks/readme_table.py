@@ -50,6 +50,7 @@ ROWS = (
         times,
     ),
     Row("Local 2.6 MB `.pt` read cold, beside the same loop", "cold_read", "2.6MB_adapter_over_bare", times),
+    Row("The same with a cache that was filled before", "cold_read", "2.6MB_full_cache_over_bare", times),
     Row(
         "HTTP, 100 kB raw bytes, beside a bare client with 64 in flight",
         "http_loopback",
@@ -69,6 +70,9 @@ ROWS = (
         times,
     ),
     Row("Fetches per object over all workers", "workers", "2.6MB_fetches_per_object", number),
+    Row("30 ms away, beside the same adapter without latency", "latency_proxy", "default > of_no_latency", times),
+    Row("Longest pause when the first copy dies", "failover", "primary killed > longest_pause_s", seconds),
+    Row("Longest pause when the first copy falls silent", "failover", "primary silent > longest_pause_s", seconds),
     Row("First batch after the import, 10,000 files, saved index", "first_batch", "first_batch_seconds", seconds),
     Row("Index of 1,000,000 objects: warm open", "index", "warm_open_seconds_1000000", seconds),
     Row("Index: bytes per object beyond its path", "index", "1,000 to a folder > bytes_beyond_path", number),
