@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import secrets
@@ -23,7 +24,11 @@ def save_file(path: Path, data: bytes | mmap.mmap) -> mmap.mmap:
 
     Raises:
         OSError: if it cannot be written (disk full, folder not writable); what was at `path` before is untouched.
+        FileExistsError: if that is no file, but a folder, device or pipe.
     """
+    if path.exists() and not path.is_file():
+        text = "the index cannot take the place of what is no file; give another path"
+        raise FileExistsError(errno.EEXIST, text, str(path))
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

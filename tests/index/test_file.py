@@ -156,6 +156,14 @@ async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         (await build(1)).save(tmp_path / "file" / "a.index")
 
 
+async def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """What is there and no file stays as it is."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="no file"):
+        (await build(1)).save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def _save_often(path: str, count: int) -> None:
     for _ in range(20):
         asyncio.run(build(count)).save(path)
