@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
     ("errors", "units", "masking", "config", "counters", "runtime"),
-    ("codecs", "sources.base"),
+    ("codecs", "order", "sources.base"),
     ("sources", "index"),
     ("resilience",),
     ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "copies", "fetch", "testing"),
