@@ -100,7 +100,8 @@ class DecodePool:
             else:
                 self._lead.release()
             self._do(*job)
-            del job  # while waiting for the next job, hold on to nothing
+            del job  # before the result is told: this thread then holds on to nothing
+            self._tell()
             leads = leads and self._take_back_lead()
 
     def _take_back_lead(self) -> bool:
@@ -122,6 +123,8 @@ class DecodePool:
         seconds = min(time.perf_counter() - started, 2 * _SHORT_JOB_S)  # one hiccup of the machine says nothing
         self._mean_s += (seconds - self._mean_s) / _TOGETHER
         self._results.append((future, result, error))
+
+    def _tell(self) -> None:
         is_short = self._mean_s < _SHORT_JOB_S
         if is_short and len(self._results) < _TOGETHER and not self._jobs.empty():
             return  # the next result comes soon, and both are told in one wake-up
