@@ -18,7 +18,7 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
-from streaming.resilience import Failover, Resilience, attempts_of
+from streaming.resilience import Breaker, Failover, Resilience, attempts_of
 from streaming.testing import FakeClock, LatencySource
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, memory, settle
 
@@ -318,3 +318,23 @@ async def test_closing_closes_every_copy() -> None:
     for copy in (one, two):
         with pytest.raises(StreamingError, match="closed"):
             await copy.source.read("0.bin")
+
+
+async def test_a_copy_that_rests_is_not_asked_first() -> None:
+    """While its breaker is open the next copy is asked straight away, and the count of failovers goes on."""
+    clock = FakeClock()
+    primary, mirror = Held(memory("one"), rest=down()), Held(memory("two"))
+    settings = Resilience()
+    resting = Breaker(primary, settings, clock, clock.sleep)
+    source = Failover([resting, mirror], settings, clock, clock.sleep)
+    for _ in range(settings.breaker_in_a_row):
+        await source.read("0.bin")
+    assert resting.is_resting
+    asked = primary.started
+    for _ in range(10):
+        await source.read("0.bin")
+    assert (primary.started, source.failovers) == (asked, settings.breaker_in_a_row + 10)
+    clock.tick(2 * settings.cooldown_s)
+    assert not resting.is_resting
+    await source.read("0.bin")
+    assert primary.started == asked + 1

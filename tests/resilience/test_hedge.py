@@ -205,3 +205,19 @@ async def test_cancel_at_every_await_leaves_nothing_in_flight() -> None:
     assert len(asyncio.all_tasks()) == 1
     assert hedge.hedges > 0
     assert hedge.requests >= hedge.hedges / 0.05
+
+
+async def test_a_read_that_found_no_token_asks_again() -> None:
+    """The later a read is, the more a second one helps: it gets one as soon as others have earned it."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60 + ["hold"])
+    hedge = hedged(copy, clock, hedge_share=0.01)
+    await warm(clock, hedge)
+    read = asyncio.ensure_future(hedge.read("0.bin"))
+    await settle()
+    clock.tick(1)
+    await settle()
+    assert hedge.hedges == 0
+    await warm(clock, hedge, 50)
+    clock.tick(1)
+    assert bytes((await read).data) == DATA + b"0"
+    assert (hedge.hedges, hedge.hedge_wins) == (1, 1)
