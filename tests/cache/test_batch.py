@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -159,6 +160,34 @@ def test_an_evicted_sample_is_stale_and_its_neighbours_are_not(shared):
     places = cache.places([0, 1, 2])
     cache.put_nowait(1, _sample(9))
     first, stale, last = read_batch(reader.memory, reader.generations, places, shared=shared)
+    assert stale is STALE
+    _assert_same(first, _sample(0))
+    _assert_same(last, _sample(2))
+
+
+class FreedMeanwhile(Sequence[int]):
+    """A table of generations in which one slot is freed after so many looks."""
+
+    def __init__(self, table: Sequence[int], slot: int, looks: int) -> None:
+        self._table = table
+        self._slot = slot
+        self._looks = looks
+
+    def __getitem__(self, slot: Any) -> Any:
+        self._looks -= 1
+        return self._table[slot] + (slot == self._slot and self._looks < 0)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def test_a_sample_that_is_evicted_while_it_is_copied_is_stale() -> None:
+    """What was current when it was opened is asked for again once its bytes were copied."""
+    cache = _cache([_sample(i) for i in range(3)])
+    reader = ArenaReader(cache.arena)
+    places = cache.places([0, 1, 2])
+    table = FreedMeanwhile(reader.generations, places[1][2], looks=3)
+    first, stale, last = read_batch(reader.memory, table, places)
     assert stale is STALE
     _assert_same(first, _sample(0))
     _assert_same(last, _sample(2))
