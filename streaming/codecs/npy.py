@@ -6,8 +6,10 @@ declares must be there to the byte.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -24,6 +26,13 @@ _PREFIX_BYTES = 12
 # numpy's own bound: its header parser is slow and hungry on longer ones.
 _MAX_HEADER_BYTES = 10_000
 _CHUNK_BYTES = 1 << 20
+# What numpy writes for an array of a plain type. One axis ends in a comma: `(3,)`; none is `()`.
+_PLAIN_HEADER = re.compile(
+    rb"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (True|False), 'shape': \(((?:\d+, ?)*\d*)\), \} *\n?"
+)
+# CPython counts the depth of syntax trees in a place that all threads share (up to 3.13), so that a tree built
+# meanwhile by another thread makes `ast` raise SystemError for a sound text.
+_HEADER_TRIES = 8
 
 
 def decode_npy(data: Buffer, max_bytes: int) -> np.ndarray[Any, Any]:
@@ -87,14 +96,10 @@ def _plain(sample: Any) -> np.ndarray[Any, Any]:
 
 def _header(data: Buffer) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
     """Where the array starts, its shape, whether it is in Fortran order, its type."""
-    import numpy as np
 
     start = _array_start(data)
-    file = io.BytesIO(data[:start])
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(file, max_header_size=_MAX_HEADER_BYTES)
+        shape, is_fortran, dtype = _plain_header(bytes(data[:start])) or _any_header(bytes(data[:start]))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as exc:
         raise DecodeError(f"has a damaged npy header: {exc}") from exc
     if dtype.hasobject:
@@ -102,6 +107,38 @@ def _header(data: Buffer) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
     if any(length < 0 for length in shape):
         raise DecodeError(f"has a negative length in its shape {shape}")
     return start, shape, is_fortran, dtype
+
+
+def _plain_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]] | None:
+    """What a header in numpy's own words says, without its parser; None if it is in other words."""
+    import numpy as np
+
+    found = _PLAIN_HEADER.fullmatch(header, 10 if header[6] == 1 else 12)
+    if found is None:
+        return None
+    descr, order, axes = found.groups()
+    lengths = [axis for axis in axes.split(b",") if axis.strip()]
+    if len(lengths) == 1 and b"," not in axes:
+        return None
+    return tuple(map(int, lengths)), order == b"True", np.dtype(descr.decode())
+
+
+def _any_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """The same by numpy's parser, for types with fields and for other writers."""
+    for _ in range(_HEADER_TRIES - 1):
+        with contextlib.suppress(SystemError):
+            return _numpy_header(header)
+    return _numpy_header(header)
+
+
+def _numpy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    import numpy as np
+
+    file = io.BytesIO(header)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file, max_header_size=_MAX_HEADER_BYTES)
+    return shape, is_fortran, dtype
 
 
 def _array_start(data: Buffer) -> int:

@@ -241,21 +241,22 @@ def test_closing_while_another_thread_writes() -> None:
     """A write under way when the cache closes is not kept, harms nothing, and the memory goes with it."""
     cache = cache_of(50_000_000, compression_type="none")
     sample = {"x": torch.zeros(5_000_000, dtype=torch.uint8)}
-    begun = threading.Event()
-    kept: list[bool] = []
+    begun = threading.Barrier(3, timeout=60)
 
     def write() -> None:
-        begun.set()
-        kept.extend(cache.put_nowait("k", sample) for _ in range(100))
+        kept = cache.put_nowait("k", sample)
+        begun.wait()
+        while kept:
+            kept = cache.put_nowait("k", sample)
 
-    threads = [threading.Thread(target=write) for _ in range(2)]
+    threads = [threading.Thread(target=write, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     begun.wait()
     cache.close()
     for thread in threads:
-        thread.join()
-    assert not kept[-1]
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
     assert len(cache) == 0
     assert cache.arena.fd == -1
 
