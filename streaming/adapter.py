@@ -186,17 +186,25 @@ class StreamingDatasetAdapter(Dataset[Any]):
         The order is the sampler's own. Use the result in its place: `DataLoader(adapter, sampler=...)`.
         """
         self._open()
-        return LookAhead(sampler, self._announce, self._forget, self._set_epoch)
+        return LookAhead(sampler, self.announce, self.forget, self.set_epoch)
 
-    def _announce(self, indices: list[int], order: object) -> None:
-        if self._reads_ahead and isinstance(self._reader, Owner):
-            self._reader.announce([self._position(index) for index in indices], order)
+    def announce(self, indices: Iterable[SupportsIndex], order: object) -> None:
+        """Say which samples will be read next, in order, so that they are read ahead.
 
-    def _forget(self, order: object) -> None:
+        Announcements under one `order` (any object that stays alive meanwhile) continue each other. A worker process
+        announces nothing: the process that made the adapter does.
+        """
+        reader = self._open()
+        if self._reads_ahead and isinstance(reader, Owner):
+            reader.announce([self._position(index) for index in indices], order)
+
+    def forget(self, order: object) -> None:
+        """Say that what was announced under this `order` and was not read yet will not be read."""
         if isinstance(self._reader, Owner):
             self._reader.forget(order)
 
-    def _set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that goes into the seed of the generators that `transform` gets."""
         self._open().epoch = epoch
 
     def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 import xxhash
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Step = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
 
-__all__ = ["ALGORITHM", "Permutation"]
+__all__ = ["ALGORITHM", "Order", "Permutation", "Sequential", "Shuffled"]
 
 ALGORITHM = 1
 """Version of the function; part of every saved state, as another one gives another order."""
@@ -153,3 +153,56 @@ def _difference(numbers: NDArray[np.uint64], less: NDArray[np.uint64], radix: np
     found -= less
     found -= radix * (found >= radix)
     return found
+
+
+class Order(Protocol):
+    """The order of a whole run: for each epoch, which sample stands at a position. A pure function.
+
+    Attributes:
+        n: positions in an epoch.
+    """
+
+    n: int
+
+    def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """The samples at the positions `start` to `stop` (half-open) of an epoch, within `range(n)`."""
+
+    def settings(self) -> dict[str, Any]:
+        """What the order depends on, as JSON; equal settings give equal orders. A few short values."""
+
+
+class Shuffled:
+    """Each epoch an order of its own.
+
+    Args:
+        n: how many samples.
+        seed: any 64-bit integer.
+    """
+
+    def __init__(self, n: int, seed: int = 0) -> None:
+        self._permutation = Permutation(n, seed)
+        self.n = n
+        self.seed = seed
+
+    def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        if epoch != self._permutation.epoch:
+            self._permutation = Permutation(self.n, self.seed, epoch)
+        return self._permutation(np.arange(start, stop))
+
+    def settings(self) -> dict[str, Any]:
+        return {"order": "shuffled", "n": self.n, "seed": self.seed, "algorithm": ALGORITHM}
+
+
+class Sequential:
+    """Every epoch from the first sample to the last."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        if not 0 <= start <= stop <= self.n:
+            raise IndexError(f"positions {start} to {stop} are not within 0 to n = {self.n}")
+        return np.arange(start, stop, dtype=np.int64)
+
+    def settings(self) -> dict[str, Any]:
+        return {"order": "sequential", "n": self.n}

@@ -15,11 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
     ("errors", "units", "masking", "config", "counters", "runtime"),
-    ("codecs", "order", "sources.base"),
+    ("codecs", "order", "mixture", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
     ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "copies", "fetch", "testing"),
-    ("collate", "owner", "worker", "adapter"),
+    ("collate", "bad_samples", "owner", "owner_process", "worker", "adapter"),
+    ("mixed", "sampler", "device", "loader"),
     ("demo", "commands", "cli"),
 )
 """From the lowest to the highest; a name stands for a module or a package with all that is in it."""

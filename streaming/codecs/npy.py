@@ -96,7 +96,6 @@ def _plain(sample: Any) -> np.ndarray[Any, Any]:
 
 def _header(data: Buffer) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
     """Where the array starts, its shape, whether it is in Fortran order, its type."""
-
     start = _array_start(data)
     try:
         shape, is_fortran, dtype = _plain_header(bytes(data[:start])) or _any_header(bytes(data[:start]))
