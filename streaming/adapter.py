@@ -20,14 +20,13 @@ from streaming.cache.batch import Sample
 from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
-from streaming.copies import CopyReader, open_entries
-from streaming.errors import Closed, IndexFileError, PrepareError, StreamingError
-from streaming.index import SampleIndex, configuration
+from streaming.errors import Closed, PrepareError, StreamingError
+from streaming.index import SampleIndex
 from streaming.link import is_spawning
 from streaming.lookahead import LookAhead
+from streaming.opening import open_owner
 from streaming.owner import Owner
 from streaming.runtime import Done, Pending, current_runtime
-from streaming.sources.base import DataSource
 from streaming.worker import Worker
 
 __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
@@ -235,6 +234,16 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._owner().index
 
     @property
+    def fingerprint(self) -> str:
+        """Of the samples: changes with names, sizes and validators, and not with the place of the sources."""
+        return self.index.fingerprint
+
+    @property
+    def seed(self) -> int:
+        """Of the order and of the generators that `transform` gets."""
+        return self._seed
+
+    @property
     def cache(self) -> SmartLRUCache:
         """The sample cache; its keys are positions."""
         return self._owner().cache
@@ -276,29 +285,10 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def _make_owner(self) -> Owner:
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
-        runtime = current_runtime()
-        entries = open_entries(config.sources, config.resilience)
-        index = runtime.run(_load_index(config, [entry.source for entry in entries]))
-        self._length = len(index)
         worker = get_worker_info()
-        cache = SmartLRUCache(
-            # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
-            config.cache_size_gb / (worker.num_workers if worker else 1),
-            config.max_ttl_seconds,
-            config.compression_type,
-            policy=config.policy,
-        )
-        owner = Owner(
-            runtime,
-            CopyReader(entries, index),
-            index,
-            cache,
-            prepare=self._prepare,
-            prefetch_ahead=config.prefetch_ahead,
-            concurrency=config.concurrency,
-            decode_threads=config.decode_threads,
-            max_bytes=config.max_object_bytes,
-        )
+        # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
+        owner = open_owner(config, self._prepare, worker.num_workers if worker else 1)
+        self._length = len(owner.index)
         self._finalizer = weakref.finalize(self, _close_dropped, owner, os.getpid())
         self._finalizer.atexit = False  # the runtime ends everything at interpreter exit
         return owner
@@ -348,24 +338,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
             _inherited.append(owner)
             self._finalizer.detach()
             self._reader = Worker(owner.handle(), owner.epoch)
-
-
-async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
-    path = config.index_path
-    if path is not None and path.exists():
-        expected = configuration(
-            sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
-        )
-        try:
-            return SampleIndex.open(path, expect=expected)
-        except IndexFileError:
-            pass
-    index = await SampleIndex.build(
-        sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
-    )
-    if path is not None:
-        index.save(path)
-    return index
 
 
 def _takes_generator(transform: Callable[..., Any]) -> bool:

@@ -19,8 +19,8 @@ LAYERS = (
     ("sources", "index"),
     ("resilience",),
     ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "copies", "fetch", "testing"),
-    ("collate", "bad_samples", "owner", "owner_process", "worker", "adapter"),
-    ("mixed", "sampler", "device", "loader"),
+    ("collate", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
+    ("mixed", "ranks", "progress", "sampler", "device", "loader"),
     ("demo", "commands", "cli"),
 )
 """From the lowest to the highest; a name stands for a module or a package with all that is in it."""

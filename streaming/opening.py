@@ -1,0 +1,67 @@
+"""From settings to an owner that reads: sources, index, cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streaming.cache.sample import SmartLRUCache
+from streaming.config import AdapterConfig
+from streaming.copies import CopyReader, open_entries
+from streaming.errors import IndexFileError
+from streaming.index import SampleIndex, configuration
+from streaming.owner import Owner
+from streaming.runtime import current_runtime
+from streaming.sources.base import DataSource
+
+__all__ = ["open_owner"]
+
+
+def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> Owner:
+    """An owner in this process, its sources listed or its saved index opened. Blocks meanwhile.
+
+    Args:
+        config: what it is made from.
+        prepare: see `Owner`.
+        shares: how many owners share the budget.
+
+    Raises:
+        ConfigError: a setting that cannot be used, or a mapping to an unknown source.
+        IndexBuildError: the samples cannot be matched.
+        SourceError: a source cannot be listed.
+    """
+    runtime = current_runtime()
+    entries = open_entries(config.sources, config.resilience)
+    index = runtime.run(_load_index(config, [entry.source for entry in entries]))
+    cache = SmartLRUCache(
+        config.cache_size_gb / shares, config.max_ttl_seconds, config.compression_type, policy=config.policy
+    )
+    return Owner(
+        runtime,
+        CopyReader(entries, index),
+        index,
+        cache,
+        prepare=prepare,
+        prefetch_ahead=config.prefetch_ahead,
+        concurrency=config.concurrency,
+        decode_threads=config.decode_threads,
+        max_bytes=config.max_object_bytes,
+    )
+
+
+async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
+    path = config.index_path
+    if path is not None and path.exists():
+        expected = configuration(
+            sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
+        )
+        try:
+            return SampleIndex.open(path, expect=expected)
+        except IndexFileError:
+            pass
+    index = await SampleIndex.build(
+        sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
+    )
+    if path is not None:
+        index.save(path)
+    return index
