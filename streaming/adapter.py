@@ -61,7 +61,12 @@ class StreamingDatasetAdapter(Dataset[Any]):
         decode_threads: threads that decode; None is one a processor.
         max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
         resilience: `{constant: value}` of `streaming.resilience.Resilience`, such as `{"deadline_s": 300}`.
-        seed: of the generators that `transform` gets.
+        seed: of the order and of the generators that `transform` gets.
+        on_error: "raise" at the read of a sample that is missing, damaged or refused by `prepare`; "replace" gives
+            another in its place, the same on every rank and in every run, and counts it.
+        quarantine_path: file to which a line of JSON is appended for each sample that was replaced.
+        max_bad_share: once more than ten samples, and more than this share, were replaced, `TooManyBadSamples` is
+            raised.
 
     Raises:
         ConfigError: a setting that cannot be used, or a mapping to an unknown source.
@@ -90,6 +95,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
         max_object_bytes: int | str = 8 * 10**9,
         resilience: Mapping[str, Any] | None = None,
         seed: int = 0,
+        on_error: str = "raise",
+        quarantine_path: str | os.PathLike[str] | None = None,
+        max_bad_share: float = 0.01,
     ) -> None:
         self._config: AdapterConfig | None = AdapterConfig(
             sources=sources,
@@ -108,6 +116,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
             max_object_bytes=max_object_bytes,
             resilience=None if resilience is None else dict(resilience),
             seed=seed,
+            on_error=on_error,
+            quarantine_path=quarantine_path,
+            max_bad_share=max_bad_share,
         )
         self._prepare = prepare
         self._transform = transform

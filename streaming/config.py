@@ -302,7 +302,10 @@ class AdapterConfig(_Settings):
     resilience: dict[str, Any] | None = Field(
         None, description="{constant: value} for what `streaming.resilience.Resilience` holds; None: the defaults"
     )
-    seed: int = Field(0, ge=-(2**63), lt=2**63, description="of the generators that transform gets")
+    seed: int = Field(0, ge=-(2**63), lt=2**63, description="of the order and of the generators that transform gets")
+    on_error: Literal["raise", "replace"] = Field("raise", description="what to do with a sample that cannot be read")
+    quarantine_path: Path | None = Field(None, description="where each replaced sample is noted, a line of JSON each")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="the run stops when more samples had to be replaced")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**_with_cache_size(settings))

@@ -4,6 +4,7 @@
 
     StreamingError
     ├── ConfigError            (ValueError)         a setting that cannot be used
+    │   └── StateError                              a saved state that does not fit this run
     ├── MissingExtra           (ImportError)        an optional package is not installed
     ├── InvalidPath            (ValueError)         `..`, an absolute path, NUL
     ├── SourceError            (OSError)            reading or listing a source failed
@@ -20,6 +21,7 @@
     │   ├── UnsafeData                              would run code, or nests too deep
     │   └── TooLarge                                declares or holds more than the limit
     ├── PrepareError           (RuntimeError)       a user's `prepare` or `transform` failed
+    ├── TooManyBadSamples      (RuntimeError)       more samples had to be replaced than allowed
     ├── IndexBuildError        (ValueError)         samples cannot be matched
     │   ├── MissingPart        (LookupError)        a sample lacks one of its parts
     │   └── DuplicateName                           two objects claim one sample
@@ -53,8 +55,10 @@ __all__ = [
     "SourceError",
     "SourceTimeout",
     "SourceUnavailable",
+    "StateError",
     "StreamingError",
     "TooLarge",
+    "TooManyBadSamples",
     "TruncatedData",
     "TruncatedRead",
     "UnknownFormat",
@@ -84,6 +88,10 @@ class StreamingError(Exception):
 
 class ConfigError(StreamingError, ValueError):
     """A setting that cannot be used; the message holds the value and, for an unknown name, the nearest valid one."""
+
+
+class StateError(ConfigError):
+    """A saved state that is damaged, or belongs to another run; the message says what differs."""
 
 
 class MissingExtra(StreamingError, ImportError):
@@ -162,6 +170,10 @@ class TooLarge(DecodeError):
 
 class PrepareError(StreamingError, RuntimeError):
     """A user's `prepare` or `transform` failed; the original error is the cause."""
+
+
+class TooManyBadSamples(StreamingError, RuntimeError):
+    """A larger share of the samples had to be replaced than `max_bad_share` allows; the last error is the cause."""
 
 
 class IndexBuildError(StreamingError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from streaming.bad_samples import BadSamples
 from streaming.cache.sample import SmartLRUCache
 from streaming.config import AdapterConfig
 from streaming.copies import CopyReader, open_entries
@@ -46,7 +47,14 @@ def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shar
         concurrency=config.concurrency,
         decode_threads=config.decode_threads,
         max_bytes=config.max_object_bytes,
+        bad=_bad_samples(config, len(index)),
     )
+
+
+def _bad_samples(config: AdapterConfig, count: int) -> BadSamples | None:
+    if config.on_error == "raise":
+        return None
+    return BadSamples(count, config.seed, config.quarantine_path, config.max_bad_share)
 
 
 async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:

@@ -160,9 +160,11 @@ class Order(Protocol):
 
     Attributes:
         n: positions in an epoch.
+        size: samples of the data set, numbered from 0; `n` where each comes once in an epoch.
     """
 
     n: int
+    size: int
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """The samples at the positions `start` to `stop` (half-open) of an epoch, within `range(n)`."""
@@ -181,7 +183,7 @@ class Shuffled:
 
     def __init__(self, n: int, seed: int = 0) -> None:
         self._permutation = Permutation(n, seed)
-        self.n = n
+        self.n = self.size = n
         self.seed = seed
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
@@ -197,7 +199,7 @@ class Sequential:
     """Every epoch from the first sample to the last."""
 
     def __init__(self, n: int) -> None:
-        self.n = n
+        self.n = self.size = n
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         if not 0 <= start <= stop <= self.n:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from streaming.bad_samples import BadSamples, Replacing
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.sample import Reservation, SmartLRUCache
 from streaming.copies import CopyReader
@@ -53,9 +54,11 @@ class Owner:
         concurrency: int | None = None,
         decode_threads: int | None = None,
         max_bytes: int,
+        bad: BadSamples | None = None,
     ) -> None:
         self.index = index
         self.cache = cache
+        self._bad = bad
         self.counters = Counters()
         self.epoch = 0
         self._runtime = runtime
@@ -70,8 +73,11 @@ class Owner:
             counters=self.counters,
             max_bytes=max_bytes,
         )
+        load = self._fetcher.load
+        if bad is not None:
+            load = Replacing(load, bad, index, cache, lambda: self.counters.samples_fetched).load
         self._engine = ReadAhead(
-            self._fetcher.load,
+            load,
             runtime.loop,
             max_ahead=prefetch_ahead,
             # Enough for the threads to find work, and their results to be told together; more would only queue.
@@ -178,6 +184,7 @@ class Owner:
             "wait_seconds": counters.wait_seconds,
             "in_flight": self._engine.in_flight,
             "dropped": self.index.dropped,
+            "bad_samples": 0 if self._bad is None else self._bad.count,
         }
 
     def reset_metrics(self) -> None:
