@@ -35,7 +35,11 @@ def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shar
     entries = open_entries(config.sources, config.resilience)
     index = runtime.run(_load_index(config, [entry.source for entry in entries]))
     cache = SmartLRUCache(
-        config.cache_size_gb / shares, config.max_ttl_seconds, config.compression_type, policy=config.policy
+        config.cache_size_gb / shares,
+        config.max_ttl_seconds,
+        config.compression_type,
+        policy=config.policy,
+        samples=len(index),
     )
     return Owner(
         runtime,

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from streaming.bad_samples import BadSamples, Replacing
+from streaming.cache.advice import Advice
+from streaming.cache.rates import RecentHits
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.sample import Reservation, SmartLRUCache
 from streaming.copies import CopyReader
@@ -19,7 +21,7 @@ from streaming.link import LinkHandle, LinkServer
 from streaming.pool import DecodePool
 from streaming.readahead import MISS, ReadAhead
 from streaming.runtime import Runtime
-from streaming.worker import Other, Reply
+from streaming.worker import Other, Reply, pickle_error
 
 __all__ = ["Owner"]
 
@@ -40,6 +42,7 @@ class Owner:
         concurrency: most samples being read ahead at once; None for the default.
         decode_threads: size of the pool; None for one a processor.
         max_bytes: bound of one decoded object.
+        bad: replaces samples that cannot be loaded; None raises their errors.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Owner:
         self.cache = cache
         self._bad = bad
         self.counters = Counters()
+        self._recent = RecentHits(len(index))
+        self._advice = Advice(cache.max_bytes, cache.max_ttl_seconds)
         self.epoch = 0
         self._runtime = runtime
         self._reader = reader
@@ -156,6 +161,9 @@ class Owner:
 
     def announce(self, positions: Iterable[int], order: object) -> None:
         """Say which samples will be read next, in order."""
+        self.cache.retain()
+        self._recent.note(self.counters.reads, self.counters.samples_fetched)
+        self._advice.on_epoch(self._recent.epoch_s)
         self._runtime.call_soon(self._engine.announce, list(positions), id(order))
 
     def forget(self, order: object) -> None:
@@ -170,12 +178,14 @@ class Owner:
         """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
         counters = self.counters
         hits = max(counters.reads - counters.samples_fetched, 0)
+        observed = self._recent.note(counters.reads, counters.samples_fetched)
         mean_bytes = counters.bytes_fetched / counters.samples_fetched if counters.samples_fetched else 0.0
         return {
             **self.cache.get_cache_stats(),
             "total_hits": hits,
             "total_misses": counters.samples_fetched,
             "hit_rate": hits / counters.reads if counters.reads else 0.0,
+            "observed_hit_rate": observed,
             "fetched_samples": counters.samples_fetched,
             "fetched_objects": counters.objects_fetched,
             "fetched_bytes": counters.bytes_fetched,
@@ -195,7 +205,7 @@ class Owner:
     def handle(self) -> LinkHandle:
         """What a child process needs to read through this owner; starts to listen for workers."""
         if self._server is None:
-            self._server = LinkServer(self._runtime, self._answer)
+            self._server = LinkServer(self._runtime, self.answer)
         return LinkHandle(self._server.hello_fd, self.cache.arena.fd)
 
     def close_inherited(self) -> None:
@@ -243,35 +253,43 @@ class Owner:
                 return sample
 
     def _reserve(self, position: int, demanded: bool) -> Reservation | None:
-        return self.cache.reserve(self._fetcher.nbytes(position), demanded=demanded)
+        nbytes = self._fetcher.nbytes(position)
+        if not demanded:
+            self._advice.on_read_ahead(nbytes)
+        return self.cache.reserve(nbytes, demanded=demanded, key=position)
 
-    async def _answer(self, request: tuple[list[int], bool]) -> Reply:
+    async def answer(self, request: tuple[list[int], bool]) -> Reply:
         """Reply to a worker: see `Reply`."""
         positions, is_stale = request
         self._engine.drop_ready()
+        self.cache.serves_processes = True
         if is_stale:  # evicted between the last answer and its reading: this time send the bytes
             inline = {at: await self._inline(position) for at, position in enumerate(positions)}
             return self.epoch, [None] * len(positions), inline
         self.counters.reads += len(positions)
         places = self.cache.places(positions)
-        missing = []
-        for at, place in enumerate(places):
-            if place is None:
-                missing.append(at)
-            else:
-                self._engine.used(positions[at])
-        if not missing:
-            return self.epoch, places, {}
-        started = time.perf_counter()
-        fetched = await asyncio.gather(*(self._fetch_item(positions[at]) for at in missing))
-        self.counters.waits += 1
-        self.counters.wait_seconds += time.perf_counter() - started
+        missing = [at for at, place in enumerate(places) if place is None]
+        held = [position for position, place in zip(positions, places, strict=True) if place is not None]
         others: dict[int, Other] = {}
+        try:
+            fetched = await self._fetch_items([positions[at] for at in missing])
+        finally:
+            for position in held:  # not before: what passes makes way for others from then on
+                self._engine.used(position)
         for at, (place, other) in zip(missing, fetched, strict=True):
             places[at] = place
             if other is not None:
                 others[at] = other
         return self.epoch, places, others
+
+    async def _fetch_items(self, positions: Sequence[int]) -> list[tuple[PlaceTuple | None, Other | None]]:
+        if not positions:
+            return []
+        started = time.perf_counter()
+        fetched = await asyncio.gather(*(self._fetch_item(position) for position in positions))
+        self.counters.waits += 1
+        self.counters.wait_seconds += time.perf_counter() - started
+        return fetched
 
     async def _fetch_item(self, position: int) -> tuple[PlaceTuple | None, Other | None]:
         try:
@@ -280,7 +298,7 @@ class Owner:
             if place is None and sample is IN_CACHE:
                 sample = await self._get(position)
         except Exception as exc:
-            return None, (True, _pickle_error(exc))
+            return None, (True, pickle_error(exc))
         return (None, (False, pickle.dumps(sample, protocol=5))) if place is None else (place, None)
 
     async def _inline(self, position: int) -> Other:
@@ -290,13 +308,4 @@ class Owner:
                 sample = await self._get(position)
             return False, pickle.dumps(sample, protocol=5)
         except Exception as exc:
-            return True, _pickle_error(exc)
-
-
-def _pickle_error(error: Exception) -> bytes:
-    try:
-        data = pickle.dumps(error)
-        pickle.loads(data)
-        return data
-    except Exception:  # an error of a library that does not pickle: its text is what is left
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+            return True, pickle_error(exc)

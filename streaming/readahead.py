@@ -58,9 +58,9 @@ class _Ahead(NamedTuple):
 class _Flight:
     __slots__ = ("is_ahead", "reservation", "task", "waiters")
 
-    def __init__(self, is_ahead: bool, reservation: Reservation | None) -> None:
+    def __init__(self, is_ahead: bool) -> None:
         self.is_ahead = is_ahead
-        self.reservation = reservation  # of a load that a reader asked for; those ahead keep theirs until used
+        self.reservation: Reservation | None = None  # of a load that a reader asked for; those ahead keep theirs
         self.waiters: list[asyncio.Future[Any]] = []
         self.task: asyncio.Future[Any]
 
@@ -108,6 +108,8 @@ class ReadAhead:
         self._ready: dict[Hashable, Any] = {}
         self._failed: dict[Hashable, BaseException] = {}
         self._watched: dict[Hashable, threading.Lock] = {}  # a thread waits for this key to land
+        self._queue: deque[tuple[Hashable, _Flight, asyncio.Future[None]]] = deque()  # demanded, and no room yet
+        self._holders = 0  # demanded flights that hold a share of the budget, and give it back when they land
         self._used: deque[Hashable] = deque()  # reported by readers in any thread
         self._is_fill_due = False
         self._is_closed = False
@@ -223,7 +225,7 @@ class ReadAhead:
         if error is not None:
             self._settle(key)
             raise error
-        flight = self._flights.get(key) or self._start(key, False, self._reserve_demanded(key))
+        flight = self._flights.get(key) or self._start(key, False)
         self._grow_if_late()
         return await self._wait(flight)
 
@@ -259,6 +261,9 @@ class ReadAhead:
     def _fill(self) -> None:
         """Start announced loads while depth, concurrency and budget allow; the newest order first."""
         self._drain_used()
+        self._grant()
+        if self._queue:
+            return
         for order in reversed(list(self._plans)):
             plan = self._plans[order]
             while plan.keys and plan.ahead < self._depth and self._flights_ahead < self._concurrency:
@@ -277,7 +282,7 @@ class ReadAhead:
                 return False
         self._ahead[key] = _Ahead(plan, reservation)
         plan.ahead += 1
-        self._start(key, True, None)
+        self._start(key, True)
         return True
 
     def _drain_used(self) -> None:
@@ -293,19 +298,30 @@ class ReadAhead:
             if ahead.reservation is not None:
                 ahead.reservation.release()
 
-    def _start(self, key: Hashable, is_ahead: bool, reservation: Reservation | None) -> _Flight:
-        flight = _Flight(is_ahead, reservation)
+    def _start(self, key: Hashable, is_ahead: bool) -> _Flight:
+        flight = _Flight(is_ahead)
         self._flights[key] = flight
         self._flights_ahead += is_ahead
-        flight.task = asyncio.ensure_future(self._load(key), loop=self.loop)
+        if is_ahead or self._has_room_for(key, flight):
+            load = self._load(key)
+        else:
+            turn = self.loop.create_future()
+            self._queue.append((key, flight, turn))
+            load = self._load_at(turn, key)
+        flight.task = asyncio.ensure_future(load, loop=self.loop)
         # A callback and not a wrapping coroutine: a task cancelled before its first step runs no `finally`.
         flight.task.add_done_callback(partial(self._landed, key, flight))
         return flight
+
+    async def _load_at(self, turn: asyncio.Future[None], key: Hashable) -> Any:
+        await turn
+        return await self._load(key)
 
     def _landed(self, key: Hashable, flight: _Flight, task: asyncio.Future[Any]) -> None:
         self._flights_ahead -= flight.is_ahead
         if flight.reservation is not None:
             flight.reservation.release()
+            self._holders -= 1
         error = Closed("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
         if self._flights.get(key) is flight:  # else it was dropped meanwhile, and settled then
             del self._flights[key]
@@ -347,20 +363,38 @@ class ReadAhead:
             del self._ahead[key]
             ahead.plan.ahead -= 1
             flight.reservation = ahead.reservation
+            self._holders += ahead.reservation is not None
             self._fill()
 
-    def _reserve_demanded(self, key: Hashable) -> Reservation | None:
-        """Budget for a key that a reader waits for; the furthest loads ahead give way to it."""
+    def _grant(self) -> None:
+        """Start the demanded loads that waited for room, in the order of asking."""
+        while self._queue:
+            key, flight, turn = self._queue[0]
+            if not (turn.done() or flight.task.done()):  # else it was cancelled
+                if not self._has_room_for(key, flight):
+                    return
+                turn.set_result(None)
+            self._queue.popleft()
+
+    def _has_room_for(self, key: Hashable, flight: _Flight) -> bool:
+        """Give a demanded load its share of the budget, or let it go without one. False: it has to wait for others.
+
+        Loads ahead are not dropped while a demanded one is on its way: that ends by itself, they would be loaded twice.
+        """
         if self._reserve is None:
-            return None
+            return True
         reservation = self._reserve(key, True)
+        if reservation is None and self._holders:
+            return False
         while reservation is None and self._ahead:
             furthest = next(reversed(self._ahead))
             plan = self._ahead[furthest].plan
             self._drop(furthest)
             plan.keys.appendleft(furthest)
             reservation = self._reserve(key, True)
-        return reservation
+        flight.reservation = reservation
+        self._holders += reservation is not None
+        return True
 
     def _drop(self, key: Hashable) -> None:
         """Undo a load ahead: cancel it, or forget what it brought."""

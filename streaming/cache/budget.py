@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Protocol
 
 from streaming.errors import ConfigError
-
-WINDOW_SHARE = 1 / 2  # of the budget that reads ahead of the trainer may hold in flight
 
 
 def budget_bytes(max_size_gb: float, max_size_bytes: int | None) -> int:
@@ -24,14 +23,14 @@ class Budget:
     Attributes:
         max_bytes: the limit.
         stored: bytes of stored blocks and of the bookkeeping for them.
-        reserved: bytes in flight, of which `ahead` for reads that nobody waits for yet; those are at most `window`.
+        reserved: bytes in flight.
+        ahead: bytes of reads that nobody waits for yet: reserved, or stored for a reader to come.
     """
 
-    __slots__ = ("ahead", "max_bytes", "reserved", "stored", "window")
+    __slots__ = ("ahead", "max_bytes", "reserved", "stored")
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.window = int(max_bytes * WINDOW_SHARE)
         self.stored = 0
         self.reserved = 0
         self.ahead = 0
@@ -55,14 +54,23 @@ class Reserver(Protocol):
 
 
 class Reservation:
-    """Room for one read in flight. Release it, or give it to `admit`, exactly when the bytes are no longer held."""
+    """Room for one read in flight. Release it, or give it to `admit`, exactly when the bytes are no longer held.
 
-    __slots__ = ("_cache", "demanded", "nbytes")
+    Attributes:
+        nbytes: bytes held.
+        demanded: whether somebody waits for the read.
+        key: whose sample is read; None where `admit` is told the reservation itself.
+        parked: bytes of a sample that was read ahead, now stored, until the reservation is released.
+    """
 
-    def __init__(self, cache: Reserver, demanded: bool) -> None:
+    __slots__ = ("_cache", "demanded", "key", "nbytes", "parked")
+
+    def __init__(self, cache: Reserver, demanded: bool, key: Hashable = None) -> None:
         self._cache = cache
         self.demanded = demanded
+        self.key = key
         self.nbytes = 0
+        self.parked = 0
 
     def resize(self, nbytes: int) -> bool:
         """Correct the size, once it is known. False, and nothing changed, if there is no room for more."""

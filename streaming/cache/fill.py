@@ -36,6 +36,10 @@ class FillableCache(Protocol):
     def reserve(self, nbytes: int, *, demanded: bool = False) -> Reservation | None:
         """Room for a read in flight, or None."""
 
+    @property
+    def window(self) -> int:
+        """The most bytes that reads ahead may hold."""
+
 
 class Filler:
     """Runs the fetches of one cache. Any loop, any thread: a key in flight elsewhere is waited for, not fetched again.
@@ -44,12 +48,10 @@ class Filler:
 
     Args:
         concurrency: the most fetches in flight per call; None is 32.
-        window: the most bytes that reads ahead may hold.
     """
 
-    def __init__(self, concurrency: int | None, window: int) -> None:
+    def __init__(self, concurrency: int | None) -> None:
         self._concurrency = concurrency or _FETCHES
-        self._estimate = min(UNKNOWN_BYTES, window // self._concurrency)
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[bool | None]] = {}  # held now, failed, or None: its caller was cancelled
 
@@ -92,7 +94,7 @@ class Filler:
             flight.set_result(outcome)
 
     async def _fetch(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
-        reservation = cache.reserve(self._estimate)
+        reservation = cache.reserve(min(UNKNOWN_BYTES, cache.window // self._concurrency))
         if reservation is None:
             logger.debug("cache.prefetch_skipped key=%r: other reads in flight hold the room for it", key)
             return False

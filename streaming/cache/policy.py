@@ -1,16 +1,19 @@
-"""Which entry leaves when room is needed. Every method is O(1) and called with the cache's lock held."""
+"""Which entry leaves when room is needed: `LRU`, or `Retain` (see `streaming.cache.retain`).
+
+Every method is called with the cache's lock held and takes O(log n) at most. Sizes are what an entry takes of the
+budget: its block and the bookkeeping for it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-import xxhash
+__all__ = ["LRU", "NOTHING", "Policy"]
 
-from streaming.errors import ConfigError
-
-KEEP_SHARE = 7 / 8  # of the budget that `retain` fills with what it keeps; the rest is the window that others pass
+NOTHING = object()
 
 
 class Policy(Protocol):
@@ -19,8 +22,20 @@ class Policy(Protocol):
     touch: Callable[[Hashable], None]
     """The key was read. Bound directly to C where possible: it is on the hit path."""
 
-    def add(self, key: Hashable, nbytes: int) -> None:
-        """The key, not known until now, was stored."""
+    kept_bytes: int
+    """Bytes that `victim` gives up only as a last resort; the other half of the rest is free for reads ahead."""
+
+    def wants(self, key: Hashable, nbytes: int) -> bool:
+        """Whether an entry is worth storing beyond the read that brings it. Called once for each that comes."""
+
+    def make_way(self, key: Hashable, nbytes: int) -> bool:
+        """Before room is taken for an entry: choose what gives way to it. False: not done yet, call again."""
+
+    def add(self, key: Hashable, nbytes: int, is_pinned: bool) -> None:
+        """The key, not known until now, was stored. Pinned: somebody will read it soon."""
+
+    def unpin(self, key: Hashable) -> None:
+        """Whoever pinned the key has read it, or will not. The key may be gone."""
 
     def discard(self, key: Hashable) -> None:
         """The key left, for whatever reason."""
@@ -28,75 +43,68 @@ class Policy(Protocol):
     def victim(self, force: bool) -> Hashable:
         """The key to evict next, `NOTHING` if none may go. `force`: kept ones may go too, as the last."""
 
+    def predicted_hit_rate(self, samples: int) -> float | None:
+        """Hits per read to expect of an epoch that reads so many samples once, in an order of its own."""
 
-NOTHING = object()
+
+class MeanSize:
+    """The running mean size of entries.
+
+    Attributes:
+        count: how many there were.
+    """
+
+    __slots__ = ("_total", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._total = 0
+
+    def add(self, nbytes: int) -> None:
+        """One more."""
+        self.count += 1
+        self._total += nbytes
+
+    def share(self, room: float, samples: int) -> float | None:
+        """How much of so many samples fits into a room, at the most 1; None before the first entry."""
+        return min(1.0, room * self.count / (self._total * samples)) if self.count and samples else None
+
+    def times(self, entries: int) -> float:
+        """Bytes that so many entries take; infinite before the first."""
+        return entries * self._total / self.count if self.count else math.inf
 
 
 class LRU:
     """The entry not read for the longest time leaves first."""
 
-    def __init__(self) -> None:
-        self._order: OrderedDict[Hashable, None] = OrderedDict()
-        self.touch: Callable[[Hashable], None] = self._order.move_to_end
+    kept_bytes = 0
 
-    def add(self, key: Hashable, nbytes: int) -> None:
-        self._order[key] = None
+    def __init__(self, max_bytes: int) -> None:
+        self.order: OrderedDict[Hashable, int] = OrderedDict()  # oldest first, with sizes
+        self.touch: Callable[[Hashable], None] = self.order.move_to_end
+        self._max_bytes = max_bytes
+        self._mean = MeanSize()
 
-    def discard(self, key: Hashable) -> None:
-        del self._order[key]
+    def wants(self, key: Hashable, nbytes: int) -> bool:
+        self._mean.add(nbytes)
+        return True
 
-    def victim(self, force: bool) -> Hashable:
-        return next(iter(self._order), NOTHING)
+    def make_way(self, key: Hashable, nbytes: int) -> bool:
+        return True
 
+    def add(self, key: Hashable, nbytes: int, is_pinned: bool) -> None:
+        self.order[key] = nbytes
 
-class Retain:
-    """Keeps a fixed, evenly spread set and never evicts it; the others pass through what room is left, as in `LRU`.
-
-    With a fresh shuffle each epoch no policy hits more than the cached fraction c; this one does, and LRU does not
-    (15 % at c = 50 %).
-
-    Args:
-        keep_fraction: share of the keys to keep, chosen by their hash; 1.0 keeps the first that come.
-        keep_bytes: the most bytes kept; further keys pass through.
-    """
-
-    def __init__(self, keep_fraction: float, keep_bytes: int) -> None:
-        if not 0 <= keep_fraction <= 1:
-            raise ConfigError(f"keep_fraction must be from 0 to 1, not {keep_fraction!r}")
-        self._below = int(keep_fraction * (1 << 64))
-        self._keep_bytes = keep_bytes
-        self._kept_bytes = 0
-        self._kept: OrderedDict[Hashable, int] = OrderedDict()
-        self._passing: OrderedDict[Hashable, None] = OrderedDict()
-        self.touch: Callable[[Hashable], None] = self._touch
-
-    def add(self, key: Hashable, nbytes: int) -> None:
-        is_chosen = xxhash.xxh3_64_intdigest(repr(key).encode("utf-8", "surrogatepass")) < self._below
-        if is_chosen and self._kept_bytes + nbytes <= self._keep_bytes:
-            self._kept[key] = nbytes
-            self._kept_bytes += nbytes
-        else:
-            self._passing[key] = None
+    def unpin(self, key: Hashable) -> None:
+        """Nothing: what was read last leaves last."""
 
     def discard(self, key: Hashable) -> None:
-        if key in self._kept:
-            self._kept_bytes -= self._kept.pop(key)
-        else:
-            del self._passing[key]
+        del self.order[key]
 
     def victim(self, force: bool) -> Hashable:
-        first = next(iter(self._passing), NOTHING)
-        return next(iter(self._kept), NOTHING) if first is NOTHING and force else first
+        return next(iter(self.order), NOTHING)
 
-    def _touch(self, key: Hashable) -> None:
-        if key in self._passing:
-            self._passing.move_to_end(key)
-
-
-def make_policy(name: str, max_bytes: int, keep_fraction: float) -> Policy:
-    """The policy of this name. Raises ConfigError for another name or fraction."""
-    if name == "lru":
-        return LRU()
-    if name == "retain":
-        return Retain(keep_fraction, int(max_bytes * KEEP_SHARE))
-    raise ConfigError(f"policy {name!r} is unknown; use 'lru' or 'retain'")
+    def predicted_hit_rate(self, samples: int) -> float | None:
+        """For a fresh shuffle in each epoch: c + (1 - c) ln(1 - c); docs/explanation/cache-policy.md derives it."""
+        c = self._mean.share(self._max_bytes, samples)
+        return c if c is None or c == 1 else c + (1 - c) * math.log(1 - c)

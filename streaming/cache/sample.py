@@ -22,7 +22,8 @@ from streaming.cache.counts import CacheMetrics
 from streaming.cache.fill import Filler
 from streaming.cache.leaves import Unsupported
 from streaming.cache.reading import STALE, PlaceTuple, load
-from streaming.cache.store import Store
+from streaming.cache.retain import Retain
+from streaming.cache.store import Store, entry_size
 from streaming.errors import ConfigError
 from streaming.runtime import Done
 
@@ -48,9 +49,16 @@ class SmartLRUCache:
         compression_type: "zstd" (where a trial on that kind of sample pays) or "none".
         prefetch_ahead: the most fetches that `prefetch` has in flight; None is 32.
         max_size_bytes: the budget in bytes, instead of `max_size_gb`.
-        policy: "lru", or "retain": keep a fixed set and let the rest pass through.
-        keep_fraction: share of the keys that "retain" keeps, evenly spread; 1.0 is as many as fit, the first to come.
+        policy: "lru"; "retain": keep a fixed set, evenly spread, and let the rest pass through a small window; "auto":
+            "retain" from `retain()` on, "lru" before.
+        keep_fraction: the largest share of the keys that "retain" keeps; 1.0 is as many as fit.
+        samples: how many there are in all, for `predicted_hit_rate`; 0 where unknown.
         clock: monotonic seconds.
+
+    Attributes:
+        samples: as above; may be set later.
+        serves_processes: whether samples that were read ahead are read from here by other processes. Otherwise whoever
+            reads ahead under a key keeps the sample for its reader, and those that pass are not stored as well.
 
     Raises:
         ConfigError: an argument that cannot be used.
@@ -66,6 +74,7 @@ class SmartLRUCache:
         max_size_bytes: int | None = None,
         policy: str = "lru",
         keep_fraction: float = 1.0,
+        samples: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         max_bytes = budget_bytes(max_size_gb, max_size_bytes)
@@ -74,7 +83,8 @@ class SmartLRUCache:
                 raise ConfigError(f"{name} must be 0 or more, or None, not {value!r}")
         self.compression_type = compression_type
         self.max_ttl_seconds = max_ttl_seconds
-        self.policy = policy
+        self.samples = samples
+        self.serves_processes = False
         self._compression = Compression(compression_type)
         self._store = Store(max_bytes, max_ttl_seconds, policy, keep_fraction, clock)
         self._look_up = self._store.look_up
@@ -82,7 +92,8 @@ class SmartLRUCache:
         self._memory = self.arena.memory
         self._generations = self.arena.generations
         self._lock = threading.Lock()
-        self._filler = Filler(prefetch_ahead, self._store.budget.window)
+        self._filler = Filler(prefetch_ahead)
+        self._flights: dict[Hashable, Reservation] = {}
         self._has_warned = False
 
     @property
@@ -94,6 +105,21 @@ class SmartLRUCache:
     def max_bytes(self) -> int:
         """The budget."""
         return self._store.budget.max_bytes
+
+    @property
+    def policy(self) -> str:
+        """The policy in force: "lru" or "retain"."""
+        return "retain" if isinstance(self._store.policy, Retain) else "lru"
+
+    @property
+    def window(self) -> int:
+        """The most bytes that reads ahead may hold now."""
+        return self._store.window
+
+    def retain(self) -> None:
+        """Say that the order of reading is known: "auto" is "retain" from now on. Idempotent; O(1)."""
+        with self._lock:
+            self._store.retain()
 
     # -- reading
 
@@ -178,12 +204,24 @@ class SmartLRUCache:
             key: any hashable.
             entry: from `encode`.
             prefetched: its first read counts as a prefetch hit.
-            reservation: the room held for this read; ends here in any case.
+            reservation: the room held for this read; ends here in any case. One made for this key needs no mention:
+                its room becomes the entry's, and that of a read ahead counts as ahead until it is released.
 
         Returns:
-            False if it cannot be held: larger than the cache, or than what may be evicted. The key is absent then.
+            False if it cannot be held: larger than the cache, or than what may be evicted; or it passes, and the reader
+            has it already. The key is absent then.
         """
-        place = self._take_room(key, entry.nbytes, reservation)
+        store = self._store
+        with self._lock:
+            flight = reservation or self._flights.get(key)
+            is_wanted = store.policy.wants(key, entry_size(entry.nbytes))
+            is_keyed = flight is not None and flight.key is not None
+            is_handed_over = is_keyed and flight is not None and flight.demanded == self.serves_processes
+            if is_handed_over and not is_wanted:
+                store.drop(key)
+                return False
+        becomes = None if is_keyed and flight is not None and not flight.demanded and is_handed_over else flight
+        place = self._take_room(key, entry.nbytes, becomes)
         if place is None:
             return False
         is_whole = False
@@ -192,8 +230,9 @@ class SmartLRUCache:
             is_whole = True
         finally:
             with self._lock:
-                self._store.publish(key, place, entry, is_whole=is_whole, is_unread=prefetched)
-        return is_whole and not self._store.is_closed
+                is_pinned = becomes is not None and becomes.parked > 0
+                store.publish(key, place, entry, is_whole=is_whole, is_unread=prefetched, is_pinned=is_pinned)
+        return is_whole and not store.is_closed
 
     def put_nowait(self, key: Hashable, data: Any, compress: bool = True, prefetched: bool = False) -> bool:
         """Encode and store a sample in this thread. False if it is not held afterwards."""
@@ -235,23 +274,32 @@ class SmartLRUCache:
 
     # -- in flight
 
-    def reserve(self, nbytes: int, *, demanded: bool = False) -> Reservation | None:
+    def reserve(self, nbytes: int, *, demanded: bool = False, key: Hashable = None) -> Reservation | None:
         """Hold room in the budget for a read in flight.
 
         Args:
             nbytes: expected size; `Reservation.resize` corrects it.
-            demanded: somebody waits: evicts whatever is stored. Else at most half of the budget is held this way.
+            demanded: somebody waits: evicts what is stored, what "retain" keeps only if nothing else is in flight.
+                Else at most `window` is held this way.
+            key: whose sample is read, so that `admit` finds the reservation; room for the bookkeeping is added.
 
         Returns:
             None if there is no room: a prefetch should wait; a demanded read that is larger than the budget goes
-            without (counted as bypassed), and one that meets other reads in flight should cancel the furthest of them.
+            without (counted as bypassed), and one that meets other reads should wait for those that are demanded too,
+            or cancel the furthest of the others.
         """
-        reservation = Reservation(self, demanded)
+        if key is not None:
+            nbytes = min(entry_size(nbytes), max(nbytes, self.max_bytes))
+        reservation = Reservation(self, demanded, key)
         if demanded and nbytes > self._store.budget.max_bytes:
             with self._lock:
                 self._store.metrics.bypassed += 1
             return None
-        return reservation if self.resize_reservation(reservation, nbytes) else None
+        if not self.resize_reservation(reservation, nbytes):
+            return None
+        if key is not None:
+            self._flights[key] = reservation
+        return reservation
 
     def resize_reservation(self, reservation: Reservation, nbytes: int) -> bool:
         """See `Reservation.resize`."""
@@ -259,15 +307,26 @@ class SmartLRUCache:
         demanded = reservation.demanded
         while True:
             with self._lock:
+                if not nbytes:
+                    self._end_flight(reservation)
                 more = nbytes - reservation.nbytes
-                if more > 0 and not demanded and budget.ahead + more > budget.window:
+                if more > 0 and not demanded and budget.ahead + more > self._store.window:
                     return False
-                has_room = more <= 0 or self._store.make_room(more, demanded)
+                is_alone = budget.reserved == reservation.nbytes
+                has_room = more <= 0 or self._store.make_room(more, demanded and is_alone)
                 if has_room:
                     budget.hold(more, demanded)
                     reservation.nbytes = nbytes
                 if has_room is not None:
                     return has_room
+
+    def _end_flight(self, reservation: Reservation) -> None:
+        if self._flights.get(reservation.key) is reservation:
+            del self._flights[reservation.key]
+        if reservation.parked:
+            self._store.budget.ahead -= reservation.parked
+            reservation.parked = 0
+            self._store.policy.unpin(reservation.key)
 
     # -- numbers
 
@@ -294,16 +353,27 @@ class SmartLRUCache:
                 "prefetched_unread": self._store.unread,
             }
             counts = self._store.metrics.as_stats()
-        return held | counts | {"compression_type": self.compression_type, "policy": self.policy}
+            predicted = self._store.policy.predicted_hit_rate(self.samples) if self.samples else None
+        rates = {"predicted_hit_rate": predicted, "policy": self.policy}
+        return held | counts | rates | {"compression_type": self.compression_type}
 
-    def _take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | None:
+    def _take_room(self, key: Hashable, nbytes: int, becomes: Reservation | None) -> Place | None:
+        """A place for an entry, made of the room that a reservation holds and of what else is there."""
         store = self._store
         while True:
             with self._lock:
-                if reservation is not None:
-                    store.budget.hold(-reservation.nbytes, reservation.demanded)
-                    reservation.nbytes = 0
+                held = becomes.nbytes if becomes is not None else 0
+                if becomes is not None:
+                    store.budget.hold(-held, becomes.demanded)
                 store.drop(key)  # from now on the old value is wrong, whether or not the new one fits
-                place = store.take_room(nbytes)
+                place = store.take_room(key, nbytes)
+                if becomes is not None:
+                    if place or (place is False and becomes.key is None):
+                        becomes.nbytes = 0
+                    else:
+                        store.budget.hold(held, becomes.demanded)
+                    if place and becomes.key is not None and not becomes.demanded:
+                        becomes.parked = entry_size(nbytes)
+                        store.budget.ahead += becomes.parked
                 if place is not None:
                     return place or None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Literal
 
 from streaming.cache.allocator import UNIT, block_size
@@ -12,14 +11,20 @@ from streaming.cache.arena import Arena, Place
 from streaming.cache.budget import Budget
 from streaming.cache.compression import Entry
 from streaming.cache.counts import CacheMetrics
-from streaming.cache.policy import NOTHING, make_policy
+from streaming.cache.policy import LRU, NOTHING
 from streaming.cache.reading import PlaceTuple
+from streaming.cache.retain import Retain, make_policy
 
-__all__ = ["ENTRY_OVERHEAD", "Store"]
+__all__ = ["ENTRY_OVERHEAD", "Store", "entry_size"]
 
 ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
 _EVICTIONS_PER_HOLD = 64  # under one hold of the lock: about 200 us
 _SWEEPS = 8  # expired entries removed beside each insertion
+
+
+def entry_size(nbytes: int) -> int:
+    """Bytes of the budget that an entry takes."""
+    return block_size(nbytes) + ENTRY_OVERHEAD
 
 
 class Store:
@@ -36,6 +41,7 @@ class Store:
         arena: where the bytes lie.
         budget: the account of them.
         metrics: the counts.
+        policy: which entry leaves first.
         records: where each key's sample lies.
         filling: places taken and being written.
     """
@@ -51,16 +57,32 @@ class Store:
         self.is_closed = False
         self._ttl_s = ttl_s
         self._clock = clock
-        self._new_policy = partial(make_policy, policy, max_bytes, keep_fraction)
-        self._policy = self._new_policy()
-        self._touch = self._policy.touch
+        self._name = policy
+        self._keep_fraction = keep_fraction
+        self._set_policy(make_policy(policy, max_bytes, keep_fraction))
         self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
         self._unread: dict[Hashable, None] = {}  # prefetched, not read yet
+
+    def _set_policy(self, policy: LRU | Retain) -> None:
+        self.policy = policy
+        self._touch = policy.touch
+
+    def retain(self) -> None:
+        """The order of reading is known: "auto" keeps a fixed set from now on. What is there becomes part of it when
+        it is read again, or makes way."""
+        if self._name == "auto" and isinstance(self.policy, LRU):
+            self._set_policy(Retain(self.budget.max_bytes, self._keep_fraction, self.policy.order))
 
     @property
     def unread(self) -> int:
         """Prefetched entries that were not read yet."""
         return len(self._unread)
+
+    @property
+    def window(self) -> int:
+        """The most bytes for reads ahead: half of what is not kept for good. The rest is for reads that are waited for,
+        and for what was read a moment ago and may be copied yet."""
+        return int(self.budget.max_bytes - self.policy.kept_bytes) // 2
 
     # -- finding
 
@@ -83,11 +105,13 @@ class Store:
 
     # -- adding
 
-    def take_room(self, nbytes: int) -> Place | Literal[False] | None:
+    def take_room(self, key: Hashable, nbytes: int) -> Place | Literal[False] | None:
         """A place to be filled and published. False: there can be none. None: enough for one hold of the lock."""
-        need = block_size(nbytes) + ENTRY_OVERHEAD
+        need = entry_size(nbytes)
         if self.is_closed:
             return False
+        if not self.policy.make_way(key, need):
+            return None
         has_room = need <= self.budget.max_bytes and self.make_room(need, False)
         if has_room:
             place = self.arena.allocate(nbytes)
@@ -101,7 +125,9 @@ class Store:
             return False
         return None
 
-    def publish(self, key: Hashable, place: Place, entry: Entry, *, is_whole: bool, is_unread: bool) -> None:
+    def publish(
+        self, key: Hashable, place: Place, entry: Entry, *, is_whole: bool, is_unread: bool, is_pinned: bool
+    ) -> None:
         """Make a place that was filled the key's; give it back if it was not filled wholly."""
         self.filling -= 1
         if self.is_closed:
@@ -110,7 +136,7 @@ class Store:
         elif is_whole:
             self.drop(key)  # what another thread stored meanwhile
             self.records[key] = (*place, entry.head)
-            self._policy.add(key, entry.nbytes)
+            self.policy.add(key, entry_size(entry.nbytes), is_pinned)
             self.metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
             if self._ttl_s is not None:
                 self._deadlines[key] = self._clock() + self._ttl_s
@@ -132,7 +158,7 @@ class Store:
         return None
 
     def _evict_one(self, force: bool) -> bool:
-        key = self._policy.victim(force)
+        key = self.policy.victim(force)
         if key is NOTHING:
             return False
         self.metrics.evictions += 1
@@ -157,7 +183,7 @@ class Store:
         place = self.records.pop(key, None)
         if place is None:
             return False
-        self._policy.discard(key)
+        self.policy.discard(key)
         self._deadlines.pop(key, None)
         self._unread.pop(key, None)
         self._free(Place(*place[:4]))
@@ -166,7 +192,7 @@ class Store:
     def _free(self, place: Place) -> None:
         if not self.is_closed:
             self.arena.free(place)
-            self.budget.stored -= block_size(place.length) + ENTRY_OVERHEAD
+            self.budget.stored -= entry_size(place.length)
 
     def clear(self) -> None:
         """Remove everything and give the memory back to the system."""
@@ -187,5 +213,5 @@ class Store:
         self.records.clear()
         self._deadlines.clear()
         self._unread.clear()
-        self._policy = self._new_policy()
-        self._touch = self._policy.touch
+        is_retaining = isinstance(self.policy, Retain)
+        self._set_policy(make_policy("retain" if is_retaining else "lru", self.budget.max_bytes, self._keep_fraction))

@@ -329,19 +329,28 @@ def test_retain_keeps_its_set_and_lets_the_rest_pass() -> None:
 
 def test_retain_makes_way_only_for_a_demanded_read() -> None:
     """Kept entries stay for puts and prefetches, and go last for a read that somebody waits for."""
-    cache = cache_of(10_000, policy="retain", compression_type="none")
-    assert cache.put_nowait("kept", noise(7000))
-    assert cache.put_nowait("passing", noise(500))
-    assert not cache.put_nowait("wide", noise(5000))
-    assert "kept" in cache
-    assert cache.reserve(5000) is None
-    demanded = cache.reserve(9000, demanded=True)
+    cache = cache_of(100_000, policy="retain", compression_type="none")
+    for key in range(40):
+        cache.put_nowait(key, noise(4000))
+    assert not cache.put_nowait("wide", noise(50_000))
+    kept = [key for key in range(40) if key in cache]
+    assert len(kept) >= 12
+    assert cache.reserve(50_000) is None
+    assert [key for key in kept if key in cache] == kept
+    small = cache.reserve(2000, demanded=True)
+    assert small is not None
+    assert cache.reserve(90_000, demanded=True) is None  # it ends by itself, and makes room
+    assert [key for key in kept if key in cache] == kept
+    small.release()
+    demanded = cache.reserve(90_000, demanded=True)
     assert demanded is not None
-    assert len(cache) == 0
+    assert 0 < sum(key in cache for key in kept) < 3
     demanded.release()
-    assert cache.put_nowait("kept", noise(7000))
+    for key in kept:
+        cache.put_nowait(key, noise(4000))
+    assert [key for key in kept if key in cache] == kept
     cache.clear()
-    assert cache.put_nowait("kept", noise(7000))
+    assert cache.put_nowait("kept", noise(4000))
 
 
 # -- reads in flight

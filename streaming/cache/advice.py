@@ -1,0 +1,49 @@
+"""Warnings about a cache whose settings cannot work, each said once with the setting to change."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+__all__ = ["FEW_SAMPLES", "Advice"]
+
+FEW_SAMPLES = 8  # of which a cache has to hold as many, so that one can be read ahead while others are used
+
+logger = logging.getLogger(__name__)
+
+
+class Advice:
+    """Looks at what one cache meets.
+
+    Args:
+        max_bytes: its budget.
+        ttl_s: the age at which its entries are gone; None is never.
+    """
+
+    def __init__(self, max_bytes: int, ttl_s: float | None) -> None:
+        self._max_bytes = max_bytes
+        self._ttl_s = math.inf if ttl_s is None else ttl_s
+        self._is_small = False
+
+    def on_read_ahead(self, nbytes: int) -> None:
+        """A sample of this size is to be read ahead."""
+        if nbytes * FEW_SAMPLES > self._max_bytes and not self._is_small:
+            self._is_small = True
+            logger.warning(
+                "cache.too_small cache_size_gb=%.3g sample_gb=%.3g: there is hardly room to read ahead and none to "
+                "keep samples; set cache_size_gb to %.3g at least, for each rank of a node",
+                self._max_bytes / 1e9,
+                nbytes / 1e9,
+                FEW_SAMPLES * nbytes / 1e9,
+            )
+
+    def on_epoch(self, epoch_s: float | None) -> None:
+        """The last epoch took so long; None if there was none yet."""
+        if epoch_s is not None and epoch_s > self._ttl_s:
+            logger.warning(
+                "cache.ttl_too_short max_ttl_seconds=%g epoch_seconds=%.3g: samples are gone before the next epoch "
+                "reads them; set max_ttl_seconds=None, as a changed object is noticed without it",
+                self._ttl_s,
+                epoch_s,
+            )
+            self._ttl_s = math.inf
