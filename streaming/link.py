@@ -25,12 +25,22 @@ from typing import Any
 from streaming.errors import OwnerGone
 from streaming.runtime import Runtime
 
-__all__ = ["LinkClient", "LinkHandle", "LinkServer", "is_spawning"]
+__all__ = ["FORK_LOCK", "LinkClient", "LinkHandle", "LinkServer", "is_spawning"]
 
 logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("=I")
 _HELLO = b"streaming-link-1"
+_GONE = (
+    "the process that reads for this worker has ended or closed its adapter; "
+    "end this worker and start again from the training process"
+)
+
+FORK_LOCK = threading.RLock()
+"""Held while this process has both ends of a pair: a child forked just then would keep the other end open for ever."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=FORK_LOCK.acquire, after_in_parent=FORK_LOCK.release, after_in_child=FORK_LOCK.release)
 
 
 def _frame(message: Any) -> bytes:
@@ -137,7 +147,7 @@ class LinkServer:
 
 
 class LinkClient:
-    """A worker's side. Connects on first use in each process; thread-safe.
+    """A worker's side. Connects on first use in each process; threads that ask at once have a connection each.
 
     Args:
         hello_fd: the inherited or received datagram end.
@@ -145,9 +155,8 @@ class LinkClient:
 
     def __init__(self, hello_fd: int) -> None:
         self._hello_fd = hello_fd
-        self._connection: socket.socket | None = None
-        self._pid = -1
-        self._lock = threading.Lock()
+        self._free: list[socket.socket] = []
+        self._pid = os.getpid()
 
     def request(self, message: Any) -> Any:
         """Send one request and wait for its reply.
@@ -155,51 +164,67 @@ class LinkClient:
         Raises:
             OwnerGone: the owner process has ended or closed its adapter.
         """
-        if self._pid != os.getpid():  # a fork of a worker shares neither the connection nor a lock held meanwhile
-            self._lock, self._connection, self._pid = threading.Lock(), None, os.getpid()
-        with self._lock:
+        if self._pid != os.getpid():  # a fork of a worker shares no connection
+            self._free, self._pid = [], os.getpid()
+        connection = None
+        try:
+            connection = self._free.pop() if self._free else self._connect()
+            connection.sendall(_frame(message))
+            (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
+            reply = marshal.loads(_receive(connection, length))
+        except BaseException as exc:
+            if connection is not None:  # also after an interrupt: the next request must not get this reply
+                connection.close()
+            if isinstance(exc, OSError):
+                raise OwnerGone(_GONE) from exc
+            raise
+        self._free.append(connection)
+        return reply
+
+    async def request_async(self, message: Any) -> Any:
+        """As `request`, on any loop; cancelling it ends only the waiting.
+
+        Raises:
+            OwnerGone: the owner process has ended or closed its adapter.
+        """
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=self._connect())
             try:
-                if self._connection is None:
-                    self._connection = self._connect()
-                self._connection.sendall(_frame(message))
-                (length,) = _LENGTH.unpack(self._receive(_LENGTH.size))
-                return marshal.loads(self._receive(length))
-            except OSError as exc:
-                raise OwnerGone(
-                    "the process that reads for this worker has ended or closed its adapter; "
-                    "end this worker and start again from the training process"
-                ) from exc
-            except BaseException:
-                self._disconnect()  # an interrupt between request and reply: the next request must not get this reply
-                raise
+                writer.write(_frame(message))
+                (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+                return marshal.loads(await reader.readexactly(length))
+            finally:
+                writer.close()
+        except (OSError, asyncio.IncompleteReadError) as exc:
+            raise OwnerGone(_GONE) from exc
 
     def close(self) -> None:
         """End the line. Idempotent; the next request opens it again."""
-        if self._pid == os.getpid():
-            self._disconnect()
+        free, self._free = self._free, []
+        for connection in free:
+            connection.close()
 
     def _connect(self) -> socket.socket:
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with far, socket.socket(fileno=os.dup(self._hello_fd)) as hello:
-                socket.send_fds(hello, [_HELLO], [far.fileno()])
-        except BaseException:
-            near.close()
-            raise
+        with FORK_LOCK:
+            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                with far, socket.socket(fileno=os.dup(self._hello_fd)) as hello:
+                    socket.send_fds(hello, [_HELLO], [far.fileno()])
+            except BaseException:
+                near.close()
+                raise
         return near
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def __reduce__(self) -> Any:
+        raise TypeError("a line belongs to its process; send the handle while a child process is being started")
 
-    def _receive(self, size: int) -> bytearray:
-        assert self._connection is not None
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            count = self._connection.recv_into(view)
-            if count == 0:
-                raise ConnectionResetError("end of the line")
-            view = view[count:]
-        return data
+
+def _receive(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = connection.recv_into(view)
+        if count == 0:
+            raise ConnectionResetError("end of the line")
+        view = view[count:]
+    return data

@@ -13,7 +13,7 @@ from streaming.cache.batch import read_batch
 from streaming.cache.reading import STALE, PlaceTuple
 from streaming.link import LinkClient, LinkHandle
 
-__all__ = ["Other", "Reply", "Worker"]
+__all__ = ["Other", "Reply", "Worker", "pickle_error"]
 
 Other = tuple[bool, bytes]
 """What has no place in the arena: whether it is an error, and the pickle of the error or of the sample.
@@ -23,6 +23,16 @@ Pickle crosses only the private line between a process and its own children, as 
 
 Reply = tuple[int, list[PlaceTuple | None], dict[int, Other]]
 """An owner's answer: its epoch, where each sample lies, and by their number in the request those that lie nowhere."""
+
+
+def pickle_error(error: Exception) -> bytes:
+    """An error for another process; one of a library that does not pickle keeps its text alone."""
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+        return data
+    except Exception:
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 class Worker:
@@ -61,6 +71,10 @@ class Worker:
             for at, sample in zip(stale, again, strict=True):
                 samples[at] = sample
         return samples
+
+    def close(self) -> None:
+        """End the line to the owner. What was read stays; idempotent."""
+        self._client.close()
 
     def _ask(self, positions: Sequence[int], is_stale: bool) -> list[Any]:
         reply: Reply = self._client.request((list(positions), is_stale))
