@@ -20,7 +20,7 @@ from streaming.cache.batch import Sample
 from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
-from streaming.errors import Closed, PrepareError, StreamingError
+from streaming.errors import Closed, ConfigError, PrepareError, StreamingError
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
 from streaming.lookahead import LookAhead
@@ -45,7 +45,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         sources: one or a list of `DataSourceConfig`, dict, URL, or `DataSource` object.
         data_mapping: `{name: key in the sample}`, or a list of names that are keys too. A name is that of a source, or
             of a folder under the roots of the sources. None takes every source under its own name.
-        cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes.
+        cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes. It is that
+            of the node: where `LOCAL_WORLD_SIZE` says that several ranks run there, each takes its equal share.
         max_ttl_seconds: age at which a cached sample is read anew; None is never.
         prefetch_ahead: most samples read ahead of the one that is needed now; None adapts.
         enable_prefetch: whether `look_ahead` and `prefetch_batch` read ahead at all.
@@ -56,7 +57,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         missing: "raise" names a sample that lacks a part; "drop" leaves it out and counts it.
         rename: `{pattern: replacement}` for names that differ between parts.
         index_path: where the index is saved, and opened from at the next start.
-        policy: "lru", or "retain": keep what is cached and stream the rest.
+        policy: "retain" keeps a fixed set of samples, evenly spread, and streams the rest; "lru" keeps what was read
+            last; "auto" is "retain" where the order is known, from the first announcement on, and "lru" otherwise.
         concurrency: most samples being read ahead at once; None is 256.
         decode_threads: threads that decode; None is one a processor.
         max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
@@ -89,7 +91,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         missing: str = "raise",
         rename: Mapping[str, str] | None = None,
         index_path: str | os.PathLike[str] | None = None,
-        policy: str = "lru",
+        policy: str = "auto",
         concurrency: int | None = None,
         decode_threads: int | None = None,
         max_object_bytes: int | str = 8 * 10**9,
@@ -298,7 +300,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         assert config is not None  # only a worker has none, and a worker has a reader
         worker = get_worker_info()
         # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
-        owner = open_owner(config, self._prepare, worker.num_workers if worker else 1)
+        owner = open_owner(config, self._prepare, _ranks_of_node() * (worker.num_workers if worker else 1))
         self._length = len(owner.index)
         self._finalizer = weakref.finalize(self, _close_dropped, owner, os.getpid())
         self._finalizer.atexit = False  # the runtime ends everything at interpreter exit
@@ -349,6 +351,14 @@ class StreamingDatasetAdapter(Dataset[Any]):
             _inherited.append(owner)
             self._finalizer.detach()
             self._reader = Worker(owner.handle(), owner.epoch)
+
+
+def _ranks_of_node() -> int:
+    """How many trainers share this node's memory, as `torchrun` says in `LOCAL_WORLD_SIZE`."""
+    text = os.environ.get("LOCAL_WORLD_SIZE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"LOCAL_WORLD_SIZE={text!r} is no number of ranks on a node: set it to 1 or more, or unset it")
+    return int(text)
 
 
 def _takes_generator(transform: Callable[..., Any]) -> bool:

@@ -194,7 +194,7 @@ def test_the_adapters_settings_have_the_defaults_of_the_reference() -> None:
     config = AdapterConfig(sources="/x")
     assert [source.name for source in config.sources] == ["x"]
     assert (config.cache_size_gb, config.cache_bytes, config.max_ttl_seconds) == (10.0, 10**10, None)
-    assert (config.compression_type, config.missing, config.policy, config.seed) == ("zstd", "raise", "lru", 0)
+    assert (config.compression_type, config.missing, config.policy, config.seed) == ("zstd", "raise", "auto", 0)
 
 
 def test_the_budget_may_be_a_size() -> None:
