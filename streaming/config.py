@@ -295,13 +295,14 @@ class AdapterConfig(_Settings):
         default_factory=dict, description="{text in a name: its replacement} before matching"
     )
     index_path: Path | None = Field(None, description="where the index is saved; None: it is built at each start")
-    policy: Literal["lru", "retain"] = Field("lru", description="which entries leave the cache first")
+    policy: Literal["auto", "lru", "retain"] = Field("auto", description="which entries leave the cache first")
     concurrency: int | None = Field(None, ge=1, description="most reads in flight; None: chosen by the adapter")
     decode_threads: int | None = Field(None, ge=1, description="threads that decode; None: chosen by the adapter")
     max_object_bytes: _Size = Field(8 * GB, description="a larger object is refused before memory is taken for it")
     resilience: dict[str, Any] | None = Field(
         None, description="{constant: value} for what `streaming.resilience.Resilience` holds; None: the defaults"
     )
+    owner: Literal["thread", "process"] = Field("thread", description="what reads: a thread, or a process of its own")
     seed: int = Field(0, ge=-(2**63), lt=2**63, description="of the order and of the generators that transform gets")
     on_error: Literal["raise", "replace"] = Field("raise", description="what to do with a sample that cannot be read")
     quarantine_path: Path | None = Field(None, description="where each replaced sample is noted, a line of JSON each")
