@@ -15,11 +15,11 @@ PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
     ("errors", "units", "masking", "config", "counters", "runtime"),
-    ("codecs", "order", "mixture", "batching", "sources.base"),
+    ("codecs", "order", "shares", "mixture", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
     ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "copies", "fetch", "testing"),
-    ("collate", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
+    ("collate", "packing", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
     ("mixed", "ranks", "progress", "sampler", "device", "loader"),
     ("demo", "commands", "cli"),
 )
