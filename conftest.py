@@ -1,7 +1,9 @@
-"""Where a server that tests need is not installed, those tests are not run, and the last lines say so."""
+"""What holds for all tests: those whose server is not installed are left out, and the last lines say so; one seed."""
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
 import sys
 from collections.abc import Callable
@@ -35,6 +37,11 @@ def _missing() -> dict[str, str]:
     return {fixture: what for fixture, (what, is_there) in NEEDED.items() if not is_there()}
 
 
+def pytest_configure() -> None:
+    """Draw the seed of tests that cut runs at random places; the processes of xdist inherit it."""
+    os.environ.setdefault("STREAMING_CUTS_SEED", str(random.SystemRandom().randrange(2**32)))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what asks for a server that is not there."""
     missing = _missing()
@@ -46,7 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was not run, and why."""
+    """Say with which seed runs were cut, what was not run, and why."""
+    terminalreporter.write_line(f"STREAMING_CUTS_SEED={os.environ['STREAMING_CUTS_SEED']}")
     for what in _missing().values():
         terminalreporter.write_sep("=", f"NOT RUN: the tests of {what}", yellow=True)
     if _missing():

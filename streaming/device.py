@@ -1,0 +1,82 @@
+"""Copies batches to an accelerator while the trainer computes on the ones before."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from streaming.errors import ConfigError
+
+__all__ = ["to_device"]
+
+
+def to_device(batches: Iterator[Any], device: torch.device, ahead: int = 2) -> Iterator[Any]:
+    """The same batches with their tensors on a device, up to `ahead` of them copied before they are asked for.
+
+    On CUDA the copies run on a stream of their own, beside the trainer's kernels; they overlap if the batches lie in
+    pinned memory (`pin_memory=True`, whose buffers torch keeps and reuses). Elsewhere each batch is moved when it is
+    asked for. What is not a tensor, and has no `to`, stays as it is.
+
+    Args:
+        batches: nests of dict, list and tuple. An error it raises comes where its batch would have come.
+        ahead: 0 copies on the trainer's own stream.
+
+    Raises:
+        ConfigError: if `ahead` is negative, or torch finds no such device.
+    """
+    if ahead < 0:
+        raise ConfigError(f"prefetch_to_device={ahead}: give the batches to copy ahead, 0 for none")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={str(device)!r}: torch finds no CUDA device; leave it out or install a driver")
+    if device.type == "cuda" and ahead:
+        return _on_side_stream(batches, device, ahead)
+    return (_moved(batch, device) for batch in batches)
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, batch)
+
+
+def _on_side_stream(batches: Iterator[Any], device: torch.device, ahead: int) -> Iterator[Any]:
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def copy(batch: Any) -> Callable[[], Any]:
+        with torch.cuda.stream(stream):
+            moved = _moved(batch, device)
+        done = stream.record_event()
+
+        def receive() -> Any:
+            current = torch.cuda.current_stream(device)
+            current.wait_event(done)
+            for leaf in tree_leaves(moved):
+                if isinstance(leaf, torch.Tensor) and leaf.is_cuda:
+                    leaf.record_stream(current)  # its memory is not given away before the trainer's kernels end
+            return moved
+
+        return receive
+
+    return _read_ahead(batches, copy, ahead)
+
+
+def _read_ahead(batches: Iterator[Any], copy: Callable[[Any], Callable[[], Any]], ahead: int) -> Iterator[Any]:
+    """What `copy(batch)()` gives for each batch, `copy` being called up to `ahead` batches before."""
+    coming: deque[Callable[[], Any]] = deque()
+    error: Exception | None = None
+    is_open = True
+    while True:
+        while is_open and len(coming) <= ahead:
+            try:
+                coming.append(copy(next(batches)))
+            except StopIteration:
+                is_open = False
+            except Exception as exc:  # belongs to a batch that was not asked for yet
+                is_open, error = False, exc
+        if not coming:
+            break
+        yield coming.popleft()()
+    if error is not None:
+        raise error

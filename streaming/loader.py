@@ -1,0 +1,231 @@
+"""`StreamingDataLoader`: torch's DataLoader over a known order, exactly resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from streaming.accelerated import Prepared
+from streaming.batching import Plan, TokenBatches
+from streaming.device import to_device
+from streaming.errors import ConfigError
+from streaming.order import Order
+from streaming.progress import Progress
+from streaming.ranks import check_agreement
+from streaming.sampler import Batching, StreamingSampler
+
+__all__ = ["StreamingDataLoader"]
+
+
+class StreamingDataLoader(Prepared, DataLoader[Any]):
+    """Batches of one rank, in an order that is a pure function of seed and epoch, with a state to go on from.
+
+    Takes what torch's DataLoader takes, except `sampler`, `batch_sampler` and `generator`: the order is its own. Ranks
+    are found and told apart without a distributed sampler; all of them get equally many batches. What comes next is
+    read ahead, whatever `num_workers` is. After the last batch of an epoch the next iteration is the next epoch.
+
+    `state_dict()` counts a batch when `next()` returned it, however far workers and devices are ahead; a state may be
+    loaded with another `world_size`, `batch_size` or `num_workers`, and the global order goes on where it was.
+
+    Args:
+        dataset: a `StreamingDatasetAdapter`, a `MixedDataset`, or any map-style data set.
+        batch_size: samples on each rank; with `Packing` packs, with `TokenBatches` left out.
+        shuffle: each epoch in an order of its own, or always from first to last.
+        seed: of the order; None is the data set's own, or 0.
+        order: an order to use in place of `shuffle` and `seed`.
+        batching: `TokenBatches` or `Packing`, to group samples by their lengths before they are read.
+        drop_last: drop the last samples where they do not suffice for a whole batch on each rank. Otherwise the last
+            batch is smaller, and the first samples of the epoch fill it up to one size on all ranks.
+        rank, world_size: see `streaming.ranks.rank_and_world`.
+        device: where the tensors of a batch shall be; None leaves them.
+        prefetch_to_device: batches that are copied to the device ahead of their use.
+        options: as for torch's DataLoader.
+
+    Attributes:
+        sampler: the `StreamingSampler`; with `TokenBatches` as `batch_sampler`.
+        plan: the groups of samples, where there is `batching`; `plan.padding(epoch)` is their share of padding.
+
+    Raises:
+        ConfigError: settings that cannot be used, fewer samples than ranks, or ranks that do not agree.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int | None = 1,
+        shuffle: bool = False,
+        *,
+        seed: int | None = None,
+        order: Order | None = None,
+        batching: Batching | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        device: torch.device | str | None = None,
+        prefetch_to_device: int = 2,
+        **options: Any,
+    ) -> None:
+        _check_options(options, batch_size, batching)
+        sampler = StreamingSampler(
+            dataset,
+            shuffle=shuffle,
+            seed=seed,
+            order=order,
+            batching=batching,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+        )
+        self._device = None if device is None else torch.device(device)
+        self._prefetch_to_device = prefetch_to_device
+        self._progress = Progress(sampler.progress.settings)
+        self._units = sampler
+        self._turn = 0
+        self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
+        if self._device is not None and self._device.type == "cuda":
+            options.setdefault("pin_memory", True)
+        if isinstance(batching, TokenBatches):
+            super().__init__(dataset, batch_sampler=sampler, **options)
+        else:
+            data: Any = dataset if batching is None else _Groups(dataset)
+            super().__init__(data, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The groups of samples, where there is `batching`."""
+        return self._units.plan
+
+    @property
+    def rank(self) -> int:
+        """Of this trainer."""
+        return self._units.rank
+
+    @property
+    def world_size(self) -> int:
+        """Trainers in all."""
+        return self._units.world_size
+
+    @property
+    def epoch(self) -> int:
+        """The one under way, or that comes next: from the batch on that ends epoch e it is e + 1."""
+        return self._progress.epoch
+
+    def __len__(self) -> int:
+        """Batches on each rank in a whole epoch, also where a state was loaded in the middle of one."""
+        return self._batches(self._progress.epoch, 0)
+
+    def _batches(self, epoch: int, position: int) -> int:
+        left = self._units.left(epoch, position)
+        return left // self._per_batch if self.drop_last else -(-left // self._per_batch)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own iterator class
+        progress = self._progress
+        epoch, position = progress.begin()
+        check_agreement(self.rank, self.world_size, self._agreed())
+        set_epoch = getattr(self.dataset, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
+        self._turn += 1
+        return self._delivered(epoch, position, self._turn)
+
+    def _delivered(self, epoch: int, position: int, turn: int) -> Iterator[Any]:
+        progress, units = self._progress, self._units
+        left = self._batches(epoch, position)
+        if not left:
+            progress.finish()
+            return
+        units.progress.resume(epoch, position)
+        step = self._per_batch * self.world_size
+        batches: Iterator[Any] = super().__iter__()
+        if self._device is not None:
+            batches = to_device(batches, self._device, self._prefetch_to_device)
+        self._begin(self._remainder(epoch, position))
+        try:
+            for batch in batches:
+                left -= 1
+                if turn != self._turn:  # of two iterations at once the newer one counts
+                    pass
+                elif left:
+                    progress.position += step
+                else:
+                    progress.finish()
+                    self.end_of_dataloader = True
+                yield batch
+        finally:
+            self._end()
+
+    def _remainder(self, epoch: int, position: int) -> int:
+        """See `Prepared`: what is repeated are the last units of the last ranks; gathered, ranks follow each other."""
+        each = self._units.left(epoch, position)
+        repeated = max(each * self.world_size - (self._units.units(epoch) - position), 0)
+        rows = (each - 1) % self._per_batch + 1
+        if self.drop_last or not repeated:
+            return 0
+        in_one_row = rows == 1 and self.batch_size is not None
+        return rows * self.world_size - repeated if repeated == 1 or in_one_row else -1
+
+    def _agreed(self) -> dict[str, Any]:
+        """What must be the same on all ranks."""
+        return {**self._progress.state_dict(), "batch_size": self._per_batch, "drop_last": self._units.drop_last}
+
+    # -- state
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch next; if it is the one under way, or the one of a loaded state, nothing changes."""
+        self._progress.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is, up to the batch that `next()` returned last: JSON of less than a kilobyte.
+
+        The same on all ranks; after the last batch of epoch e it says epoch e + 1, position 0.
+        """
+        return self._progress.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any] | str | bytes) -> None:
+        """Go on from a state with the next iteration.
+
+        Raises:
+            StateError: if it is damaged, of another version, or of another run; says what differs.
+        """
+        self._progress.load_state_dict(state)
+
+
+class _Groups(Dataset[Any]):
+    """Reads lists of samples: their parts all at once."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, group: Sequence[int]) -> list[Any]:
+        return self.__getitems__([group])[0]
+
+    def __getitems__(self, groups: Sequence[Sequence[int]]) -> list[list[Any]]:
+        flat = [sample for group in groups for sample in group]
+        read = getattr(self.dataset, "__getitems__", None)
+        samples = iter(read(flat) if read is not None else [self.dataset[sample] for sample in flat])
+        return [[next(samples) for _ in group] for group in groups]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def _check_options(options: Mapping[str, Any], batch_size: int | None, batching: Batching | None) -> None:
+    for name in ("sampler", "batch_sampler", "generator"):
+        if options.get(name) is not None:
+            raise ConfigError(
+                f"{name} is given to a StreamingDataLoader, which has an order of its own: leave it out, or use "
+                "torch's DataLoader with adapter.look_ahead(sampler)"
+            )
+    if isinstance(batching, TokenBatches):
+        if batch_size not in (None, 1):
+            raise ConfigError(f"batch_size={batch_size} with TokenBatches, which makes the batches: leave it out")
+    elif batch_size is None or batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size!r}: give the samples of a batch on each rank, at least 1")

@@ -1,0 +1,105 @@
+"""Which of how many trainers this process is, and whether they agree."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from streaming.errors import ConfigError
+
+__all__ = ["check_agreement", "check_group", "rank_and_world"]
+
+
+def rank_and_world(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
+    """This trainer's rank and how many there are.
+
+    From the arguments; else from the environment (`RANK` and `WORLD_SIZE`, as `torchrun` sets them); else from the
+    default process group; else 0 of 1.
+
+    Raises:
+        ConfigError: one of the two without the other, no numbers, or a rank that is not in `range(world_size)`.
+    """
+    found = _given(rank, world_size) or _from_environment() or _from_group() or _alone()
+    if not 0 <= found[0] < found[1]:
+        raise ConfigError(f"rank {found[0]} of {found[1]} cannot be: give a rank from 0 to world_size - 1")
+    return found
+
+
+def check_agreement(rank: int, world_size: int, settings: dict[str, Any]) -> None:
+    """Compare the settings of all ranks, where there is a process group of that size; a collective call.
+
+    Raises:
+        ConfigError: on every rank alike, naming the ranks that differ from rank 0 and in what.
+    """
+    from torch import distributed
+
+    if world_size == 1 or not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if distributed.get_world_size() != world_size:
+        return
+    gathered: list[Any] = [None] * world_size
+    distributed.all_gather_object(gathered, {"rank": rank, **settings})
+    _compare(sorted(gathered, key=lambda each: int(each["rank"])))
+
+
+def _compare(gathered: list[dict[str, Any]]) -> None:
+    ranks = [each["rank"] for each in gathered]
+    if ranks != list(range(len(gathered))):
+        raise ConfigError(f"the ranks of the {len(gathered)} trainers are {ranks}: give each one of its own")
+    first = gathered[0]
+    told = [
+        f"rank {other['rank']} has {name}={other.get(name)!r} where rank 0 has {first.get(name)!r}"
+        for other in gathered[1:]
+        for name in sorted((first.keys() | other.keys()) - {"rank"})
+        if other.get(name) != first.get(name)
+    ]
+    if told:
+        raise ConfigError(f"the trainers do not agree: {'; '.join(told[:8])}; give all ranks the same settings")
+
+
+def check_group(rank: int, world_size: int) -> None:
+    """Compare what was found with the default process group, which may have been made since.
+
+    Raises:
+        ConfigError: they differ: each rank would read what the others read.
+    """
+    group = _from_group()
+    if group is not None and group != (rank, world_size):
+        raise ConfigError(
+            f"the loader was made as rank {rank} of {world_size} and the process group says {group[0]} of {group[1]}: "
+            "make it after the process group (in Lightning, in train_dataloader()), or give rank and world_size"
+        )
+
+
+def _given(rank: Any, world_size: Any, names: str = "rank and world_size") -> tuple[int, int] | None:
+    if rank is None and world_size is None:
+        return None
+    try:
+        return int(rank), int(world_size)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{names} are {rank!r} and {world_size!r}: give both, as numbers, or neither") from None
+
+
+def _from_environment() -> tuple[int, int] | None:
+    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None or world_size is None:
+        return None
+    return _given(rank, world_size, "the variables RANK and WORLD_SIZE")
+
+
+def _from_group() -> tuple[int, int] | None:
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _alone() -> tuple[int, int]:
+    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if name in os.environ:  # Lightning sets one of the two before it makes the process group
+            raise ConfigError(
+                f"the variable {name} is set and {other} is not: make the loader after the process group (in "
+                "Lightning, in train_dataloader()), or give rank and world_size"
+            )
+    return 0, 1
