@@ -26,6 +26,7 @@ from streaming.link import is_spawning
 from streaming.lookahead import LookAhead
 from streaming.opening import open_owner
 from streaming.owner import Owner
+from streaming.remote_owner import RemoteOwner
 from streaming.runtime import Done, Pending, current_runtime
 from streaming.worker import Worker
 
@@ -63,6 +64,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         decode_threads: threads that decode; None is one a processor.
         max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
         resilience: `{constant: value}` of `streaming.resilience.Resilience`, such as `{"deadline_s": 300}`.
+        owner: what reads, see "Processes and threads": "thread" is a thread of this process, "process" a child process,
+            for a trainer whose Python leaves that thread too little time. `prepare` and sources are then sent there.
         seed: of the order and of the generators that `transform` gets.
         on_error: "raise" at the read of a sample that is missing, damaged or refused by `prepare`; "replace" gives
             another in its place, the same on every rank and in every run, and counts it.
@@ -96,6 +99,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         decode_threads: int | None = None,
         max_object_bytes: int | str = 8 * 10**9,
         resilience: Mapping[str, Any] | None = None,
+        owner: str = "thread",
         seed: int = 0,
         on_error: str = "raise",
         quarantine_path: str | os.PathLike[str] | None = None,
@@ -117,6 +121,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
             decode_threads=decode_threads,
             max_object_bytes=max_object_bytes,
             resilience=None if resilience is None else dict(resilience),
+            owner=owner,
             seed=seed,
             on_error=on_error,
             quarantine_path=quarantine_path,
@@ -130,7 +135,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def _start(self) -> None:
         """Set what is not configuration, in a new object and in an unpickled one."""
-        self._reader: Owner | Worker | None = None
+        self._reader: Owner | RemoteOwner | Worker | None = None
         self._reads_ahead = self._config is None or self._config.enable_prefetch
         self._length = 0
         self._is_closed = False
@@ -207,12 +212,12 @@ class StreamingDatasetAdapter(Dataset[Any]):
         announces nothing: the process that made the adapter does.
         """
         reader = self._open()
-        if self._reads_ahead and isinstance(reader, Owner):
+        if self._reads_ahead and not isinstance(reader, Worker):
             reader.announce([self._position(index) for index in indices], order)
 
     def forget(self, order: object) -> None:
         """Say that what was announced under this `order` and was not read yet will not be read."""
-        if isinstance(self._reader, Owner):
+        if isinstance(self._reader, Owner | RemoteOwner):
             self._reader.forget(order)
 
     def set_epoch(self, epoch: int) -> None:
@@ -235,7 +240,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def stop_prefetch_worker(self) -> Done[None]:
         """Stop reading ahead and drop what was announced; samples are then fetched when asked for."""
         self._reads_ahead = False
-        if isinstance(self._reader, Owner):
+        if isinstance(self._reader, Owner | RemoteOwner):
             self._reader.forget_all()
         return Done(None)
 
@@ -249,7 +254,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
     @property
     def fingerprint(self) -> str:
         """Of the samples: changes with names, sizes and validators, and not with the place of the sources."""
-        return self.index.fingerprint
+        owner = self._owner()
+        return owner.fingerprint if isinstance(owner, RemoteOwner) else owner.index.fingerprint
 
     @property
     def seed(self) -> int:
@@ -258,8 +264,18 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     @property
     def cache(self) -> SmartLRUCache:
-        """The sample cache; its keys are positions."""
-        return self._owner().cache
+        """The sample cache; its keys are positions.
+
+        Raises:
+            ConfigError: with `owner="process"` it lies in another process.
+        """
+        owner = self._owner()
+        if isinstance(owner, RemoteOwner):
+            raise ConfigError(
+                "adapter.cache lies in another process with owner='process': "
+                "use get_cache_stats, prefetch_batch and clear_cache, or owner='thread'"
+            )
+        return owner.cache
 
     def get_cache_stats(self) -> dict[str, Any]:
         """What the cache holds and what reading has cost since the last `reset_metrics`.
@@ -275,18 +291,22 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def clear_cache(self) -> Done[None]:
         """Drop every cached sample. With or without `await`."""
-        self.cache.clear()
+        owner = self._owner()
+        if isinstance(owner, RemoteOwner):
+            owner.clear()
+        else:
+            owner.cache.clear()
         return Done(None)
 
     # -- opening, closing, other processes
 
-    def _owner(self) -> Owner:
+    def _owner(self) -> Owner | RemoteOwner:
         reader = self._open()
         if isinstance(reader, Worker):
             raise Closed("a worker process has no cache or index of its own; ask the process that made the adapter")
         return reader
 
-    def _open(self) -> Owner | Worker:
+    def _open(self) -> Owner | RemoteOwner | Worker:
         if self._reader is None:
             with self._opening:
                 if self._is_closed:
@@ -295,12 +315,18 @@ class StreamingDatasetAdapter(Dataset[Any]):
                     self._reader = self._make_owner()
         return self._reader
 
-    def _make_owner(self) -> Owner:
+    def _make_owner(self) -> Owner | RemoteOwner:
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
         worker = get_worker_info()
         # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
-        owner = open_owner(config, self._prepare, _ranks_of_node() * (worker.num_workers if worker else 1))
+        shares = _ranks_of_node() * (worker.num_workers if worker else 1)
+        if config.owner == "process":
+            remote = RemoteOwner(config, self._prepare, shares)
+            self._length = remote.length
+            self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, remote.close)
+            return remote
+        owner = open_owner(config, self._prepare, shares)
         self._length = len(owner.index)
         self._finalizer = weakref.finalize(self, _close_dropped, owner, os.getpid())
         self._finalizer.atexit = False  # the runtime ends everything at interpreter exit
@@ -309,9 +335,12 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def close(self) -> None:
         """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
         reader, self._reader, self._is_closed = self._reader, None, True
-        if isinstance(reader, Owner):
+        if isinstance(reader, Owner | RemoteOwner):
             self._finalizer.detach()
+        if isinstance(reader, Owner):
             current_runtime().run(reader.aclose())
+        elif isinstance(reader, RemoteOwner):
+            reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -351,13 +380,19 @@ class StreamingDatasetAdapter(Dataset[Any]):
             _inherited.append(owner)
             self._finalizer.detach()
             self._reader = Worker(owner.handle(), owner.epoch)
+        elif isinstance(self._reader, RemoteOwner):
+            _inherited.append(self._reader)
+            self._finalizer.detach()
+            self._reader = self._reader.as_worker()
 
 
 def _ranks_of_node() -> int:
     """How many trainers share this node's memory, as `torchrun` says in `LOCAL_WORLD_SIZE`."""
     text = os.environ.get("LOCAL_WORLD_SIZE") or "1"
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"LOCAL_WORLD_SIZE={text!r} is no number of ranks on a node: set it to 1 or more, or unset it")
+        raise ConfigError(
+            f"LOCAL_WORLD_SIZE={text!r} is no number of ranks on a node: set it to 1 or more, or unset it"
+        )
     return int(text)
 
 
@@ -375,7 +410,7 @@ def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> Streaming
 
 
 _adapters: weakref.WeakSet[StreamingDatasetAdapter] = weakref.WeakSet()
-_inherited: list[Owner] = []  # a parent's owners, in a forked child: never finalised there
+_inherited: list[Owner | RemoteOwner] = []  # a parent's owners, in a forked child: never finalised there
 
 
 def _close_dropped(owner: Owner, pid: int) -> None:

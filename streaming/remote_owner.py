@@ -1,0 +1,280 @@
+"""The training process's side of `owner="process"`: a child that reads, and a line to it.
+
+A trainer whose Python holds the interpreter's lock (GIL) makes a loop thread wait up to the switch interval, 5 ms,
+each time it wakes up. A child has a lock of its own. It is a fresh interpreter, never a fork, so it shares no lock,
+client or thread with the trainer; samples pass through its arena, which both map.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from types import FunctionType
+from typing import Any
+
+from streaming.config import AdapterConfig
+from streaming.errors import ConfigError, OwnerGone
+from streaming.index import SampleIndex
+from streaming.link import FORK_LOCK, LinkClient, LinkHandle
+from streaming.owner_process import receive, send
+from streaming.sources.memory import MemorySource
+from streaming.worker import Worker
+
+__all__ = ["RemoteOwner"]
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long `close` waits for the child; more than the child gives its own reads, so that it is rarely killed."""
+
+
+class RemoteOwner:
+    """Serves samples by position as `Owner` does, from a child process. Safe in any thread.
+
+    Reads are those of a worker: one message per call, whatever the number of samples.
+
+    Args:
+        config: what the owner is made from.
+        prepare: see `Owner`; pickled, so a function of a module that the child can import.
+        shares: how many owners share the budget.
+
+    Attributes:
+        length: of the data set.
+        fingerprint: of its index.
+
+    Raises:
+        ConfigError: the configuration cannot be sent to another process.
+        OwnerGone: the child ended before it was ready.
+        Exception: whatever opening raised in the child.
+    """
+
+    def __init__(self, config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> None:
+        settings = {
+            "pickles": _pickled(config, prepare),
+            "shares": shares,
+            "log_level": logging.getLogger("streaming").getEffectiveLevel(),
+        }
+        self._pid = os.getpid()
+        self._fds: list[int] = []
+        self._process, self._line = _start()
+        try:
+            told = self._open(settings)
+        except BaseException:
+            self.close()
+            raise
+        self.length: int = told["length"]
+        self.fingerprint: str = told["fingerprint"]
+        self._calls = LinkClient(self._fds[0])
+        self._worker = Worker(LinkHandle(*self._fds), told["epoch"])
+
+    def _open(self, settings: dict[str, Any]) -> dict[str, Any]:
+        try:
+            send(self._line, settings)
+            told, self._fds = receive(self._line, 2)
+        except (EOFError, OSError) as exc:
+            raise self._gone() from exc
+        if "error" in told:
+            raise pickle.loads(told["error"])
+        result: dict[str, Any] = told
+        return result
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that goes into the seed of the generators that `transform` gets."""
+        return self._worker.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._call("set_epoch", epoch)
+        self._worker.epoch = epoch
+
+    def read(self, position: int) -> Any:
+        """One sample, owned by the caller."""
+        return self.read_many([position])[0]
+
+    def read_many(self, positions: Sequence[int]) -> list[Any]:
+        """Samples in the order asked, owned by the caller; those missing are fetched together.
+
+        Raises:
+            OwnerGone: the child has ended.
+            Exception: what the child met when it fetched a sample.
+        """
+        try:
+            return self._worker.read_many(positions)
+        except OwnerGone as exc:
+            raise self._gone() from exc
+
+    def announce(self, positions: Iterable[int], order: object) -> None:
+        """Say which samples will be read next, in order."""
+        self._call("announce", id(order), list(positions))
+
+    def forget(self, order: object) -> None:
+        """Say that what was announced under this order will not be read. Nothing happens once the child has ended."""
+        self._call("forget", id(order), or_gone=True)
+
+    def forget_all(self) -> None:
+        """Drop every announced order."""
+        self._call("forget_all")
+
+    async def fetch(self, positions: Iterable[int]) -> None:
+        """Bring these samples into the cache. Failures surface at their reads."""
+        try:
+            _result(await self._calls.request_async(("fetch", list(positions))))
+        except OwnerGone as exc:
+            raise self._gone() from exc
+
+    def stats(self) -> dict[str, Any]:
+        """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
+        result: dict[str, Any] = self._call("stats")
+        return result
+
+    def reset_metrics(self) -> None:
+        """Set every count back to zero."""
+        self._call("reset_metrics")
+
+    def clear(self) -> None:
+        """Drop every cached sample."""
+        self._call("clear")
+
+    @cached_property
+    def index(self) -> SampleIndex:
+        """Which bytes are which sample: a map of the saved file, or else a copy from the child."""
+        result: SampleIndex = self._call("index")
+        return result
+
+    def handle(self) -> LinkHandle:
+        """What another process needs to read through the child."""
+        return self._worker.handle()
+
+    def as_worker(self) -> Worker:
+        """In a forked child: what reads through the same owner, with a connection of its own."""
+        return self._worker
+
+    def close(self) -> None:
+        """End the child and wait for its end. Idempotent; does nothing in a fork of the process that made this."""
+        if os.getpid() != self._pid or self._line.fileno() < 0:
+            return
+        self._line.close()
+        try:
+            self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._fds:
+            self._calls.close()
+            self._worker.close()
+        for fd in self._fds:
+            os.close(fd)
+
+    def _call(self, name: str, *arguments: Any, or_gone: bool = False) -> Any:
+        try:
+            return _result(self._calls.request((name, *arguments)))
+        except OwnerGone as exc:
+            if or_gone:
+                return None
+            raise self._gone() from exc
+
+    def _gone(self) -> OwnerGone:
+        """The error for a child that does not answer, with how it ended."""
+        try:
+            code = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            how = "does not answer any more"
+        else:
+            how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        hint = ", often that means too little memory" if how.endswith("SIGKILL") else ""
+        return OwnerGone(
+            f"the process {self._process.pid} that reads for this one {how}{hint}; "
+            "see what it wrote to stderr, and make a new adapter to go on"
+        )
+
+
+def _result(reply: tuple[bool, bytes]) -> Any:
+    is_error, pickled = reply
+    value = pickle.loads(pickled)
+    if is_error:
+        raise value
+    return value
+
+
+# -- starting the child
+
+_lines: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A child, and the line whose end in this process alone keeps it alive."""
+    if not hasattr(socket, "send_fds"):
+        raise ConfigError(f"owner='process' needs Linux or macOS, this is {sys.platform}: use owner='thread'")
+    # -P: the folder that this process works in is no place for modules, unless it is in `sys.path` anyway.
+    command = [sys.executable, "-P", "-m", "streaming.owner_process"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    with FORK_LOCK:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        _lines.add(ours)
+        # An interrupt before the child ignores it would end it; a mask, unlike a handler, outlives the exec.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with theirs:
+                fd = theirs.fileno()
+                process = subprocess.Popen(
+                    [*command, str(fd)], stdin=subprocess.DEVNULL, pass_fds=[fd], env=environment
+                )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return process, ours
+
+
+def _close_lines() -> None:
+    """In a forked child: a line kept open there would keep the owner alive when the training process is killed."""
+    for line in list(_lines):
+        line.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_lines)
+
+
+# -- sending the settings
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what would be something else in the child."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, MemorySource):
+            raise pickle.PicklingError("it holds its objects in the memory of this process")
+        if isinstance(obj, (type, FunctionType)) and obj.__module__ == "__main__":
+            raise pickle.PicklingError(f"{obj.__qualname__} is defined in the script itself, not in a module")
+        return NotImplemented
+
+
+def _pickled(config: AdapterConfig, prepare: Callable[[Any], Any] | None) -> list[tuple[str, bytes]]:
+    """Options, `prepare` and each source, with a name for messages."""
+    options = {name: getattr(config, name) for name in type(config).model_fields if name not in ("sources", "owner")}
+    name = getattr(prepare, "__qualname__", None) or repr(prepare)
+    parts = [("the configuration", options), (f"prepare={name}", prepare)]
+    parts += [(f"source {source.name!r}", source) for source in config.sources]
+    return [(what, _pickle(what, value)) for what, value in parts]
+
+
+def _pickle(what: str, value: Any) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, protocol=5).dump(value)
+    except Exception as exc:
+        raise ConfigError(
+            f"{what} cannot be sent to the owner's process: {exc}; "
+            "give what a module defines (no lambda, no object of this process), or use owner='thread'"
+        ) from exc
+    return buffer.getvalue()
