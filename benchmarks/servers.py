@@ -49,14 +49,19 @@ def _at(name: str, url: str) -> dict[str, Any]:
 @contextmanager
 def nginx(count: int, nbytes: int, seed: int = 0) -> Iterator[str]:
     """nginx over that many objects; gives its URL."""
-    with tempfile.TemporaryDirectory() as folder:
-        www = Path(folder) / "www"
-        www.mkdir()
-        write_objects(www, count, nbytes, seed)
-        command = ["bash", str(SERVICES / "start-nginx.sh"), folder, str(_free_port())]
-        # Its cache of open files would take all descriptors there are, and answer 500 from then on.
-        with _running(["env", "NGINX_FILE_CACHE=off", *command], folder) as url:
-            yield url
+    with tempfile.TemporaryDirectory() as folder, serve(Path(folder)) as url:
+        write_objects(Path(folder) / "www", count, nbytes, seed)
+        yield url
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """nginx over what lies or will lie in `folder / "www"`; gives its URL."""
+    (folder / "www").mkdir(exist_ok=True)
+    command = ["bash", str(SERVICES / "start-nginx.sh"), str(folder), str(_free_port())]
+    # Its cache of open files would take all descriptors there are, and answer 500 from then on.
+    with _running(["env", "NGINX_FILE_CACHE=off", *command], str(folder)) as url:
+        yield url
 
 
 class FaultProxy:

@@ -271,6 +271,8 @@ class Owner:
         missing = [at for at, place in enumerate(places) if place is None]
         held = [position for position, place in zip(positions, places, strict=True) if place is not None]
         others: dict[int, Other] = {}
+        for at in self._fleeting(positions, places):
+            others[at], places[at] = await self._inline(positions[at]), None
         try:
             fetched = await self._fetch_items([positions[at] for at in missing])
         finally:
@@ -281,6 +283,10 @@ class Owner:
             if other is not None:
                 others[at] = other
         return self.epoch, places, others
+
+    def _fleeting(self, positions: Sequence[int], places: Sequence[PlaceTuple | None]) -> list[int]:
+        """Which of these would be gone before a worker has copied them."""
+        return [at for at, place in enumerate(places) if place and self.cache.is_fleeting(positions[at])]
 
     async def _fetch_items(self, positions: Sequence[int]) -> list[tuple[PlaceTuple | None, Other | None]]:
         if not positions:
@@ -294,9 +300,9 @@ class Owner:
     async def _fetch_item(self, position: int) -> tuple[PlaceTuple | None, Other | None]:
         try:
             sample = await self._engine.get(position)
-            place = self.cache.place(position)
+            place = None if self.cache.is_fleeting(position) else self.cache.place(position)
             if place is None and sample is IN_CACHE:
-                sample = await self._get(position)
+                return None, await self._inline(position)
         except Exception as exc:
             return None, (True, pickle_error(exc))
         return (None, (False, pickle.dumps(sample, protocol=5))) if place is None else (place, None)

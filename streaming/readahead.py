@@ -109,6 +109,7 @@ class ReadAhead:
         self._failed: dict[Hashable, BaseException] = {}
         self._watched: dict[Hashable, threading.Lock] = {}  # a thread waits for this key to land
         self._queue: deque[tuple[Hashable, _Flight, asyncio.Future[None]]] = deque()  # demanded, and no room yet
+        self._overtaken: set[Hashable] = set()  # demanded before their turn in an announced order came
         self._holders = 0  # demanded flights that hold a share of the budget, and give it back when they land
         self._used: deque[Hashable] = deque()  # reported by readers in any thread
         self._is_fill_due = False
@@ -194,6 +195,8 @@ class ReadAhead:
         if plan is not None:
             for key in [key for key, ahead in self._ahead.items() if ahead.plan is plan]:
                 self._drop(key)
+            if not any(plan.keys for plan in self._plans.values()):
+                self._overtaken.clear()
             self._fill()
 
     def forget_all(self) -> None:
@@ -273,6 +276,9 @@ class ReadAhead:
 
     def _start_ahead(self, key: Hashable, plan: _Plan) -> bool:
         """Start this load unless it is not needed; False when the byte budget has no room for it now."""
+        if key in self._overtaken:
+            self._overtaken.remove(key)
+            return True
         if key in self._ahead or key in self._flights or self._is_held(key):
             return True
         reservation = None
@@ -302,6 +308,8 @@ class ReadAhead:
         flight = _Flight(is_ahead)
         self._flights[key] = flight
         self._flights_ahead += is_ahead
+        if not is_ahead and any(plan.keys for plan in self._plans.values()):
+            self._overtaken.add(key)
         if is_ahead or self._has_room_for(key, flight):
             load = self._load(key)
         else:

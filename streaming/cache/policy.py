@@ -37,14 +37,22 @@ class Policy(Protocol):
     def unpin(self, key: Hashable) -> None:
         """Whoever pinned the key has read it, or will not. The key may be gone."""
 
+    def passes(self, key: Hashable) -> bool:
+        """Whether a stored key will make way for the next that come."""
+
     def discard(self, key: Hashable) -> None:
         """The key left, for whatever reason."""
 
     def victim(self, force: bool) -> Hashable:
         """The key to evict next, `NOTHING` if none may go. `force`: kept ones may go too, as the last."""
 
-    def predicted_hit_rate(self, samples: int) -> float | None:
-        """Hits per read to expect of an epoch that reads so many samples once, in an order of its own."""
+    def predicted_hit_rate(self, samples: int, ahead: float) -> float | None:
+        """Hits per read to expect of an epoch that reads so many samples once, in an order of its own.
+
+        Args:
+            samples: of an epoch.
+            ahead: bytes, on average, that samples take which were read ahead and not used yet.
+        """
 
 
 class MeanSize:
@@ -98,13 +106,16 @@ class LRU:
     def unpin(self, key: Hashable) -> None:
         """Nothing: what was read last leaves last."""
 
+    def passes(self, key: Hashable) -> bool:
+        return False
+
     def discard(self, key: Hashable) -> None:
         del self.order[key]
 
     def victim(self, force: bool) -> Hashable:
         return next(iter(self.order), NOTHING)
 
-    def predicted_hit_rate(self, samples: int) -> float | None:
+    def predicted_hit_rate(self, samples: int, ahead: float) -> float | None:
         """For a fresh shuffle in each epoch: c + (1 - c) ln(1 - c); docs/explanation/cache-policy.md derives it."""
-        c = self._mean.share(self._max_bytes, samples)
+        c = self._mean.share(self._max_bytes - ahead, samples)
         return c if c is None or c == 1 else c + (1 - c) * math.log(1 - c)

@@ -128,6 +128,9 @@ class Retain:
 
     # -- what leaves
 
+    def passes(self, key: Hashable) -> bool:
+        return key in self._passing or key in self._pinned
+
     def discard(self, key: Hashable) -> None:
         if self._passing.pop(key, None) is None and self._pinned.pop(key, None) is None:
             self._unkeep(_hash(key))
@@ -153,7 +156,7 @@ class Retain:
             heapq.heapify(self._heap)
         return key, nbytes
 
-    def predicted_hit_rate(self, samples: int) -> float | None:
+    def predicted_hit_rate(self, samples: int, ahead: float) -> float | None:
         """The share of the samples that is kept, or, until each was stored once, that will be by their mean size."""
         if self._mean.count >= samples > 0:
             return min(1.0, len(self._kept) / samples)

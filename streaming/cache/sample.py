@@ -34,6 +34,9 @@ MISS: Final[Any] = object()
 
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 
+_LATELY = 256  # entries over which is averaged
+_SMALL_WINDOW = 64 << 20  # passes in 0.1 s, at the most that one process reads; a worker takes a place up within that
+
 logger = logging.getLogger(__name__)
 
 
@@ -94,6 +97,7 @@ class SmartLRUCache:
         self._lock = threading.Lock()
         self._filler = Filler(prefetch_ahead)
         self._flights: dict[Hashable, Reservation] = {}
+        self._ahead = 0.0  # bytes read ahead, on average lately
         self._has_warned = False
 
     @property
@@ -168,6 +172,11 @@ class SmartLRUCache:
         with self._lock:
             return [self._look_up(key) for key in keys]
 
+    def is_fleeting(self, key: Hashable) -> bool:
+        """Whether a sample passes through a window so small that a reader had better take it now than by its place."""
+        with self._lock:
+            return self._store.policy.passes(key) and self._store.window < _SMALL_WINDOW
+
     def contains(self, key: Hashable) -> bool:
         """Whether a read would find the key now. Not counted as a read."""
         with self._lock:
@@ -214,6 +223,7 @@ class SmartLRUCache:
         store = self._store
         with self._lock:
             flight = reservation or self._flights.get(key)
+            self._ahead += (store.budget.ahead - self._ahead) / _LATELY
             is_wanted = store.policy.wants(key, entry_size(entry.nbytes))
             is_keyed = flight is not None and flight.key is not None
             is_handed_over = is_keyed and flight is not None and flight.demanded == self.serves_processes
@@ -353,7 +363,8 @@ class SmartLRUCache:
                 "prefetched_unread": self._store.unread,
             }
             counts = self._store.metrics.as_stats()
-            predicted = self._store.policy.predicted_hit_rate(self.samples) if self.samples else None
+            ahead = self._ahead * (1 if self.serves_processes else 2)  # else in the cache and with who read them
+            predicted = self._store.policy.predicted_hit_rate(self.samples, ahead) if self.samples else None
         rates = {"predicted_hit_rate": predicted, "policy": self.policy}
         return held | counts | rates | {"compression_type": self.compression_type}
 
