@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from streaming.errors import (
@@ -121,42 +120,41 @@ class Failover(Wrapper):
         return order
 
     async def _read(self, order: list[_Copy], path: str, start: int, end: int | None) -> Blob:
-        failures = _Failures()
-        copies = iter(order)
-        race = Race(self._time, partial(self._next, copies, path, start, end, failures), _is_final)
-        first = self._next(copies, path, start, end, failures, False)
-        assert first is not None
+        race = _Copies(self, order, path, start, end)
+        first = order[0]
+        race.begin(first.latencies.late_after_s(self.settings))
         try:
-            blob = await race.run(first)
+            try:
+                blob = await self._ask(first, path, start, end, race)
+            except BaseException as error:
+                blob = await race.go_on(error)
+            else:
+                if race.end():
+                    await race.cancel_others()
         except asyncio.CancelledError as error:
-            carry(error, failures.attempts)
+            if race.failures is not None:
+                carry(error, race.failures.attempts)
             raise
         except StreamingError as error:
             if _is_final(error):
                 raise
-            raise self._verdict(failures, path) from error
-        self.failovers += bool(failures.attempts)
+            raise self._verdict(race.noted(), path) from error
+        if race.failures is not None:
+            self.failovers += bool(race.failures.attempts)
         return blob
 
-    def _next(
-        self, copies: Iterator[_Copy], path: str, start: int, end: int | None, failures: _Failures, _is_late: bool
-    ) -> Contender | None:
-        copy = next(copies, None)
-        if copy is None:
-            return None
-        return self._ask(copy, path, start, end, failures), copy.latencies.late_after_s(self.settings)
-
-    async def _ask(self, copy: _Copy, path: str, start: int, end: int | None, failures: _Failures) -> Blob:
+    async def _ask(self, copy: _Copy, path: str, start: int, end: int | None, race: _Copies) -> Blob:
         now = self._time.now
         started = now()
         copy.in_flight += 1
         try:
             blob = await copy.source.read(path, start, end)
         except asyncio.CancelledError:
-            failures.attempts.append(Attempt(copy.source.name, "no answer", "", now() - started))
+            race.noted().attempts.append(Attempt(copy.source.name, "no answer", "", now() - started))
             raise
         except StreamingError as error:
             if not _is_final(error):
+                failures = race.noted()
                 failures.attempts.extend(failed(copy.source.name, error, now() - started))
                 failures.errors[copy] = error
                 self._judge(copy, error)
@@ -234,6 +232,36 @@ class Failover(Wrapper):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.sources))})"
+
+
+class _Copies(Race):
+    """One read, by one copy after the other."""
+
+    failures: _Failures | None = None
+
+    def __init__(self, failover: Failover, order: list[_Copy], path: str, start: int, end: int | None) -> None:
+        self._time = failover._time
+        self._failover = failover
+        self._order = order
+        self._asked = path, start, end
+        self._next = 1
+
+    def noted(self) -> _Failures:
+        """What the copies said so far."""
+        if self.failures is None:
+            self.failures = _Failures()
+        return self.failures
+
+    def more(self, is_late: bool) -> Contender | float | None:
+        if self._next >= len(self._order):
+            return None
+        copy = self._order[self._next]
+        self._next += 1
+        late_after_s = copy.latencies.late_after_s(self._failover.settings)
+        return self._failover._ask(copy, *self._asked, self), late_after_s
+
+    def is_final(self, error: Exception) -> bool:
+        return _is_final(error)
 
 
 def _is_final(error: Exception) -> bool:

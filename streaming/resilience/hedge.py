@@ -56,35 +56,52 @@ class Hedge(Wrapper):
         settings = self.settings
         self.requests += 1
         self._tokens = min(self._tokens + settings.hedge_share, MOST_TOKENS)
-        started = self._time.now()
+        now = self._time.now
+        started = now()
         if self._latencies.count < settings.hedge_least_samples:
             blob = await self.source.read(path, start, end)
+            self._latencies.add(now() - started)
+            return blob
+        late_after_s = max(self._latencies.quantile(settings.hedge_quantile), settings.hedge_least_s)
+        race = _Second(self, late_after_s, path, start, end)
+        race.begin(late_after_s)
+        try:
+            blob = await self.source.read(path, start, end)
+        except BaseException as error:
+            blob = await race.go_on(error)
+            self.hedge_wins += race.was_second
         else:
-            blob = await self._race(path, start, end)
-        self._latencies.add(self._time.now() - started)
+            if race.end():
+                await race.cancel_others()
+        self._latencies.add(now() - started)
         return blob
 
-    async def _race(self, path: str, start: int, end: int | None) -> Blob:
-        late_after_s = max(self._latencies.quantile(self.settings.hedge_quantile), self.settings.hedge_least_s)
-        is_hedged = False
-
-        def second(is_late: bool) -> Contender | float | None:
-            nonlocal is_hedged
-            if is_hedged or not is_late:
-                return None
-            if self._tokens < 1 or self.is_throttled:
-                return late_after_s  # asked again then: the later a read is, the more a second one helps
-            is_hedged = True
-            self._tokens -= 1
-            self.hedges += 1
-            read: Callable[..., Any] = getattr(self.source, "read_elsewhere", self.source.read)
-            return read(path, start, end), NEVER_S
-
-        race = Race(self._time, second, _is_never)
-        blob = await race.run((self.source.read(path, start, end), late_after_s))
-        self.hedge_wins += race.was_second
-        return blob
+    def _spend(self) -> bool:
+        """Take a token for a second read, if there is one and it may be spent."""
+        if self._tokens < 1 or self.is_throttled:
+            return False
+        self._tokens -= 1
+        self.hedges += 1
+        return True
 
 
-def _is_never(error: BaseException) -> bool:
-    return False
+class _Second(Race):
+    """One read, and the one beside it where it is late."""
+
+    _is_hedged = False
+
+    def __init__(self, hedge: Hedge, late_after_s: float, path: str, start: int, end: int | None) -> None:
+        self._time = hedge._time
+        self._hedge = hedge
+        self._late_after_s = late_after_s
+        self._asked = path, start, end
+
+    def more(self, is_late: bool) -> Contender | float | None:
+        if self._is_hedged or not is_late:
+            return None
+        if not self._hedge._spend():
+            return self._late_after_s  # asked again then: the later a read is, the more a second one helps
+        self._is_hedged = True
+        source = self._hedge.source
+        read: Callable[..., Any] = getattr(source, "read_elsewhere", source.read)
+        return read(*self._asked), NEVER_S

@@ -1,13 +1,13 @@
 """Reads beside each other: the first to succeed wins, the others are cancelled and awaited.
 
-The first runs in the caller's own task. Only when it is late is another started, in a task of its own, so a read that
-comes in time costs one timer and no task.
+The first runs in the caller's own task and frame. Only when it is late is another started, in a task of its own, so a
+read that comes in time costs one timer, and neither a task nor a coroutine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from streaming.errors import StreamingError
@@ -19,93 +19,125 @@ Contender: TypeAlias = tuple[Coroutine[Any, Any, Blob], float]
 
 
 class Race:
-    """One read, by as many contenders as it takes.
+    """One read, by as many contenders as it takes; a subclass says which come after the first.
+
+    The caller awaits the first contender itself::
+
+        race.begin(late_after_s)
+        try:
+            blob = await first
+        except BaseException as error:
+            blob = await race.go_on(error)
+        else:
+            if race.end():
+                await race.cancel_others()
 
     Args:
-        more: gives the next contender, or None for no more, or after how many seconds to ask again; told whether the
-            last is late (True) or all have failed (then it does not put off).
-        is_final: whether an error ends the race at once.
+        time: what the timers go by.
 
     Attributes:
         was_second: the winner was one that ran beside the first.
     """
 
-    __slots__ = ("_cut", "_errors", "_is_final", "_more", "_time", "_timer", "_turn", "_winner", "beside", "was_second")
+    # Values of a race that nobody joins stand on the class: to set each of them would cost 0.4 us a read.
+    was_second = False
+    _beside: set[asyncio.Task[Blob]] | None = None
+    _errors: list[Exception] | None = None
+    _winner: Blob | None = None
+    _turn: asyncio.Future[None] | None = None
 
-    def __init__(
-        self,
-        time: Time,
-        more: Callable[[bool], Contender | float | None],
-        is_final: Callable[[Exception], bool],
-    ) -> None:
+    def __init__(self, time: Time) -> None:
         self._time = time
-        self._more = more
-        self._is_final = is_final
-        self.beside: set[asyncio.Task[Blob]] = set()
-        self.was_second = False
-        self._errors: list[Exception] = []
-        self._winner: Blob | None = None
-        self._timer: Timer | None = None
-        self._cut: Interruption | None = None
-        self._turn: asyncio.Future[None] | None = None
+        self._timer: Timer
+        self._cut: Interruption | None
 
-    async def run(self, first: Contender) -> Blob:
-        """The blob of the first contender that succeeds.
+    def more(self, is_late: bool) -> Contender | float | None:
+        """The next contender, or None for no more, or after how many seconds to ask again.
+
+        Args:
+            is_late: the last one is late; otherwise all have failed, and nothing can be put off.
+        """
+        raise NotImplementedError
+
+    def is_final(self, error: Exception) -> bool:
+        """Whether an error ends the race at once."""
+        return False
+
+    def begin(self, late_after_s: float) -> None:
+        """Await a contender from now on, which is late after so many seconds."""
+        self._cut = Interruption()
+        self._timer = self._time.call_later(late_after_s, self._on_late)
+
+    def end(self) -> bool:
+        """The awaited contender has succeeded. Whether others run that are to be cancelled (`cancel_others`)."""
+        self._timer.cancel()
+        cut, self._cut = self._cut, None
+        if cut is not None and cut.is_fired:
+            cut.is_own()  # it came although it was overtaken in the same moment
+        return bool(self._beside)
+
+    async def go_on(self, error: BaseException) -> Blob:
+        """The blob of another contender, now that the first has ended with an error, or was overtaken.
 
         Raises:
             StreamingError: the first error, once all contenders have failed; a final one at once.
         """
-        contender: Contender | None = first
         try:
-            while contender is not None:
+            self._note(error)
+            while (blob := await self._wait_for_others()) is None:
+                contender = self.more(False)
+                if contender is None or isinstance(contender, float):
+                    assert self._errors
+                    raise self._errors[0]
                 if (blob := await self._run_here(contender)) is not None:
-                    return blob
-                if (blob := await self._wait_for_others()) is not None:
-                    return blob
-                found = self._more(False)
-                contender = None if isinstance(found, float) else found
-            raise self._errors[0]
+                    break
+            return blob
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            if self.beside:
-                await self._cancel_others()
+            self._timer.cancel()
+            if self._beside:
+                await self.cancel_others()
+
+    def _note(self, error: BaseException) -> None:
+        """Keep the error of the awaited contender; raises it if it ends the race, or came from outside."""
+        cut, self._cut = self._cut, None
+        is_overtaken = cut is not None and cut.is_own()
+        if isinstance(error, asyncio.CancelledError):
+            if not is_overtaken:
+                raise error
+        elif not isinstance(error, StreamingError) or self.is_final(error):
+            raise error
+        else:
+            self._keep(error)
+        if not self._beside:
+            self._timer.cancel()
+
+    def _keep(self, error: Exception) -> None:
+        if self._errors is None:
+            self._errors = []
+        self._errors.append(error)
 
     async def _run_here(self, contender: Contender) -> Blob | None:
         """The blob of this contender; None if it failed or was overtaken."""
         read, late_after_s = contender
-        if self._timer is not None:
-            self._timer.cancel()
-        self._cut = cut = Interruption()
-        self._timer = self._time.call_later(late_after_s, self._on_late)
+        self._timer.cancel()
+        self.begin(late_after_s)
         try:
             blob = await read
-            cut.is_own()  # it came although it was overtaken in the same moment
-            return blob
-        except asyncio.CancelledError:
-            if not cut.is_own():
-                raise
+        except BaseException as error:
+            self._note(error)
             return None
-        except StreamingError as error:
-            cut.is_own()
-            if self._is_final(error):
-                raise
-            self._errors.append(error)
-            return None
-        finally:
-            self._cut = None
-            if not self.beside:
-                self._timer.cancel()
+        self.end()
+        return blob
 
     async def _wait_for_others(self) -> Blob | None:
-        while self.beside and self._winner is None:
+        while self._beside and self._winner is None:
             self._turn = asyncio.get_running_loop().create_future()
             await self._turn
         self.was_second = self._winner is not None
         return self._winner
 
     def _on_late(self) -> None:
-        contender = self._more(True)
+        contender = self.more(True)
         if contender is None:
             return
         if isinstance(contender, float):
@@ -113,12 +145,15 @@ class Race:
             return
         read, late_after_s = contender
         task = asyncio.get_running_loop().create_task(read)
-        self.beside.add(task)
+        if self._beside is None:
+            self._beside = set()
+        self._beside.add(task)
         task.add_done_callback(self._on_done)
         self._timer = self._time.call_later(late_after_s, self._on_late)
 
     def _on_done(self, task: asyncio.Task[Blob]) -> None:
-        self.beside.discard(task)
+        assert self._beside is not None
+        self._beside.discard(task)
         if task.cancelled():
             self._go_on()
             return
@@ -129,8 +164,8 @@ class Race:
                 if self._cut is not None:
                     self._cut.fire()
         elif isinstance(error, Exception):
-            self._errors.append(error)
-            if self._timer is not None and self._cut is not None and not self._is_final(error):
+            self._keep(error)
+            if self._cut is not None and not self.is_final(error):
                 self._timer.cancel()
                 self._on_late()  # the one awaited is late already
         self._go_on()
@@ -139,8 +174,10 @@ class Race:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
 
-    async def _cancel_others(self) -> None:
-        others = list(self.beside)
+    async def cancel_others(self) -> None:
+        """End what runs beside, and wait until it has ended."""
+        assert self._beside is not None
+        others = list(self._beside)
         self._cut = None
         for task in others:
             task.cancel()
