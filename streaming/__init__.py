@@ -1,4 +1,4 @@
-"""Stream training data from local disk and HTTP through a compressed cache and a prefetcher to PyTorch.
+"""Stream training data from local disk, object stores and HTTP through a compressed cache and a prefetcher to PyTorch.
 
 The public names are loaded on first use: `import streaming` alone brings in neither torch nor a network client.
 """
@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streaming.adapter import StreamingDatasetAdapter, create_streaming_dataset_from_config
+    from streaming.batching import Packing, TokenBatches
     from streaming.cache import AsyncPrefetcher, CacheMetrics, SmartLRUCache
     from streaming.errors import StreamingError
+    from streaming.loader import StreamingDataLoader
+    from streaming.mixed import MixedDataset
+    from streaming.packing import Pack
+    from streaming.sampler import StreamingSampler
     from streaming.sources import (
         DataSource,
         DataSourceConfig,
@@ -29,17 +34,28 @@ __all__ = [
     "DataSourceConfig",
     "HTTPDataSource",
     "LocalDataSource",
+    "MixedDataset",
+    "Pack",
+    "Packing",
     "SmartLRUCache",
+    "StreamingDataLoader",
     "StreamingDatasetAdapter",
     "StreamingError",
+    "StreamingSampler",
+    "TokenBatches",
     "create_data_source",
     "create_streaming_dataset_from_config",
 ]
 
 _HOMES = {
     "streaming.adapter": ("StreamingDatasetAdapter", "create_streaming_dataset_from_config"),
+    "streaming.batching": ("Packing", "TokenBatches"),
     "streaming.cache": ("AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"),
     "streaming.errors": ("StreamingError",),
+    "streaming.loader": ("StreamingDataLoader",),
+    "streaming.mixed": ("MixedDataset",),
+    "streaming.packing": ("Pack",),
+    "streaming.sampler": ("StreamingSampler",),
     "streaming.sources": (
         "DataSource",
         "DataSourceConfig",
