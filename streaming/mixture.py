@@ -229,7 +229,7 @@ class Mixture:
         """The streams of the positions of a block, each as often as it is to be taken."""
         present = np.flatnonzero(taken)
         many = taken[present]
-        narrow = np.uint16 if len(self.names) <= 2**16 else np.uint32  # sorted by radix, ten times as fast
+        narrow = np.uint16 if len(self.names) <= 2**16 else np.uint32  # sorted by radix, 3.5 times as fast
         streams: NDArray[np.unsignedinteger[Any]] = np.repeat(present.astype(narrow), many)
         if self.shuffle:
             return streams[Permutation(len(streams), self.seed, position)(np.arange(len(streams)))]

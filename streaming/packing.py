@@ -79,7 +79,7 @@ class Pack:
             if sum(many) > self.max_tokens:
                 raise ValueError(
                     f"pack {row} has {sum(many)} tokens ({' + '.join(map(str, many))}) for "
-                    f"max_tokens={self.max_tokens}; give Packing the same, and the lengths of the samples as they are collated"
+                    f"max_tokens={self.max_tokens}; give Packing the same, and the lengths that samples have here"
                 )
 
     def _rows(self, packs: Sequence[Sequence[Any]], key: str) -> Tensor:
