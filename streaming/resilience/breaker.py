@@ -70,6 +70,11 @@ class Breaker(Wrapper):
         self._latencies = Latencies()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether reads pass; the answers of those that began now are told by `note_answered` and `note_failed`."""
+        return self._state is State.CLOSED
+
+    @property
     def state(self) -> State:
         """What the next read would meet."""
         if self._state is State.OPEN and self._time.now() >= self._open_until:
@@ -85,9 +90,37 @@ class Breaker(Wrapper):
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()
-        is_probe = self._state is not State.CLOSED
-        if is_probe:
-            self._begin_probe(path)
+        if self._state is not State.CLOSED:
+            return await self._probe(path, start, end)
+        now = self._time.now
+        started = now()
+        try:
+            blob = await self.source.read(path, start, end)
+        except (asyncio.CancelledError, Exception) as error:
+            self.note_failed(error, now() - started)
+            raise
+        self.note_answered(now() - started)
+        return blob
+
+    def note_answered(self, seconds: float) -> None:
+        """A read that began while closed brought its bytes after so many seconds."""
+        self._latencies.add(seconds)
+        if self._failures or len(self._last) < self.settings.breaker_window:
+            self._count(False)
+
+    def note_failed(self, error: BaseException, seconds: float) -> None:
+        """A read that began while closed ended so; a cancel counts where it was late."""
+        failed = self._says_down(error, seconds)
+        if failed is not None:
+            self._count(failed)
+
+    def _says_down(self, error: BaseException, seconds: float) -> bool | None:
+        if isinstance(error, asyncio.CancelledError):
+            return True if seconds >= self._latencies.late_after_s(self.settings) else None
+        return is_failure(error)
+
+    async def _probe(self, path: str, start: int, end: int | None) -> Blob:
+        self._begin_probe(path)
         now = self._time.now
         started = now()
         failed: bool | None = None
@@ -96,18 +129,11 @@ class Breaker(Wrapper):
             self._latencies.add(now() - started)
             failed = False
             return blob
-        except asyncio.CancelledError:
-            if now() - started >= self._latencies.late_after_s(self.settings):
-                failed = True
-            raise
-        except Exception as error:
-            failed = is_failure(error)
+        except (asyncio.CancelledError, Exception) as error:
+            failed = self._says_down(error, now() - started)
             raise
         finally:
-            if is_probe:
-                self._end_probe(failed)
-            elif failed is not None and self._state is State.CLOSED:
-                self._count(failed)
+            self._end_probe(failed)
 
     def _begin_probe(self, path: str) -> None:
         left_s = self._open_until - self._time.now()
@@ -131,9 +157,7 @@ class Breaker(Wrapper):
             _log.info("breaker_closed source=%s", self.name)
 
     def _count(self, failed: bool) -> None:
-        if not failed and not self._failures:
-            if len(self._last) < self.settings.breaker_window:
-                self._last.append(False)
+        if self._state is not State.CLOSED:
             return
         if len(self._last) == self.settings.breaker_window:
             self._failures -= self._last[0]

@@ -70,10 +70,16 @@ class Gate:
         """Reads that wait for a place."""
         return len(self._waiting)
 
-    async def enter(self) -> None:
-        """Wait for a place. Cancelled, it leaves the place to the next."""
+    def enter_now(self) -> bool:
+        """Take a place if one is free."""
         if self.in_flight < self._allowed:
             self.in_flight += 1
+            return True
+        return False
+
+    async def enter(self) -> None:
+        """Wait for a place. Cancelled, it leaves the place to the next."""
+        if self.enter_now():
             return
         self._was_full = True
         turn = asyncio.get_running_loop().create_future()
@@ -187,17 +193,14 @@ class Limit(Wrapper):
         if self._closed:
             self._check_open()
         gate = self.gate
-        await gate.enter()
+        if not gate.enter_now():
+            await gate.enter()
         now = self._time.now
-        took: float | None = None
-        is_throttled = False
         started = now()
         try:
             blob = await self.source.read(path, start, end)
-            took = now() - started
-            return blob
-        except Exception as error:
-            is_throttled = is_throttle(error)
+        except BaseException as error:
+            gate.leave(None, is_throttle(error))
             raise
-        finally:
-            gate.leave(took, is_throttled)
+        gate.leave(now() - started)
+        return blob
