@@ -81,7 +81,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         )
         self._device = None if device is None else torch.device(device)
         self._prefetch_to_device = prefetch_to_device
-        self._progress = Progress(sampler.progress.settings)
+        self._progress = Progress(sampler.settings)
         self._units = sampler
         self._turn = 0
         self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)

@@ -169,8 +169,12 @@ class Order(Protocol):
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         """The samples at the positions `start` to `stop` (half-open) of an epoch, within `range(n)`."""
 
-    def settings(self) -> dict[str, Any]:
-        """What the order depends on, as JSON; equal settings give equal orders. A few short values."""
+    def settings(self, before: int | None = None) -> dict[str, Any]:
+        """What the order depends on, as JSON; equal settings give equal orders. A few short values.
+
+        Args:
+            before: what it depends on before this position of the run, `epoch * n + position in the epoch`.
+        """
 
 
 class Shuffled:
@@ -191,7 +195,7 @@ class Shuffled:
             self._permutation = Permutation(self.n, self.seed, epoch)
         return self._permutation(np.arange(start, stop))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, before: int | None = None) -> dict[str, Any]:
         return {"order": "shuffled", "n": self.n, "seed": self.seed, "algorithm": ALGORITHM}
 
 
@@ -206,5 +210,5 @@ class Sequential:
             raise IndexError(f"positions {start} to {stop} are not within 0 to n = {self.n}")
         return np.arange(start, stop, dtype=np.int64)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, before: int | None = None) -> dict[str, Any]:
         return {"order": "sequential", "n": self.n}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from streaming.errors import StateError
@@ -25,17 +25,18 @@ class Progress:
     """The epoch, and the position in it up to which all ranks together have come.
 
     Args:
-        settings: what the order depends on, as JSON; a state of other settings is refused.
+        settings: `settings(epoch, position)` is what the order up to there depends on, as JSON; a state of other
+            settings is refused.
 
     Attributes:
         epoch: the one under way; after the last unit of an epoch the next one.
         position: units of the epoch that were used, over all ranks.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Callable[[int, int], Mapping[str, Any]]) -> None:
         self.epoch = 0
         self.position = 0
-        self.settings = dict(settings)
+        self.settings = settings
         self._resumes = False
 
     def set_epoch(self, epoch: int) -> None:
@@ -62,7 +63,8 @@ class Progress:
 
     def state_dict(self) -> dict[str, Any]:
         """`{"version", "epoch", "position"}` and the settings: JSON of less than a kilobyte."""
-        return {"version": VERSION, "epoch": self.epoch, "position": self.position, **self.settings}
+        settings = self.settings(self.epoch, self.position)
+        return {"version": VERSION, "epoch": self.epoch, "position": self.position, **settings}
 
     def load_state_dict(self, state: Mapping[str, Any] | str | bytes, units: int | None = None) -> None:
         """Go on from a state, given as it was or as the text of its JSON; nothing is changed if it is refused.
@@ -87,7 +89,8 @@ class Progress:
                 f"the state is damaged: epoch={epoch!r} and position={position!r} must be counts, the position of at "
                 f"most {most}; load an older one"
             )
-        if told := [text for name in {**self.settings, **loaded} if (text := self._difference(name, loaded))]:
+        settings = self.settings(int(epoch), int(position))
+        if told := [text for name in {**settings, **loaded} if (text := _difference(name, loaded, settings))]:
             raise StateError(f"the state is of another run: {'; '.join(told)}")
         self.resume(int(epoch), int(position))
 
@@ -95,14 +98,15 @@ class Progress:
         """Begin the next iteration there."""
         self.epoch, self.position, self._resumes = epoch, position, True
 
-    def _difference(self, name: str, loaded: Mapping[str, Any]) -> str | None:
-        if name in ("version", "epoch", "position") or (name == "fingerprint" and loaded.get(name) is None):
-            return None
-        was, now = loaded.get(name), self.settings.get(name)
-        if was == now:
-            return None
-        next_step = _NEXT_STEP.get(name, f"set {name} as it was")
-        return f"{name} was {was!r} and is {now!r} ({next_step})"
+
+def _difference(name: str, loaded: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    if name in ("version", "epoch", "position") or (name == "fingerprint" and loaded.get(name) is None):
+        return None
+    was, now = loaded.get(name), settings.get(name)
+    if was == now:
+        return None
+    next_step = _NEXT_STEP.get(name, f"set {name} as it was")
+    return f"{name} was {was!r} and is {now!r} ({next_step})"
 
 
 def _is_count(value: Any, most: int) -> bool:

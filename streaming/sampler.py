@@ -77,14 +77,19 @@ class StreamingSampler(Sampler[Any]):
         self.rank, self.world_size = rank_and_world(rank, world_size)
         self._is_told = rank is not None
         self.drop_last = drop_last
-        planned = {} if self.plan is None else self.plan.settings()
-        fingerprint = getattr(data_source, "fingerprint", None)
-        self.progress = Progress({**self.order.settings(), **planned, "fingerprint": fingerprint})
+        self._planned = {} if self.plan is None else self.plan.settings()
+        self._fingerprint = getattr(data_source, "fingerprint", None)
+        self.progress = Progress(self.settings)
         self._ahead = _Ahead(self._chunks, data_source)
         if self.units(0) < self.world_size:
             raise ConfigError(
                 f"{self.units(0)} samples or groups of samples are too few for {self.world_size} ranks: each needs one"
             )
+
+    def settings(self, epoch: int, position: int) -> dict[str, Any]:
+        """What the order before this position depends on: a later change of a mixture's weights makes no difference."""
+        before = epoch * self.order.n + (position if self.plan is None else self.order.n if position else 0)
+        return {**self.order.settings(before), **self._planned, "fingerprint": self._fingerprint}
 
     def units(self, epoch: int) -> int:
         """How many units the epoch has, over all ranks: samples, or the groups that `batching` makes."""

@@ -14,6 +14,7 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.batching import Packing, TokenBatches
 from streaming.errors import ConfigError, DecodeError, StateError
 from streaming.loader import StreamingDataLoader
+from streaming.mixed import MixedDataset
 from streaming.order import Shuffled
 from streaming.testing import MemorySource
 
@@ -181,6 +182,30 @@ def test_state_of_another_run_is_refused() -> None:
         with pytest.raises(StateError, match=told):
             loader.load_state_dict(state)
         assert loader.state_dict() == before
+
+
+@pytest.mark.parametrize("batching", [None, TokenBatches([5] * 40, 20, window=8)])
+def test_weights_may_change_ahead_of_a_state_and_not_behind(batching: Any) -> None:
+    """A run goes on with other weights from a later position; what was given before stays what it was."""
+
+    def loader(changes: Any = None) -> StreamingDataLoader:
+        streams = {"a": torch.arange(20), "b": torch.arange(100, 120)}
+        mixed = MixedDataset(streams, weights={"a": 1, "b": 1}, changes=changes)
+        return StreamingDataLoader(mixed, None if batching else 4, batching=batching, rank=0, world_size=1)
+
+    first = loader()
+    head = [batch.tolist() for batch in islice(first, 5)]
+    state = first.state_dict()
+    later = {60: {"a": 1, "b": 0}}
+    changed = loader(later)
+    changed.load_state_dict(state)
+    tail = [batch.tolist() for batch in changed]
+    assert head + tail == [batch.tolist() for batch in loader(later)] == [batch.tolist() for batch in loader()]
+    second = torch.cat(list(changed))
+    assert (second[-16:] < 100).all()
+    assert (second >= 100).any()
+    with pytest.raises(StateError, match="changes"):
+        loader({10: {"a": 1, "b": 0}}).load_state_dict(state)
 
 
 def test_a_changed_index_is_refused() -> None:

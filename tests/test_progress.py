@@ -14,7 +14,7 @@ SETTINGS = {"order": "shuffled", "n": 100, "seed": 7, "fingerprint": "abc"}
 
 
 def progress(**changes: Any) -> Progress:
-    return Progress({**SETTINGS, **changes})
+    return Progress(lambda epoch, position: {**SETTINGS, **changes})
 
 
 def test_a_state_goes_through_json_and_restores_the_place() -> None:
