@@ -140,11 +140,20 @@ class CopyReader:
         Raises:
             SourceError: no copy could be read.
         """
+        path = row.path
+        sizes: _Sizes | None
         shared = self._shared.get(row.part) if self._shared else None
         if shared is not None:
-            return await _read(shared.source, row, row.path.removeprefix(shared.folders[row.source]), shared.sizes)
-        entry = self._entries[row.source]
-        return await _read(entry.source, row, row.path, entry.sizes)
+            source, sizes, path = shared.source, shared.sizes, path.removeprefix(shared.folders[row.source])
+        else:
+            source, _, sizes, _ = self._entries[row.source]
+        if sizes is None or row.size < 0:
+            return await source.read(path, row.start, _end(row))
+        sizes.known[path] = row.size
+        try:
+            return await source.read(path, row.start, _end(row))
+        finally:
+            sizes.known.pop(path, None)
 
     def read_blocking(self, row: Row, buffer: memoryview | None) -> Blob:
         """The bytes of a row, in this thread; into the buffer if there is one and the source can."""
@@ -180,16 +189,6 @@ def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
     folders = {number: folder for _, number, folder in roots}
     settings = roots[0][0].settings
     return _Shared(stack(copies, settings, expected=[sizes] * len(copies)), sizes, folders)
-
-
-async def _read(source: DataSource, row: Row, path: str, sizes: _Sizes | None) -> Blob:
-    if sizes is None or row.size < 0:
-        return await source.read(path, row.start, _end(row))
-    sizes.known[path] = row.size
-    try:
-        return await source.read(path, row.start, _end(row))
-    finally:
-        sizes.known.pop(path, None)
 
 
 def _end(row: Row) -> int | None:

@@ -113,14 +113,12 @@ class SampleFetcher:
         return self._load(position, rows)
 
     async def _load(self, position: int, rows: Sequence[Row]) -> Any:
-        blobs = await self._read_all(rows)
+        blobs = [await self._reader.read(rows[0])] if len(rows) == 1 else await self._read_all(rows)
         if self._is_short(blobs):
             return self._finish(position, rows, blobs)
         return await self._pool.run(self._finish, position, rows, blobs)
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
-        if len(rows) == 1:
-            return [await self._reader.read(rows[0])]
         reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
         try:
             return await asyncio.gather(*reads)
