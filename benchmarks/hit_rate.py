@@ -8,7 +8,6 @@ can hit c of the reads at most. The requests are counted where they leave for th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,30 +16,15 @@ import numpy as np
 import report
 import torch
 from servers import Counted, serve
-from torch.utils.data import DataLoader, Sampler
+from steps import Epochs
+from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.order import Shuffled
 from streaming.sources import create_data_source
 
 BATCH = 64
 FRACTIONS = (0.10, 0.25, 0.50, 0.75)
 MODES = {"0": (0, False), "4": (4, False), "4_persistent": (4, True)}
-
-
-class Epochs(Sampler[int]):
-    """The order of one epoch after the other."""
-
-    def __init__(self, samples: int, seed: int) -> None:
-        self._order = Shuffled(samples, seed)
-        self._epoch = -1
-
-    def __iter__(self) -> Iterator[int]:
-        self._epoch += 1
-        return iter(self._order.samples(self._epoch, 0, self._order.n).tolist())
-
-    def __len__(self) -> int:
-        return self._order.n
 
 
 def write_arrays(www: Path, count: int, nbytes: int, seed: int) -> None:

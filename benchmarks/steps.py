@@ -1,0 +1,116 @@
+"""Simulated training steps over a simulated source: what the benchmarks of waiting share.
+
+The source gives the same bytes for each object, after a latency and over a link of limited rate that all reads share.
+A step is a sleep, as a trainer's thread waits for its accelerator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from streaming.config import DataSourceConfig
+from streaming.order import Shuffled
+from streaming.sources.base import Blob, DataSource, FileInfo
+from streaming.testing import LatencySource
+
+
+class Uniform(DataSource):
+    """Raw objects of one size, without a place of their own.
+
+    Attributes:
+        reads: how many objects were read.
+    """
+
+    def __init__(self, count: int, nbytes: int, bytes_per_s: float | None = None) -> None:
+        super().__init__(DataSourceConfig("data", "memory", "memory://simulated"))
+        self.reads = 0
+        self._count = count
+        self._data = np.random.default_rng(0).bytes(nbytes)
+        self._rate = bytes_per_s
+        self._free_at = 0.0  # when the link has sent what was asked for until now
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        self.reads += 1
+        if self._rate is not None:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + len(self._data) / self._rate
+            await asyncio.sleep(self._free_at - now)
+        # A copy, as a client makes one of what it receives.
+        data = bytes(bytearray(self._data))
+        return Blob(data=data, etag=None, size=len(data), version=None, source=self.config.name)
+
+    def limit(self, bytes_per_s: float | None) -> None:
+        """Change the rate of the link; None is no limit."""
+        self._rate = bytes_per_s
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        for number in range(self._count):
+            yield FileInfo(path=f"{number:07d}.bin", size=len(self._data), etag=None, modified=None)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def distant(count: int, nbytes: int, latency_s: float, bytes_per_s: float | None = None) -> tuple[DataSource, Uniform]:
+    """Such objects behind a latency, and the source that counts their reads."""
+    objects = Uniform(count, nbytes, bytes_per_s)
+    return LatencySource(objects, latency_s), objects
+
+
+class Epochs(Sampler[int]):
+    """A fresh shuffle each time it is iterated."""
+
+    def __init__(self, samples: int, seed: int) -> None:
+        self._order = Shuffled(samples, seed)
+        self._epoch = -1
+
+    def __iter__(self) -> Iterator[int]:
+        self._epoch += 1
+        return iter(self._order.samples(self._epoch, 0, self._order.n).tolist())
+
+    def __len__(self) -> int:
+        return self._order.n
+
+
+@dataclass
+class Steps:
+    """Time of some steps, in seconds: what they needed, what was waited for batches, and all there was."""
+
+    needed_s: float
+    waited_s: float
+    took_s: float
+
+    @property
+    def use(self) -> float:
+        """Time that the steps need, of the time that they took: the rule of MLPerf Storage."""
+        return self.needed_s / self.took_s
+
+    @property
+    def stall_share(self) -> float:
+        """Time spent in `next()`, of all."""
+        return self.waited_s / self.took_s
+
+
+def take_steps(batches: Iterable[Any], step_s: float, most: int | None = None) -> Steps:
+    """Take a step with each batch; the first batch is not counted, as its pipeline starts."""
+    waiting = iter(batches)
+    next(waiting)
+    time.sleep(step_s)
+    count, waited, started = 0, 0.0, time.perf_counter()
+    while most is None or count < most:
+        asked = time.perf_counter()
+        try:
+            next(waiting)
+        except StopIteration:
+            break
+        waited += time.perf_counter() - asked
+        time.sleep(step_s)
+        count += 1
+    return Steps(count * step_s, waited, time.perf_counter() - started)
