@@ -89,10 +89,11 @@ class SampleFetcher:
 
         Where a listing gave no size: what the largest sample so far had, 8 MiB before the first.
         """
-        rows = self._index.rows(position)
-        if len(self._planned) >= MOST_PLANNED:
-            self._planned.clear()
-        self._planned[position] = rows
+        rows = self._planned.get(position)
+        if rows is None:
+            if len(self._planned) >= MOST_PLANNED:
+                self._planned.clear()
+            rows = self._planned[position] = self._index.rows(position)
         lengths = [row.length for row in rows]
         return sum(lengths) if min(lengths) >= 0 else self._largest or UNKNOWN_BYTES
 

@@ -113,6 +113,7 @@ class ReadAhead:
         self._holders = 0  # demanded flights that hold a share of the budget, and give it back when they land
         self._used: deque[Hashable] = deque()  # reported by readers in any thread
         self._is_fill_due = False
+        self._is_full = False  # the budget had no room for the next load ahead, and nothing was given back since
         self._is_closed = False
 
     @property
@@ -285,6 +286,7 @@ class ReadAhead:
         if self._reserve is not None:
             reservation = self._reserve(key, False)
             if reservation is None:
+                self._is_full = True
                 return False
         self._ahead[key] = _Ahead(plan, reservation)
         plan.ahead += 1
@@ -303,6 +305,7 @@ class ReadAhead:
             ahead.plan.ahead -= 1
             if ahead.reservation is not None:
                 ahead.reservation.release()
+                self._is_full = False
 
     def _start(self, key: Hashable, is_ahead: bool) -> _Flight:
         flight = _Flight(is_ahead)
@@ -316,7 +319,7 @@ class ReadAhead:
             turn = self.loop.create_future()
             self._queue.append((key, flight, turn))
             load = self._load_at(turn, key)
-        flight.task = asyncio.ensure_future(load, loop=self.loop)
+        flight.task = self.loop.create_task(load) if asyncio.iscoroutine(load) else asyncio.ensure_future(load)
         # A callback and not a wrapping coroutine: a task cancelled before its first step runs no `finally`.
         flight.task.add_done_callback(partial(self._landed, key, flight))
         return flight
@@ -330,6 +333,7 @@ class ReadAhead:
         if flight.reservation is not None:
             flight.reservation.release()
             self._holders -= 1
+            self._is_full = False
         error = Closed("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
         if self._flights.get(key) is flight:  # else it was dropped meanwhile, and settled then
             del self._flights[key]
@@ -339,7 +343,8 @@ class ReadAhead:
             else:
                 self._fail(key, flight.is_ahead, waiters, error)
             self._open_gate(key)
-        if not self._is_closed:
+        # A load that landed frees no budget before it is used: to ask for it each time in vain costs 5 us.
+        if not self._is_closed and not (self._is_full and self._ahead and not self._used and not self._queue):
             self._fill()
 
     def _deliver(self, key: Hashable, waiters: list[asyncio.Future[Any]], value: Any) -> None:
