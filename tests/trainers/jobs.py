@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from streaming.loader import StreamingDataLoader
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -58,6 +62,9 @@ class Job:
         step = Step(told["step"], told["epoch"], told["samples"])
         self.steps[told["rank"]].append(step)
         return step
+
+
+Train = Callable[[tuple[int, int] | None], Job]
 
 
 def write_samples(folder: Path, count: int = SAMPLES) -> Path:
@@ -157,6 +164,29 @@ def global_order(*parts: Job) -> list[tuple[int, int]]:
     return [pair for pairs in rounds for pair in pairs]
 
 
-def assert_each_once(job: Job, samples: int = SAMPLES) -> None:
-    """Every sample came exactly once in each epoch."""
-    assert sorted(global_order(job)) == [(epoch, sample) for epoch in range(EPOCHS) for sample in range(samples)]
+def uninterrupted(ranks: int = 2) -> dict[int, list[Step]]:
+    """What each rank would receive of a StreamingDataLoader that nothing stops."""
+    told = {}
+    for rank in range(ranks):
+        loader = StreamingDataLoader(torch.arange(SAMPLES), BATCH, shuffle=True, rank=rank, world_size=ranks)
+        batches = [(epoch, batch.tolist()) for epoch in range(EPOCHS) for batch in loader]
+        told[rank] = [Step(number, *batch) for number, batch in enumerate(batches)]
+    pairs = sorted((step.epoch, sample) for steps in told.values() for step in steps for sample in step.samples)
+    assert pairs == [(epoch, sample) for epoch in range(EPOCHS) for sample in range(SAMPLES)]
+    return told
+
+
+def killed_twice(train: Train, seed: int, ranks: int = 2) -> dict[int, list[Step]]:
+    """What each rank received in a run that was resumed on the border of two epochs, then in the middle of one.
+
+    Args:
+        train: runs the job from its last checkpoint, and has it killed at a step and rank if that is given.
+        seed: chooses them.
+    """
+    draw = random.Random(seed)
+    steps = SAMPLES // (BATCH * ranks)
+    on_border = killed(train((draw.randrange(steps, steps + SAVE_EVERY), draw.randrange(ranks))))
+    amid = killed(train((draw.randrange(steps + SAVE_EVERY, steps + 2 * SAVE_EVERY), draw.randrange(ranks))))
+    rest = finished(train(None))
+    assert (amid.first, rest.first) == (steps, steps + SAVE_EVERY)
+    return together(on_border, amid, rest)

@@ -5,61 +5,41 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import pytest
-
 from tests.trainers.jobs import (
     BATCH,
     EPOCHS,
     SAVE_EVERY,
     Job,
-    assert_each_once,
     finished,
     global_order,
     killed,
+    killed_twice,
     run,
-    together,
+    uninterrupted,
     write_samples,
 )
 
 SEED = 5
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of small tensors."""
-    return write_samples(tmp_path_factory.mktemp("torchrun"))
-
-
-@pytest.fixture(scope="module")
-def whole(data: Path) -> Job:
-    """A run of two ranks that nothing disturbs."""
-    return finished(train(data, data.with_name("whole.pt")))
-
-
-def train(
-    data: Path, checkpoint: Path, ranks: int = 2, workers: int = 0, stop_at: tuple[int, int] | None = None
-) -> Job:
+def train(folder: Path, stop_at: tuple[int, int] | None, ranks: int = 2, workers: int = 0) -> Job:
     """Run the trainer, from its checkpoint where there is one."""
     settings = (BATCH, EPOCHS, SAVE_EVERY, workers)
-    return run("torchrun_script.py", data, checkpoint, *settings, ranks=ranks, stop_at=stop_at)
+    return run("torchrun_script.py", folder / "data" / "x", folder / "run.pt", *settings, ranks=ranks, stop_at=stop_at)
 
 
-def test_killed_twice_the_steps_are_those_of_the_run_that_was_not(data: Path, whole: Job, tmp_path: Path) -> None:
+def test_killed_twice_the_steps_are_those_of_the_run_that_was_not(tmp_path: Path) -> None:
     """Resumed on the border of two epochs, then in the middle of one, each rank receives the same batches."""
-    draw = random.Random(SEED)
-    on_border = killed(train(data, tmp_path / "run.pt", stop_at=(draw.randrange(10, 15), draw.randrange(2))))
-    amid = killed(train(data, tmp_path / "run.pt", stop_at=(draw.randrange(15, 20), draw.randrange(2))))
-    rest = finished(train(data, tmp_path / "run.pt"))
-    assert (amid.first, rest.first) == (10, 15)
-    assert together(on_border, amid, rest) == whole.steps
-    assert_each_once(whole)
+    write_samples(tmp_path / "data")
+    assert killed_twice(lambda stop_at: train(tmp_path, stop_at), SEED) == uninterrupted()
 
 
-def test_two_ranks_then_one_then_two(data: Path, whole: Job, tmp_path: Path) -> None:
+def test_two_ranks_then_one_then_two(tmp_path: Path) -> None:
     """Another number of ranks, and of workers, goes on with the same order of all samples."""
+    write_samples(tmp_path / "data")
     draw = random.Random(SEED)
-    two = killed(train(data, tmp_path / "run.pt", workers=2, stop_at=(draw.randrange(5, 10), draw.randrange(2))))
-    one = killed(train(data, tmp_path / "run.pt", ranks=1, stop_at=(draw.randrange(10, 15), 0)))
-    rest = finished(train(data, tmp_path / "run.pt"))
+    two = killed(train(tmp_path, (draw.randrange(5, 10), draw.randrange(2)), workers=2))
+    one = killed(train(tmp_path, (draw.randrange(10, 15), 0), ranks=1))
+    rest = finished(train(tmp_path, None))
     assert (one.first, rest.first) == (5, 10)
-    assert global_order(two, one, rest) == global_order(whole)
+    assert global_order(two, one, rest) == global_order(Job(uninterrupted()))
