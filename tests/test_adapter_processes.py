@@ -245,8 +245,8 @@ RUN = textwrap.dedent(
     def as_list(samples):
         return samples
 
-    def main(root, workers):
-        adapter = StreamingDatasetAdapter({"name": "data", "type": "local", "path": root})
+    def main(root, owner, workers):
+        adapter = StreamingDatasetAdapter({"name": "data", "type": "local", "path": root}, owner=owner)
         sampler = adapter.look_ahead(range(len(adapter)))
         loader = DataLoader(adapter, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=as_list)
         for step, batch in enumerate(loader):
@@ -256,14 +256,14 @@ RUN = textwrap.dedent(
                 sys.stdin.readline()
 
     if __name__ == "__main__":
-        main(sys.argv[1], int(sys.argv[2]))
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
     """
 )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("owner", "workers"), [("thread", 0), ("thread", 2), ("process", 2)])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, workers):
+def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, owner, workers):
     """However it ends in the middle of an epoch: no stray process, no shared memory, no file."""
     data = tmp_path / "data"
     data.mkdir()
@@ -273,21 +273,21 @@ def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, workers)
     script.write_text(RUN)
     before = set(os.listdir("/dev/shm"))
     process = subprocess.Popen(
-        [sys.executable, str(script), str(data), str(workers)],
+        [sys.executable, str(script), str(data), owner, str(workers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     state = json.loads(process.stdout.readline())
-    assert len(state["children"]) == workers
+    assert len(state["children"]) == workers + (owner == "process")
     pidfds = [os.pidfd_open(child) for child in state["children"]]
     process.send_signal(how)
     process.communicate(timeout=60)
     for pidfd in pidfds:  # readable when the process has ended; torch's watchdog looks every five seconds
         poller = __import__("select").poll()
         poller.register(pidfd)
-        assert poller.poll(30_000), "a worker outlived its training process"
+        assert poller.poll(30_000), "a child outlived its training process"
         os.close(pidfd)
     assert {name for name in set(os.listdir("/dev/shm")) - before if str(process.pid) in name} == set()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run.py"]

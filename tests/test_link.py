@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -101,6 +102,41 @@ def test_a_worker_sees_the_end_of_its_owner(runtime, server, arena_fd):
     assert "start again" in str(error)
     pipe.send(None)
     process.join(30)
+
+
+def test_threads_that_ask_at_once_do_not_wait_for_each_other(runtime):
+    """Each has a connection of its own, which the next request uses again; each gets its own reply."""
+    gate = asyncio.Event()
+
+    async def answer(request):
+        if request == "slow":
+            await gate.wait()
+        elif request == "open":
+            gate.set()
+        return request
+
+    server = LinkServer(runtime, answer)
+    client = LinkClient(server.hello_fd)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(client.request, "slow")
+        for request in ("first", "second", "open"):
+            assert client.request(request) == request
+        assert slow.result(30) == "slow"
+    assert [client.request(number) for number in range(8)] == list(range(8))
+    assert server.workers <= 2
+    client.close()
+    assert client.request("again") == "again"
+    client.close()
+    runtime.run(server.aclose())
+
+
+async def test_a_request_can_be_awaited(runtime, server):
+    """On any loop, with the errors of a blocking request."""
+    client = LinkClient(server.hello_fd)
+    assert await client.request_async([1, 2]) == [[1, 2], os.getpid()]
+    await asyncio.wrap_future(runtime.submit(server.aclose()))
+    with pytest.raises(OwnerGone, match="start again"):
+        await client.request_async("x")
 
 
 def test_what_is_no_line_is_refused(arena_fd):
