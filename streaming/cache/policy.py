@@ -25,6 +25,9 @@ class Policy(Protocol):
     kept_bytes: int
     """Bytes that `victim` gives up only as a last resort; the other half of the rest is free for reads ahead."""
 
+    window_bytes: float
+    """Bytes that are never kept."""
+
     def wants(self, key: Hashable, nbytes: int) -> bool:
         """Whether an entry is worth storing beyond the read that brings it. Called once for each that comes."""
 
@@ -86,6 +89,7 @@ class LRU:
     """The entry not read for the longest time leaves first."""
 
     kept_bytes = 0
+    window_bytes = 0.0
 
     def __init__(self, max_bytes: int) -> None:
         self.order: OrderedDict[Hashable, int] = OrderedDict()  # oldest first, with sizes

@@ -61,10 +61,14 @@ class Retain:
         self._largest = 0
 
     @property
+    def window_bytes(self) -> float:
+        """What is left to those that pass."""
+        return max(WINDOW_SHARE * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2))
+
+    @property
     def _keep_bytes(self) -> float:
         """Room for the kept set: the budget without the window."""
-        window = max(WINDOW_SHARE * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2))
-        return self._max_bytes - window
+        return self._max_bytes - self.window_bytes
 
     # -- what to store
 

@@ -118,7 +118,7 @@ class SmartLRUCache:
     @property
     def window(self) -> int:
         """The most bytes that reads ahead may hold now."""
-        return self._store.window
+        return self._store.window(self.serves_processes)
 
     def retain(self) -> None:
         """Say that the order of reading is known: "auto" is "retain" from now on. Idempotent; O(1)."""
@@ -175,7 +175,7 @@ class SmartLRUCache:
     def is_fleeting(self, key: Hashable) -> bool:
         """Whether a sample passes through a window so small that a reader had better take it now than by its place."""
         with self._lock:
-            return self._store.policy.passes(key) and self._store.window < _SMALL_WINDOW
+            return self._store.policy.passes(key) and self.window < _SMALL_WINDOW
 
     def contains(self, key: Hashable) -> bool:
         """Whether a read would find the key now. Not counted as a read."""
@@ -320,7 +320,7 @@ class SmartLRUCache:
                 if not nbytes:
                     self._end_flight(reservation)
                 more = nbytes - reservation.nbytes
-                if more > 0 and not demanded and budget.ahead + more > self._store.window:
+                if more > 0 and not demanded and budget.ahead + more > self.window:
                     return False
                 is_alone = budget.reserved == reservation.nbytes
                 has_room = more <= 0 or self._store.make_room(more, demanded and is_alone)

@@ -19,6 +19,7 @@ __all__ = ["ENTRY_OVERHEAD", "Store", "entry_size"]
 
 ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
 _EVICTIONS_PER_HOLD = 64  # under one hold of the lock: about 200 us
+_AHEAD_SHARE = 3 / 4  # of the window of `retain`; the rest is for reads that are waited for
 _SWEEPS = 8  # expired entries removed beside each insertion
 
 
@@ -78,11 +79,11 @@ class Store:
         """Prefetched entries that were not read yet."""
         return len(self._unread)
 
-    @property
-    def window(self) -> int:
+    def window(self, is_shared: bool) -> int:
         """The most bytes for reads ahead: half of what is not kept for good. The rest is for reads that are waited for,
-        and for what was read a moment ago and may be copied yet."""
-        return int(self.budget.max_bytes - self.policy.kept_bytes) // 2
+        and for what was read a moment ago and other processes may yet copy (`is_shared`: there are some)."""
+        half = int(self.budget.max_bytes - self.policy.kept_bytes) // 2
+        return half if is_shared else max(half, int(self.policy.window_bytes * _AHEAD_SHARE))
 
     # -- finding
 
