@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ def to_device(batches: Iterator[Any], device: torch.device, ahead: int = 2) -> I
     """The same batches with their tensors on a device, up to `ahead` of them copied before they are asked for.
 
     On CUDA the copies run on a stream of their own, beside the trainer's kernels; they overlap if the batches lie in
-    pinned memory (`pin_memory=True`, whose buffers torch keeps and reuses). Elsewhere each batch is moved when it is
-    asked for. What is not a tensor, and has no `to`, stays as it is.
+    pinned memory (`pin_memory=True`, whose buffers torch keeps and reuses). Elsewhere they are plain copies, and none
+    for what is there already. What is not a tensor, and has no `to`, stays as it is.
 
     Args:
         batches: nests of dict, list and tuple. An error it raises comes where its batch would have come.
@@ -32,16 +33,20 @@ def to_device(batches: Iterator[Any], device: torch.device, ahead: int = 2) -> I
         raise ConfigError(f"prefetch_to_device={ahead}: give the batches to copy ahead, 0 for none")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={str(device)!r}: torch finds no CUDA device; leave it out or install a driver")
-    if device.type == "cuda" and ahead:
-        return _on_side_stream(batches, device, ahead)
-    return (_moved(batch, device) for batch in batches)
+    copy = _copy_on_side_stream(device) if device.type == "cuda" and ahead else partial(_copy, device)
+    return _read_ahead(batches, copy, ahead)
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
     return tree_map(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, batch)
 
 
-def _on_side_stream(batches: Iterator[Any], device: torch.device, ahead: int) -> Iterator[Any]:
+def _copy(device: torch.device, batch: Any) -> Callable[[], Any]:
+    moved = _moved(batch, device)
+    return lambda: moved
+
+
+def _copy_on_side_stream(device: torch.device) -> Callable[[Any], Callable[[], Any]]:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(batch: Any) -> Callable[[], Any]:
@@ -59,7 +64,7 @@ def _on_side_stream(batches: Iterator[Any], device: torch.device, ahead: int) ->
 
         return receive
 
-    return _read_ahead(batches, copy, ahead)
+    return copy
 
 
 def _read_ahead(batches: Iterator[Any], copy: Callable[[Any], Callable[[], Any]], ahead: int) -> Iterator[Any]:
@@ -67,8 +72,9 @@ def _read_ahead(batches: Iterator[Any], copy: Callable[[Any], Callable[[], Any]]
     coming: deque[Callable[[], Any]] = deque()
     error: Exception | None = None
     is_open = True
+    depth = 0  # grows batch by batch, so that the first does not wait for the others
     while True:
-        while is_open and len(coming) <= ahead:
+        while is_open and len(coming) <= depth:
             try:
                 coming.append(copy(next(batches)))
             except StopIteration:
@@ -77,6 +83,7 @@ def _read_ahead(batches: Iterator[Any], copy: Callable[[Any], Callable[[], Any]]
                 is_open, error = False, exc
         if not coming:
             break
+        depth = min(depth + 1, ahead)
         yield coming.popleft()()
     if error is not None:
         raise error

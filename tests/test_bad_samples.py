@@ -81,6 +81,20 @@ def test_substitutes_are_good_samples_and_the_same_in_every_run(workers: int, tm
     assert all(line["error"] == "TruncatedData" and line["reason"] for line in lines)
 
 
+def test_a_substitute_is_cached_in_place_of_its_sample(tmp_path: Path) -> None:
+    """The bad object is not asked for at each read; after it was dropped from the cache it is noted no second time."""
+    source = source_of()
+    quarantine = tmp_path / "bad.jsonl"
+    with replacing(source, quarantine_path=quarantine) as adapter:
+        first = [adapter[3]["idx"] for _ in range(3)]
+        assert source.reads["003.json"] == 1
+        adapter.clear_cache()
+        assert {adapter[3]["idx"], *first} == {first[0]}
+        assert source.reads["003.json"] == 2
+        assert adapter.get_cache_stats()["bad_samples"] == 1
+    assert len(quarantine.read_text().splitlines()) == 1
+
+
 def test_missing_changed_and_refused_samples_are_replaced() -> None:
     """An object that is gone, one that was replaced, and one that `prepare` refuses."""
     source = source_of(())

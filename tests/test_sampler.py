@@ -117,6 +117,9 @@ def test_set_epoch_and_state() -> None:
         part.set_epoch(4)
     left, right = parts
     assert [sample for pair in zip(left, right, strict=True) for sample in pair] == whole[20:]
+    again = ranks(60, 2, seed=5)
+    assert [next(part) for part in map(iter, again)] == [left.order.samples(0, at, at + 1)[0] for at in range(2)]
+    assert [part.state_dict()["position"] for part in again] == [2, 2]
     with pytest.raises(StateError, match="seed was 5 and is 6"):
         StreamingSampler(60, seed=6, rank=0, world_size=1).load_state_dict(state)
 
