@@ -212,6 +212,67 @@ async def test_the_budget_bounds_what_is_announced_and_never_starves_a_reader():
     assert store.reserved == 0
 
 
+async def test_demanded_loads_wait_for_each_other_and_then_come_first():
+    """Without room, a demanded load waits for another to land; nothing is loaded ahead meanwhile, nothing dropped."""
+    store = Store(budget=2)
+    engine = engine_over(store)
+    engine.announce("abcd")
+    await settle()
+    reads = [asyncio.ensure_future(engine.get(key)) for key in "axyz"]
+    await settle()
+    assert store.started == ["a", "b", "x"]
+    assert store.gates["b"].cancelled()
+    reads[2].cancel()
+    store.finish("x")
+    assert await reads[1] == ["x"]
+    await settle()
+    assert store.started == ["a", "b", "x", "z"]
+    store.finish("a")
+    store.finish("z")
+    assert await reads[0] == ["a"]
+    assert await reads[3] == ["z"]
+    assert reads[2].cancelled()
+    await engine.aclose()
+    assert (engine.in_flight, store.reserved) == (0, 0)
+
+
+async def test_closing_ends_who_waits_for_room():
+    """A demanded load that never got room fails like one in flight."""
+    store = Store(budget=1)
+    engine = engine_over(store)
+    reads = [asyncio.ensure_future(engine.get(key)) for key in "ab"]
+    await settle()
+    assert store.started == ["a"]
+    await engine.aclose()
+    for read in reads:
+        with pytest.raises(Closed):
+            await read
+    assert (engine.in_flight, store.reserved) == (0, 0)
+
+
+async def test_what_its_reader_overtook_is_not_loaded_ahead():
+    """A key that was demanded before its turn is skipped when the turn comes, once."""
+    store = Store()
+    engine = engine_over(store, max_ahead=1)
+    engine.announce("abcb")
+    read = asyncio.ensure_future(engine.get("b"))
+    await settle()
+    store.finish("b")
+    assert await read == ["b"]
+    store.gates.pop("b")
+    store.finish("a")
+    await settle()
+    assert engine.take("a") == ["a"]
+    await settle()
+    assert store.started == ["a", "b", "c"]
+    store.finish("c")
+    await settle()
+    assert engine.take("c") == ["c"]
+    await settle()
+    assert store.started == ["a", "b", "c", "b"]
+    await engine.aclose()
+
+
 async def test_what_a_cache_holds_is_not_loaded():
     """Keys that need no load are passed over."""
     store = Store()
