@@ -95,7 +95,8 @@ class _Service:
         from streaming.runtime import current_runtime
         from streaming.worker import pickle_error
 
-        logging.basicConfig(level=settings["log_level"], format="%(levelname)s %(name)s %(message)s")
+        logging.basicConfig(format="%(levelname)s %(name)s %(message)s")  # to stderr
+        logging.getLogger("streaming").setLevel(settings["log_level"])
         try:
             config, prepare = _load_settings(settings)
             self._owner = owner = open_owner(config, prepare, settings["shares"])

@@ -215,7 +215,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
         raise ConfigError(f"owner='process' needs Linux or macOS, this is {sys.platform}: use owner='thread'")
     # -P: the folder that this process works in is no place for modules, unless it is in `sys.path` anyway.
     command = [sys.executable, "-P", "-m", "streaming.owner_process"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(path) or os.getcwd() for path in sys.path)}
     with FORK_LOCK:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         _lines.add(ours)
