@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,25 @@ for own, settings in ((rank, {"seed": rank}), (0, {"seed": 1})):
 distributed.destroy_process_group()
 """
 
+LATER = """
+import os, sys
+from torch import distributed
+from streaming.ranks import rank_and_world
+from streaming.sampler import StreamingSampler
+early, told = StreamingSampler(10, shuffle=False), StreamingSampler(10, shuffle=False, rank=0, world_size=1)
+rank, file = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+os.environ["WORLD_SIZE"] = "2"
+assert rank_and_world() == (rank, 2)
+assert list(told) == list(range(10))
+assert list(StreamingSampler(10, shuffle=False)) == list(range(rank, 10, 2))
+try:
+    list(early)
+except ValueError as error:
+    print(error)
+distributed.destroy_process_group()
+"""
+
 
 def test_arguments_then_environment_then_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said outright wins; without anything there is one trainer."""
@@ -45,22 +65,35 @@ def test_what_cannot_be(rank: object, world: object) -> None:
         rank_and_world(rank, world)  # type: ignore[arg-type]
 
 
-def test_half_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RANK without WORLD_SIZE is named."""
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(ConfigError, match="WORLD_SIZE"):
+@pytest.mark.parametrize(("name", "other"), [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
+def test_half_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, other: str) -> None:
+    """One of the variables without the other is named, where no process group tells."""
+    monkeypatch.setenv(name, "1")
+    monkeypatch.delenv(other, raising=False)
+    with pytest.raises(ConfigError, match=f"{name} is set and {other} is not"):
         rank_and_world()
+
+
+def run_ranks(script: str, file: Path) -> list[list[str]]:
+    """What two processes of a group print."""
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script, str(rank), str(file)], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    return [run.communicate(timeout=120)[0].splitlines() for run in runs]
+
+
+def test_a_loader_that_was_made_before_the_process_group(tmp_path: Path) -> None:
+    """Found to be alone it refuses to give every rank everything; told so outright it does; half the environment, as
+    Lightning sets it, leaves it to the group."""
+    for rank, told in enumerate(run_ranks(LATER, tmp_path / "group")):
+        assert f"made as rank 0 of 1 and the process group says {rank} of 2" in "".join(told)
 
 
 def test_ranks_that_do_not_agree_are_named(tmp_path) -> None:
     """Over a real process group both ranks get the same error: which rank differs in what, or who has whose number."""
     file = tmp_path / "group"
-    runs = [
-        subprocess.Popen([sys.executable, "-c", AGREE, str(rank), str(file)], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    told = [run.communicate(timeout=120)[0].splitlines() for run in runs]
+    told = run_ranks(AGREE, file)
     assert told[0] == told[1]
     assert "rank 1 has seed=1 where rank 0 has 0" in told[0][0]
     assert "the ranks of the 2 trainers are [0, 0]" in told[0][1]
