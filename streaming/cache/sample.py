@@ -35,7 +35,7 @@ MISS: Final[Any] = object()
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 
 _LATELY = 256  # entries over which is averaged
-_SMALL_WINDOW = 64 << 20  # passes in 0.1 s, at the most that one process reads; a worker takes a place up within that
+_SMALL_WINDOW = 16 << 20  # passes within 0.1 s at 160 MB/s, and a worker on a busy machine may take as long to copy
 
 logger = logging.getLogger(__name__)
 
