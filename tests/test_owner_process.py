@@ -510,23 +510,32 @@ def _address(server):
     return f"{host}:{port}"
 
 
-def test_a_fork_does_not_keep_the_child(source):
-    """A forked process that lives on neither ends the child nor keeps it."""
-    adapter = _open(source, prepare=_stamp)
-    reader = os.pidfd_open(adapter[0]["reader"])
-    near, far = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(far)
+FORK = textwrap.dedent(
+    """
+    import os, sys
+    from streaming.adapter import StreamingDatasetAdapter
+
+    adapter = StreamingDatasetAdapter(sys.argv[1], owner="process")
+    if os.fork() == 0:
+        adapter[1]
         adapter.close()
-        os.read(near, 1)
-        os._exit(0)
-    os.close(near)
-    _check([adapter[1]])
-    adapter.close()
-    assert _has_ended(reader)
-    os.close(far)
-    assert os.waitpid(pid, 0)[1] == 0
+    else:
+        adapter[2]
+        print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
+    sys.stdin.read()
+    """
+)
+
+
+def test_a_fork_neither_ends_nor_keeps_the_child(source):
+    """It reads and closes for itself; when the trainer is killed it may live on, and the owner does not."""
+    with _run(FORK, source["path"]) as process:
+        owner, fork = (os.pidfd_open(int(pid)) for pid in process.stdout.readline().split())
+        process.kill()
+        assert _has_ended(owner)
+        process.stdin.close()
+        assert _has_ended(fork)
+        assert process.stderr.read() == ""
 
 
 def test_reads_of_many_threads_are_right(source):
