@@ -1,7 +1,7 @@
 """Does the cache hit as often as its size allows, and as predicted, from the second epoch on?
 
-Objects of 20 kB that do not compress behind a real nginx, a fresh shuffle in each epoch, read through `look_ahead` and
-torch's DataLoader without workers, and with four that persist or not. A cache that holds the fraction c of the samples
+Objects of 20 kB that do not compress behind a real nginx, a fresh shuffle in each epoch, read through
+StreamingDataLoader without workers, and with four that persist or not. A cache that holds the fraction c of the samples
 can hit c of the reads at most. The requests are counted where they leave for the server.
 """
 
@@ -16,10 +16,9 @@ import numpy as np
 import report
 import torch
 from servers import Counted, serve
-from steps import Epochs
-from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
+from streaming.loader import StreamingDataLoader
 from streaming.sources import create_data_source
 
 BATCH = 64
@@ -61,9 +60,8 @@ def epochs_of(
     source = source_at(url)
     found = []
     with StreamingDatasetAdapter(source, cache_size_gb=budget / 1e9, policy=policy) as adapter:
-        sampler = adapter.look_ahead(Epochs(len(adapter), seed))
-        loader = DataLoader(
-            adapter, BATCH, sampler=sampler, num_workers=workers, persistent_workers=workers > 0 and persistent
+        loader = StreamingDataLoader(
+            adapter, BATCH, True, seed=seed, num_workers=workers, persistent_workers=workers > 0 and persistent
         )
         for _ in range(epochs):
             adapter.reset_metrics()
