@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import os
-import struct
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, SupportsIndex
 
-import torch
-import xxhash
 from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -20,14 +16,16 @@ from streaming.cache.batch import Sample
 from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
-from streaming.errors import Closed, ConfigError, PrepareError, StreamingError
+from streaming.errors import Closed, ConfigError
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
 from streaming.lookahead import LookAhead
 from streaming.opening import open_owner
 from streaming.owner import Owner
+from streaming.ranks import ranks_of_node
 from streaming.remote_owner import RemoteOwner
 from streaming.runtime import Done, Pending, current_runtime
+from streaming.transform import Transform
 from streaming.worker import Worker
 
 __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
@@ -128,7 +126,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
             max_bad_share=max_bad_share,
         )
         self._prepare = prepare
-        self._transform = transform
+        self._transform = None if transform is None else Transform(transform, seed)
         self._seed = seed
         self._start()
         self._open()
@@ -140,7 +138,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._length = 0
         self._is_closed = False
         self._opening = threading.Lock()
-        self._wants_generator = self._transform is not None and _takes_generator(self._transform)
         _adapters.add(self)
 
     @classmethod
@@ -181,19 +178,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def _transformed(self, sample: Any, position: int) -> Any:
         if self._transform is None:
             return sample
-        try:
-            if not self._wants_generator:
-                return self._transform(sample)
-            return self._transform(sample, self._generator(position))
-        except StreamingError:
-            raise
-        except Exception as exc:
-            raise PrepareError(f"transform failed on sample {position}: {type(exc).__name__}: {exc}") from exc
-
-    def _generator(self, position: int) -> torch.Generator:
         assert self._reader is not None
-        parts = struct.pack("=qqq", self._seed, self._reader.epoch, position)
-        return torch.Generator().manual_seed(xxhash.xxh64_intdigest(parts) >> 1)
+        return self._transform(sample, self._reader.epoch, position)
 
     # -- reading ahead
 
@@ -320,7 +306,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         assert config is not None  # only a worker has none, and a worker has a reader
         worker = get_worker_info()
         # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
-        shares = _ranks_of_node() * (worker.num_workers if worker else 1)
+        shares = ranks_of_node() * (worker.num_workers if worker else 1)
         if config.owner == "process":
             remote = RemoteOwner(config, self._prepare, shares)
             self._length = remote.length
@@ -384,24 +370,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
             _inherited.append(self._reader)
             self._finalizer.detach()
             self._reader = self._reader.as_worker()
-
-
-def _ranks_of_node() -> int:
-    """How many trainers share this node's memory, as `torchrun` says in `LOCAL_WORLD_SIZE`."""
-    text = os.environ.get("LOCAL_WORLD_SIZE") or "1"
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(
-            f"LOCAL_WORLD_SIZE={text!r} is no number of ranks on a node: set it to 1 or more, or unset it"
-        )
-    return int(text)
-
-
-def _takes_generator(transform: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(transform).bind(None, None)
-    except (TypeError, ValueError):  # one argument, or a builtin that shows no signature
-        return False
-    return True
 
 
 def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> StreamingDatasetAdapter:

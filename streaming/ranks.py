@@ -7,7 +7,7 @@ from typing import Any
 
 from streaming.errors import ConfigError
 
-__all__ = ["check_agreement", "check_group", "rank_and_world"]
+__all__ = ["check_agreement", "check_group", "rank_and_world", "ranks_of_node"]
 
 
 def rank_and_world(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
@@ -23,6 +23,20 @@ def rank_and_world(rank: int | None = None, world_size: int | None = None) -> tu
     if not 0 <= found[0] < found[1]:
         raise ConfigError(f"rank {found[0]} of {found[1]} cannot be: give a rank from 0 to world_size - 1")
     return found
+
+
+def ranks_of_node() -> int:
+    """How many trainers share this node's memory, as `torchrun` says in `LOCAL_WORLD_SIZE`; 1 without it.
+
+    Raises:
+        ConfigError: if it is no number from 1 up.
+    """
+    text = os.environ.get("LOCAL_WORLD_SIZE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(
+            f"LOCAL_WORLD_SIZE={text!r} is no number of ranks on a node: set it to 1 or more, or unset it"
+        )
+    return int(text)
 
 
 def check_agreement(rank: int, world_size: int, settings: dict[str, Any]) -> None:

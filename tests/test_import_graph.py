@@ -14,13 +14,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
-    ("errors", "units", "masking", "config", "counters", "runtime"),
+    ("errors", "units", "masking", "config", "counters", "runtime", "ranks", "transform"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
     ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "copies", "fetch", "testing"),
     ("collate", "packing", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
-    ("mixed", "ranks", "progress", "sampler", "device", "accelerated", "loader"),
+    ("mixed", "progress", "sampler", "device", "accelerated", "loader"),
     ("demo", "commands", "cli"),
 )
 """From the lowest to the highest; a name stands for a module or a package with all that is in it."""
