@@ -66,21 +66,25 @@ class Verify(Wrapper):
             blob = await self.source.read(path, start, end)
         else:
             breaker, limit = self._guard
-            gate = limit.gate
-            if breaker.is_closed and gate.enter_now():
-                # What `Breaker.read` and `Limit.read` do when nothing holds a read back, without their two coroutines,
-                # which cost 2 us a read.
-                now = self._time.now
+            if breaker.is_closed:
+                # As `Breaker.read` and `Limit.read` have it, without their two coroutines, which cost 2 us a read.
+                gate, now = limit.gate, self._time.now
                 started = now()
                 try:
-                    blob = await limit.source.read(path, start, end)
+                    if not gate.enter_now():
+                        await gate.enter()
+                    entered = now()
+                    try:
+                        blob = await limit.source.read(path, start, end)
+                    except BaseException as error:
+                        gate.leave(None, is_throttle(error))
+                        raise
+                    ended = now()
+                    gate.leave(ended - entered)
                 except BaseException as error:
-                    gate.leave(None, is_throttle(error))
                     breaker.note_failed(error, now() - started)
                     raise
-                seconds = now() - started
-                gate.leave(seconds)
-                breaker.note_answered(seconds)
+                breaker.note_answered(ended - started)
             else:
                 blob = await self.source.read(path, start, end)
         data = blob.data
