@@ -134,12 +134,13 @@ class Owner:
         started = time.perf_counter()
         try:
             asked = [at for at, position in enumerate(positions) if not self._engine.is_coming(position)]
-            if len(asked) == len(positions):
+            coming = sorted(set(range(len(positions))).difference(asked), reverse=True)
+            if not coming:
                 return self._runtime.run(self._get_many(positions))
             samples = [MISS] * len(positions)
             answer = self._runtime.submit(self._get_many([positions[at] for at in asked]))
             try:
-                for at in reversed(range(len(positions))):  # once the last is there, the others hardly wake this thread
+                for at in coming:  # from the last on: once that is there, the others hardly wake this thread
                     samples[at] = self._engine.wait(positions[at])
                 for at, sample in zip(asked, answer.result(), strict=True):
                     samples[at] = sample

@@ -312,6 +312,8 @@ class ReadAhead:
         self._flights[key] = flight
         self._flights_ahead += is_ahead
         if not is_ahead and any(plan.keys for plan in self._plans.values()):
+            if len(self._overtaken) >= MAX_DEPTH:  # of readers beside the order: theirs are never announced
+                self._overtaken.clear()
             self._overtaken.add(key)
         if is_ahead or self._has_room_for(key, flight):
             load = self._load(key)

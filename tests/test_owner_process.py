@@ -418,13 +418,14 @@ def test_closing_ends_a_child_that_is_stopped(source):
 
 RUN = textwrap.dedent(
     """
-    import os, sys
+    import os, signal, sys
     from streaming.adapter import StreamingDatasetAdapter
 
     def wait():
         print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
         return sys.stdin.readline()
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, it is ignored
     adapter = StreamingDatasetAdapter(sys.argv[1], owner="process")
     adapter[0]
     try:
@@ -477,7 +478,15 @@ def test_an_interrupt_of_the_group_is_the_trainers(source):
         assert _has_ended(child)
 
 
-OPEN = "import sys; from streaming.adapter import StreamingDatasetAdapter as A; A(sys.argv[1], owner='process')"
+OPEN = textwrap.dedent(
+    """
+    import signal, sys
+    from streaming.adapter import StreamingDatasetAdapter
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    StreamingDatasetAdapter(sys.argv[1], owner="process")
+    """
+)
 
 
 def test_a_child_that_is_still_opening_ends_with_its_parent():
