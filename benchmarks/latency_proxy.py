@@ -61,7 +61,7 @@ def streamed(url: str, concurrency: int | None) -> tuple[float, float, float]:
     """Objects per second after the warm-up, seconds until 0.9 of that, and the median of reads in flight."""
     landed: list[float] = []
     in_flight: list[int] = []
-    with StreamingDatasetAdapter(servers.at(url), cache_size_gb=0.2, concurrency=concurrency) as adapter:
+    with StreamingDatasetAdapter(servers.at(url), concurrency=concurrency) as adapter:
         batches = adapter.look_ahead(BatchSampler(SequentialSampler(adapter), BATCH, drop_last=True))
         started = time.perf_counter()
         for _ in DataLoader(adapter, batch_sampler=batches, collate_fn=len):
