@@ -325,6 +325,7 @@ def test_what_cannot_be_sent_is_refused_by_name(source):
 def test_closing_leaves_nothing(source):
     """After close there is no process, descriptor or mapping; closing twice is fine, and every use says so."""
     current_runtime()
+    gc.collect()  # what tests before left to it
 
     def held():
         fds = {
@@ -346,7 +347,8 @@ def test_closing_leaves_nothing(source):
     adapter.close()
     gc.collect()
     assert not _is_there(reader)
-    assert held() == before
+    assert held()[0] <= before[0]
+    assert held()[1] <= before[1]
     for use in (lambda: adapter[0], lambda: len(adapter), adapter.get_cache_stats):
         with pytest.raises(Closed, match="closed"):
             use()
