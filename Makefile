@@ -16,7 +16,7 @@ JOBS ?= 2
 export PATH := $(PATH):/usr/sbin
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -q -n $(JOBS)
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 .PHONY: demo test check lint types coverage services clean
 .DELETE_ON_ERROR:
