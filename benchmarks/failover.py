@@ -39,9 +39,9 @@ class Epoch(NamedTuple):
 def epoch(url: str, fault: str) -> Epoch:
     """An epoch over a relay to the URL with a mirror there, or over the URL alone if there is no fault."""
     if not fault:
-        return _epoch(StreamingDatasetAdapter(servers.at(url), cache_size_gb=0.1), None)
+        return _epoch(StreamingDatasetAdapter(servers.at(url)), None)
     with Relay(url) as relay:
-        adapter = StreamingDatasetAdapter(servers.at(relay.url, url), cache_size_gb=0.1)
+        adapter = StreamingDatasetAdapter(servers.at(relay.url, url))
         return _epoch(adapter, relay.kill if fault == "killed" else relay.silence)
 
 
