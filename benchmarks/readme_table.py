@@ -31,6 +31,10 @@ def number(value: float) -> str:
     return f"{value:.1f}"
 
 
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
 class Row(NamedTuple):
     """One line of the table. `figure` is a key, or keys of nested figures joined by " > "; its value is a number, or
     `{"median", "min", "max"}`.
@@ -70,9 +74,18 @@ ROWS = (
         times,
     ),
     Row("Fetches per object over all workers", "workers", "2.6MB_fetches_per_object", number),
+    Row("S3 (Ceph), 100 kB, beside a bare obstore loop", "clouds", "engines > s3_obstore > adapter_over_bare", times),
+    Row("GCS (fake server), beside a bare obstore loop", "clouds", "engines > gcs_obstore > adapter_over_bare", times),
+    Row("The Hub (stand-in), beside a bare aiohttp loop", "clouds", "engines > hub > adapter_over_bare", times),
     Row("30 ms away, beside the same adapter without latency", "latency_proxy", "default > of_no_latency", times),
     Row("Longest pause when the first copy dies", "failover", "primary killed > longest_pause_s", seconds),
     Row("Longest pause when the first copy falls silent", "failover", "primary silent > longest_pause_s", seconds),
+    Row("Use of an accelerator, ResNet-50 steps, 30 ms away, half cached", "accelerator_use", "resnet50_use", percent),
+    Row("The same with a plain DataLoader of 2 workers", "accelerator_use", "resnet50_plain_use", percent),
+    Row("Time a trainer waits, half cached, link 1.2 x what misses need", "stall_share", "retain_stall_share", percent),
+    Row("Hits from the second epoch on, half cached", "hit_rate", "auto_c50_workers_4 > hit_rate", percent),
+    Row("Going on in the middle of 10^9 samples, ms", "resume", "restored_ms", number),
+    Row("Batches from memory, beside torch's DataLoader", "loader_overhead", "0 workers > ratio", times),
     Row("First batch after the import, 10,000 files, saved index", "first_batch", "first_batch_seconds", seconds),
     Row("Index of 1,000,000 objects: warm open", "index", "warm_open_seconds_1000000", seconds),
     Row("Index: bytes per object beyond its path", "index", "1,000 to a folder > bytes_beyond_path", number),
@@ -83,7 +96,7 @@ ROWS = (
         seconds,
     ),
     Row(
-        "Growth of memory per sample over 10,000 batches, 2 workers, bytes, upper 95 % bound",
+        "Growth of memory per sample over a million samples, 2 workers, bytes, upper 95 % bound",
         "loader_memory",
         "workers_2_bytes_per_sample_upper_95",
         number,
