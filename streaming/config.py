@@ -7,7 +7,6 @@ masked wherever a setting is printed.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from streaming.errors import ConfigError
 from streaming.masking import mask_options, mask_secrets
+from streaming.settings import Settings, suggest
 from streaming.units import GB, parse_duration, parse_size
 
 __all__ = [
@@ -48,13 +48,6 @@ SOURCE_TYPES = {
 SOURCE_ALIASES = {"type": "source_type", "path": "path_or_uri", "url": "path_or_uri", "uri": "path_or_uri"}
 
 
-def suggest(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence that refuses `name`: the nearest of the `known` names, or all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
-
-
 def parse_mapping(value: Mapping[str, str] | Sequence[str] | None) -> dict[str, str] | None:
     """`{name: key in the sample}` from such a mapping, or from a list of names that are their own keys.
 
@@ -77,58 +70,11 @@ def parse_mapping(value: Mapping[str, str] | Sequence[str] | None) -> dict[str, 
     return dict(value)
 
 
-class _Settings(BaseModel):
-    """Frozen settings that refuse what they do not know, always by a `ConfigError`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as exc:
-            # Not chained: pydantic's own text would show the values, secrets included.
-            raise ConfigError(_explain(exc, type(self))) from None
-
-    @classmethod
-    def setting_names(cls) -> list[str]:
-        """The names that this model knows."""
-        return list(cls.model_fields)
-
-
-def _explain(exc: ValidationError, model: type[_Settings]) -> str:
-    return "; ".join(_explain_one(dict(error), model) for error in exc.errors(include_url=False))
-
-
-def _explain_one(error: dict[str, Any], model: type[_Settings]) -> str:
-    place, setting = ".".join(map(str, error["loc"])), str(error["loc"][0]) if error["loc"] else ""
-    if error["type"] == "extra_forbidden":
-        return f"unknown setting {place!r}: {suggest(place, model.setting_names())}"
-    if error["type"] == "missing":
-        return f"{place} is missing: {_description(model, setting)}"
-    cause = error.get("ctx", {}).get("error")
-    reason = mask_secrets(str(cause) if isinstance(cause, ConfigError) else error["msg"])
-    if setting in ("sources", "mirrors"):  # not shown whole: a nested source may hold secrets
-        return f"{place}: {reason}" if cause else f"{place}: {reason} ({_description(model, setting)})"
-    return f"{place}={_shown(setting, error['input'])} cannot be used: {reason} ({_description(model, setting)})"
-
-
-def _description(model: type[_Settings], setting: str) -> str:
-    field = model.model_fields.get(setting)
-    return (field.description if field else None) or "see the reference of settings"
-
-
-def _shown(setting: str, value: object) -> str:
-    if setting in ("credentials", "storage_options"):
-        return "***"
-    text = mask_secrets(repr(value))
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
 _Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 _Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
-class DataSourceConfig(_Settings):
+class DataSourceConfig(Settings):
     """Where objects lie and how to reach them.
 
     `DataSourceConfig(name, source_type, path_or_uri, credentials=None, ...)`; all further settings by name. Printing it
@@ -270,7 +216,7 @@ def _long_names(value: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-class AdapterConfig(_Settings):
+class AdapterConfig(Settings):
     """Everything a `StreamingDatasetAdapter` is made from; the budget may also be given as `cache_size="8GB"`.
 
     Raises:

@@ -13,9 +13,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 from streaming.errors import Closed
+from streaming.flights import Ahead, Flight, Plan, Reservation
 
 __all__ = ["MISS", "ReadAhead", "Reservation"]
 
@@ -29,40 +30,6 @@ MAX_DEPTH: Final = 4096
 CONCURRENCY: Final = 256
 """Loads in flight by default. Sources on a network bound theirs by themselves (`streaming.resilience.limit`); 64 would
 be 2,100 reads a second at 30 ms, where one server gave 4,600."""
-
-
-class Reservation(Protocol):
-    """A share of a byte budget, held until released."""
-
-    def release(self) -> None:
-        """Give the share back. Idempotent."""
-
-
-class _Plan:
-    """One announced order: the keys not started yet, and how many are started and not yet used."""
-
-    __slots__ = ("ahead", "keys")
-
-    def __init__(self) -> None:
-        self.keys: deque[Hashable] = deque()
-        self.ahead = 0
-
-
-class _Ahead(NamedTuple):
-    """A key that was started ahead, until it is used: whose it is, and its share of the budget."""
-
-    plan: _Plan
-    reservation: Reservation | None
-
-
-class _Flight:
-    __slots__ = ("is_ahead", "reservation", "task", "waiters")
-
-    def __init__(self, is_ahead: bool) -> None:
-        self.is_ahead = is_ahead
-        self.reservation: Reservation | None = None  # of a load that a reader asked for; those ahead keep theirs
-        self.waiters: list[asyncio.Future[Any]] = []
-        self.task: asyncio.Future[Any]
 
 
 class ReadAhead:
@@ -101,14 +68,14 @@ class ReadAhead:
         self._is_held = is_held
         self._counts_unused = keep_unused
         self._keeps_ready = keep_unused
-        self._plans: dict[Hashable, _Plan] = {}
-        self._flights: dict[Hashable, _Flight] = {}
+        self._plans: dict[Hashable, Plan] = {}
+        self._flights: dict[Hashable, Flight] = {}
         self._flights_ahead = 0
-        self._ahead: dict[Hashable, _Ahead] = {}  # started ahead and not yet used, oldest first
+        self._ahead: dict[Hashable, Ahead] = {}  # started ahead and not yet used, oldest first
         self._ready: dict[Hashable, Any] = {}
         self._failed: dict[Hashable, BaseException] = {}
         self._watched: dict[Hashable, threading.Lock] = {}  # a thread waits for this key to land
-        self._queue: deque[tuple[Hashable, _Flight, asyncio.Future[None]]] = deque()  # demanded, and no room yet
+        self._queue: deque[tuple[Hashable, Flight, asyncio.Future[None]]] = deque()  # demanded, and no room yet
         self._overtaken: set[Hashable] = set()  # demanded before their turn in an announced order came
         self._holders = 0  # demanded flights that hold a share of the budget, and give it back when they land
         self._used: deque[Hashable] = deque()  # reported by readers in any thread
@@ -187,7 +154,7 @@ class ReadAhead:
 
     def announce(self, keys: Iterable[Hashable], order: Hashable = None) -> None:
         """Append keys to the order that will be read; several orders, told apart by any value, go on side by side."""
-        self._plans.setdefault(order, _Plan()).keys.extend(keys)
+        self._plans.setdefault(order, Plan()).keys.extend(keys)
         self._fill()
 
     def forget(self, order: Hashable = None) -> None:
@@ -233,7 +200,7 @@ class ReadAhead:
         self._grow_if_late()
         return await self._wait(flight)
 
-    async def _wait(self, flight: _Flight) -> Any:
+    async def _wait(self, flight: Flight) -> Any:
         waiter = self.loop.create_future()
         flight.waiters.append(waiter)
         try:
@@ -275,7 +242,7 @@ class ReadAhead:
                     return
                 plan.keys.popleft()
 
-    def _start_ahead(self, key: Hashable, plan: _Plan) -> bool:
+    def _start_ahead(self, key: Hashable, plan: Plan) -> bool:
         """Start this load unless it is not needed; False when the byte budget has no room for it now."""
         if key in self._overtaken:
             self._overtaken.remove(key)
@@ -288,7 +255,7 @@ class ReadAhead:
             if reservation is None:
                 self._is_full = True
                 return False
-        self._ahead[key] = _Ahead(plan, reservation)
+        self._ahead[key] = Ahead(plan, reservation)
         plan.ahead += 1
         self._start(key, True)
         return True
@@ -307,8 +274,8 @@ class ReadAhead:
                 ahead.reservation.release()
                 self._is_full = False
 
-    def _start(self, key: Hashable, is_ahead: bool) -> _Flight:
-        flight = _Flight(is_ahead)
+    def _start(self, key: Hashable, is_ahead: bool) -> Flight:
+        flight = Flight(is_ahead)
         self._flights[key] = flight
         self._flights_ahead += is_ahead
         if not is_ahead and any(plan.keys for plan in self._plans.values()):
@@ -330,7 +297,7 @@ class ReadAhead:
         await turn
         return await self._load(key)
 
-    def _landed(self, key: Hashable, flight: _Flight, task: asyncio.Future[Any]) -> None:
+    def _landed(self, key: Hashable, flight: Flight, task: asyncio.Future[Any]) -> None:
         self._flights_ahead -= flight.is_ahead
         if flight.reservation is not None:
             flight.reservation.release()
@@ -391,7 +358,7 @@ class ReadAhead:
                 turn.set_result(None)
             self._queue.popleft()
 
-    def _has_room_for(self, key: Hashable, flight: _Flight) -> bool:
+    def _has_room_for(self, key: Hashable, flight: Flight) -> bool:
         """Give a demanded load its share of the budget, or let it go without one. False: it has to wait for others.
 
         Loads ahead are not dropped while a demanded one is on its way: that ends by itself, they would be loaded twice.

@@ -14,11 +14,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
-    ("errors", "units", "masking", "config", "counters", "runtime", "ranks", "transform"),
+    ("errors", "units", "masking", "settings", "config", "counters", "runtime", "ranks", "transform"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
-    ("cache", "prefetch", "pool", "link", "lookahead", "readahead", "copies", "fetch", "testing"),
+    ("cache", "prefetch", "pool", "link", "lookahead", "flights", "readahead", "copies", "fetch", "testing"),
     ("collate", "packing", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
     ("mixed", "progress", "sampler", "device", "accelerated", "loader"),
     ("demo", "commands", "cli"),

@@ -7,6 +7,7 @@ read that comes in time costs one timer, and neither a task nor a coroutine.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ Contender: TypeAlias = tuple[Coroutine[Any, Any, Blob], float]
 """A read, and after how many seconds it is late."""
 
 
-class Race:
+class Race(ABC):
     """One read, by as many contenders as it takes; a subclass says which come after the first.
 
     The caller awaits the first contender itself::
@@ -51,13 +52,13 @@ class Race:
         self._timer: Timer
         self._cut: Interruption | None
 
+    @abstractmethod
     def more(self, is_late: bool) -> Contender | float | None:
         """The next contender, or None for no more, or after how many seconds to ask again.
 
         Args:
             is_late: the last one is late; otherwise all have failed, and nothing can be put off.
         """
-        raise NotImplementedError
 
     def is_final(self, error: Exception) -> bool:
         """Whether an error ends the race at once."""
