@@ -240,8 +240,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     @property
     def fingerprint(self) -> str:
         """Of the samples: changes with names, sizes and validators, and not with the place of the sources."""
-        owner = self._owner()
-        return owner.fingerprint if isinstance(owner, RemoteOwner) else owner.index.fingerprint
+        return self._owner().fingerprint
 
     @property
     def seed(self) -> int:

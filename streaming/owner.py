@@ -60,6 +60,7 @@ class Owner:
         bad: BadSamples | None = None,
     ) -> None:
         self.index = index
+        self.fingerprint = index.fingerprint
         self.cache = cache
         self._bad = bad
         self.counters = Counters()
