@@ -14,13 +14,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
-    ("errors", "units", "masking", "settings", "config", "counters", "runtime", "ranks", "transform"),
+    ("errors", "units", "masking", "logs", "settings", "config", "counters", "stages", "runtime", "ranks", "transform"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
     ("cache", "prefetch", "pool", "link", "lookahead", "flights", "readahead", "copies", "fetch", "testing"),
     ("collate", "packing", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
-    ("mixed", "progress", "sampler", "device", "accelerated", "loader"),
+    ("mixed", "progress", "sampler", "device", "accelerated", "stalls", "loader"),
+    ("metrics", "verdict", "tracking", "progress_bar"),
     ("demo", "commands", "cli"),
 )
 """From the lowest to the highest; a name stands for a module or a package with all that is in it."""

@@ -1,0 +1,43 @@
+"""What a trainer may wait for, and the account in which each thread that makes batches notes where its time went."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+__all__ = ["ACCOUNT", "STAGES", "Account"]
+
+STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transform", "collate", "device", "queue")
+"""In the order in which a sample passes them:
+
+- `source`: the bytes were on their way, with every retry, second request and place in the line of an endpoint;
+- `decompress`: of an object that ends in `.zst`;
+- `decode`: from bytes to a sample;
+- `prepare`, `transform`, `collate`: the functions given by the user, or the ones in their place;
+- `cache`: copying samples out of the cache, with their decompression, or encoding them for it;
+- `device`: starting the copies to an accelerator;
+- `queue`: none of these: the batch was finished and on its way from a worker, or a read waited for room in the budget.
+"""
+
+SOURCE, DECOMPRESS, DECODE, PREPARE, CACHE, TRANSFORM, COLLATE, DEVICE, QUEUE = range(len(STAGES))
+
+
+class Account(threading.local):
+    """Seconds of this thread by stage, since they were last taken.
+
+    Attributes:
+        seconds: one number for each of `STAGES`.
+        decompress_s: the part of the decoding under way that went into decompression.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = [0.0] * len(STAGES)
+        self.decompress_s = 0.0
+
+    def take(self) -> list[float]:
+        """The seconds so far; from now on they count from zero."""
+        seconds, self.seconds = self.seconds, [0.0] * len(STAGES)
+        return seconds
+
+
+ACCOUNT: Final = Account()
