@@ -29,6 +29,11 @@ NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
     "gcs": ("GCS against fake-gcs-server", lambda: _has("curl") and _is_ready("gcs")),
     "hub": ("the Hub against its stand-in", lambda: _has("nginx", "git", "curl") and _is_ready("hub")),
     "faultproxy": ("faults of HAProxy before nginx", lambda: _has("haproxy", "nginx", "curl")),
+    "prometheus": (
+        "metrics and alerts against Prometheus",
+        lambda: _has("prometheus", "prometheus-alertmanager", "promtool", "amtool", "curl"),
+    ),
+    "pushgateway": ("metrics pushed to a gateway", lambda: _has("prometheus-pushgateway", "curl")),
 }
 """By fixture: what is tested with it, and whether it can be started here."""
 

