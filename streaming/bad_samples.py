@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,12 +21,13 @@ from streaming.errors import (
 )
 from streaming.fetch import IN_CACHE
 from streaming.index import SampleIndex
+from streaming.logs import get_logger
 from streaming.order import Permutation
 from streaming.readahead import MISS
 
 __all__ = ["BAD", "BadSamples", "Replacing"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BAD: Final = (DecodeError, PrepareError, NotFound, ObjectChanged, TruncatedRead, BadRequest)
 """Errors that belong to one sample. A source that is down or refuses the login is no matter of samples."""
@@ -86,7 +86,7 @@ class BadSamples:
                 return
             self._known.add(position)
             count = len(self._known)
-        logger.warning("bad_sample position=%d name=%r error=%s", position, name, error)
+        logger.warning("bad_sample position=%d name=%s error=%s", position, name, error)
         if self._quarantine is not None:
             self._write(position, name, error)
         share = count / (loaded + count)
@@ -116,7 +116,7 @@ class BadSamples:
             with self._quarantine.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")  # one write: lines of several ranks do not mix
         except OSError as exc:
-            logger.warning("quarantine_failed path=%s error=%s: bad samples are only logged", self._quarantine, exc)
+            logger.warning("quarantine_failed path=%s error=%s", self._quarantine, exc)
             self._quarantine = None
 
 

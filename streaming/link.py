@@ -11,7 +11,6 @@ Messages are a 4-byte length and a `marshal` value: both ends run the same inter
 from __future__ import annotations
 
 import asyncio
-import logging
 import marshal
 import os
 import socket
@@ -23,11 +22,12 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 from streaming.errors import OwnerGone
+from streaming.logs import get_logger
 from streaming.runtime import Runtime
 
 __all__ = ["FORK_LOCK", "LinkClient", "LinkHandle", "LinkServer", "is_spawning"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _LENGTH = struct.Struct("=I")
 _HELLO = b"streaming-link-1"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
+
+from streaming.logs import get_logger
 
 __all__ = ["FEW_SAMPLES", "Advice"]
 
 FEW_SAMPLES = 8  # of which a cache has to hold as many, so that one can be read ahead while others are used
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Advice:
@@ -30,20 +31,21 @@ class Advice:
         if nbytes * FEW_SAMPLES > self._max_bytes and not self._is_small:
             self._is_small = True
             logger.warning(
-                "cache.too_small cache_size_gb=%.3g sample_gb=%.3g: there is hardly room to read ahead and none to "
-                "keep samples; set cache_size_gb to %.3g at least, for each rank of a node",
-                self._max_bytes / 1e9,
-                nbytes / 1e9,
-                FEW_SAMPLES * nbytes / 1e9,
+                "cache_too_small max_bytes=%d sample_bytes=%d next_step=%s",
+                self._max_bytes,
+                nbytes,
+                "there is hardly room to read ahead and none to keep samples: set cache_size_gb to "
+                f"{FEW_SAMPLES * nbytes / 1e9:.3g} at least, for each rank of a node",
             )
 
     def on_epoch(self, epoch_s: float | None) -> None:
         """The last epoch took so long; None if there was none yet."""
         if epoch_s is not None and epoch_s > self._ttl_s:
             logger.warning(
-                "cache.ttl_too_short max_ttl_seconds=%g epoch_seconds=%.3g: samples are gone before the next epoch "
-                "reads them; set max_ttl_seconds=None, as a changed object is noticed without it",
+                "cache_ttl_too_short max_ttl_seconds=%g epoch_seconds=%.3g next_step=%s",
                 self._ttl_s,
                 epoch_s,
+                "samples are gone before the next epoch reads them: set max_ttl_seconds=None, as a changed object is "
+                "noticed without it",
             )
             self._ttl_s = math.inf

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 from streaming.cache.budget import Reservation
+from streaming.logs import get_logger
 
 Fetch = Callable[[Any], Awaitable[Any]]
 
 UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known yet
 _FETCHES = 32
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class FillableCache(Protocol):
@@ -96,14 +96,14 @@ class Filler:
     async def _fetch(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
         reservation = cache.reserve(min(UNKNOWN_BYTES, cache.window // self._concurrency))
         if reservation is None:
-            logger.debug("cache.prefetch_skipped key=%r: other reads in flight hold the room for it", key)
+            logger.debug("cache_prefetch_skipped key=%s reason=no_room", key)
             return False
         try:
             sample = await fetch_fn(key)
             entry = await asyncio.to_thread(cache.encode, sample)
             return entry is not None and cache.admit(key, entry, prefetched=True, reservation=reservation)
         except Exception as exc:
-            logger.warning("cache.prefetch_failed key=%r error=%r: it is read again when asked for", key, exc)
+            logger.warning("cache_prefetch_failed key=%s error=%s", key, exc)
             return False
         finally:
             reservation.release()

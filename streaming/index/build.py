@@ -17,6 +17,7 @@ from streaming.index.listing import Listing, list_source
 from streaming.index.matching import NONE, Table, match
 from streaming.index.naming import Naming
 from streaming.index.parts import Part, check_distinct, find_parts
+from streaming.logs import get_logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ LINE_READERS = 4
 KnownLines = Mapping[tuple[int, str, int, int], Lines]
 """Lines found before, by source, path, size and validator of their object."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _T = TypeVar("_T")
 
 
@@ -109,7 +110,7 @@ def _join(
         raise _missing(sources, listings, parts, table, is_complete, dropped)
     if dropped:
         level = logging.INFO if dropped < len(is_complete) else logging.WARNING
-        _log.log(level, "event=samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
+        _log.log(level, "samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
     rows = [{"key": part.key, "name": part.name, "roots": part.roots} for part in parts]
     etags = [listing.has_etags for listing in listings]
     return pack(

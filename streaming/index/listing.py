@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import AsyncIterable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import xxhash
 
 from streaming.codecs.registry import split_suffix
 from streaming.index.naming import PRECOMPUTED
+from streaming.logs import get_logger
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ __all__ = ["Listing", "list_source", "validator"]
 
 LINES_SUFFIX = ".jsonl"
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def validator(etag: str | None, size: int, modified: float | None) -> int:
@@ -95,7 +95,7 @@ async def list_source(source: DataSource) -> Listing:
     listing = Listing()
     skipped = await _fill(listing, source.iter_files())
     if skipped:
-        _log.debug("event=no_codec source=%s objects=%d first=%r", source.name, len(skipped), skipped[0])
+        _log.debug("no_codec source=%s objects=%d first=%s", source.name, len(skipped), skipped[0])
     return listing
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 import random
 import time
 from collections import deque
 
 from streaming.errors import Closed, SourceUnavailable, StreamingError
+from streaming.logs import get_logger
 from streaming.resilience.latencies import Latencies
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 JITTER = (0.8, 1.2)  # of a cool-down, so that many processes do not probe in step
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,6 +17,7 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
+from streaming.logs import get_logger
 from streaming.resilience.history import Attempt, carry, failed, told
 from streaming.resilience.latencies import Latencies
 from streaming.resilience.listing import whole_listing
@@ -27,7 +27,7 @@ from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, FileInfo
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 _MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 
 from streaming.errors import SourceTimeout, StreamingError
+from streaming.logs import get_logger
 from streaming.resilience.history import Attempt, attempts_of, failed, told
 from streaming.resilience.listing import whole_listing
 from streaming.resilience.settings import DEFAULTS, Resilience
@@ -19,7 +19,7 @@ from streaming.resilience.timing import Clock, Interruption, Sleep, Time, Timer
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, FileInfo
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class RetryBudget:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
 from collections.abc import Iterator
 
 from streaming.errors import AccessDenied, NotFound, SourceError
+from streaming.logs import get_logger
 from streaming.sources.base import FileInfo, check_prefix
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def scan(base: str, prefix: str, source: str) -> Iterator[FileInfo]:
@@ -86,7 +86,7 @@ class _Scan:
     def _warn_of(self, path: str) -> None:
         if not self._warned:
             self._warned = True
-            _log.warning("event=link_out_of_root source=%s path=%r more=not_logged", self._source, path)
+            _log.warning("link_out_of_root source=%s path=%s more=not_logged", self._source, path)
 
 
 def _not_listed(folder: str, source: str, error: OSError) -> SourceError:

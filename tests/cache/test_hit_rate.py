@@ -112,4 +112,4 @@ def test_settings_that_cannot_work_are_warned_of(caplog: pytest.LogCaptureFixtur
             for index in sampler:
                 adapter[index]
     told = [record.getMessage().split()[0] for record in caplog.records]
-    assert sorted(told) == ["cache.too_small", "cache.ttl_too_short"]
+    assert sorted(told) == ["cache_too_small", "cache_ttl_too_short"]

@@ -267,5 +267,5 @@ def test_a_cache_of_less_than_a_few_samples_is_warned_of_once(caplog: pytest.Log
     for nbytes in (10**8, 2 * 10**8, 3 * 10**8):
         advice.on_read_ahead(nbytes)
     [message] = [record.getMessage() for record in caplog.records]
-    assert "cache_size_gb=1 sample_gb=0.2" in message
+    assert "cache_too_small max_bytes=1000000000 sample_bytes=200000000 " in message
     assert "set cache_size_gb to 1.6 at least" in message

@@ -197,7 +197,7 @@ async def test_hidden_and_unreadable_files_are_left_out(caplog: pytest.LogCaptur
         index = await SampleIndex.build([source])
     assert names(index) == ["c"]
     assert [record.getMessage() for record in caplog.records if "no_codec" in record.getMessage()] == [
-        "event=no_codec source=data objects=2 first='README'"
+        "no_codec source=data objects=2 first=README"
     ]
 
 
