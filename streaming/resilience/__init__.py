@@ -36,7 +36,8 @@ from streaming.resilience.breaker import Breaker, State, is_failure
 from streaming.resilience.failover import Failover
 from streaming.resilience.hedge import Hedge
 from streaming.resilience.history import Attempt, attempts_of
-from streaming.resilience.limit import Gate, Limit, is_throttle
+from streaming.resilience.limit import Gate, Limit
+from streaming.resilience.outcome import is_throttle, outcome_of
 from streaming.resilience.retry import Retry, RetryBudget
 from streaming.resilience.settings import Resilience
 from streaming.resilience.stack import stack
@@ -60,5 +61,6 @@ __all__ = [
     "attempts_of",
     "is_failure",
     "is_throttle",
+    "outcome_of",
     "stack",
 ]

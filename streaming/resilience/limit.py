@@ -21,6 +21,8 @@ import random
 import time
 from collections import deque
 
+from streaming.counters import SourceCounters
+from streaming.resilience.outcome import THROTTLED, outcome_of
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.shared import shared
 from streaming.resilience.timing import Clock, Sleep, Time
@@ -32,11 +34,6 @@ LEAST_THROTTLED_ROUND = 8  # answers; while an endpoint throttles, the limit is 
 SMOOTHING = 0.5
 BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not pass for what is usual
 BASE_DRIFT = 1.000_5  # per round, so that a path which became longer is learned: twice as long in 1,400 rounds
-
-
-def is_throttle(error: BaseException) -> bool:
-    """Whether an error asks for fewer requests: a status of 429 or 503, or `throttled` set on it."""
-    return getattr(error, "status", None) in (429, 503) or bool(getattr(error, "throttled", False))
 
 
 class Gate:
@@ -157,6 +154,10 @@ class Limit(Wrapper):
 
     Args:
         gate: what is shared; None: the one of the source's endpoint, on each loop its own.
+
+    Attributes:
+        counters: the requests that were let through, and what came of them; bumped on the loop, read anywhere.
+        waiting: reads of this source that wait for a place.
     """
 
     def __init__(
@@ -170,6 +171,8 @@ class Limit(Wrapper):
         gate: Gate | None = None,
     ) -> None:
         super().__init__(source, settings, clock, sleep, rng)
+        self.counters = SourceCounters()
+        self.waiting = 0
         self._given = gate
         self._gate = gate
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -186,6 +189,11 @@ class Limit(Wrapper):
         return self._gate
 
     @property
+    def last_gate(self) -> Gate | None:
+        """The gate of the last read, None before the first; to be looked at from any thread, with a loop or without."""
+        return self._gate
+
+    @property
     def is_throttled(self) -> bool:
         return self.gate.is_throttled
 
@@ -194,13 +202,30 @@ class Limit(Wrapper):
             self._check_open()
         gate = self.gate
         if not gate.enter_now():
-            await gate.enter()
+            await self.wait_at(gate)
         now = self._time.now
         started = now()
+        self.counters.begun += 1
         try:
             blob = await self.source.read(path, start, end)
+            seconds = now() - started
+            self.counters.answered(blob.data, seconds)
         except BaseException as error:
-            gate.leave(None, is_throttle(error))
+            self.note_failed(gate, error)
             raise
-        gate.leave(now() - started)
+        gate.leave(seconds)
         return blob
+
+    async def wait_at(self, gate: Gate) -> None:
+        """Wait for a place, counted as waiting."""
+        self.waiting += 1
+        try:
+            await gate.enter()
+        finally:
+            self.waiting -= 1
+
+    def note_failed(self, gate: Gate, error: BaseException) -> None:
+        """A request ended so: count it and give its place back."""
+        outcome = outcome_of(error)
+        self.counters.unanswered[outcome] += 1
+        gate.leave(None, outcome == THROTTLED)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from streaming.errors import ConfigError, ObjectChanged, TruncatedRead
 from streaming.resilience.breaker import Breaker
-from streaming.resilience.limit import Limit, is_throttle
+from streaming.resilience.limit import Limit
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Wrapper
@@ -72,14 +72,16 @@ class Verify(Wrapper):
                 started = now()
                 try:
                     if not gate.enter_now():
-                        await gate.enter()
+                        await limit.wait_at(gate)
                     entered = now()
+                    limit.counters.begun += 1
                     try:
                         blob = await limit.source.read(path, start, end)
+                        ended = now()
+                        limit.counters.answered(blob.data, ended - entered)
                     except BaseException as error:
-                        gate.leave(None, is_throttle(error))
+                        limit.note_failed(gate, error)
                         raise
-                    ended = now()
                     gate.leave(ended - entered)
                 except BaseException as error:
                     breaker.note_failed(error, now() - started)
