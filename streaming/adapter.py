@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import Any, Self, SupportsIndex
 
 from torch.utils.data import Dataset, get_worker_info
@@ -16,19 +18,21 @@ from streaming.cache.batch import Sample
 from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
-from streaming.errors import Closed, ConfigError
+from streaming.errors import Closed, ConfigError, StreamingError
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
 from streaming.lookahead import LookAhead
 from streaming.opening import open_owner
 from streaming.owner import Owner
 from streaming.ranks import ranks_of_node
+from streaming.readings import Reading
 from streaming.remote_owner import RemoteOwner
 from streaming.runtime import Done, Pending, current_runtime
+from streaming.stages import ACCOUNT, TRANSFORM
 from streaming.transform import Transform
 from streaming.worker import Worker
 
-__all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
+__all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config", "live_adapters", "on_close"]
 
 default_collate_fn_map[Sample] = collate_rows  # a DataLoader without `collate_fn` then copies each sample once
 
@@ -70,6 +74,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         quarantine_path: file to which a line of JSON is appended for each sample that was replaced.
         max_bad_share: once more than ten samples, and more than this share, were replaced, `TooManyBadSamples` is
             raised.
+        name: what metrics and dashboards call this data set, such as "train".
 
     Raises:
         ConfigError: a setting that cannot be used, or a mapping to an unknown source.
@@ -102,6 +107,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         on_error: str = "raise",
         quarantine_path: str | os.PathLike[str] | None = None,
         max_bad_share: float = 0.01,
+        name: str = "data",
     ) -> None:
         self._config: AdapterConfig | None = AdapterConfig(
             sources=sources,
@@ -124,7 +130,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
             on_error=on_error,
             quarantine_path=quarantine_path,
             max_bad_share=max_bad_share,
+            name=name,
         )
+        self._name = name
         self._prepare = prepare
         self._transform = None if transform is None else Transform(transform, seed)
         self._seed = seed
@@ -165,7 +173,10 @@ class StreamingDatasetAdapter(Dataset[Any]):
         samples = reader.read_many(positions)
         if self._transform is None:
             return samples
-        return [self._transformed(sample, position) for sample, position in zip(samples, positions, strict=True)]
+        began = perf_counter()
+        transformed = [self._transformed(sample, position) for sample, position in zip(samples, positions, strict=True)]
+        ACCOUNT.seconds[TRANSFORM] += perf_counter() - began
+        return transformed
 
     def _position(self, index: SupportsIndex) -> int:
         position = operator.index(index)
@@ -248,6 +259,11 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._seed
 
     @property
+    def name(self) -> str:
+        """What metrics and dashboards call this data set."""
+        return self._name
+
+    @property
     def cache(self) -> SmartLRUCache:
         """The sample cache; its keys are positions.
 
@@ -269,6 +285,17 @@ class StreamingDatasetAdapter(Dataset[Any]):
         workers together; `prefetch_hits` are the reads that found their sample fetched ahead of time.
         """
         return self._owner().stats()
+
+    def readings(self) -> Reading:
+        """The numbers of this moment as metrics: `{family: {label values: number}}`, without the label `dataset`.
+
+        For `streaming.metrics`, whose `families` say what they mean. Safe in any thread.
+
+        Raises:
+            Closed: the adapter was closed.
+            OwnerGone: with `owner="process"`, if that has ended.
+        """
+        return self._owner().readings()
 
     def reset_metrics(self) -> None:
         """Set every count back to zero; what is cached stays."""
@@ -319,6 +346,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def close(self) -> None:
         """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
+        if isinstance(self._reader, Owner | RemoteOwner):
+            self._tell_last_reading(self._reader)
         reader, self._reader, self._is_closed = self._reader, None, True
         if isinstance(reader, Owner | RemoteOwner):
             self._finalizer.detach()
@@ -326,6 +355,13 @@ class StreamingDatasetAdapter(Dataset[Any]):
             current_runtime().run(reader.aclose())
         elif isinstance(reader, RemoteOwner):
             reader.close()
+
+    def _tell_last_reading(self, owner: Owner | RemoteOwner) -> None:
+        if _on_close:
+            with contextlib.suppress(StreamingError):  # a process that has ended says nothing any more
+                reading = owner.readings()
+                for tell in (*_on_close,):
+                    tell(self._name, reading)
 
     def __enter__(self) -> Self:
         return self
@@ -335,7 +371,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         """For a child process being started: the line to this process. Otherwise: the configuration."""
-        state: dict[str, Any] = {"seed": self._seed, "transform": self._transform}
+        state: dict[str, Any] = {"seed": self._seed, "transform": self._transform, "name": self._name}
         if is_spawning() and not self._is_closed:
             reader = self._open()
             return {**state, "handle": reader.handle(), "length": self._length, "epoch": reader.epoch}
@@ -348,6 +384,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._prepare = state.get("prepare")
         self._transform = state["transform"]
         self._seed = state["seed"]
+        self._name = state["name"]
         self._start()
         if "handle" in state:
             self._length = state["length"]
@@ -376,6 +413,18 @@ def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> Streaming
     return StreamingDatasetAdapter.from_config(config)
 
 
+def live_adapters() -> list[StreamingDatasetAdapter]:
+    """The open adapters of this process that have numbers of their own; those of workers are their parents'."""
+    return [adapter for adapter in list(_adapters) if isinstance(adapter._reader, Owner | RemoteOwner)]
+
+
+def on_close(tell: Callable[[str, Reading], None]) -> Callable[[], None]:
+    """Call `tell(name, last reading)` whenever an adapter is closed; until the function returned here is called."""
+    _on_close.append(tell)
+    return lambda: _on_close.remove(tell) if tell in _on_close else None
+
+
+_on_close: list[Callable[[str, Reading], None]] = []
 _adapters: weakref.WeakSet[StreamingDatasetAdapter] = weakref.WeakSet()
 _inherited: list[Owner | RemoteOwner] = []  # a parent's owners, in a forked child: never finalised there
 

@@ -253,6 +253,7 @@ class AdapterConfig(Settings):
     on_error: Literal["raise", "replace"] = Field("raise", description="what to do with a sample that cannot be read")
     quarantine_path: Path | None = Field(None, description="where each replaced sample is noted, a line of JSON each")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="the run stops when more samples had to be replaced")
+    name: str = Field("data", min_length=1, description="what metrics and dashboards call this data set")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**_with_cache_size(settings))

@@ -18,6 +18,8 @@ from streaming.errors import ObjectChanged, PrepareError, StreamingError, Trunca
 from streaming.index import Row, SampleIndex
 from streaming.pool import DecodePool
 from streaming.sources.base import Blob
+from streaming.stages import CACHE, PREPARE, SOURCE
+from streaming.timeline import Timeline, Timelines
 
 __all__ = ["SampleFetcher"]
 
@@ -56,6 +58,9 @@ class SampleFetcher:
         pool: threads for decoding, and for sources whose reads block a thread.
         counters: bumped for each sample before it is kept.
         max_bytes: bound of one decoded object.
+
+    Attributes:
+        timelines: of the samples loaded last.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class SampleFetcher:
         self._scratch = threading.local()
         self._finish_s = INLINE_S  # from the bytes of a sample to its place in the cache, lately
         self._is_stored_plain = False  # the last sample did not compress, so the next will hardly take time for it
+        self.timelines = Timelines()
 
     def nbytes(self, position: int) -> int:
         """Bytes that this sample's parts have in their sources, to be asked before `load`.
@@ -110,14 +116,19 @@ class SampleFetcher:
         """
         rows = self._planned.pop(position, None) or self._index.rows(position)
         if self._reader.is_blocking:
-            return self._pool.run(self._load_blocking, position, rows)
+            timeline = Timeline(position)
+            timeline.stand_in_line(self.timelines.worked())
+            return self._pool.run(self._load_blocking, rows, timeline)
         return self._load(position, rows)
 
     async def _load(self, position: int, rows: Sequence[Row]) -> Any:
+        timeline = Timeline(position)
         blobs = [await self._reader.read(rows[0])] if len(rows) == 1 else await self._read_all(rows)
         if self._is_short(blobs):
-            return self._finish(position, rows, blobs)
-        return await self._pool.run(self._finish, position, rows, blobs)
+            timeline.lap(SOURCE)
+            return self._finish(rows, blobs, timeline)
+        timeline.stand_in_line(self.timelines.worked())
+        return await self._pool.run(self._finish_in_thread, rows, blobs, timeline)
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
@@ -138,10 +149,27 @@ class SampleFetcher:
             counters.objects_fetched += len(rows)
             counters.bytes_fetched += nbytes
 
-    def _load_blocking(self, position: int, rows: Sequence[Row]) -> Any:
+    def _load_blocking(self, rows: Sequence[Row], timeline: Timeline) -> Any:
+        timeline.leave_line(self.timelines.worked())
+        in_line = timeline.seconds.copy()
         buffers = self._buffers(rows)
         blobs = [self._reader.read_blocking(row, buffer) for row, buffer in zip(rows, buffers, strict=True)]
-        return self._finish(position, rows, blobs, may_view=buffers[0] is not None)
+        timeline.lap(SOURCE)
+        try:
+            return self._finish(rows, blobs, timeline, may_view=buffers[0] is not None)
+        finally:
+            self._note_work(timeline, in_line)
+
+    def _finish_in_thread(self, rows: Sequence[Row], blobs: Sequence[Blob], timeline: Timeline) -> Any:
+        timeline.leave_line(self.timelines.worked())
+        before = timeline.seconds.copy()
+        try:
+            return self._finish(rows, blobs, timeline)
+        finally:
+            self._note_work(timeline, before)
+
+    def _note_work(self, timeline: Timeline, before: Sequence[float]) -> None:
+        self.timelines.work([after - part for after, part in zip(timeline.seconds, before, strict=True)])
 
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """This thread's memory for parts of a large sample that will be read from the cache; else None for each.
@@ -166,16 +194,19 @@ class SampleFetcher:
             and sum([len(blob.data) for blob in blobs]) <= INLINE_BYTES
         )
 
-    def _finish(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], *, may_view: bool = False) -> Any:
+    def _finish(self, rows: Sequence[Row], blobs: Sequence[Blob], timeline: Timeline, *, may_view: bool = False) -> Any:
+        position = timeline.position
         is_timed = position % _TIMED_EVERY == 0
         started = time.thread_time() if is_timed else 0.0
         for row, blob in zip(rows, blobs, strict=True):
             self._check(row, blob)
         sample = self._decode(position, rows, blobs, may_view)
+        timeline.lap_decode()
         if self._prepare is not None:
             sample = self._run_prepare(position, sample)
             if type(sample) is dict:
                 sample.setdefault("idx", position)
+            timeline.lap(PREPARE)
         self._count(rows, blobs)
         entry = self._cache.encode(sample)
         if entry is not None and not self._cache.admit(position, entry):
@@ -186,8 +217,14 @@ class SampleFetcher:
         if entry is not None:
             self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
             if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
+                self.timelines.note(timeline)
                 return IN_CACHE
-        return self._decode(position, rows, blobs, False) if may_view else sample
+        if may_view:
+            timeline.lap(CACHE)
+            sample = self._decode(position, rows, blobs, False)
+            timeline.lap_decode()
+        self.timelines.note(timeline)
+        return sample
 
     def _decode(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool) -> Any:
         sample: Any = {}

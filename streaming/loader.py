@@ -15,9 +15,12 @@ from streaming.errors import ConfigError
 from streaming.order import Order
 from streaming.progress import Progress
 from streaming.ranks import check_agreement
+from streaming.readings import Reading
 from streaming.sampler import Batching, StreamingSampler
+from streaming.stages import DEVICE, QUEUE
+from streaming.stalls import StallAccount, accounted, live_loaders, on_air
 
-__all__ = ["StreamingDataLoader"]
+__all__ = ["StreamingDataLoader", "live_loaders"]
 
 
 class StreamingDataLoader(Prepared, DataLoader[Any]):
@@ -47,6 +50,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
     Attributes:
         sampler: the `StreamingSampler`; with `TokenBatches` as `batch_sampler`.
         plan: the groups of samples, where there is `batching`; `plan.padding(epoch)` is their share of padding.
+        stalls: how long the trainer waited for batches, and for what.
 
     Raises:
         ConfigError: settings that cannot be used, fewer samples than ranks, or ranks that do not agree.
@@ -84,6 +88,9 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._progress = Progress(sampler.settings)
         self._units = sampler
         self._turn = 0
+        self.stalls = StallAccount()
+        self._samples = 0
+        self._padding: float | None = None  # of the epoch under way
         self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
         if self._device is not None and self._device.type == "cuda":
             options.setdefault("pin_memory", True)
@@ -92,6 +99,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         else:
             data: Any = dataset if batching is None else _Groups(dataset)
             super().__init__(data, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
+        on_air(self)
 
     @property
     def plan(self) -> Plan | None:
@@ -134,18 +142,24 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
     def _delivered(self, epoch: int, position: int, turn: int) -> Iterator[Any]:
         progress, units = self._progress, self._units
         left = self._batches(epoch, position)
+        last = self._per_batch if self.drop_last else (units.left(epoch, position) - 1) % self._per_batch + 1
         if not left:
             progress.finish()
             return
+        self._padding = None if self.plan is None else self.plan.padding(epoch)
         units.progress.resume(epoch, position)
         step = self._per_batch * self.world_size
-        batches: Iterator[Any] = super().__iter__()
+        with accounted(self):
+            made = super().__iter__()
+        batches = self.stalls.unwrapped(made, self.num_workers)
         if self._device is not None:
             batches = to_device(batches, self._device, self._prefetch_to_device)
+        batches = self.stalls.steps_of(batches, QUEUE if self._device is None else DEVICE)
         self._begin(self._remainder(epoch, position))
         try:
             for batch in batches:
                 left -= 1
+                self._samples += self._per_batch if left else last
                 if turn != self._turn:  # of two iterations at once the newer one counts
                     pass
                 elif left:
@@ -166,6 +180,21 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
             return 0
         in_one_row = rows == 1 and self.batch_size is not None
         return rows * self.world_size - repeated if repeated == 1 or in_one_row else -1
+
+    def readings(self) -> Reading:
+        """The numbers of this moment as metrics, as those of an adapter are, without the label `dataset`."""
+        reading: Reading = {
+            **self.stalls.readings(),
+            "loader_samples": {(): self._samples},
+            "loader_epoch": {(): self._progress.epoch},
+            "loader_position": {(): self._progress.position},
+        }
+        return reading if self._padding is None else {**reading, "loader_padding_ratio": {(): self._padding}}
+
+    @property
+    def dataset_name(self) -> str:
+        """That of the adapter; "mixed" of a `MixedDataset`, "data" of any other data set."""
+        return str(getattr(self.dataset, "name", "data"))
 
     def _agreed(self) -> dict[str, Any]:
         """What must be the same on all ranks."""

@@ -28,6 +28,7 @@ class MixedDataset(Dataset[Any]):
         weights, repeats, temperature, epoch_size, seed, shuffle, changes: see `streaming.mixture.Mixture`.
 
     Attributes:
+        name: what metrics call the batches; each data set has a name of its own.
         order: the mixture.
         fingerprint: changes with what the data sets hold.
 
@@ -58,6 +59,7 @@ class MixedDataset(Dataset[Any]):
             shuffle=shuffle,
             changes=changes,
         )
+        self.name = "mixed"
         self.fingerprint = _fingerprint(self.datasets)
 
     def __len__(self) -> int:

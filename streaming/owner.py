@@ -20,7 +20,9 @@ from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
 from streaming.pool import DecodePool
 from streaming.readahead import MISS, ReadAhead
+from streaming.readings import Reading, of_cache, of_read_ahead, of_reads
 from streaming.runtime import Runtime
+from streaming.stages import ACCOUNT, CACHE
 from streaming.worker import Other, Reply, pickle_error
 
 __all__ = ["Owner"]
@@ -104,8 +106,10 @@ class Owner:
 
     def read_many(self, positions: Sequence[int]) -> list[Any]:
         """Samples in the order asked, owned by the caller; those missing are fetched together."""
+        began = time.perf_counter()
         self.counters.reads += len(positions)
         samples = self._read_many_now(positions)
+        ACCOUNT.seconds[CACHE] += time.perf_counter() - began
         missing = [at for at, sample in enumerate(samples) if sample is MISS]
         if missing:
             fetched = self._wait([positions[at] for at in missing])
@@ -135,6 +139,7 @@ class Owner:
         started = time.perf_counter()
         try:
             asked = [at for at, position in enumerate(positions) if not self._engine.is_coming(position)]
+            self.counters.late += len(positions) - len(asked)
             coming = sorted(set(range(len(positions))).difference(asked), reverse=True)
             if not coming:
                 return self._runtime.run(self._get_many(positions))
@@ -153,8 +158,17 @@ class Owner:
                 for position, sample in zip(positions, samples, strict=True)
             ]
         finally:
-            self.counters.waits += 1
-            self.counters.wait_seconds += time.perf_counter() - started
+            ACCOUNT.add(self._note_wait(positions, started))
+
+    def _note_wait(self, positions: Sequence[int], started: float) -> list[float]:
+        """Count a wait for these samples that ends now; by stage."""
+        ended = time.perf_counter()
+        seconds = self._fetcher.timelines.waited(positions, started, ended)
+        counters = self.counters
+        counters.waits += 1
+        counters.wait_seconds += ended - started
+        counters.waited = [before + more for before, more in zip(counters.waited, seconds, strict=True)]
+        return seconds
 
     def _read_or_ask(self, position: int) -> Any:
         """A sample that is large, was asked for twice, failed, or was dropped while it was waited for."""
@@ -197,6 +211,19 @@ class Owner:
             "in_flight": self._engine.in_flight,
             "dropped": self.index.dropped,
             "bad_samples": 0 if self._bad is None else self._bad.count,
+        }
+
+    def readings(self, process: str = "trainer") -> Reading:
+        """The numbers of this moment as metrics, see `StreamingDatasetAdapter.readings`; `process` is where this is."""
+        counters = self.counters
+        misses = counters.samples_fetched
+        observed = self._recent.note(counters.reads, misses)
+        return {
+            **self._reader.readings(),
+            **of_cache(self.cache, max(counters.reads - misses, 0), misses, observed),
+            **of_read_ahead(self._engine, self.cache),
+            **of_reads(counters, 0 if self._bad is None else self._bad.count),
+            "loop_lag_seconds": {(process,): self._runtime.lag_s},
         }
 
     def reset_metrics(self) -> None:
@@ -267,7 +294,7 @@ class Owner:
         self.cache.serves_processes = True
         if is_stale:  # evicted between the last answer and its reading: this time send the bytes
             inline = {at: await self._inline(position) for at, position in enumerate(positions)}
-            return self.epoch, [None] * len(positions), inline
+            return self.epoch, [None] * len(positions), inline, None
         self.counters.reads += len(positions)
         places = self.cache.places(positions)
         missing = [at for at, place in enumerate(places) if place is None]
@@ -276,7 +303,7 @@ class Owner:
         for at in self._fleeting(positions, places):
             others[at], places[at] = await self._inline(positions[at]), None
         try:
-            fetched = await self._fetch_items([positions[at] for at in missing])
+            fetched, waited = await self._fetch_items([positions[at] for at in missing])
         finally:
             for position in held:  # not before: what passes makes way for others from then on
                 self._engine.used(position)
@@ -284,20 +311,21 @@ class Owner:
             places[at] = place
             if other is not None:
                 others[at] = other
-        return self.epoch, places, others
+        return self.epoch, places, others, waited
 
     def _fleeting(self, positions: Sequence[int], places: Sequence[PlaceTuple | None]) -> list[int]:
         """Which of these would be gone before a worker has copied them."""
         return [at for at, place in enumerate(places) if place and self.cache.is_fleeting(positions[at])]
 
-    async def _fetch_items(self, positions: Sequence[int]) -> list[tuple[PlaceTuple | None, Other | None]]:
+    async def _fetch_items(
+        self, positions: Sequence[int]
+    ) -> tuple[list[tuple[PlaceTuple | None, Other | None]], list[float] | None]:
         if not positions:
-            return []
+            return [], None
         started = time.perf_counter()
+        self.counters.late += sum([self._engine.is_coming(position) for position in positions])
         fetched = await asyncio.gather(*(self._fetch_item(position) for position in positions))
-        self.counters.waits += 1
-        self.counters.wait_seconds += time.perf_counter() - started
-        return fetched
+        return fetched, self._note_wait(positions, started)
 
     async def _fetch_item(self, position: int) -> tuple[PlaceTuple | None, Other | None]:
         try:

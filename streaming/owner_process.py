@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the rest is imported when the signals are set
 
 __all__ = ["main", "receive", "send"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 END_TIMEOUT_S = 2.0
 """How long reads under way have to end in order; the training process waits longer, and then kills."""
@@ -156,7 +156,7 @@ class _Service:
             else:
                 current_runtime().submit(self._owner.aclose()).result(END_TIMEOUT_S)
         except Exception as exc:
-            logger.debug("owner_not_closed error=%r", exc)
+            logger.debug("owner_not_closed error=%s", exc)
         finally:
             logging.shutdown()
             os._exit(0)
@@ -169,6 +169,7 @@ SERVED: dict[str, Callable[..., Any]] = {
     "set_epoch": _Service.set_epoch,
     "fetch": lambda service, positions: service.owner.fetch(positions),
     "stats": lambda service: service.owner.stats(),
+    "readings": lambda service: service.owner.readings("owner"),
     "reset_metrics": lambda service: service.owner.reset_metrics(),
     "clear": lambda service: service.owner.cache.clear(),
     "index": lambda service: service.owner.index,

@@ -94,6 +94,16 @@ class ReadAhead:
         return len(self._flights)
 
     @property
+    def ahead(self) -> int:
+        """Announced keys that are loaded or loading, and not yet used."""
+        return len(self._ahead)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next load ahead found no room in the byte budget, and nothing was given back since."""
+        return self._is_full
+
+    @property
     def waiting(self) -> int:
         """Announced keys whose load has not started."""
         return sum(len(plan.keys) for plan in self._plans.values())

@@ -26,6 +26,7 @@ from streaming.errors import ConfigError, OwnerGone
 from streaming.index import SampleIndex
 from streaming.link import FORK_LOCK, LinkClient, LinkHandle
 from streaming.owner_process import receive, send
+from streaming.readings import Reading
 from streaming.sources.memory import MemorySource
 from streaming.worker import Worker
 
@@ -133,6 +134,11 @@ class RemoteOwner:
     def stats(self) -> dict[str, Any]:
         """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
         result: dict[str, Any] = self._call("stats")
+        return result
+
+    def readings(self) -> Reading:
+        """The numbers of this moment as metrics, see `StreamingDatasetAdapter.readings`."""
+        result: Reading = self._call("readings")
         return result
 
     def reset_metrics(self) -> None:

@@ -26,6 +26,10 @@ CLOSE_TIMEOUT_S = 5.0
 """How long `Runtime.close` waits for cancelled tasks; they only have to reach their next await."""
 
 
+_LAG_EVERY_S = 0.25  # between two looks, of some 20 us each
+_LAG_KEPT_S = 10.0
+
+
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
@@ -44,15 +48,32 @@ class Runtime:
 
     def __init__(self) -> None:
         self.loop = _new_event_loop()
+        self._lags = [0.0, 0.0]
+        self._next_lag = 0.0
         self._thread = threading.Thread(target=self._main, name="streaming-loop", daemon=True)
         self._thread.start()
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
+        self._watch_lag(self.loop.time())
         try:
             self.loop.run_forever()
         finally:
             self.loop.close()
+
+    @property
+    def lag_s(self) -> float:
+        """How late a timer of the loop was, the most of the last 10 to 20 seconds: what a read may wait for its turn,
+        as when the trainer's Python holds the interpreter's lock."""
+        return max(self._lags)
+
+    def _watch_lag(self, due: float) -> None:
+        now = self.loop.time()
+        self._lags[-1] = max(self._lags[-1], now - due)
+        if now >= self._next_lag:
+            self._lags = [self._lags[-1], 0.0]
+            self._next_lag = now + _LAG_KEPT_S
+        self.loop.call_at(now + _LAG_EVERY_S, self._watch_lag, now + _LAG_EVERY_S)
 
     def is_current_thread(self) -> bool:
         """Whether the caller runs on the loop thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = ["ACCOUNT", "STAGES", "Account"]
@@ -33,6 +34,10 @@ class Account(threading.local):
     def __init__(self) -> None:
         self.seconds = [0.0] * len(STAGES)
         self.decompress_s = 0.0
+
+    def add(self, seconds: Sequence[float]) -> None:
+        """Note so many seconds of each stage."""
+        self.seconds = [before + more for before, more in zip(self.seconds, seconds, strict=True)]
 
     def take(self) -> list[float]:
         """The seconds so far; from now on they count from zero."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 from torch.utils.data import get_worker_info
@@ -12,6 +13,7 @@ from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
 from streaming.cache.reading import STALE, PlaceTuple
 from streaming.link import LinkClient, LinkHandle
+from streaming.stages import ACCOUNT, CACHE, QUEUE
 
 __all__ = ["Other", "Reply", "Worker", "pickle_error"]
 
@@ -21,8 +23,9 @@ Other = tuple[bool, bytes]
 Pickle crosses only the private line between a process and its own children, as it does for DataLoader workers anyway.
 """
 
-Reply = tuple[int, list[PlaceTuple | None], dict[int, Other]]
-"""An owner's answer: its epoch, where each sample lies, and by their number in the request those that lie nowhere."""
+Reply = tuple[int, list[PlaceTuple | None], dict[int, Other], list[float] | None]
+"""An owner's answer: its epoch, where each sample lies, by their number in the request those that lie nowhere, and what
+it waited for, in seconds by stage, if it had to."""
 
 
 def pickle_error(error: Exception) -> bytes:
@@ -77,8 +80,13 @@ class Worker:
         self._client.close()
 
     def _ask(self, positions: Sequence[int], is_stale: bool) -> list[Any]:
+        asked = perf_counter()
         reply: Reply = self._client.request((list(positions), is_stale))
-        self.epoch, places, others = reply
+        self.epoch, places, others, waited = reply
+        answered = perf_counter()
+        ACCOUNT.seconds[QUEUE] += max(answered - asked - sum(waited or ()), 0.0)
+        if waited is not None:
+            ACCOUNT.add(waited)
         arena = self._arena
         placed = [place for place in places if place is not None] if others else places
         samples = read_batch(arena.memory, arena.generations, placed, shared=get_worker_info() is not None)  # type: ignore[arg-type]
@@ -88,4 +96,5 @@ class Worker:
             if is_error:
                 raise value
             samples.insert(at, value)
+        ACCOUNT.seconds[CACHE] += perf_counter() - answered
         return samples

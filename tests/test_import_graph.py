@@ -18,7 +18,7 @@ LAYERS = (
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
-    ("cache", "prefetch", "pool", "link", "lookahead", "flights", "readahead", "copies", "fetch", "testing"),
+    ("cache", "prefetch", "pool", "link", "lookahead", "flights", "readahead", "copies", "timeline", "fetch", "readings", "testing"),
     ("collate", "packing", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
     ("mixed", "progress", "sampler", "device", "accelerated", "stalls", "loader"),
     ("metrics", "verdict", "tracking", "progress_bar"),

@@ -14,6 +14,7 @@ class CacheMetrics:
         evictions: entries that left to make room.
         prefetch_hits: prefetched entries that were read, each once.
         total_bytes_saved: bytes that compression did not store.
+        total_bytes_stored: bytes that were stored.
         expirations: entries that left because of their age.
         bypassed: samples and reads too large for the cache, or for what it may evict.
         uncacheable: samples that hold types which cannot be stored.
@@ -27,12 +28,19 @@ class CacheMetrics:
     expirations: int = 0
     bypassed: int = 0
     uncacheable: int = 0
+    total_bytes_stored: int = 0
 
     @property
     def hit_rate(self) -> float:
         """Hits per read, 0.0 before the first read."""
         reads = self.hits + self.misses
         return self.hits / reads if reads else 0.0
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bytes of what was stored over those it was stored in, 1.0 before the first."""
+        stored = self.total_bytes_stored
+        return (stored + self.total_bytes_saved) / stored if stored else 1.0
 
     def as_stats(self) -> dict[str, float]:
         """The counts by the names that `get_cache_stats` gives them."""
@@ -43,6 +51,7 @@ class CacheMetrics:
             "total_evictions": self.evictions,
             "prefetch_hits": self.prefetch_hits,
             "compression_savings_gb": self.total_bytes_saved / 1e9,
+            "compression_ratio": self.compression_ratio,
             "expired": self.expirations,
             "bypassed": self.bypassed,
             "uncacheable": self.uncacheable,

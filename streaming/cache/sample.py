@@ -7,7 +7,6 @@ copy outside the lock and then ask whether the entry was still there (see `arena
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
@@ -25,6 +24,7 @@ from streaming.cache.reading import STALE, PlaceTuple, load
 from streaming.cache.retain import Retain
 from streaming.cache.store import Store, entry_size
 from streaming.errors import ConfigError
+from streaming.logs import get_logger
 from streaming.runtime import Done
 
 __all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCache"]
@@ -37,7 +37,7 @@ _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the ev
 _LATELY = 256  # entries over which is averaged
 _SMALL_WINDOW = 16 << 20  # passes within 0.1 s at 160 MB/s, and a worker on a busy machine may take as long to copy
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class SmartLRUCache:
@@ -120,6 +120,11 @@ class SmartLRUCache:
         """The most bytes that reads ahead may hold now."""
         return self._store.window(self.serves_processes)
 
+    @property
+    def bytes_ahead(self) -> int:
+        """Bytes of the budget held by reads that nobody waits for yet."""
+        return self._store.budget.ahead
+
     def retain(self) -> None:
         """Say that the order of reading is known: "auto" is "retain" from now on. Idempotent; O(1)."""
         with self._lock:
@@ -201,7 +206,7 @@ class SmartLRUCache:
                 self._store.metrics.uncacheable += 1
             if not self._has_warned:
                 self._has_warned = True
-                logger.warning("cache.uncacheable reason=%r: served uncached; use tensors, arrays, text", str(exc))
+                logger.warning('cache_uncacheable reason=%s next_step="use tensors, arrays, text"', exc)
             return None
 
     def admit(

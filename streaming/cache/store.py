@@ -139,6 +139,7 @@ class Store:
             self.records[key] = (*place, entry.head)
             self.policy.add(key, entry_size(entry.nbytes), is_pinned)
             self.metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
+            self.metrics.total_bytes_stored += entry.nbytes
             if self._ttl_s is not None:
                 self._deadlines[key] = self._clock() + self._ttl_s
             if is_unread:

@@ -8,10 +8,12 @@ Contexts are not safe to share between threads: each thread keeps one, without a
 from __future__ import annotations
 
 import threading
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec
 from streaming.errors import DecodeError, TooLarge, TruncatedData
+from streaming.stages import ACCOUNT
 
 if TYPE_CHECKING:
     import zstandard
@@ -65,7 +67,10 @@ def wrap(inner: Codec) -> Codec:
     """The codec of `inner`'s suffixes followed by `.zst`."""
 
     def decode(data: Buffer, max_bytes: int) -> Any:
-        return inner.decode(decompress(data, max_bytes), max_bytes)
+        started = perf_counter()
+        plain = decompress(data, max_bytes)
+        ACCOUNT.decompress_s += perf_counter() - started
+        return inner.decode(plain, max_bytes)
 
     def encode(sample: Any) -> bytes:
         return compress(inner.encode(sample))

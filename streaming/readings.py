@@ -1,0 +1,72 @@
+"""The numbers of an owner as metrics: see `streaming.metrics.families` for names, labels and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from streaming.cache.sample import SmartLRUCache
+from streaming.counters import Counters
+from streaming.readahead import ReadAhead
+from streaming.stages import STAGES
+
+__all__ = ["Reading", "by_stage", "of_cache", "of_read_ahead", "of_reads"]
+
+Reading = dict[str, dict[tuple[str, ...], Any]]
+"""`{family: {values of its labels, without those that the collector adds: number}}`."""
+
+
+def by_stage(seconds: Sequence[float]) -> dict[tuple[str, ...], float]:
+    """Seconds by stage, under the stages' names."""
+    return {(stage,): part for stage, part in zip(STAGES, seconds, strict=True)}
+
+
+def of_cache(cache: SmartLRUCache, hits: int, misses: int, observed: float | None) -> Reading:
+    """What a cache holds, and what reading through it brought.
+
+    Args:
+        hits, misses: reads that needed no fetch, and fetches.
+        observed: hits per read lately; None before the first read.
+    """
+    stats = cache.get_cache_stats()
+    reading: Reading = {
+        "cache_hits": {(): hits},
+        "cache_misses": {(): misses},
+        "cache_prefetch_hits": {(): stats["prefetch_hits"]},
+        "cache_evictions": {("capacity",): stats["total_evictions"], ("ttl",): stats["expired"]},
+        "cache_refused": {("size",): stats["bypassed"], ("type",): stats["uncacheable"]},
+        "cache_saved_bytes": {(): round(stats["compression_savings_gb"] * 1e9)},
+        "cache_entries": {(): stats["num_items"]},
+        "cache_bytes": {(): round(stats["current_size_gb"] * 1e9)},
+        "cache_reserved_bytes": {(): round(stats["in_flight_gb"] * 1e9)},
+        "cache_max_bytes": {(): cache.max_bytes},
+        "cache_compression_ratio": {(): stats["compression_ratio"]},
+    }
+    rates = {"cache_predicted_hit_ratio": stats["predicted_hit_rate"], "cache_observed_hit_ratio": observed}
+    return reading | {key: {(): rate} for key, rate in rates.items() if rate is not None}
+
+
+def of_read_ahead(engine: ReadAhead, cache: SmartLRUCache) -> Reading:
+    """How far reading ahead is, and what it may take."""
+    return {
+        "prefetch_depth": {(): engine.depth},
+        "prefetch_ahead": {(): engine.ahead},
+        "prefetch_in_flight": {(): engine.in_flight},
+        "prefetch_waiting": {(): engine.waiting},
+        "prefetch_bytes": {(): cache.bytes_ahead},
+        "prefetch_max_bytes": {(): cache.window},
+        "prefetch_is_full": {(): int(engine.is_full)},
+    }
+
+
+def of_reads(counters: Counters, bad_samples: int) -> Reading:
+    """What was read, and how long readers waited."""
+    return {
+        "prefetch_late": {(): counters.late},
+        "reads": {(): counters.reads},
+        "fetched_objects": {(): counters.objects_fetched},
+        "fetched_bytes": {(): counters.bytes_fetched},
+        "bad_samples": {(): bad_samples},
+        "read_waits": {(): counters.waits},
+        "read_wait_seconds": by_stage(counters.waited),
+    }

@@ -1,0 +1,257 @@
+"""How long a trainer waits for its batches, and for what.
+
+A step is the time from asking for one batch to asking for the next: the wait until the batch is there, and the time in
+which the trainer is busy with it. What is waited for comes from the account that each thread keeps which makes batches
+(`streaming.stages`). A batch from a worker carries it along: so nothing is counted twice, and nothing of a worker that
+has died is missing but the batches that it never gave.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from streaming.readings import Reading, by_stage
+from streaming.stages import ACCOUNT, COLLATE, QUEUE, STAGES
+
+__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "live_loaders", "on_air", "watch"]
+
+
+class Accounted:
+    """A batch on its way to the trainer, with what it took to make it.
+
+    Attributes:
+        batch: the batch.
+        seconds: of the thread that made it, by stage.
+        ended: when it was finished, as `time.perf_counter`, which processes of one machine share.
+    """
+
+    __slots__ = ("batch", "ended", "seconds")
+
+    def __init__(self, batch: Any, seconds: Sequence[float], ended: float) -> None:
+        self.batch = batch
+        self.seconds = seconds
+        self.ended = ended
+
+    def pin_memory(self) -> Accounted:
+        """The same with the batch in pinned memory; DataLoader asks for it."""
+        return Accounted(pin_memory(self.batch), self.seconds, self.ended)  # type: ignore[no-untyped-call]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Accounted, (self.batch, self.seconds, self.ended)
+
+
+class _Accounting:
+    """A collate function that notes its time, and gives the batch with the account of its thread."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: Any) -> Accounted:
+        began = perf_counter()
+        batch = self._collate(samples)
+        ended = perf_counter()
+        seconds = ACCOUNT.take()
+        seconds[COLLATE] += ended - began
+        return Accounted(batch, seconds, ended)
+
+
+@contextmanager
+def accounted(loader: DataLoader[Any]) -> Iterator[None]:
+    """An iterator of the loader that is made inside gives each batch with its account."""
+    collate = loader.collate_fn
+    loader.collate_fn = _Accounting(collate)
+    try:
+        yield
+    finally:
+        loader.collate_fn = collate
+
+
+class StallAccount:
+    """The steps of one trainer. Written by its thread, read by any.
+
+    Attributes:
+        steps: batches that it got.
+        busy_seconds: from getting a batch to asking for the next; nothing after the last of an epoch.
+        last_wait_s, last_busy_s: of the last step.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.busy_seconds = 0.0
+        self.last_wait_s = 0.0
+        self.last_busy_s = 0.0
+        self._waited = [0.0] * len(STAGES)
+        self._inner = [0.0] * len(STAGES)
+
+    @property
+    def wait_seconds(self) -> dict[str, float]:
+        """How long the trainer waited so far, by stage."""
+        return dict(zip(STAGES, self._waited, strict=True))
+
+    @property
+    def waited(self) -> list[float]:
+        """The same, as a number for each of `STAGES`."""
+        return self._waited
+
+    @property
+    def share(self) -> float:
+        """The part of its time that the trainer waited, 0.0 before the first step."""
+        waited = sum(self._waited)
+        whole = waited + self.busy_seconds
+        return waited / whole if whole else 0.0
+
+    def readings(self) -> Reading:
+        """The account as metrics, without the label `dataset`."""
+        return {
+            "loader_batches": {(): self.steps},
+            "trainer_steps": {(): self.steps},
+            "trainer_wait_seconds": by_stage(self._waited),
+            "trainer_busy_seconds": {(): self.busy_seconds},
+        }
+
+    def steps_of(self, batches: Iterator[Any], rest: int = QUEUE) -> Iterator[Any]:
+        """The same batches; each wait for one, and the time until the next is asked for, go into the account.
+
+        Args:
+            rest: the stage of what no other one explains.
+        """
+        while True:
+            asked = perf_counter()
+            ACCOUNT.take()
+            self._inner = [0.0] * len(STAGES)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            got = perf_counter()
+            self._note_wait(got - asked, rest)
+            yield batch
+            self.last_busy_s = perf_counter() - got
+            self.busy_seconds += self.last_busy_s
+
+    def _note_wait(self, seconds: float, rest: int) -> None:
+        inner = self._inner
+        explained = sum(inner)
+        if explained > seconds:  # what was made ahead of its turn, in the same call
+            inner = [part * seconds / explained for part in inner]
+        else:
+            inner[rest] += seconds - explained
+        self._waited = [before + part for before, part in zip(self._waited, inner, strict=True)]
+        self.last_wait_s = seconds
+        self.steps += 1
+
+    def unwrapped(self, batches: Iterator[Any], workers: int) -> Iterator[Any]:
+        """The batches of an iterator that was made in `accounted`, without their accounts, which go into this one.
+
+        Args:
+            workers: processes that make them; 0 is the trainer's own thread.
+        """
+        first = workers  # batches that begin with the start of their worker
+        while True:
+            asked = perf_counter()
+            try:
+                item = next(batches)
+            except StopIteration:
+                return
+            got = perf_counter()
+            if isinstance(item, Accounted):
+                if workers:
+                    self._note_made(item, asked, got, first > 0)
+                    first -= 1
+                else:
+                    self._inner = [before + part for before, part in zip(self._inner, item.seconds, strict=True)]
+                item = item.batch
+            yield item
+
+    def _note_made(self, item: Accounted, asked: float, got: float, is_first: bool) -> None:
+        """A wait for a batch from a worker.
+
+        Until it was finished, the trainer waited for what the worker did, whose stages share it as they share the
+        worker's time: a worker that begins late was busy with others like it. What came after is its way here.
+        """
+        made = sum(item.seconds)
+        for_it = min(max(item.ended - asked, 0.0), got - asked)
+        if is_first:
+            for_it = min(for_it, made)
+        if made > 0:
+            for stage, part in enumerate(item.seconds):
+                self._inner[stage] += for_it * part / made
+            self._inner[QUEUE] += got - asked - for_it
+        else:
+            self._inner[QUEUE] += got - asked
+
+
+class Watched:
+    """A DataLoader whose trainer's waits are accounted for. Iterate over it in its place.
+
+    Attributes:
+        loader: the DataLoader.
+        stalls: the account.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        self.stalls = StallAccount()
+        on_air(self)
+
+    @property
+    def dataset_name(self) -> str:
+        """That of the data set if it has one, else "data"."""
+        return str(getattr(self.loader.dataset, "name", "data"))
+
+    def readings(self) -> Reading:
+        """The account as metrics, without the label `dataset`."""
+        return self.stalls.readings()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        with accounted(self.loader):
+            batches = iter(self.loader)
+        return self.stalls.steps_of(self.stalls.unwrapped(batches, self.loader.num_workers))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "loader":
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+
+def watch(loader: DataLoader[Any]) -> Watched:
+    """The same batches, and an account of what the trainer waits for.
+
+    For torch's own DataLoader, over a `StreamingDatasetAdapter` or any data set; a `StreamingDataLoader` has its
+    account already.
+    """
+    return Watched(loader)
+
+
+class Loader(Protocol):
+    """What has an account that metrics tell."""
+
+    @property
+    def dataset_name(self) -> str:
+        """The value of the label `dataset`."""
+
+    def readings(self) -> Reading:
+        """The numbers of this moment as metrics, without that label."""
+
+
+def live_loaders() -> list[Loader]:
+    """Those of this process that somebody still holds."""
+    return list(_loaders)
+
+
+def on_air(loader: Loader) -> None:
+    """Let metrics tell this loader's account as long as somebody holds it."""
+    _loaders.add(loader)
+
+
+_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()
