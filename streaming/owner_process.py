@@ -26,8 +26,6 @@ if TYPE_CHECKING:  # the rest is imported when the signals are set
 
 __all__ = ["main", "receive", "send"]
 
-logger = get_logger(__name__)
-
 END_TIMEOUT_S = 2.0
 """How long reads under way have to end in order; the training process waits longer, and then kills."""
 
@@ -148,6 +146,7 @@ class _Service:
         with contextlib.suppress(OSError):
             while line.recv(1):
                 pass
+        from streaming.logs import get_logger
         from streaming.runtime import current_runtime
 
         try:
@@ -156,7 +155,7 @@ class _Service:
             else:
                 current_runtime().submit(self._owner.aclose()).result(END_TIMEOUT_S)
         except Exception as exc:
-            logger.debug("owner_not_closed error=%s", exc)
+            get_logger(__name__).debug("owner_not_closed error=%s", exc)
         finally:
             logging.shutdown()
             os._exit(0)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from streaming.errors import BadRequest, Closed, InvalidPath, NotFound, StreamingError, TooLarge
+from streaming.masking import remember_secrets
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -133,6 +134,7 @@ class DataSource(ABC):
     read_into: Callable[[str, int, memoryview], Blob] | None = None
 
     def __init__(self, config: DataSourceConfig) -> None:
+        remember_secrets({"credentials": config.credentials, **config.storage_options, "root": config.path_or_uri})
         self.config = config
         self.name = config.name
         self._closed = False
