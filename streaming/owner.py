@@ -223,6 +223,7 @@ class Owner:
             **of_cache(self.cache, max(counters.reads - misses, 0), misses, observed),
             **of_read_ahead(self._engine, self.cache),
             **of_reads(counters, 0 if self._bad is None else self._bad.count),
+            "dataset_samples": {(): len(self.index)},
             "loop_lag_seconds": {(process,): self._runtime.lag_s},
         }
 

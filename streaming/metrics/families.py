@@ -105,6 +105,7 @@ _PREFETCH = (
 )
 
 _READS = (
+    _gauge("dataset_samples", "Samples of the data set."),
     _counter("reads", "Samples handed to the trainer or a worker."),
     _counter("fetched_objects", "Objects, or ranges of objects, read from sources."),
     _counter("fetched_bytes", "Bytes of these as the sources keep them."),
