@@ -132,11 +132,16 @@ _LOADER = (
 
 _PROCESS = (
     _gauge("process_resident_memory_bytes", "Resident memory of the trainer or of the process that reads.", "process"),
-    _gauge("process_memory_limit_bytes", "Memory that this process may use: of its control group, or the machine."),
+    Family(
+        "process_memory_limit_bytes",
+        "gauge",
+        "Memory that this process may use: of its control group, or the machine.",
+        (),
+    ),
     _gauge("loop_lag_seconds", "How late a timer of the reading loop was, the most of the last 10 s.", "process"),
-    _gauge("start_time_seconds", "When the metrics of this process began, in seconds since 1970."),
+    Family("start_time_seconds", "gauge", "When the metrics of this process began, in seconds since 1970.", ()),
     _gauge("build_info", "1; the labels say what runs.", "version", "python", "torch"),
-    _gauge("scrape_seconds", "How long the last reading of these numbers took."),
+    Family("scrape_seconds", "gauge", "How long this reading of the numbers took.", ()),
     _counter("scrape_errors", "Readings of a data set that failed; its last numbers were given again."),
 )
 
