@@ -124,17 +124,50 @@ def bench(
         bench_samples(config, samples, batch_size, json)
 
 
-@app.command(epilog=_example("doctor s3://bucket/latents http://127.0.0.1:8000/latents/ --mirrors"))
+@app.command(
+    epilog=_example("doctor s3://bucket/latents http://127.0.0.1:8000/latents/ --mirrors; streaming doctor --live 4711")
+)
 def doctor(
-    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Folders to look at.")],
+    urls: Annotated[
+        list[str],
+        typer.Argument(metavar="URL...", help="Folders to look at; with --live PIDs or metrics URLs of runs."),
+    ],
     mirrors: Annotated[bool, typer.Option("--mirrors", help="Compare the listings: they are to be copies.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Judge a run by its metrics: who makes the trainer wait.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0, help="With --live: how long to look; 0 is since the start.")] = 10.0,
     json: Json = False,
 ) -> None:
     """Look at credentials, endpoint, clock, listing, latency and throughput; say the likely cause of what fails."""
+    if live and mirrors:
+        raise typer.BadParameter("--mirrors compares sources, --live looks at a run: give one of them")
     with outcome():
+        if live:
+            from streaming.commands.live import examine_live
+
+            examine_live(urls, seconds, json)
+            return
         from streaming.commands.doctor import examine
 
         examine(urls, mirrors, json)
+
+
+@app.command(epilog=_example("top 4711 http://node7:8000"))
+def top(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="TARGET...", help="Runs: PID of one or of what started it, or metrics URL."),
+    ],
+    seconds: Annotated[float, typer.Option(min=0, help="Window of the figures and the verdict.")] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once for that long, print it, and end.")] = False,
+    json: Json = False,
+) -> None:
+    """Show each second what the ranks of a run wait for, and what to change; Ctrl-C ends it."""
+    with outcome():
+        from streaming.commands.live import show_top
+
+        show_top(targets, seconds, once, json)
 
 
 def main() -> None:

@@ -63,13 +63,14 @@ def judge(before: Scrape | None, after: Scrape, seconds: float | None = None) ->
 
     Args:
         before: the earlier one; None judges the time since the processes started.
-        after: the later one.
+        after: the later one; if nothing answers any more, the figures are those from the start up to `before`.
         seconds: between them; None takes what their `taken_at` say.
     """
+    since, last = (None, before) if before is not None and not after.ranks else (before, after)
     cases = [
         Case(seen, figures)
-        for rank in sorted(after.ranks, key=_in_order)
-        for seen, figures in figures_of(open_window(rank, before, after, seconds))
+        for rank in sorted(last.ranks, key=_in_order)
+        for seen, figures in figures_of(open_window(rank, since, last, seconds))
     ]
     ranks = sorted({*after.ranks, *(before.ranks if before else ())}, key=_in_order)
     datasets = sorted({case.figures.dataset for case in cases})
@@ -147,7 +148,7 @@ def _notes(before: Scrape | None, cases: Iterable[Case]) -> Iterator[str]:
     for case in cases:
         figures = case.figures
         if figures.is_since_start and before is not None:
-            yield f"rank {figures.rank}, {figures.dataset}: it started after the first scrape; figures since then"
+            yield f"rank {figures.rank}, {figures.dataset}: it started after the first scrape; figures are since then"
         if figures.basis == "reads" and figures.steps:
             yield (
                 f"rank {figures.rank}, {figures.dataset}: nobody takes the time of the trainer's steps, so shares are "
