@@ -24,7 +24,7 @@ MOST_REMEMBERED = 4096
 
 _SECRET_NAME = re.compile(r"token|sig|secret|passw|credential|auth|cookie|key", re.IGNORECASE)
 _USERINFO = re.compile(r"://[^/?#\s]*@")
-_SECRET_QUERY = re.compile(rf"([?&;][^=&#\s]*(?:{_SECRET_NAME.pattern})[^=&#\s]*=)[^&#\s'\"]*", re.IGNORECASE)
+_QUERY = re.compile(r"(?P<name>[?&;][^=&#?;\s]{1,256}=)[^&#\s'\"]*")
 
 # In running text a name must say more than in options: `key` is a sample's name there, and `max_tokens` a number.
 _NAME = (
@@ -48,7 +48,7 @@ _BY_NAME = re.compile(
 _BY_SHAPE = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|\Z)"
     r"|\b(?:[Bb]earer|[Bb]asic) (?=[A-Za-z._~+/=-]*\d)[\w.~+/=-]{6,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"  # a JSON web token
+    r"|(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"  # a JSON web token
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
     r"|\bhf_[A-Za-z0-9]{20,}|\bgh[opsur]_[A-Za-z0-9]{20,}|\bya29\.[\w-]{10,}|\bsk-[\w-]{20,}"
 )
@@ -60,7 +60,11 @@ _longest_first: tuple[str, ...] = ()
 
 def mask_secrets(text: str) -> str:
     """`text` with the login and the secret query values of every URL in it replaced by ``***``."""
-    return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("://***@", text))
+    return _QUERY.sub(_mask_query, _USERINFO.sub("://***@", text))
+
+
+def _mask_query(match: re.Match[str]) -> str:
+    return match["name"] + MASK if _SECRET_NAME.search(match["name"]) else match[0]
 
 
 def mask_options(options: object) -> object:
@@ -95,6 +99,8 @@ def remember_secrets(options: object) -> None:
     """
     global _longest_first
     found = {value for value in _secrets_in(options, named=False) if len(value) >= SHORTEST}
+    if not found:
+        return
     found |= {quote(value, safe="") for value in found}
     with _lock:
         for value in found:
