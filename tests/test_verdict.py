@@ -182,7 +182,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "first epoch",
         [waiting("source"), FIRST_EPOCH],
         "TrainerWaiting/source",
-        ["from the second epoch on the cache answers 90 %"],
+        ["after the first epoch the cache answers 90 %"],
     ),
     (
         "breaker",
@@ -262,7 +262,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "TrainerWaiting/decode",
         ["too little of the processors"],
     ),
-    ("bad samples", [{"bad_samples": {(D,): 3.0}}], "BadSamples", ["3 samples were replaced, 0.4 % of those read"]),
+    ("bad samples", [{"bad_samples": {(D,): 3.0}}], "BadSamples", ["3 samples were replaced, 3 % of those loaded"]),
     ("memory", [{"process_resident_memory_bytes": {("trainer",): 15e9}}], "MemoryNearLimit", ["15 GB of 16 GB"]),
     (
         "stuck",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 from streaming.verdict.figures import Figures
+from streaming.verdict.thresholds import STARVED_SHARE
 from streaming.verdict.window import Window
 
 __all__ = ["CRITICAL", "INFO", "WARNING", "Case", "Finding", "nbytes", "percent"]
@@ -20,7 +22,7 @@ class Finding:
     """What is wrong, or that nothing is.
 
     Attributes:
-        code: a stable name, that of the alert in `deploy/alerts.yml` without "Streaming"; after a slash the stage.
+        code: a stable name, that of the alert in `deploy/prometheus/alerts.yml` without "Streaming"; after a slash the stage.
         severity: "critical" (training stands, or data are lost), "warning" (something must change) or "info".
         sentence: what is wrong and what to change, with figures.
         share: of the step that it costs, 0.0 to 1.0.
@@ -56,17 +58,26 @@ class Case:
         return not self.figures.steps and self.figures.seconds > 0 and is_asking and there <= 0
 
     @property
-    def is_first_epoch(self) -> bool:
-        """Whether every sample is read for the first time; False if nobody counts epochs."""
+    def passes(self) -> float:
+        """How often each sample was read since the process began, on average; infinite if unknown.
+
+        Before the first pass is over most reads are misses, whatever the size of the cache.
+        """
+        samples, reads = self.window.level("dataset_samples"), self.window.level("reads")
+        if samples and reads is not None:
+            return reads / samples
         epoch = self.window.level("loader_epoch")
-        return epoch is not None and epoch < 1
+        return math.inf if epoch is None else epoch
 
     @property
     def reads_nothing_ahead(self) -> bool:
-        """Whether no sample was announced, although reading ahead is counted."""
-        return self.window.has("prefetch_ahead") and not (
-            self.window.peak("prefetch_ahead") or self.window.peak("prefetch_waiting")
+        """Whether no sample was announced, although reading ahead is counted and samples are fetched."""
+        window = self.window
+        misses, reads = window.gained("cache_misses"), window.gained("reads")
+        is_idle = window.has("prefetch_ahead") and not (
+            window.peak("prefetch_ahead") or window.peak("prefetch_waiting")
         )
+        return is_idle and misses > STARVED_SHARE * reads
 
     @property
     def latency_s(self) -> float | None:

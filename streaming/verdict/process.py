@@ -11,16 +11,16 @@ __all__ = ["bad_samples", "memory", "progress", "trainer_bound"]
 
 
 def bad_samples(case: Case) -> Iterator[Finding]:
-    """Samples replaced in the window, or too many since the start."""
+    """Samples replaced since the start, as `max_bad_share` counts them, which ends the run at 1 % by default."""
     window = case.window
-    bad, total, read = window.gained("bad_samples"), window.level("bad_samples") or 0.0, window.level("reads") or 0.0
-    if bad or total > BAD_SHARE * max(read, 1.0):
-        share = percent(total / read) if read else "an unknown share"
+    bad, loaded = window.level("bad_samples") or 0.0, window.level("cache_misses") or 0.0
+    if bad > BAD_SHARE * (loaded + bad):
         yield Finding(
             "BadSamples",
             WARNING,
-            f"{total:.0f} samples were replaced, {share} of those read ({bad:.0f} of them just now): the file at "
-            "quarantine_path names each with its error; repair or remove them before max_bad_share ends the run",
+            f"{bad:.0f} samples were replaced, {percent(bad / (loaded + bad))} of those loaded "
+            f"({window.gained('bad_samples'):.0f} just now): the file at quarantine_path names each with its error; "
+            "repair or remove them before max_bad_share ends the run",
         )
 
 
@@ -28,6 +28,8 @@ def memory(case: Case) -> Iterator[Finding]:
     """Resident memory of the trainer and the process that reads, near what their control group may use."""
     used = case.window.level("process_resident_memory_bytes")
     limit = case.window.level("process_memory_limit_bytes")
+    if used and case.window.level("process_resident_memory_bytes", process="owner"):
+        used -= case.window.level("cache_bytes") or 0.0  # both processes map it
     if used and limit and used > MEMORY_SHARE * limit:
         budget = case.window.level("cache_max_bytes")
         of_it = f", of which the cache may take {nbytes(budget)}" if budget else ""

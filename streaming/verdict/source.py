@@ -8,8 +8,10 @@ from streaming.verdict.finding import Case, Finding, nbytes, percent
 from streaming.verdict.thresholds import (
     AT_BOUND,
     ERROR_SHARE,
-    EXPIRED_SHARE,
+    EXPIRED_OF_FETCHED,
+    EXPIRED_OF_READS,
     HIT_RATIO_SHARE,
+    LEAST_PREDICTED,
     SMALL_CACHE_RATIO,
     WAITING_SHARE,
 )
@@ -77,7 +79,7 @@ def _breakers(case: Case) -> Iterator[Finding]:
     for source in case.window.values_of("source_breaker_state", "source"):
         state = case.figures.breakers.get(source)
         opened = case.window.gained("source_breaker_opened", source=source)
-        if state is None and not opened:
+        if state is None and (not opened or case.window.is_since_start):
             continue
         outcomes = _outcomes(case, source)
         failed, asked = _failed(outcomes)
@@ -114,23 +116,24 @@ def _errors(case: Case) -> Iterator[Finding]:
 
 
 def _cache(case: Case) -> Iterator[Finding]:
-    window, figures = case.window, case.figures
-    misses = window.gained("cache_misses")
+    window, predicted = case.window, case.figures.predicted_hit_ratio
+    misses, reads = window.gained("cache_misses"), window.gained("reads")
     expired = window.gained("cache_evictions", reason="ttl")
-    observed, predicted = window.level("cache_observed_hit_ratio"), figures.predicted_hit_ratio
-    expires = expired > EXPIRED_SHARE * misses and expired > 0
-    small = predicted is not None and predicted < SMALL_CACHE_RATIO and case.share("source") > WAITING_SHARE
-    if expires:
+    if expired > EXPIRED_OF_FETCHED * misses and expired > EXPIRED_OF_READS * reads:
         yield _finding(
             case,
             "CacheExpiring",
             f"cached samples expire before they are read again ({expired:.0f} by age, {misses:.0f} fetched)",
             "set max_ttl_seconds=None, as a changed object is noticed without it, or to more than an epoch takes",
         )
-    elif small and predicted is not None:
+        return
+    if predicted is None:
+        return
+    if predicted < SMALL_CACHE_RATIO and case.share("source") > WAITING_SHARE:
         yield _small(case, predicted)
-    is_low = predicted is not None and observed is not None and observed < HIT_RATIO_SHARE * predicted
-    if is_low and predicted is not None and observed is not None and not expires and not case.is_first_epoch:
+    observed = window.level("cache_observed_hit_ratio")
+    is_told = observed is not None and case.passes >= 2 and predicted > LEAST_PREDICTED
+    if is_told and observed is not None and observed < HIT_RATIO_SHARE * predicted:
         yield _low(case, observed, predicted)
 
 
@@ -143,7 +146,7 @@ def _small(case: Case, predicted: float) -> Finding:
         "CacheTooSmall",
         f"the cache{size} keeps {percent(predicted)} of the data and the source cannot bring the rest in time",
         f"raise cache_size_gb{needed or ' as far as memory allows'}, or add a mirror",
-        explains=not case.is_first_epoch,  # in which no cache of any size could help
+        explains=case.passes >= 1,  # before, a cache of no size could help
     )
 
 
@@ -178,7 +181,7 @@ def _slow(case: Case) -> Finding:
     window, figures = case.window, case.figures
     in_flight, limit = window.peak("source_in_flight"), window.peak("source_limit")
     ahead, depth = window.peak("prefetch_ahead"), window.peak("prefetch_depth")
-    kind, change = "source latency", "raise look-ahead (concurrency)"
+    kind, change = "source latency", f"raise look-ahead (concurrency-bound at {in_flight:.0f}) with concurrency"
     if window.peak("source_waiting") and limit and in_flight >= AT_BOUND * limit:
         kind = "source bandwidth"
         change = f"more requests at once would only make each slower (limit-bound at {limit:.0f}); raise cache_size_gb"
@@ -190,8 +193,10 @@ def _slow(case: Case) -> Finding:
     told = [f"p50 {p50 * 1e3:.0f} ms" for p50 in [case.latency_s] if p50 is not None]
     told += [f"{in_flight:.0f} in flight"] if in_flight else []
     told += [f"{nbytes(figures.bytes_per_s)}/s"] if figures.bytes_per_s else []
+    late, reads = window.gained("prefetch_late"), window.gained("reads")
+    told += [f"{percent(min(1.0, late / reads))} of reads late"] if late and reads else []
     shown = f" ({', '.join(told)})" if told else ""
     sentence = f"{kind}, {case.cost('source')}{shown}; {change} or add a mirror"
-    if case.is_first_epoch and figures.predicted_hit_ratio:
-        sentence += f"; from the second epoch on the cache answers {percent(figures.predicted_hit_ratio)}"
+    if case.passes < 1 and figures.predicted_hit_ratio:
+        sentence += f"; after the first epoch the cache answers {percent(figures.predicted_hit_ratio)}"
     return Finding("TrainerWaiting/source", case.severity, sentence, case.share("source"))

@@ -1,4 +1,4 @@
-"""Where a figure becomes a finding. The alerts of `deploy/alerts.yml` fire at the same values, held for a while."""
+"""Where a figure becomes a finding. The alerts of `deploy/prometheus/alerts.yml` fire at the same values, held on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ HIT_RATIO_SHARE: Final = 0.7
 SMALL_CACHE_RATIO: Final = 0.5
 """Predicted hits per read below which a cache is small, if the trainer waits for the source."""
 
-EXPIRED_SHARE: Final = 0.1
-"""Of the misses: more entries that left by their age than this mean that the age is too short."""
+LEAST_PREDICTED: Final = 0.05
+"""Predicted hits per read below which nobody misses them."""
+
+EXPIRED_OF_FETCHED: Final = 0.1
+EXPIRED_OF_READS: Final = 0.05
+"""Entries that left by their age: above both, the age is too short, and it costs something."""
+
+STARVED_SHARE: Final = 0.1
+"""Of the reads: fetched, with nothing read ahead."""
 
 ERROR_SHARE: Final = 0.05
 """Of the requests to a copy that were not cancelled."""
@@ -23,10 +30,10 @@ MEMORY_SHARE: Final = 0.9
 """Of the memory that the process may use."""
 
 BAD_SHARE: Final = 0.001
-"""Of the samples: how many may be replaced; a tenth of what ends a run (`max_bad_share`)."""
+"""Of the samples that were loaded: how many may be replaced; a tenth of what ends a run (`max_bad_share`)."""
 
 SLOW_RANK_FACTOR: Final = 2.0
-"""A rank that waits this many times what the others wait in the median, and more than `WAITING_SHARE`, is slow."""
+"""A rank is slow that waits longer than this many times what the others do, and longer than `WAITING_SHARE`."""
 
 LOOP_LAG_S: Final = 0.02
 """Four switch intervals of the interpreter (5 ms each): a loop this late shares its lock with Python that holds it."""
