@@ -149,9 +149,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._padding = None if self.plan is None else self.plan.padding(epoch)
         units.progress.resume(epoch, position)
         step = self._per_batch * self.world_size
-        with accounted(self):
-            made = super().__iter__()
-        batches = self.stalls.unwrapped(made, self.num_workers)
+        batches = self.stalls.unwrapped(self._start, self.num_workers)
         if self._device is not None:
             batches = to_device(batches, self._device, self._prefetch_to_device)
         batches = self.stalls.steps_of(batches, QUEUE if self._device is None else DEVICE)
@@ -170,6 +168,10 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
                 yield batch
         finally:
             self._end()
+
+    def _start(self) -> Iterator[Any]:
+        with accounted(self):
+            return super().__iter__()
 
     def _remainder(self, epoch: int, position: int) -> int:
         """See `Prepared`: what is repeated are the last units of the last ranks; gathered, ranks follow each other."""

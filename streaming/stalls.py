@@ -147,15 +147,16 @@ class StallAccount:
         self.last_wait_s = seconds
         self.steps += 1
 
-    def unwrapped(self, batches: Iterator[Any], workers: int) -> Iterator[Any]:
-        """The batches of an iterator that was made in `accounted`, without their accounts, which go into this one.
+    def unwrapped(self, start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
+        """The batches of an iterator that `start` makes in `accounted`, without their accounts, which go into this one.
 
         Args:
             workers: processes that make them; 0 is the trainer's own thread.
         """
         first = workers  # batches that begin with the start of their worker
+        asked = perf_counter()
+        batches = start()
         while True:
-            asked = perf_counter()
             try:
                 item = next(batches)
             except StopIteration:
@@ -169,6 +170,7 @@ class StallAccount:
                     self._inner = [before + part for before, part in zip(self._inner, item.seconds, strict=True)]
                 item = item.batch
             yield item
+            asked = perf_counter()
 
     def _note_made(self, item: Accounted, asked: float, got: float, is_first: bool) -> None:
         """A wait for a batch from a worker.
@@ -214,9 +216,11 @@ class Watched:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
+        return self.stalls.steps_of(self.stalls.unwrapped(self._start, self.loader.num_workers))
+
+    def _start(self) -> Iterator[Any]:
         with accounted(self.loader):
-            batches = iter(self.loader)
-        return self.stalls.steps_of(self.stalls.unwrapped(batches, self.loader.num_workers))
+            return iter(self.loader)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "loader":

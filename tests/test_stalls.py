@@ -1,0 +1,222 @@
+"""What a trainer waits for is told by stage, and agrees with delays that were planted."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+import zstandard
+from torch.utils.data import DataLoader
+
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.loader import StreamingDataLoader
+from streaming.stages import STAGES
+from streaming.stalls import StallAccount, watch
+from tests import planted
+from tests.planted import Pausing, SlowSource
+
+TOLERANCE = 0.05  # of the whole wait
+
+SCENARIOS: dict[str, dict[str, float]] = {
+    "source": {"source": 0.03},
+    "decode": {"decode": 0.02},
+    "prepare": {"prepare": 0.02},
+    "transform": {"transform": 0.02},
+    "collate": {"collate": 0.02},
+    "source and decode": {"source": 0.02, "decode": 0.01},
+    "transform and collate": {"transform": 0.008, "collate": 0.02},
+    "all at once": {"source": 0.02, "decode": 0.01, "prepare": 0.015, "transform": 0.008, "collate": 0.012},
+}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_delays() -> Iterator[None]:
+    planted.SECONDS.clear()
+    yield
+    planted.decode_takes(0.0)
+
+
+def _adapter(delays: dict[str, float], samples: int, **options: Any) -> StreamingDatasetAdapter:
+    planted.decode_takes(delays.get("decode", 0.0))
+    source = SlowSource(samples, delays.get("source", 0.0))
+    functions = {stage: Pausing(stage, delays[stage]) for stage in ("prepare", "transform") if stage in delays}
+    settings = {"enable_prefetch": False, "decode_threads": 1, "cache_size_gb": 0.01, **functions, **options}
+    return StreamingDatasetAdapter([source], {"slow": "x"}, **settings)
+
+
+def _options(delays: dict[str, float]) -> dict[str, Any]:
+    return {"collate_fn": Pausing("collate", delays["collate"])} if "collate" in delays else {}
+
+
+def _run(batches: Iterator[Any], busy_s: float = 0.002) -> tuple[float, list[Any]]:
+    """How long `next` took in all, as the trainer sees it, and the batches."""
+    waited, got = 0.0, []
+    while True:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return waited, got
+        waited += time.perf_counter() - began
+        got.append(batch)
+        time.sleep(busy_s)  # the trainer at work: part of what is measured
+
+
+def _assert_agrees(stalls: StallAccount, waited: float, oracle: dict[str, float]) -> None:
+    """Every stage is within 5 % of the whole wait, and the stages together are the wait."""
+    found = stalls.wait_seconds
+    assert sum(found.values()) == pytest.approx(waited, rel=TOLERANCE)
+    for stage, seconds in oracle.items():
+        assert found[stage] == pytest.approx(seconds, abs=TOLERANCE * waited), (stage, found)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_wait_is_told_by_stage(name: str) -> None:
+    """A trainer that makes its batches itself waits for each stage as long as its delays really took."""
+    delays = SCENARIOS[name]
+    with _adapter(delays, 30) as adapter:
+        loader = StreamingDataLoader(adapter, **_options(delays))
+        waited, batches = _run(iter(loader))
+    assert len(batches) == 30
+    _assert_agrees(loader.stalls, waited, {stage: sum(planted.SECONDS[stage]) for stage in delays})
+
+
+@pytest.mark.parametrize("name", ["source", "prepare", "transform", "collate", "all at once"])
+def test_a_wait_for_workers_is_told_by_stage(name: str) -> None:
+    """Batches from workers bring their stages along: the waits have the proportions of the delays."""
+    delays = SCENARIOS[name]
+    with _adapter(delays, 64) as adapter:
+        loader = StreamingDataLoader(adapter, batch_size=2, num_workers=2, **_options(delays))
+        waited, batches = _run(iter(loader), busy_s=0.0)
+    made = {
+        "source": sum(planted.SECONDS["source"]) / 2,  # both samples of a batch are on their way side by side
+        "decode": sum(planted.SECONDS["decode"]),
+        "prepare": sum(planted.SECONDS["prepare"]),
+        "transform": sum(float(batch["transform_s"].sum()) for batch in batches) if "transform" in delays else 0.0,
+        "collate": sum(float(batch["collate_s"]) for batch in batches) if "collate" in delays else 0.0,
+    }
+    found = loader.stalls.wait_seconds
+    assert sum(found.values()) == pytest.approx(waited, rel=TOLERANCE)
+    for stage in delays:
+        attributed = found[stage] / sum(found[each] for each in delays)
+        assert attributed == pytest.approx(made[stage] / sum(made[each] for each in delays), abs=TOLERANCE), found
+
+
+def test_a_bottleneck_behind_a_source_that_is_read_ahead_gets_the_blame() -> None:
+    """Reads side by side hide their latency; what is left to wait for is the line before the thread that decodes."""
+    delays = {"source": 0.02, "decode": 0.01}
+    with _adapter(delays, 80, enable_prefetch=True) as adapter:
+        loader = StreamingDataLoader(adapter, batch_size=4)
+        waited, _ = _run(iter(loader))
+    found = loader.stalls.wait_seconds
+    assert sum(found.values()) == pytest.approx(waited, rel=TOLERANCE)
+    assert found["decode"] > 0.85 * waited, found  # the first batch waits for its source too
+
+
+def test_decompression_is_told_apart_from_decoding() -> None:
+    """Of an object that ends in .zst, the time of the decompression is not that of the codec inside."""
+    data = zstandard.compress(bytes(10_000_000))
+    planted.decode_takes(0.03)
+    source = SlowSource(12, 0.0, suffix=".slow.zst", data=data)
+    with StreamingDatasetAdapter([source], {"slow": "x"}, enable_prefetch=False, decode_threads=1) as adapter:
+        loader = StreamingDataLoader(adapter)
+        waited, _ = _run(iter(loader))
+    found = loader.stalls.wait_seconds
+    assert found["decode"] == pytest.approx(sum(planted.SECONDS["decode"]), abs=TOLERANCE * waited)
+    assert found["decompress"] > 0
+    rest = waited - found["decode"] - found["decompress"]
+    assert rest < 0.5 * waited, found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_of_torch_can_be_watched(workers: int) -> None:
+    """`watch` gives the batches of any DataLoader as they are, epoch after epoch, with an account of the waits."""
+    delays = {"transform": 0.01, "collate": 0.01}
+    with _adapter(delays, 12) as adapter:
+        collate = Pausing("collate", delays["collate"])
+        loader = DataLoader(
+            adapter, batch_size=2, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
+        )
+        watched = watch(loader)
+        waited, batches = _run(iter(watched))
+        again, _ = _run(iter(watched))
+        assert loader.collate_fn is collate
+        assert len(watched) == len(batches) == 6
+        assert watched.batch_size == 2
+    assert all(type(batch) is dict for batch in batches)
+    assert watched.stalls.steps == 12
+    found = watched.stalls.wait_seconds
+    assert sum(found.values()) == pytest.approx(waited + again, rel=TOLERANCE)
+    assert found["transform"] > found["collate"] > 0.5 * found["transform"] / 2
+
+
+def test_the_account_knows_when_the_trainer_is_busy() -> None:
+    """What lies between getting a batch and asking for the next is busy; the share of waiting follows from it."""
+    with _adapter({}, 5) as adapter:
+        loader = StreamingDataLoader(adapter)
+        assert loader.stalls.share == 0.0
+        busy = 0.0
+        for batch in loader:
+            assert type(batch) is dict
+            began = time.perf_counter()
+            time.sleep(0.02)
+            busy += time.perf_counter() - began
+        stalls = loader.stalls
+    assert stalls.steps == 5
+    assert stalls.busy_seconds == pytest.approx(busy, rel=TOLERANCE)
+    waited = sum(stalls.wait_seconds.values())
+    assert stalls.share == pytest.approx(waited / (waited + stalls.busy_seconds))
+    assert 0 < stalls.last_wait_s < waited
+    assert 0 < stalls.last_busy_s < stalls.busy_seconds
+
+
+def test_what_was_read_beside_the_loader_is_no_wait_of_its_own() -> None:
+    """A trainer that reads samples itself between two batches is busy meanwhile."""
+    with _adapter({"transform": 0.02}, 8) as adapter:
+        loader = StreamingDataLoader(adapter, batch_size=2)
+        for _ in loader:
+            adapter.__getitems__([0, 1])
+        stalls = loader.stalls
+    made = sum(planted.SECONDS["transform"]) / 2
+    assert stalls.wait_seconds["transform"] == pytest.approx(made, rel=0.1)
+    assert stalls.busy_seconds > 0.9 * made
+
+
+def test_copies_to_a_device_are_a_stage() -> None:
+    """Where batches are placed on a device, what no other stage explains is that."""
+    with _adapter({}, 4) as adapter:
+        loader = StreamingDataLoader(adapter, device="cpu")
+        assert len(list(loader)) == 4
+    assert loader.stalls.wait_seconds["device"] > 0
+
+
+def test_an_iteration_that_is_left_early_costs_nothing_later() -> None:
+    """Breaking off and beginning anew counts each batch once, and no time in between."""
+    with _adapter({}, 10) as adapter:
+        loader = StreamingDataLoader(adapter)
+        assert len(list(islice(loader, 3))) == 3
+        time.sleep(0.05)
+        busy = loader.stalls.busy_seconds
+        assert len(list(loader)) == 10
+    assert loader.stalls.steps == 13
+    assert busy < 0.05
+
+
+def test_every_stage_has_a_number() -> None:
+    """The metrics of an account have each stage, also those that nobody waited for."""
+    reading = StallAccount().readings()
+    assert reading["trainer_wait_seconds"] == {(stage,): 0.0 for stage in STAGES}
+
+
+def test_an_account_on_its_way_is_pinned_and_copied_with_its_batch() -> None:
+    """What DataLoader does with batches reaches the batch inside."""
+    planted_delay = {"collate": 0.001}
+    with _adapter(planted_delay, 2) as adapter:
+        loader = StreamingDataLoader(adapter, num_workers=1, multiprocessing_context="spawn", **_options(planted_delay))
+        batches = list(loader)
+    assert [batch["idx"].tolist() for batch in batches] == [[0], [1]]
+    assert torch.equal(copy.deepcopy(batches[0])["x"], torch.zeros(1, planted.LENGTH, dtype=torch.float64))
