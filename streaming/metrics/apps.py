@@ -23,8 +23,8 @@ Answer = tuple[int, dict[str, str], bytes]
 
 _REASONS = {200: "200 OK", 404: "404 Not Found", 405: "405 Method Not Allowed", 500: "500 Internal Server Error"}
 _TEXT = {"Content-Type": "text/plain; charset=utf-8"}
-_GZIP_LEVEL = 1
-"""93 kB of two data sets with eight sources each: 3.5 kB in 0.5 ms; level 9 gives 2.6 kB in 7 ms."""
+_GZIP_LEVEL = 6
+"""Makes 95 kB of an exposition 4.0 kB in 0.7 ms; level 1 makes it 8.9 kB in 0.5 ms."""
 
 
 def answer(registry: CollectorRegistry, path: str, query: str, headers: Mapping[str, str]) -> Answer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import weakref
 
 from prometheus_client import CollectorRegistry
 
@@ -13,6 +15,7 @@ __all__ = ["metrics_registry"]
 
 _lock = threading.Lock()
 _registry: CollectorRegistry | None = None
+_known: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
 
 
 def metrics_registry(registry: CollectorRegistry | None = None) -> CollectorRegistry:
@@ -26,14 +29,11 @@ def metrics_registry(registry: CollectorRegistry | None = None) -> CollectorRegi
     with _lock:
         if registry is None:
             registry = _registry = CollectorRegistry() if _registry is None else _registry
-        if not _has_collector(registry):
-            registry.register(Collector())
+        if registry not in _known:
+            with contextlib.suppress(ValueError):  # the names are there: you registered a `Collector`
+                registry.register(Collector())
+            _known.add(registry)
         return registry
-
-
-def _has_collector(registry: CollectorRegistry) -> bool:
-    # The registry has no public question for what is registered; two collectors would be refused as duplicates.
-    return any(isinstance(collector, Collector) for collector in list(registry._collector_to_names))
 
 
 def _forget_in_child() -> None:
