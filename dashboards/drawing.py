@@ -75,7 +75,13 @@ def draw_panel(
     left, bottom, width, height = place
     figure.patches.append(
         Rectangle(
-            (left, bottom), width, height, transform=figure.transFigure, facecolor=look.panel, edgecolor=look.grid
+            (left, bottom),
+            width,
+            height,
+            transform=figure.transFigure,
+            facecolor=look.panel,
+            edgecolor=look.grid,
+            zorder=-1,
         )
     )
     inch_x, inch_y = 1 / figure.get_figwidth(), 1 / figure.get_figheight()

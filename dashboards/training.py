@@ -7,7 +7,7 @@ from typing import Any
 from dashboards.colours import BAD, BUSY, GOOD, LIMIT, STAGE, WARN
 from dashboards.frame import assemble
 from dashboards.panels import Text, bars, lines, matrix, rows, stack, tile
-from dashboards.queries import STEP, else_zero, increase, rate, selector, share_by, total
+from dashboards.queries import STEP, else_zero, rate, selector, share_by, total
 
 __all__ = ["training"]
 
@@ -49,7 +49,7 @@ def _tiles() -> list[Any]:
     )
     bad = Text(
         "Bad samples",
-        "Samples replaced in the time shown because they could not be loaded.",
+        "Samples replaced so far because they could not be loaded, each counted once.",
         "0.",
         "the log names each with its reason; a whole range is a damaged upload.",
         "StreamingBadSamples",
@@ -66,7 +66,7 @@ def _tiles() -> list[Any]:
     return [
         tile(samples, "short", 6, {"samples": rate("loader_samples")}, steps=stalled, decimals=1),
         tile(epoch, "none", 6, {"epoch": total("loader_epoch", "", "min")}, decimals=0),
-        tile(bad, "short", 6, {"bad": increase("bad_samples")}, steps=((None, GOOD), (1.0, WARN)), decimals=0),
+        tile(bad, "short", 6, {"bad": total("bad_samples")}, steps=((None, GOOD), (1.0, WARN)), decimals=0),
         tile(
             memory,
             "percentunit",
@@ -185,14 +185,13 @@ def _padding() -> Any:
 
 def _bad() -> Any:
     text = Text(
-        "Bad samples",
-        "Part of the samples read that was replaced because it could not be loaded.",
+        "Bad samples so far",
+        "Samples replaced because they could not be loaded, each counted once, since the start.",
         "0.",
         "the log names each with its reason; beyond the share in the settings the run stops.",
         "StreamingBadSamples",
     )
-    part = f"{rate('bad_samples', 'dataset')} / {rate('reads', 'dataset')}"
-    return lines(text, "percentunit", 8, {"{{dataset}}": part})
+    return lines(text, "short", 8, {"{{dataset}}": total("bad_samples", "dataset")})
 
 
 def _objects() -> Any:

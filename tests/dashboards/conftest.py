@@ -1,0 +1,135 @@
+"""A training run that goes wrong, scraped by a real Prometheus: what dashboards and pictures are tested on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, start_http_server
+
+from dashboards.evaluate import Range
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.loader import StreamingDataLoader
+from streaming.metrics import Collector
+from tests.conftest import WebServer
+from tests.prometheus import Prometheus, running
+from tests.relay import Relay
+
+SCRAPE_S = 0.25
+DATASET = "shown"
+SAMPLES = 96
+DAMAGED = 3
+
+RULES = """
+groups:
+- name: run
+  rules:
+  - alert: StreamingBadSamples
+    expr: sum by (job, dataset, rank) (streaming_bad_samples_total) > 0
+    labels: {severity: warning}
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run that is over.
+
+    Attributes:
+        url: of the Prometheus that scraped it.
+        over: from its first scrape to its last.
+        variables: what a person who looks at it chose.
+    """
+
+    url: str
+    over: Range
+    variables: dict[str, str | list[str]]
+
+
+@pytest.fixture(scope="session")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A server that scrapes four times a second, with an alert of its own, and that shall be told what to scrape."""
+    rules = tmp_path_factory.mktemp("rules") / "rules.yml"
+    rules.write_text(RULES)
+    folder = tmp_path_factory.mktemp("prometheus")
+    with running(folder, rules=[rules], job="trainer", INTERVAL=f"{round(1000 * SCRAPE_S)}ms") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shown(nginx: WebServer, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """Two ranks that read over HTTP with a cache too small for all; half-way the first copy of the data dies."""
+    folder = nginx.root / DATASET
+    folder.mkdir()
+    for number in range(SAMPLES):
+        content = b"{" if number < DAMAGED else json.dumps({"x": _noise(number)}).encode()
+        (folder / f"{number:04d}.json").write_bytes(content)
+    quarantine = tmp_path_factory.mktemp("quarantine") / "bad.jsonl"
+    with Relay(nginx.url) as primary, Relay(nginx.url) as mirror, _exposed(ranks=2) as targets:
+        prometheus.scrape(targets)
+        with _adapter(primary.url, mirror.url, quarantine) as adapter:
+            _train(adapter, prometheus, scrapes=10)
+            primary.kill()
+            _train(adapter, prometheus, scrapes=10)
+            prometheus.await_query('ALERTS{alertstate="firing"}')
+            end = _last_scrape(prometheus)
+    first = prometheus.query("min(min_over_time(timestamp(streaming_start_time_seconds)[10m:250ms]))")[0].value
+    chosen: dict[str, str | list[str]] = {"job": "trainer", "dataset": [DATASET], "rank": ["0", "1"]}
+    return Shown(prometheus.url, Range(first, end, SCRAPE_S, SCRAPE_S), chosen)
+
+
+def _noise(number: int) -> list[int]:
+    """Integers that do not compress, the same in every run."""
+    return [zlib.crc32(b"%d %d" % (number, place)) for place in range(1000)]
+
+
+@contextlib.contextmanager
+def _exposed(ranks: int) -> Iterator[list[str]]:
+    """The numbers of this process at one port for each rank that it is said to be; gives their addresses."""
+    with contextlib.ExitStack() as stack:
+        targets = []
+        for rank in range(ranks):
+            registry = CollectorRegistry()
+            registry.register(Collector(rank=rank))
+            server, thread = start_http_server(0, "127.0.0.1", registry)
+            stack.callback(thread.join)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            targets.append(f"127.0.0.1:{server.server_port}")
+        yield targets
+
+
+def _adapter(primary: str, mirror: str, quarantine: Path) -> StreamingDatasetAdapter:
+    copy = {"name": "mirror", "type": "http", "path": f"{mirror}{DATASET}/"}
+    return StreamingDatasetAdapter(
+        {"name": "primary", "type": "http", "path": f"{primary}{DATASET}/", "mirrors": [copy]},
+        cache_size_gb=0.002,
+        max_ttl_seconds=0.5,
+        on_error="replace",
+        max_bad_share=1.0,
+        quarantine_path=quarantine,
+        resilience={"cooldown_s": 0.5, "cooldown_most_s": 0.5},
+        name=DATASET,
+    )
+
+
+def _train(adapter: StreamingDatasetAdapter, prometheus: Prometheus, scrapes: int) -> None:
+    """Whole epochs, until so many more scrapes saw them."""
+    loader = StreamingDataLoader(adapter, batch_size=8, shuffle=True, collate_fn=list)
+    count = f'count_over_time(streaming_reads_total{{dataset="{DATASET}",rank="1"}}[10m])'
+    wanted = _number(prometheus, count) + scrapes
+    while _number(prometheus, count) < wanted:
+        for batch in loader:
+            assert len(batch) == 8
+
+
+def _number(prometheus: Prometheus, promql: str) -> float:
+    return sum(sample.value for sample in prometheus.query(promql))
+
+
+def _last_scrape(prometheus: Prometheus) -> float:
+    return min(sample.value for sample in prometheus.query("timestamp(streaming_start_time_seconds)"))
