@@ -32,6 +32,7 @@ _NAME = (
     r"|(?:api|access|account|auth|private|secret|shared|signing|encryption|session)[-_ ]?key(?:[-_]?id)?)(?:[-_]?\d+)?"
 )
 _QUOTED = r"(?:\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')"
+_VALUE = rf"(?:[a-z]?{_QUOTED}|\\{{1,3}}\"[^\"\\\n]*\\{{1,3}}\"|(?:(?:bearer|basic) )?[^\s,;&'\"\\(){{}}<>\[\]]+)"
 _HEADERS = r"(?:authorization|cookie|x-amz-security-token|x-[\w-]{0,40}(?:token|key|secret))"
 _BY_NAME = re.compile(
     # one header to the end of its line: a cookie or a signature has many parts
@@ -40,7 +41,7 @@ _BY_NAME = re.compile(
     rf"|(?P<pair>\(b?(?P<q>['\"])[\w-]{{0,60}}{_NAME}(?P=q), ?b?){_QUOTED}"
     # name=value, name: value, 'name': 'value', "name": "value", also where the quotation marks are escaped
     rf"|(?P<name>{_NAME}(?:\\{{0,3}}['\"])?\s{{0,2}}(?:=|:|%3D)\s{{0,2}})"
-    rf"(?:[a-z]?{_QUOTED}|\\{{1,3}}\"[^\"\\\n]*\\{{1,3}}\"|(?:(?:bearer|basic) )?[^\s,;&'\"\\(){{}}<>\[\]]+)"
+    rf"{_VALUE}(?:\s{{0,2}}[:=]\s{{0,2}}{_VALUE})*"  # what looks like a value may be the next name
     # an element of XML, as S3 answers
     rf"|(?P<element><{_NAME}>)[^<]*",
     re.IGNORECASE,
