@@ -33,6 +33,7 @@ NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
         "metrics and alerts against Prometheus",
         lambda: _has("prometheus", "prometheus-alertmanager", "promtool", "amtool", "curl"),
     ),
+    "promtool": ("rules of alerts with promtool", lambda: _has("promtool")),
     "pushgateway": ("metrics pushed to a gateway", lambda: _has("prometheus-pushgateway", "curl")),
 }
 """By fixture: what is tested with it, and whether it can be started here."""

@@ -15,6 +15,7 @@ import http.server
 import json
 import os
 import queue
+import re
 import socket
 import subprocess
 import threading
@@ -27,10 +28,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.conftest import SERVICES
 
-__all__ = ["Prometheus", "Receiver", "Sample", "alerts", "prometheus", "pushgateway", "query", "reload", "running"]
+__all__ = [
+    "ALERTS",
+    "Prometheus",
+    "Receiver",
+    "Sample",
+    "alerts",
+    "prometheus",
+    "promtool",
+    "pushgateway",
+    "query",
+    "reload",
+    "running",
+    "scaled",
+]
+
+ALERTS = Path(__file__).resolve().parents[1] / "deploy" / "prometheus" / "alerts.yml"
+"""The alerts that are shipped, with the figures they share."""
 
 PATIENCE_S = 60.0
 """How long anything here is awaited at most; what is awaited takes a few scrapes of one second each."""
@@ -64,6 +82,28 @@ def alerts(url: str) -> list[dict[str, Any]]:
 def reload(url: str) -> None:
     """Let it read its configuration and rules again; `urllib.error.HTTPError` says what is wrong with them."""
     urllib.request.urlopen(urllib.request.Request(f"{url}/-/reload", method="POST"), timeout=PATIENCE_S).close()
+
+
+def scaled(rules: Path, divisor: int, target: Path) -> Path:
+    """Write the same rules to `target` with every duration, `for` and ranges, that many times shorter.
+
+    So `StreamingHitRateLow`, which takes 15 minutes, fires after 15 s with a divisor of 60: for runs that are as much
+    shorter. Ranges shall be no less than 4 scrapes afterwards. Thresholds stay as they are.
+    """
+
+    def shorter(duration: str) -> str:
+        return f"{int(duration[:-1]) * _MS[duration[-1]] // divisor}ms"
+
+    document = yaml.safe_load(rules.read_text())
+    for rule in (rule for group in document["groups"] for rule in group["rules"]):
+        rule["expr"] = re.sub(r"\[(\d+[smhd])\]", lambda found: f"[{shorter(found[1])}]", rule["expr"])
+        if "for" in rule:
+            rule["for"] = shorter(rule["for"])
+    target.write_text(yaml.safe_dump(document, sort_keys=False))
+    return target
+
+
+_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def _get(url: str) -> Any:
@@ -213,6 +253,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     """A function that starts a server with the arguments of `running` but the folder; all end with the test."""
     with contextlib.ExitStack() as stack:
         yield lambda **given: stack.enter_context(running(tmp_path_factory.mktemp("prometheus"), **given))
+
+
+@pytest.fixture
+def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs promtool with the arguments it is given."""
+    return lambda *given: subprocess.run(["promtool", *map(str, given)], capture_output=True, text=True)
 
 
 @pytest.fixture
