@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -290,3 +291,229 @@ def test_the_first_sentence_names_the_cause(changes: list[Mapping[str, Any]], co
     assert verdict.findings[0].code == code
     assert [part for part in parts if part not in verdict.sentence] == [], verdict.sentence
     assert verdict.is_fine == (code == "TrainerBound")
+
+
+@pytest.mark.parametrize("changes", [[], [waiting("source"), OPEN], [NO_STEP, NOTHING_READY]])
+def test_a_verdict_is_plain_values(changes: list[Mapping[str, Any]]) -> None:
+    """What programs read has the sentence, the code, the findings and the figures of each rank."""
+    merged = {key: series for change in changes for key, series in change.items()}
+    verdict = verdict_on(reading(merged))
+    plain = json.loads(json.dumps(verdict.as_json()))
+    assert plain["verdict"] == verdict.sentence == plain["findings"][0]["sentence"]
+    assert plain["ranks"][0]["stages"].keys() == set(STAGES)
+    assert plain["ranks"][0]["waited"] == pytest.approx(verdict.figures[0].waited)
+
+
+def test_every_code_is_an_alert() -> None:
+    """Who got an alert finds the same name in the verdict."""
+    rules = (Path(__file__).parents[1] / "deploy" / "prometheus" / "alerts.yml").read_text()
+    codes = {case[2].partition("/")[0] for case in CASES} | {"NoProgress", "ScrapeGone", "RankSlow"}
+    assert [code for code in codes if f"- alert: Streaming{code}\n" not in rules] == []
+
+
+def test_figures_of_a_window() -> None:
+    """Rates, shares, hits and gauges come from what the window gained and where it ended."""
+    [figures] = verdict_on(reading({**waiting("decode", 0.25), **OPEN})).figures
+    assert (figures.rank, figures.dataset, figures.basis, figures.steps) == ("0", D, "steps", 100)
+    assert figures.stages["decode"] == pytest.approx(0.25)
+    assert figures.waited == pytest.approx(0.25)
+    assert figures.busy == pytest.approx(0.75)
+    assert (figures.samples_per_s, figures.bytes_per_s) == (80.0, 8e6)
+    assert figures.hit_ratio == pytest.approx(7 / 8)
+    assert (figures.in_flight, figures.ahead, figures.depth, figures.memory_bytes) == (12, 32, 64, 2e9)
+    assert figures.breakers == {"primary": "open"}
+
+
+# -- ranks and data sets
+
+
+def test_a_slow_rank_is_named_with_its_cause() -> None:
+    """The rank that holds up the others comes first, and why it is slow in the same sentence."""
+    verdict = verdict_on(reading(), reading(waiting("decompress", 0.41)), reading(), reading())
+    assert verdict.findings[0].code == "RankSlow"
+    assert verdict.findings[0].ranks == ("1",)
+    assert verdict.sentence.startswith(
+        "rank 1 holds up the others, it waits 41 % of step where they wait 1 %: decompress, 41 % of step"
+    )
+    assert [finding.code for finding in verdict.findings] == ["RankSlow", "TrainerWaiting/decompress"]
+
+
+def test_what_all_ranks_have_is_said_once() -> None:
+    """With how many ranks have it, in the figures of the one that it costs most."""
+    ranks = [reading(waiting("collate", share)) for share in (0.30, 0.32, 0.28)]
+    verdict = verdict_on(*ranks)
+    assert [finding.code for finding in verdict.findings] == ["TrainerWaiting/collate"]
+    assert verdict.sentence.startswith("all 3 ranks (most in rank 1): collate, 32 % of step")
+    two = verdict_on(*ranks[:2], reading(waiting("collate", 0.2)), *[reading(waiting("decode", 0.2))] * 5)
+    assert "ranks 0, 1, 2 (most in rank 1): collate" in two.sentence
+    assert any("ranks 3, 4, 5, 6, ... (most in rank 3): decode" in finding.sentence for finding in two.findings)
+
+
+def named(made: Reading, name: str) -> Reading:
+    """The same reading for a data set of another name."""
+    return {
+        key: {(name, *values[1:]) if values[:1] == (D,) else values: number for values, number in series.items()}
+        for key, series in made.items()
+    }
+
+
+def both(*readings: Reading) -> Reading:
+    together: Reading = {}
+    for each in readings:
+        for key, series in each.items():
+            together[key] = {**together.get(key, {}), **series}
+    return together
+
+
+def test_data_sets_are_named_where_there_are_several() -> None:
+    """One that rests, such as the validation's, is no finding while another moves."""
+    verdict = verdict_on(both(named(reading(waiting("decode")), "train"), named(reading(NO_STEP), "valid")))
+    assert verdict.sentence.startswith("train: decode, 38 % of step")
+    assert len(verdict.findings) == 1
+    assert [figures.dataset for figures in verdict.figures] == ["train", "valid"]
+
+
+def test_a_loader_over_several_adapters_is_judged_by_what_they_say() -> None:
+    """Its own name is that of no adapter: their breakers are the cause of its waits."""
+    of_loader = {"trainer_steps", "trainer_busy_seconds", "trainer_wait_seconds", "loader_batches", "loader_samples"}
+    made = reading({**waiting("source"), **OPEN})
+    mix = named({key: series for key, series in made.items() if key in of_loader}, "mix")
+    parts = {key: series for key, series in made.items() if key not in of_loader}
+    verdict = verdict_on(both(mix, named(parts, "web"), named(parts, "books")))
+    assert [figures.dataset for figures in verdict.figures] == ["mix"]
+    assert verdict.findings[0].code == "BreakerOpen"
+
+
+def test_reads_are_judged_where_nobody_takes_the_time_of_steps() -> None:
+    """A plain DataLoader: shares are of the time, and the note says how to get more."""
+    without = [key for key in reading() if key.startswith(("trainer_", "loader_"))]
+    waits = {"read_wait_seconds": {(D, "source"): 4.0}, "read_waits": {(D,): 40.0}}
+    verdict = verdict_on(reading(waits, *without))
+    assert verdict.sentence.startswith("source latency, 40 % of the time")
+    assert "streaming.stalls.watch(dataloader)" in verdict.notes[0]
+    assert verdict.figures[0].busy is None
+    ready = verdict_on(reading({}, *without))
+    assert ready.is_fine
+    assert "reads hardly wait, 0 % of the time" in ready.sentence
+    many = verdict_on(reading({"read_wait_seconds": {(D, "source"): 70.0, (D, "decode"): 10.0}}, *without))
+    assert many.figures[0].waited == pytest.approx(1.0)
+
+
+# -- windows that are not as they should be
+
+
+def test_a_restart_between_the_scrapes_is_said_and_counted_from_zero() -> None:
+    """The counters of the new process are its own."""
+    before, after = reading(), reading(waiting("decode"))
+    for made, began in ((before, 1000.0), (after, 2005.0)):
+        made["start_time_seconds"] = dict.fromkeys(made["start_time_seconds"], began)
+    verdict = judge(parse(text_of({"0": before}), 2000.0), parse(text_of({"0": after}), 2010.0))
+    assert verdict.sentence.startswith("decode, 38 % of step")
+    assert verdict.figures[0].seconds == 5.0
+    assert "it started after the first scrape" in verdict.notes[0]
+
+
+def test_a_counter_that_fell_began_anew() -> None:
+    """As in Prometheus; without a start time there is nothing else to tell a restart by."""
+    before, after = reading({}, "start_time_seconds"), reading(waiting("decode"), "start_time_seconds")
+    before["trainer_steps"] = {(D,): 5000.0}
+    verdict = judge(parse(text_of({"0": before}), 2000.0), parse(text_of({"0": after}), 2010.0))
+    assert verdict.figures[0].steps == 100
+
+
+def test_one_scrape_is_judged_since_the_start() -> None:
+    """Without an earlier one the window is the life of the process."""
+    verdict = judge(None, parse(text_of({"0": reading(waiting("decode"))}), 1100.0))
+    assert verdict.sentence.startswith("decode, 38 % of step")
+    assert (verdict.figures[0].seconds, verdict.notes) == (100.0, ())
+
+
+def test_a_rank_that_is_gone_comes_first() -> None:
+    """A rank that answered the first time alone has ended, whatever the others wait for."""
+    after = {"0": reading(waiting("decode")), "1": reading()}
+    before = parse(text_of({rank: begun(each) for rank, each in after.items()}), 2000.0)
+    verdict = judge(before, parse(text_of({"0": after["0"]}), 2010.0))
+    assert verdict.findings[0].code == "ScrapeGone"
+    assert verdict.sentence.startswith("rank 1 answered and no longer does")
+    none = judge(before, parse("", 2010.0))
+    assert none.sentence.startswith("ranks 0, 1 answered and no longer do:")
+    assert len(none.figures) == 2  # from the start up to the first scrape
+
+
+def test_an_empty_window_says_so() -> None:
+    """Two scrapes at one moment show nothing, which is nothing bad."""
+    scrape = parse(text_of({"0": reading()}), 2000.0)
+    verdict = judge(scrape, scrape)
+    assert verdict.is_fine
+    assert "leave more time between the scrapes" in verdict.sentence
+
+
+def test_before_the_first_step() -> None:
+    """A run that starts is not one that stands."""
+    idle = {"source_requests": {(D, "primary", "ok"): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
+    verdict = verdict_on(reading({**NO_STEP, **idle, "prefetch_in_flight": {(D,): 0.0}}))
+    assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", True)
+    assert "no batch was asked for yet" in verdict.sentence
+
+
+def test_a_trainer_that_stands_by_itself() -> None:
+    """Samples are there and nobody takes them: that is not for want of data."""
+    made = parse(text_of({"0": reading()}), 2000.0)
+    verdict = judge(made, parse(text_of({"0": reading()}), 2010.0))
+    assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", False)
+    assert "no step in 10 s, and it is not for want of data" in verdict.sentence
+
+
+def test_no_metric_of_this_library() -> None:
+    """Metrics of others are none; the next step is to start the server."""
+    verdict = judge(None, parse("# TYPE up gauge\nup 1\n"))
+    assert "start_metrics_server()" in verdict.sentence
+    assert not verdict.is_fine
+
+
+@pytest.mark.parametrize("text", ["<html>hello</html>\n", "hello world\n", 'up{a="b" 1\n'])
+def test_what_is_no_exposition_is_refused(text: str) -> None:
+    """An HTML page or any other text is an error that says what to give."""
+    with pytest.raises(DecodeError, match=r"not a Prometheus text exposition .*/metrics"):
+        parse(text)
+
+
+def test_ranks_of_separate_runs_keep_their_numbers_apart() -> None:
+    """Two processes that both call themselves rank 0 are told apart by where they were read."""
+    scrape = parse(text_of({"0": reading()}))
+    other = parse(text_of({"1": reading()}))
+    assert sorted(merge([("a:1", scrape), ("b:2", scrape), ("c:3", other)]).ranks) == ["0@a:1", "0@b:2", "1"]
+
+
+numbers = st.one_of(st.floats(), st.floats(0, 100), st.just(0.0), st.just(1.0))
+
+
+@st.composite
+def readings(draw: st.DrawFn) -> Reading:
+    """Any numbers of any families, for known values of their labels."""
+    made: Reading = {}
+    for family in draw(st.lists(st.sampled_from(FAMILIES), max_size=25, unique=True)):
+        values = [VALUES.get(label, ("data", "other")) for label in family.labels]
+        keys = st.tuples(*map(st.sampled_from, values))
+        number = st.lists(numbers, min_size=17, max_size=17) if family.kind == "histogram" else numbers
+        made[family.key] = draw(st.dictionaries(keys, number, min_size=1, max_size=3))
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(st.none(), st.dictionaries(st.sampled_from("012"), readings(), max_size=3)),
+    st.dictionaries(st.sampled_from("012"), readings(), max_size=3),
+    st.one_of(st.none(), st.floats(-10, 100)),
+)
+def test_any_metrics_give_a_verdict(
+    before: dict[str, Reading] | None, after: dict[str, Reading], seconds: float | None
+) -> None:
+    """Whatever is missing or odd: there is a sentence, and shares are parts of one whole."""
+    first = None if before is None else parse(text_of(before), 2000.0)
+    verdict = judge(first, parse(text_of(after), 1990.0), seconds)
+    assert verdict.sentence
+    for figures in verdict.figures:
+        assert all(0 <= share <= 1 for share in figures.stages.values())
+        assert sum(figures.stages.values()) + (figures.busy or 0.0) <= 1 + 1e-9
+    json.dumps(verdict.as_json())

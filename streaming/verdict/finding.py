@@ -22,7 +22,7 @@ class Finding:
     """What is wrong, or that nothing is.
 
     Attributes:
-        code: a stable name, that of the alert in `deploy/prometheus/alerts.yml` without "Streaming"; after a slash the stage.
+        code: a stable name: that of the alert without "Streaming", and after a slash its stage.
         severity: "critical" (training stands, or data are lost), "warning" (something must change) or "info".
         sentence: what is wrong and what to change, with figures.
         share: of the step that it costs, 0.0 to 1.0.

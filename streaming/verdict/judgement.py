@@ -124,11 +124,12 @@ def _place(code: str) -> int:
 def _gone(before: Scrape | None, after: Scrape) -> Iterator[Finding]:
     gone = [] if before is None else sorted(before.ranks.keys() - after.ranks.keys(), key=_in_order)
     if gone:
-        shown = f"rank{'s' if len(gone) > 1 else ''} {', '.join(gone)}"
+        many = len(gone) > 1
+        shown = f"{'ranks' if many else 'rank'} {', '.join(gone)} answered and no longer {'do' if many else 'does'}"
         yield Finding(
             "ScrapeGone",
             CRITICAL,
-            f"{shown} answered and no longer does: the process ended or hangs; look into its log",
+            f"{shown}: the process ended or hangs; look into its log",
             ranks=tuple(gone),
         )
 
