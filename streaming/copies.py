@@ -179,7 +179,7 @@ class CopyReader:
         assert threads is not None
         assert source.read_blocking is not None
         counters = threads.mine
-        counters.begun += 1
+        counters.in_flight += 1
         started = time.monotonic()
         try:
             if buffer is not None and source.read_into is not None:
@@ -188,7 +188,7 @@ class CopyReader:
                 blob = source.read_blocking(row.path, row.start, _end(row))
             counters.answered(blob.data, time.monotonic() - started)
         except BaseException as error:
-            counters.unanswered[outcome_of(error)] += 1
+            counters.ended(outcome_of(error))
             raise
         return blob
 
@@ -222,13 +222,13 @@ def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
 
 async def _counted(source: DataSource, row: Row, counters: SourceCounters) -> Blob:
     """The bytes of a row of a source that does not count by itself."""
-    counters.begun += 1
+    counters.in_flight += 1
     started = time.monotonic()
     try:
         blob = await source.read(row.path, row.start, _end(row))
         counters.answered(blob.data, time.monotonic() - started)
     except BaseException as error:
-        counters.unanswered[outcome_of(error)] += 1
+        counters.ended(outcome_of(error))
         raise
     return blob
 

@@ -72,38 +72,39 @@ class SourceCounters:
     """Requests to one copy of the data, counted from one thread.
 
     Attributes:
-        begun: requests sent.
-        unanswered: how many of them ended in each of `OUTCOMES` but "ok".
+        in_flight: requests under way; to be raised by one before each.
+        unanswered: how many ended in each of `OUTCOMES` but "ok".
         buckets: answered requests by how long they took, see `LATENCY_BUCKETS_S`; one more than there are bounds.
         seconds: how long they took together.
         nbytes: bytes that they brought.
     """
 
-    begun: int = 0
+    in_flight: int = 0
     unanswered: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES[1:], 0))
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
     seconds: float = 0.0
     nbytes: int = 0
 
     def answered(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
-        """Count a request that brought these bytes after so long: 0.2 us."""
+        """A request ended with these bytes after so long. 0.2 us."""
         self.nbytes += data.nbytes if type(data) is memoryview else len(data)
         self.seconds += seconds
         self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        self.in_flight -= 1
+
+    def ended(self, outcome: str) -> None:
+        """A request ended without an answer, in one of `OUTCOMES` but "ok"."""
+        self.unanswered[outcome] += 1
+        self.in_flight -= 1
 
     @property
     def outcomes(self) -> dict[str, int]:
         """How many requests ended in each of `OUTCOMES`; what is "ok" is what the buckets hold."""
         return {"ok": sum(self.buckets), **self.unanswered}
 
-    @property
-    def in_flight(self) -> int:
-        """Requests under way."""
-        return self.begun - sum(self.outcomes.values())
-
     @classmethod
     def total(cls, each: Iterable[SourceCounters]) -> SourceCounters:
-        """The sum of several at this moment; the threads that count may go on meanwhile."""
+        """The sum of several; those who count may go on meanwhile, so that it has some of the last milliseconds."""
         total = cls()
         for counters in each:
             total.buckets = [a + b for a, b in zip(total.buckets, tuple(counters.buckets), strict=True)]
@@ -111,7 +112,7 @@ class SourceCounters:
                 total.unanswered[outcome] += count
             total.seconds += counters.seconds
             total.nbytes += counters.nbytes
-            total.begun += counters.begun  # last, so that never more have ended than begun
+            total.in_flight += counters.in_flight
         return total
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.copies import open_entries
-from streaming.errors import ConfigError, ObjectChanged, SourceError
-from streaming.resilience import Retry
+from streaming.copies import CopyReader, open_entries
+from streaming.errors import ConfigError, NotFound, ObjectChanged, SourceError
+from streaming.index import Row, SampleIndex
+from streaming.resilience import Retry, stack
 from streaming.sources import LocalDataSource
-from streaming.testing import Fault, FaultySource, MemorySource
+from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
+from tests.resilience.parts import Held, driven, memory, settle
 
 
 def write(root: Path, *names: str) -> Path:
@@ -85,3 +92,129 @@ def test_a_given_source_is_not_tried_again() -> None:
         with pytest.raises(SourceError, match="planted"):
             adapter[0]
         assert adapter[0]["data"] == b"a"
+
+
+async def open_reader(sources: list[Any], **mapping: Any) -> tuple[CopyReader, list[Row]]:
+    """A reader of the sources, and the rows of all samples."""
+    entries = open_entries(sources)
+    index = await SampleIndex.build([entry.source for entry in entries], **mapping)
+    return CopyReader(entries, index), [row for number in range(len(index)) for row in index.rows(number)]
+
+
+def asked(reader: CopyReader) -> dict[tuple[str, ...], int]:
+    """Requests by copy and outcome, without what never came."""
+    return {labels: count for labels, count in reader.readings()["source_requests"].items() if count}
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    seconds = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(seconds)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+async def test_reads_in_several_threads_are_all_counted(tmp_path: Path) -> None:
+    """Four pool threads read local files while this one looks: nothing is lost, whichever way they read."""
+    names = [f"{number}.bin" for number in range(8)]
+    reader, rows = await open_reader([str(write(tmp_path / "data", *names))])
+    missing = rows[0]._replace(path="gone.bin")
+    threads, rounds = 4, 60
+    start = threading.Barrier(threads)
+
+    def read() -> None:
+        buffer = memoryview(bytearray(5))
+        start.wait()
+        for _ in range(rounds):
+            for number, row in enumerate(rows):
+                reader.read_blocking(row, buffer if number % 2 else None)
+            with pytest.raises(NotFound):
+                reader.read_blocking(missing, None)
+
+    reading = [threading.Thread(target=read) for _ in range(threads)]
+    for thread in reading:
+        thread.start()
+    while any(thread.is_alive() for thread in reading):
+        numbers = reader.readings()
+        assert sum(numbers["source_request_duration_seconds"]["data",][:-1]) == numbers["source_requests"]["data", "ok"]
+        assert 0 <= numbers["source_in_flight"]["data",] <= threads
+    assert asked(reader) == {("data", "ok"): threads * rounds * 8, ("data", "not_found"): threads * rounds}
+    assert reader.readings()["source_bytes"] == {("data",): threads * rounds * 8 * 5}
+    assert reader.readings()["source_in_flight"] == {("data",): 0}
+    await reader.aclose()
+
+
+async def test_a_given_source_is_counted_where_it_is_read() -> None:
+    """A bare object has requests, bytes and latencies, and no breaker or limit to tell of."""
+    held = Held(memory("held"), rest="hold")
+    faulty = FaultySource(memory("faulty"), [Fault(error=SourceError("planted"))])
+    reader, rows = await open_reader([held, faulty])
+    read = asyncio.ensure_future(reader.read(rows[0]))
+    with pytest.raises(SourceError, match="planted"):
+        await reader.read(rows[1])
+    blob = await reader.read(rows[1])
+    await settle()
+    reading = reader.readings()
+    assert reading["source_in_flight"] == {("held",): 1, ("faulty",): 0}
+    assert reading["source_bytes"] == {("held",): 0, ("faulty",): len(blob.data)}
+    assert not {"source_breaker_state", "source_limit", "source_retries"} & set(reading)
+    read.cancel()
+    await asyncio.gather(read, return_exceptions=True)
+    assert asked(reader) == {("held", "cancelled"): 1, ("faulty", "other"): 1, ("faulty", "ok"): 1}
+    await reader.aclose()
+
+
+async def test_a_given_stack_counts_by_itself() -> None:
+    """What its own limits let through is not counted a second time by the reader; latencies are in its time."""
+    clock = FakeClock()
+    source = stack([LatencySource(memory("data"), 0.3, sleep=clock.sleep)], clock=clock, sleep=clock.sleep)
+    reader, rows = await open_reader([source])
+    await driven(clock, reader.read(rows[0]), step_s=0.3)
+    assert asked(reader) == {("data", "ok"): 1}
+    assert reader.readings()["source_request_duration_seconds"]["data",][-1] == pytest.approx(0.3)
+    await reader.aclose()
+
+
+async def test_parts_that_several_sources_hold_add_to_their_copies() -> None:
+    """A copy that is read for itself, and as one of two, is one copy; what stands around both is told of the first."""
+    one = FaultySource(
+        MemorySource("one", {"latents/a.bin": b"12", "conditions/a.bin": b"345"}),
+        [Fault("latents/a.bin", error=SourceError("planted")), Fault("latents/a.bin", error=NotFound("gone"))],
+    )
+    two = MemorySource("two", {"latents/a.bin": b"12"})
+    reader, rows = await open_reader([one, two], data_mapping=["latents", "conditions"])
+    own, shared = sorted(rows, key=lambda row: row.part)
+    assert bytes((await reader.read(own)).data) == b"345"
+    with pytest.raises(SourceError, match="planted"):
+        await reader.read(shared)
+    assert bytes((await reader.read(shared)).data) == b"12"
+    assert asked(reader) == {("one", "ok"): 1, ("one", "other"): 1, ("one", "not_found"): 1, ("two", "ok"): 1}
+    assert reader.readings()["source_failovers"] == {("one",): 1}
+    assert set(reader.readings()["source_limit"]) == {("one",), ("two",)}
+    await reader.aclose()
+
+
+async def test_a_mirror_named_as_its_first_copy_has_a_number(tmp_path: Path) -> None:
+    """Both are folders called "data"; what is lost in the first is read from the second."""
+    first, mirror = (write(tmp_path / folder / "data", "a.bin") for folder in ("first", "mirror"))
+    reader, rows = await open_reader([{"path": str(first), "mirrors": [str(mirror)]}])
+    (first / "a.bin").unlink()
+    await reader.read(rows[0])
+    assert asked(reader) == {("data", "not_found"): 1, ("data-2", "ok"): 1}
+    await reader.aclose()
+
+
+def test_an_adapter_tells_of_its_sources(tmp_path: Path) -> None:
+    """Through the public interface: each sample read once is one request."""
+    names = [f"{number}.bin" for number in range(6)]
+    with StreamingDatasetAdapter(str(write(tmp_path / "data", *names))) as adapter:
+        for number in range(6):
+            adapter[number]
+        reading = adapter.readings()
+    assert reading["source_requests"]["data", "ok"] == 6
+    assert reading["source_bytes"]["data",] == 6 * 5
+    *buckets, seconds = reading["source_request_duration_seconds"]["data",]
+    assert sum(buckets) == 6
+    assert seconds > 0

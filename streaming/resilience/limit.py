@@ -205,7 +205,7 @@ class Limit(Wrapper):
             await self.wait_at(gate)
         now = self._time.now
         started = now()
-        self.counters.begun += 1
+        self.counters.in_flight += 1
         try:
             blob = await self.source.read(path, start, end)
             seconds = now() - started
@@ -227,5 +227,5 @@ class Limit(Wrapper):
     def note_failed(self, gate: Gate, error: BaseException) -> None:
         """A request ended so: count it and give its place back."""
         outcome = outcome_of(error)
-        self.counters.unanswered[outcome] += 1
+        self.counters.ended(outcome)
         gate.leave(None, outcome == THROTTLED)

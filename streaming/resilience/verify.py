@@ -74,7 +74,7 @@ class Verify(Wrapper):
                     if not gate.enter_now():
                         await limit.wait_at(gate)
                     entered = now()
-                    limit.counters.begun += 1
+                    limit.counters.in_flight += 1
                     try:
                         blob = await limit.source.read(path, start, end)
                         ended = now()

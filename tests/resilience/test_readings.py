@@ -1,0 +1,338 @@
+"""What is counted of each copy of the data, and how it is read while and after it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from streaming.counters import LATENCY_BUCKETS_S, OUTCOMES
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    Closed,
+    InvalidPath,
+    NotFound,
+    ObjectChanged,
+    PrepareError,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+    TooLarge,
+    TruncatedRead,
+)
+from streaming.metrics.families import FAMILIES, VALUES
+from streaming.resilience import Breaker, Limit, Resilience, Retry, outcome_of, stack
+from streaming.resilience.readings import CopyReadings, Reading
+from streaming.sources.base import Blob, DataSource
+from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
+from tests.resilience.parts import DATA, Held, Highest, down, driven, marked, memory, settle
+
+ERRORS: list[tuple[BaseException, str]] = [
+    (NotFound(), "not_found"),
+    (AccessDenied(), "denied"),
+    (SourceTimeout(), "timeout"),
+    (SourceUnavailable(), "unavailable"),
+    (TruncatedRead(), "truncated"),
+    (ObjectChanged(), "changed"),
+    (BadRequest(), "refused"),
+    (TooLarge(), "refused"),
+    (InvalidPath(), "refused"),
+    (asyncio.CancelledError(), "cancelled"),
+    (GeneratorExit(), "cancelled"),
+    (Closed(), "cancelled"),
+    (SourceError(), "other"),
+    (PrepareError(), "other"),
+    (ZeroDivisionError(), "other"),
+    (FileNotFoundError(), "not_found"),
+    (PermissionError(), "denied"),
+    (TimeoutError(), "timeout"),
+    (ConnectionResetError(), "unavailable"),
+    (marked(SourceUnavailable(), status=503), "throttled"),
+    (marked(AccessDenied(), status=429), "throttled"),
+    (marked(SourceError(), throttled=True), "throttled"),
+    (marked(SourceUnavailable(), status=500), "unavailable"),
+]
+
+
+def reading_of(*sources: DataSource) -> Reading:
+    """The numbers of sources that count by themselves."""
+    return CopyReadings([(source, None) for source in sources]).take()
+
+
+def outcomes(reading: Reading, name: str) -> dict[str, int]:
+    """What came of the requests to a copy, without what never came."""
+    found = {labels[1]: count for labels, count in reading["source_requests"].items() if labels[0] == name}
+    assert tuple(found) == OUTCOMES
+    return {outcome: count for outcome, count in found.items() if count}
+
+
+def state_of(reading: Reading, name: str) -> str:
+    """The one state that a copy's breaker is said to be in."""
+    states = {labels[1]: is_on for labels, is_on in reading["source_breaker_state"].items() if labels[0] == name}
+    assert tuple(states) == VALUES["state"]
+    assert sorted(states.values()) == [0, 0, 1]
+    return next(state for state, is_on in states.items() if is_on)
+
+
+def copies_of(clock: FakeClock, sources: Iterable[DataSource], **settings: Any) -> DataSource:
+    """A stack in time that the test moves, with pauses as long as they may be."""
+    return stack(list(sources), Resilience(**settings), clock=clock, sleep=clock.sleep, rng=Highest())
+
+
+@pytest.mark.parametrize(("error", "outcome"), ERRORS, ids=lambda value: getattr(value, "__name__", repr(value)))
+def test_each_error_has_one_outcome(error: BaseException, outcome: str) -> None:
+    """By its nearest class; what asks for fewer requests is throttling, whatever its class."""
+    assert outcome_of(error) == outcome
+
+
+def test_every_outcome_can_come_up() -> None:
+    """The closed set holds what errors give, and an answer; nothing besides."""
+    assert {outcome for _, outcome in ERRORS} | {"ok"} == set(OUTCOMES)
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one copy", "with a mirror"])
+async def test_every_family_of_sources_is_read(count: int) -> None:
+    """Names and labels are those of the list of families; failovers only where there is another copy."""
+    reading = reading_of(stack([memory(f"copy-{number}") for number in range(count)]))
+    families = {family.key: family for family in FAMILIES if family.key.startswith("source_")}
+    if count == 1:
+        del families["source_failovers"]
+    assert set(reading) == set(families)
+    for key, values in reading.items():
+        names = families[key].labels[1:]
+        for labels in values:
+            assert len(labels) == len(names)
+            assert labels[0] in ("copy-0", "copy-1")
+            for name, label in zip(names[1:], labels[1:], strict=True):
+                assert label in VALUES[name]
+
+
+async def test_what_came_of_each_request_is_counted() -> None:
+    """One request, one outcome: answers with their bytes and latency, errors by their class."""
+    clock = FakeClock()
+    faults = [
+        Fault(nth=2, error=down()),
+        Fault(nth=3, error=marked(down(), status=429)),
+        Fault(nth=5, error=AccessDenied("denied")),
+    ]
+    source = copies_of(clock, [LatencySource(FaultySource(memory(), faults), 0.02, sleep=clock.sleep)])
+    assert (await driven(clock, source.read("0.bin"), step_s=0.02)).size == len(DATA) + 1
+    assert len((await driven(clock, source.read("0.bin", 2, 6), step_s=0.02)).data) == 4
+    with pytest.raises(AccessDenied):
+        await driven(clock, source.read("0.bin"), step_s=0.02)
+    with pytest.raises(NotFound):
+        await driven(clock, source.read("no.bin"), step_s=0.02)
+    reading = reading_of(source)
+    assert outcomes(reading, "memory") == {"ok": 2, "unavailable": 1, "throttled": 1, "denied": 1, "not_found": 1}
+    assert reading["source_bytes"] == {("memory",): len(DATA) + 1 + 4}
+    *buckets, seconds = reading["source_request_duration_seconds"]["memory",]
+    assert len(buckets) == len(LATENCY_BUCKETS_S) + 1
+    assert (buckets[LATENCY_BUCKETS_S.index(0.025)], sum(buckets)) == (2, 2)
+    assert seconds == pytest.approx(0.04)
+    assert reading["source_retries"] == {("memory",): 2}
+    assert reading["source_in_flight"] == {("memory",): 0}
+
+
+@pytest.mark.parametrize(("latency_s", "place"), [(0.0, 0), (0.001, 0), (0.002, 1), (60.0, 14), (61.0, 15)])
+async def test_a_latency_falls_into_the_first_bucket_that_holds_it(latency_s: float, place: int) -> None:
+    """A bound belongs to its bucket, as in Prometheus, and what is beyond the last has one of its own."""
+    clock = FakeClock()
+    source = Limit(LatencySource(memory(), latency_s, sleep=clock.sleep), clock=clock, sleep=clock.sleep)
+    await driven(clock, source.read("0.bin"), step_s=latency_s or 1.0)
+    *buckets, seconds = reading_of(source)["source_request_duration_seconds"]["memory",]
+    assert [number for number, count in enumerate(buckets) if count] == [place]
+    assert seconds == latency_s
+
+
+async def test_a_dead_copy_costs_failovers_and_its_breaker_opens() -> None:
+    """The copies have numbers of their own; what stands around both is told of the first. A read refused by the
+    breaker is no request."""
+    clock = FakeClock()
+    dead = FaultySource(memory("first"), [Fault(times=None, error=down())])
+    source = copies_of(clock, [dead, memory("second")], cooldown_s=100, cooldown_most_s=100)
+    for _ in range(8):
+        await driven(clock, source.read("0.bin"))
+    reading = reading_of(source)
+    assert outcomes(reading, "first") == {"unavailable": 5} == {"unavailable": dead.struck}
+    assert outcomes(reading, "second") == {"ok": 8}
+    assert (state_of(reading, "first"), state_of(reading, "second")) == ("open", "closed")
+    assert reading["source_breaker_opened"] == {("first",): 1, ("second",): 0}
+    assert reading["source_failovers"] == {("first",): 8}
+    assert reading["source_bytes"] == {("first",): 0, ("second",): 8 * (len(DATA) + 1)}
+
+
+async def test_the_request_that_tries_a_resting_copy_is_counted() -> None:
+    """After the cool-down the state is half-open, the next read is a request, and its answer closes the breaker."""
+    clock = FakeClock()
+    copy = FaultySource(memory(), [Fault(times=5, error=down())])
+    source = copies_of(clock, [copy], cooldown_s=10, cooldown_most_s=10, deadline_s=5)
+    with pytest.raises(SourceUnavailable):
+        await driven(clock, source.read("0.bin"))
+    assert state_of(reading_of(source), "memory") == "open"
+    clock.tick(20)
+    assert state_of(reading_of(source), "memory") == "half-open"
+    await driven(clock, source.read("0.bin"))
+    reading = reading_of(source)
+    assert state_of(reading, "memory") == "closed"
+    assert outcomes(reading, "memory") == {"unavailable": 5, "ok": 1}
+
+
+@pytest.mark.parametrize("make", [lambda copy, settings: stack([copy], settings), Limit], ids=["stack", "limit"])
+async def test_requests_under_way_and_those_that_wait(make: Callable[[DataSource, Resilience], DataSource]) -> None:
+    """Each copy has its own, also where two lie at one endpoint and share its limit."""
+    held = [Held(memory("same", 3), rest="hold"), Held(memory("same", 3), rest="hold")]
+    one, two = (make(copy, Resilience(limit_start=3)) for copy in held)
+    reads = [asyncio.ensure_future(one.read(f"{number}.bin")) for number in range(2)]
+    await settle()
+    reads += [asyncio.ensure_future(two.read(f"{number}.bin")) for number in range(3)]
+    await settle()
+    reading = reading_of(one, two)
+    assert reading["source_in_flight"] == {("same",): 2, ("same-2",): 1}
+    assert reading["source_waiting"] == {("same",): 0, ("same-2",): 2}
+    assert reading["source_limit"] == {("same",): 3, ("same-2",): 3}
+    for read in reads:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    reading = reading_of(one, two)
+    assert outcomes(reading, "same") == {"cancelled": 2}
+    assert outcomes(reading, "same-2") == {"cancelled": 1}, "who waited for a place was never sent"
+    assert set(reading["source_in_flight"].values()) == set(reading["source_waiting"].values()) == {0}
+
+
+async def test_a_limit_cut_by_throttling_is_read() -> None:
+    """Before the first read it is where a limit begins; afterwards it is that of the endpoint."""
+    clock = FakeClock()
+    copy = FaultySource(memory(), [Fault(times=32, error=marked(down(), status=503))])
+    source = Limit(copy, Resilience(limit_start=20), clock, clock.sleep)
+    assert reading_of(source)["source_limit"] == {("memory",): 20}
+    for _ in range(20):
+        with pytest.raises(SourceUnavailable):
+            await source.read("0.bin")
+    assert reading_of(source)["source_limit"] == {("memory",): 10}
+
+
+async def test_a_late_read_is_a_second_request() -> None:
+    """The hedge that won, and the first request that was cancelled for it."""
+    clock, copy = FakeClock(), Held(memory(), [None] * 60 + ["hold"])
+    source = copies_of(clock, [copy])
+    for _ in range(61):
+        await driven(clock, source.read("0.bin"))
+    reading = reading_of(source)
+    assert reading["source_hedges"] == reading["source_hedge_wins"] == {("memory",): 1}
+    assert outcomes(reading, "memory") == {"ok": 61, "cancelled": 1}
+
+
+async def test_a_deadline_and_an_answer_of_another_object() -> None:
+    """What hangs to the deadline was cancelled; an answer that is not the object listed is an answer all the same."""
+    clock = FakeClock()
+    silent = copies_of(clock, [Held(memory("silent"), rest="hold")], deadline_s=3)
+    with pytest.raises(SourceTimeout):
+        await driven(clock, silent.read("0.bin"))
+    replaced = stack([memory("replaced")], expected=[lambda path: (1, None, None)])
+    with pytest.raises(ObjectChanged):
+        await replaced.read("0.bin")
+    reading = reading_of(silent, replaced)
+    assert reading["source_deadlines"] == {("silent",): 1, ("replaced",): 0}
+    assert outcomes(reading, "silent") == {"cancelled": 1}
+    assert reading["source_mismatches"] == {("silent",): 0, ("replaced",): 1}
+    assert outcomes(reading, "replaced") == {"ok": 1}
+
+
+async def test_listings_are_no_requests() -> None:
+    """Only reads count."""
+    source = stack([memory(count=3)])
+    assert len(await source.list_files()) == 3
+    assert outcomes(reading_of(source), "memory") == {}
+
+
+async def test_an_answer_that_is_none_ends_the_request() -> None:
+    """A source that breaks its contract keeps neither a place nor a request under way."""
+
+    class Broken(MemorySource):
+        async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+            return None  # type: ignore[return-value]
+
+    for source in (stack([Broken("broken")]), Limit(Broken("broken"))):
+        with pytest.raises(AttributeError):
+            await source.read("0.bin")
+        reading = reading_of(source)
+        assert outcomes(reading, "broken") == {"other": 1}
+        assert reading["source_in_flight"] == {("broken",): 0}
+
+
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a", "a", "a"], ["a", "a-2", "a-3"]),
+        (["a", "a", "a-2"], ["a", "a-3", "a-2"]),
+        (["a-2", "a", "a", "a-2"], ["a-2", "a", "a-3", "a-2-2"]),
+    ],
+    ids=" ".join,
+)
+async def test_copies_of_the_same_name_are_numbered(own: list[str], shown: list[str]) -> None:
+    """In the order given; the first keeps its name, and nobody gets one that is another's own."""
+    reading = reading_of(stack([memory(name) for name in own]))
+    assert [name for (name,) in reading["source_bytes"]] == shown
+
+
+async def test_a_copy_within_several_stacks_is_one() -> None:
+    """Its requests add up, its breaker is the worst of them, and a stack within a stack counts once."""
+    clock, copy = FakeClock(), FaultySource(memory(), [Fault(times=5, error=down())])
+    one = copies_of(clock, [copy], deadline_s=4, cooldown_s=100, cooldown_most_s=100)
+    with pytest.raises(SourceUnavailable):
+        await driven(clock, one.read("0.bin"))
+    two = copies_of(clock, [copy])
+    outer = copies_of(clock, [two])
+    await driven(clock, two.read("0.bin"))
+    await driven(clock, outer.read("0.bin"))
+    reading = reading_of(one, two, outer, one)
+    assert list(reading["source_bytes"]) == [("memory",)]
+    assert outcomes(reading, "memory") == {"unavailable": 5, "ok": 2}
+    assert state_of(reading, "memory") == "open"
+    assert reading["source_breaker_opened"] == {("memory",): 1}
+
+
+async def test_parts_that_are_missing_have_no_numbers() -> None:
+    """A source within a Retry alone has no breaker and no limit to tell of, and its reader counts."""
+    source = Retry(memory())
+    reading = CopyReadings([(source, [])]).take()
+    assert {"source_requests", "source_retries"} <= set(reading)
+    assert not {"source_limit", "source_waiting", "source_breaker_state", "source_hedges"} & set(reading)
+    assert "source_limit" not in reading_of(Breaker(memory()))
+
+
+async def test_a_reading_in_another_thread_while_reads_run() -> None:
+    """It needs no loop, never raises, changes nothing, and holds together: answers are what the histogram holds."""
+    rng = random.Random(0)
+    faults = [Fault(nth=number, error=rng.choice([down(), TruncatedRead("cut")])) for number in range(2, 2000, 7)]
+    source = stack([FaultySource(memory("first", 10), faults), memory("second", 10)], Resilience(limit_start=4))
+    readings = CopyReadings([(source, None)])
+    is_over = False
+
+    def look() -> int:
+        count = 0
+        while not is_over:
+            reading = readings.take()
+            count += 1
+            for name in ("first", "second"):
+                *buckets, _ = reading["source_request_duration_seconds"][name,]
+                assert sum(buckets) == reading["source_requests"][name, "ok"]
+                assert 0 <= reading["source_in_flight"][name,] <= 80, "40 readers, each with a second read at most"
+        return count
+
+    looking = asyncio.ensure_future(asyncio.to_thread(look))
+    try:
+        for number in range(50):
+            await asyncio.gather(*(source.read(f"{(number + more) % 10}.bin") for more in range(40)))
+    finally:
+        is_over = True
+    assert await looking > 0
+    last = readings.take()
+    assert last["source_requests"]["first", "ok"] + last["source_requests"]["second", "ok"] >= 2000
+    await source.aclose()
+    assert readings.take() == last == await asyncio.to_thread(readings.take)
