@@ -61,8 +61,8 @@ def _tiles() -> list[Any]:
         "StreamingCacheExpiring",
     )
     part = f"{total('cache_observed_hit_ratio', '', 'avg')} / {total('cache_predicted_hit_ratio', '', 'avg')}"
-    used = f"({total('cache_bytes', 'rank')} + {total('cache_reserved_bytes', 'rank')})"
-    used = f"max({used} / {total('cache_max_bytes', 'rank')})"
+    held = f"({total('cache_bytes', 'job,rank')} + {total('cache_reserved_bytes', 'job,rank')})"
+    used = f"max({held} / {total('cache_max_bytes', 'job,rank')})"
     low = ((None, BAD), (0.7, WARN), (0.9, GOOD))
     return [
         tile(observed, "percentunit", 6, {"of predicted": part}, steps=low, decimals=0, none="unknown"),

@@ -102,9 +102,10 @@ def draw_panel(
 def _named(panel: Mapping[str, Any], answers: Answers) -> list[tuple[str, Series, str]]:
     """Every series with its legend and colour."""
     fixed = {
-        each["matcher"]["options"]: each["properties"][0]["value"]["fixedColor"]
+        each["matcher"]["options"]: part["value"]["fixedColor"]
         for each in panel["fieldConfig"]["overrides"]
-        if each["matcher"]["id"] == "byName"
+        for part in each["properties"]
+        if part["id"] == "color"
     }
     found = [(legend_of(target.get("legendFormat", ""), s.labels), s) for target, series in answers for s in series]
     return [(name, each, fixed.get(name, PALETTE[place % len(PALETTE)])) for place, (name, each) in enumerate(found)]
@@ -121,16 +122,38 @@ def _lines(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, 
             axes.plot(_dates(each.times), each.values, color=colour, linewidth=1.2, label=name)
     axes.set_xlim(*_dates((over.start, over.end)))
     top = defaults.get("max")
-    axes.set_ylim(0, top if top is not None else max(axes.get_ylim()[1], 1e-9))
     locator = AutoDateLocator(minticks=3, maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     unit = defaults["unit"]
-    axes.yaxis.set_major_formatter(lambda value, _: text_of(value, unit, 0 if unit == "percentunit" else None))
-    axes.locator_params(axis="y", nbins=5)
+    highest = top if top is not None else _highest(named, is_stacked)
+    axes.set_ylim(0, 1.04 * highest if top is None else top)
+    ticks = _ticks(highest, 1024 if unit == "bytes" else 10)
+    fine = {"decimals": 0 if highest > 0.1 else 1} if unit == "percentunit" else {}
+    axes.set_yticks(ticks, [text_of(tick, unit, **fine) for tick in ticks])
+    axes.set_axisbelow(True)
     axes.grid(color=look.grid, linewidth=0.6)
     _plain(axes, look)
     _legend(axes, named, look)
+
+
+def _highest(named: Sequence[tuple[str, Series, str]], is_stacked: bool) -> float:
+    """The highest point that is drawn; 1 where all is 0."""
+    heights: dict[float, float] = {}
+    for _, each, _ in named:
+        for at, value in zip(each.times, each.values, strict=True):
+            if math.isfinite(value):
+                heights[at] = heights.get(at, 0.0) + value if is_stacked else max(heights.get(at, 0.0), value)
+    return max(heights.values(), default=0.0) or 1.0
+
+
+def _ticks(highest: float, base: int) -> list[float]:
+    """Four or so round numbers from 0 to the highest; round is 1, 2 or 5 times a power of the base, or of 10 below."""
+    power = float(base ** math.floor(math.log(highest, base))) if base > 10 else 1.0
+    rough = highest / power / 4
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * each for each in (1, 2, 5, 10) if size * each >= rough * 0.999) * power
+    return [step * number for number in range(int(highest / step * 1.001) + 1)]
 
 
 def _areas(axes: Axes, named: Sequence[tuple[str, Series, str]]) -> None:
@@ -182,14 +205,14 @@ def _bars(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, l
     named = _named(panel, answers)
     defaults = panel["fieldConfig"]["defaults"]
     _plain(axes, look, bare=True)
-    axes.set_xlim(0, 1.25)
+    axes.set_xlim(0, 1.2)
     axes.set_ylim(max(len(named), 4) - 0.4, -0.6)
     for place, (name, each, _) in enumerate(named):
         value = each.values[-1] if math.isfinite(each.values[-1]) else 0.0
-        axes.barh(place, 1, left=0.22, color=look.grid, height=0.6)
-        axes.barh(place, value / defaults["max"], left=0.22, color=_step_colour(defaults, value), height=0.6)
+        axes.barh(place, 0.8, left=0.22, color=look.grid, height=0.6)
+        axes.barh(place, 0.8 * value / defaults["max"], left=0.22, color=_step_colour(defaults, value), height=0.6)
         axes.text(0.2, place, name, color=look.text, ha="right", va="center", fontsize=7)
-        axes.text(1.2, place, text_of(value, defaults["unit"]), color=look.text, ha="right", va="center", fontsize=7)
+        axes.text(1.18, place, text_of(value, defaults["unit"]), color=look.text, ha="right", va="center", fontsize=7)
 
 
 def _heat(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, look: Look) -> None:
@@ -252,7 +275,8 @@ def _table(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, 
         colours = [[look.panel, *(_step_colour(defaults, at.get((name, h), 0.0)) for h in heads)] for name in rows]
         heads = [row, *heads]
     else:
-        order = steps["organize"]["indexByName"]
+        place_of = steps["organize"]["indexByName"]
+        order = sorted(place_of, key=place_of.__getitem__)
         labels = [name for name in order if name != "Value" and any(s.labels.get(name) for s in series)]
         heads = [*labels, steps["organize"]["renameByName"]["Value"]]
         cells = [[*(s.labels.get(name, "") for name in labels), _cell(s.values[-1], unit, over)] for s in series]

@@ -25,11 +25,13 @@ __all__ = ["HEALTHY_WAIT", "overview"]
 HEALTHY_WAIT: Final = 0.05
 """Part of the time that a trainer may wait: the bound of the alert StreamingTrainerWaiting."""
 
-_WAITING = ((None, GOOD), (HEALTHY_WAIT, WARN), (2 * HEALTHY_WAIT, BAD))
-_FIRING = f'ALERTS{{alertstate="firing",{ALERTS}}}'
-_SINCE = f"(ALERTS_FOR_STATE{{{ALERTS}}} * 1000 and ignoring(alertstate) {_FIRING})"
-_NONE = 'label_replace(vector(time() * 1000), "alertname", "none", "", "")'
-_LAST_GOOD = f"max_over_time(((({WAIT}) < {HEALTHY_WAIT}) * 0 + time())[6h:1m])"
+_WAITING: Final = ((None, GOOD), (HEALTHY_WAIT, WARN), (2 * HEALTHY_WAIT, BAD))
+_FIRING: Final = f'ALERTS{{alertstate="firing",{ALERTS}}}'
+_SINCE: Final = f"(ALERTS_FOR_STATE{{{ALERTS}}} * 1000 and ignoring(alertstate) {_FIRING})"
+_NONE: Final = 'label_replace(vector(time() * 1000), "alertname", "none", "", "")'
+_URGENT: Final = f'ALERTS{{alertstate="firing",severity!="info",{ALERTS}}}'
+_STARTED: Final = f"clamp_min({total('start_time_seconds', '', 'min')}, time() - 6 * 3600)"
+_LAST_GOOD: Final = f"max_over_time(((({WAIT}) < {HEALTHY_WAIT}) * 0 + time())[6h:1m]) or on() {_STARTED}"
 
 
 def overview() -> dict[str, Any]:
@@ -74,7 +76,7 @@ def _tiles() -> list[Any]:
     )
     since = Text(
         "Waiting for",
-        "How long the trainer has waited more than 5 % without a good minute, at most 6 hours.",
+        "How long the trainer has waited more than 5 % without a good minute, or since its start; at most 6 hours.",
         "0 to 1 min.",
         "set the time range to a little more than this, and look what changed then: blue marks are starts, "
         "red ones alerts.",
@@ -90,7 +92,7 @@ def _tiles() -> list[Any]:
     )
     firing = Text(
         "Alerts firing",
-        "Alerts of this library that fire for this job.",
+        "Alerts of this library that fire for this job, without those that only inform.",
         "0.",
         "see the list below; each has a runbook.",
     )
@@ -118,9 +120,9 @@ def _tiles() -> list[Any]:
             decimals=1,
             none="no step",
         ),
-        tile(since, "s", 4, {"since": f"time() - ({_LAST_GOOD} or on() vector(time() - 6 * 3600))"}, steps=ages),
+        tile(since, "s", 4, {"since": f"time() - ({_LAST_GOOD})"}, steps=ages),
         tile(steps, "short", 4, {"batches": rate("loader_batches")}, steps=stalled, decimals=2),
-        tile(firing, "short", 4, {"firing": else_zero(f"count({_FIRING})")}, steps=((None, GOOD), (1.0, BAD))),
+        tile(firing, "short", 4, {"firing": else_zero(f"count({_URGENT})")}, steps=((None, GOOD), (1.0, BAD))),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -50,7 +51,7 @@ class Text:
         what: what is shown.
         normal: what it looks like when all is well.
         act: what to do when it does not.
-        runbook: name of the alert whose page says more, or "".
+        runbook: name of the alert whose page in docs/runbooks says more, or "".
         dashboard: the dashboard that goes into depth, or "".
     """
 
@@ -177,8 +178,9 @@ def _links(text: Text) -> list[DashboardLink]:
         link = DashboardLink(f"More: {text.dashboard}").type(model.DashboardLinkType.LINK)
         links.append(link.url(f"/d/streaming-{text.dashboard}").include_vars(True).keep_time(True))
     if text.runbook:
+        page = "-".join(re.findall("[A-Z][a-z]+", text.runbook.removeprefix("Streaming"))).lower()
         link = DashboardLink(f"Runbook: {text.runbook}").type(model.DashboardLinkType.LINK)
-        links.append(link.url(f"${{runbooks}}/{text.runbook}.md").target_blank(True))
+        links.append(link.url(f"${{runbooks}}/{page}.md").target_blank(True))
     return links
 
 

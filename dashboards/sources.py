@@ -52,13 +52,13 @@ def _tiles() -> list[Any]:
         "StreamingBreakerOpen",
     )
     over = Text(
-        "Failovers",
+        "Reads failed over",
         "Reads in the time shown that another copy served than the one asked first.",
         "0, or a few at a deployment of the store.",
         "the first copy in the settings fails: see its errors. The run goes on as long as a copy answers.",
         "StreamingSourceErrors",
     )
-    share = f"{errors()} / {rate('source_requests')}"
+    share = f"{errors()} / {rate('source_requests', outcome='!cancelled')}"
     count = f"count({breaker_state('source')} > 0)"
     return [
         tile(failed, "percentunit", 6, {"failed": share}, steps=((None, GOOD), (0.01, WARN), (0.05, BAD)), decimals=2),

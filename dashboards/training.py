@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
+
 from dashboards.colours import BAD, BUSY, GOOD, LIMIT, STAGE, WARN
 from dashboards.frame import assemble
 from dashboards.panels import Text, bars, lines, matrix, rows, stack, tile
@@ -56,12 +58,16 @@ def _tiles() -> list[Any]:
     )
     memory = Text(
         "Memory of the limit",
-        "Resident memory of trainer and owner together, of what a process may use: the fullest rank.",
+        "Resident memory of trainer and owner process, with the cache they share once, of the limit: the fullest rank.",
         "below 90 %.",
         "make the cache smaller, or give the job more memory.",
         "StreamingMemoryNearLimit",
     )
-    used = f"{total('process_resident_memory_bytes', 'rank')} / {total('process_memory_limit_bytes', 'rank', 'min')}"
+    resident = total("process_resident_memory_bytes", "job,rank")
+    owner = selector("process_resident_memory_bytes", process="owner")
+    shared = f"({total('cache_bytes', 'job,rank')} and on(job, rank) {owner})"
+    limit = total("process_memory_limit_bytes", "job,rank", "min")
+    used = f"({resident} - {shared} or {resident}) / {limit}"
     stalled = ((None, BAD), (0.000001, GOOD))
     return [
         tile(samples, "short", 6, {"samples": rate("loader_samples")}, steps=stalled, decimals=1),
@@ -180,7 +186,7 @@ def _padding() -> Any:
         "StreamingTrainerBound",
     )
     padding = total("loader_padding_ratio", "dataset", "avg")
-    return lines(text, "percentunit", 8, {"{{dataset}}": else_zero(padding)})
+    return lines(text, "percentunit", 8, {"padding {{dataset}}": else_zero(padding)})
 
 
 def _bad() -> Any:
@@ -244,7 +250,8 @@ def _scrape() -> Any:
         "seconds rank {{rank}}": total("scrape_seconds", "rank", "max"),
         "failures": else_zero(rate("scrape_errors")),
     }
-    return lines(text, "s", 6, queries, colours={"failures": BAD})
+    own = [DynamicConfigValue("unit", "ops"), DynamicConfigValue("custom.axisPlacement", "right")]
+    return lines(text, "s", 6, queries, colours={"failures": BAD}).override_by_name("failures", own)
 
 
 def _builds() -> Any:

