@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import accumulate
+from time import perf_counter
 from typing import Any, Final
 
 from streaming.cache.sample import SmartLRUCache
@@ -18,8 +19,8 @@ from streaming.errors import ObjectChanged, PrepareError, StreamingError, Trunca
 from streaming.index import Row, SampleIndex
 from streaming.pool import DecodePool
 from streaming.sources.base import Blob
-from streaming.stages import CACHE, PREPARE, SOURCE
-from streaming.timeline import Timeline, Timelines
+from streaming.stages import ACCOUNT
+from streaming.timeline import Timelines
 
 __all__ = ["SampleFetcher"]
 
@@ -116,19 +117,16 @@ class SampleFetcher:
         """
         rows = self._planned.pop(position, None) or self._index.rows(position)
         if self._reader.is_blocking:
-            timeline = Timeline(position)
-            timeline.stand_in_line(self.timelines.worked())
-            return self._pool.run(self._load_blocking, rows, timeline)
+            return self._pool.run(self._load_blocking, position, rows, perf_counter())
         return self._load(position, rows)
 
     async def _load(self, position: int, rows: Sequence[Row]) -> Any:
-        timeline = Timeline(position)
+        began = perf_counter()
         blobs = [await self._reader.read(rows[0])] if len(rows) == 1 else await self._read_all(rows)
+        read = perf_counter()
         if self._is_short(blobs):
-            timeline.lap(SOURCE)
-            return self._finish(rows, blobs, timeline)
-        timeline.stand_in_line(self.timelines.worked())
-        return await self._pool.run(self._finish_in_thread, rows, blobs, timeline)
+            return self._finish(position, rows, blobs, (began, read, read, read))
+        return await self._pool.run(self._finish_in_thread, position, rows, blobs, began, read)
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
@@ -149,27 +147,17 @@ class SampleFetcher:
             counters.objects_fetched += len(rows)
             counters.bytes_fetched += nbytes
 
-    def _load_blocking(self, rows: Sequence[Row], timeline: Timeline) -> Any:
-        timeline.leave_line(self.timelines.worked())
-        in_line = timeline.seconds.copy()
+    def _load_blocking(self, position: int, rows: Sequence[Row], began: float) -> Any:
+        started = perf_counter()
         buffers = self._buffers(rows)
         blobs = [self._reader.read_blocking(row, buffer) for row, buffer in zip(rows, buffers, strict=True)]
-        timeline.lap(SOURCE)
-        try:
-            return self._finish(rows, blobs, timeline, may_view=buffers[0] is not None)
-        finally:
-            self._note_work(timeline, in_line)
+        passed = began, began, started, perf_counter()
+        return self._finish(position, rows, blobs, passed, may_view=buffers[0] is not None)
 
-    def _finish_in_thread(self, rows: Sequence[Row], blobs: Sequence[Blob], timeline: Timeline) -> Any:
-        timeline.leave_line(self.timelines.worked())
-        before = timeline.seconds.copy()
-        try:
-            return self._finish(rows, blobs, timeline)
-        finally:
-            self._note_work(timeline, before)
-
-    def _note_work(self, timeline: Timeline, before: Sequence[float]) -> None:
-        self.timelines.work([after - part for after, part in zip(timeline.seconds, before, strict=True)])
+    def _finish_in_thread(
+        self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], began: float, read: float
+    ) -> Any:
+        return self._finish(position, rows, blobs, (began, read, perf_counter(), read))
 
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """This thread's memory for parts of a large sample that will be read from the cache; else None for each.
@@ -194,19 +182,30 @@ class SampleFetcher:
             and sum([len(blob.data) for blob in blobs]) <= INLINE_BYTES
         )
 
-    def _finish(self, rows: Sequence[Row], blobs: Sequence[Blob], timeline: Timeline, *, may_view: bool = False) -> Any:
-        position = timeline.position
+    def _finish(
+        self,
+        position: int,
+        rows: Sequence[Row],
+        blobs: Sequence[Blob],
+        passed: tuple[float, float, float, float],
+        *,
+        may_view: bool = False,
+    ) -> Any:
+        """From the bytes to a sample in the cache; `passed` is when it began, queued, got a thread, and was read."""
         is_timed = position % _TIMED_EVERY == 0
         started = time.thread_time() if is_timed else 0.0
         for row, blob in zip(rows, blobs, strict=True):
             self._check(row, blob)
         sample = self._decode(position, rows, blobs, may_view)
-        timeline.lap_decode()
+        prepared = decoded = perf_counter()
+        decompress_s = ACCOUNT.decompress_s
+        if decompress_s:
+            ACCOUNT.decompress_s = 0.0
         if self._prepare is not None:
             sample = self._run_prepare(position, sample)
             if type(sample) is dict:
                 sample.setdefault("idx", position)
-            timeline.lap(PREPARE)
+            prepared = perf_counter()
         self._count(rows, blobs)
         entry = self._cache.encode(sample)
         if entry is not None and not self._cache.admit(position, entry):
@@ -214,17 +213,12 @@ class SampleFetcher:
         if is_timed:
             seconds = min(time.thread_time() - started, 2 * INLINE_S)  # one hiccup of the machine says nothing
             self._finish_s += (seconds - self._finish_s) / _LATELY
+        self.timelines.note((position, *passed, decoded, prepared, perf_counter(), decompress_s))
         if entry is not None:
             self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
             if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
-                self.timelines.note(timeline)
                 return IN_CACHE
-        if may_view:
-            timeline.lap(CACHE)
-            sample = self._decode(position, rows, blobs, False)
-            timeline.lap_decode()
-        self.timelines.note(timeline)
-        return sample
+        return self._decode(position, rows, blobs, False) if may_view else sample
 
     def _decode(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool) -> Any:
         sample: Any = {}

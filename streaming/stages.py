@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from operator import add
 from typing import Final
 
 __all__ = ["ACCOUNT", "STAGES", "Account"]
@@ -27,7 +28,7 @@ class Account(threading.local):
     """Seconds of this thread by stage, since they were last taken.
 
     Attributes:
-        seconds: one number for each of `STAGES`.
+        seconds: one number for each of `STAGES`; whoever takes them puts zeros in their place.
         decompress_s: the part of the decoding under way that went into decompression.
     """
 
@@ -37,12 +38,7 @@ class Account(threading.local):
 
     def add(self, seconds: Sequence[float]) -> None:
         """Note so many seconds of each stage."""
-        self.seconds = [before + more for before, more in zip(self.seconds, seconds, strict=True)]
-
-    def take(self) -> list[float]:
-        """The seconds so far; from now on they count from zero."""
-        seconds, self.seconds = self.seconds, [0.0] * len(STAGES)
-        return seconds
+        self.seconds = list(map(add, self.seconds, seconds))
 
 
 ACCOUNT: Final = Account()

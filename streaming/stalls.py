@@ -9,16 +9,19 @@ has died is missing but the batches that it never gave.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import add
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from streaming.readings import Reading, by_stage
 from streaming.stages import ACCOUNT, COLLATE, QUEUE, STAGES
+
+_NOTHING: Final = [0.0] * len(STAGES)
 
 __all__ = ["Accounted", "StallAccount", "Watched", "accounted", "live_loaders", "on_air", "watch"]
 
@@ -34,7 +37,7 @@ class Accounted:
 
     __slots__ = ("batch", "ended", "seconds")
 
-    def __init__(self, batch: Any, seconds: Sequence[float], ended: float) -> None:
+    def __init__(self, batch: Any, seconds: list[float], ended: float) -> None:
         self.batch = batch
         self.seconds = seconds
         self.ended = ended
@@ -57,7 +60,8 @@ class _Accounting:
         began = perf_counter()
         batch = self._collate(samples)
         ended = perf_counter()
-        seconds = ACCOUNT.take()
+        seconds = ACCOUNT.seconds
+        ACCOUNT.seconds = _NOTHING.copy()
         seconds[COLLATE] += ended - began
         return Accounted(batch, seconds, ended)
 
@@ -88,7 +92,7 @@ class StallAccount:
         self.last_wait_s = 0.0
         self.last_busy_s = 0.0
         self._waited = [0.0] * len(STAGES)
-        self._inner = [0.0] * len(STAGES)
+        self._inner: list[float] | None = None  # of the wait under way, as far as it is explained
 
     @property
     def wait_seconds(self) -> dict[str, float]:
@@ -124,8 +128,8 @@ class StallAccount:
         """
         while True:
             asked = perf_counter()
-            ACCOUNT.take()
-            self._inner = [0.0] * len(STAGES)
+            ACCOUNT.seconds = _NOTHING.copy()
+            self._inner = None
             try:
                 batch = next(batches)
             except StopIteration:
@@ -137,13 +141,13 @@ class StallAccount:
             self.busy_seconds += self.last_busy_s
 
     def _note_wait(self, seconds: float, rest: int) -> None:
-        inner = self._inner
+        inner = _NOTHING.copy() if self._inner is None else self._inner
         explained = sum(inner)
-        if explained > seconds:  # what was made ahead of its turn, in the same call
+        if explained > seconds:  # a clock of another process may be some us off
             inner = [part * seconds / explained for part in inner]
         else:
             inner[rest] += seconds - explained
-        self._waited = [before + part for before, part in zip(self._waited, inner, strict=True)]
+        self._waited = list(map(add, self._waited, inner))
         self.last_wait_s = seconds
         self.steps += 1
 
@@ -163,31 +167,30 @@ class StallAccount:
                 return
             got = perf_counter()
             if isinstance(item, Accounted):
+                seconds = item.seconds
                 if workers:
-                    self._note_made(item, asked, got, first > 0)
+                    seconds = _waited_for(item, asked, got, first > 0)
                     first -= 1
-                else:
-                    self._inner = [before + part for before, part in zip(self._inner, item.seconds, strict=True)]
+                self._inner = seconds if self._inner is None else list(map(add, self._inner, seconds))
                 item = item.batch
             yield item
             asked = perf_counter()
 
-    def _note_made(self, item: Accounted, asked: float, got: float, is_first: bool) -> None:
-        """A wait for a batch from a worker.
 
-        Until it was finished, the trainer waited for what the worker did, whose stages share it as they share the
-        worker's time: a worker that begins late was busy with others like it. What came after is its way here.
-        """
-        made = sum(item.seconds)
-        for_it = min(max(item.ended - asked, 0.0), got - asked)
-        if is_first:
-            for_it = min(for_it, made)
-        if made > 0:
-            for stage, part in enumerate(item.seconds):
-                self._inner[stage] += for_it * part / made
-            self._inner[QUEUE] += got - asked - for_it
-        else:
-            self._inner[QUEUE] += got - asked
+def _waited_for(item: Accounted, asked: float, got: float, is_first: bool) -> list[float]:
+    """A wait for a batch from a worker, in seconds by stage.
+
+    Until it was finished, the trainer waited for what the worker did, whose stages share it as they share the worker's
+    time: a worker that begins late was busy with others like it, unless it had yet to start. What came after is its
+    way here.
+    """
+    made = sum(item.seconds)
+    for_it = min(max(item.ended - asked, 0.0), got - asked)
+    if is_first or made <= 0:
+        for_it = min(for_it, made)
+    seconds = [for_it * part / made for part in item.seconds] if made > 0 else _NOTHING.copy()
+    seconds[QUEUE] += got - asked - for_it
+    return seconds
 
 
 class Watched:

@@ -2,88 +2,30 @@
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Sequence
-from time import perf_counter
 from typing import Final
 
-from streaming.stages import ACCOUNT, CACHE, DECODE, DECOMPRESS, QUEUE, SOURCE, STAGES
+from streaming.stages import CACHE, DECODE, DECOMPRESS, PREPARE, QUEUE, SOURCE, STAGES
 
-__all__ = ["Timeline", "Timelines"]
+__all__ = ["Passed", "Timelines"]
 
-_KEPT: Final = 4096  # samples, a power of two: more than are in flight at a time
-_NOTHING: Final = [0.0] * len(STAGES)
+Passed = tuple[int, float, float, float, float, float, float, float, float]
+"""One sample's way: its position; the moments of `time.perf_counter` at which its load began, it began to wait for a
+thread, it got one, its bytes were there, it was decoded, prepared, and in the cache; and the seconds of decompression in
+its decoding. A plain tuple, as one is made for each sample (0.8 us with the moments) and few are looked at."""
 
-
-class Timeline:
-    """One sample's way: seconds by stage, from the start of its load on.
-
-    Attributes:
-        began, ended: seconds of `time.perf_counter`.
-        seconds: one number for each of `STAGES`; together what lies between the two.
-    """
-
-    __slots__ = ("_worked", "began", "ended", "position", "seconds")
-
-    def __init__(self, position: int) -> None:
-        self.position = position
-        self.seconds = _NOTHING.copy()
-        self.began = self.ended = perf_counter()
-        self._worked: Sequence[float] = ()
-
-    def lap(self, stage: int) -> None:
-        """What passed since the last lap was this stage."""
-        now = perf_counter()
-        self.seconds[stage] += now - self.ended
-        self.ended = now
-
-    def lap_decode(self) -> None:
-        """What passed since the last lap was decoding, of which this thread has noted how much was decompression."""
-        before = self.seconds[DECODE]
-        self.lap(DECODE)
-        decompress_s, ACCOUNT.decompress_s = ACCOUNT.decompress_s, 0.0
-        self.seconds[DECODE] = max(self.seconds[DECODE] - decompress_s, before)
-        self.seconds[DECOMPRESS] += decompress_s
-
-    def stand_in_line(self, worked: Sequence[float]) -> None:
-        """From now on the sample waits for a thread; `worked` is what the threads have done so far, by stage."""
-        self.lap(SOURCE)
-        self._worked = worked
-
-    def leave_line(self, worked: Sequence[float]) -> None:
-        """A thread has taken it: the waiting was for what the threads did meanwhile, in that proportion."""
-        now = perf_counter()
-        seconds, self.ended = now - self.ended, now
-        done = [after - before for after, before in zip(worked, self._worked, strict=True)]
-        total = sum(done)
-        if total > 0:
-            for stage, part in enumerate(done):
-                self.seconds[stage] += seconds * part / total
-        else:
-            self.seconds[DECODE] += seconds  # the threads are busy with samples that none has finished
+_KEPT: Final = 512  # samples: more than land between the one that a reader waited for and its look at them
+_COMPANY: Final = 32  # of them say what the threads did while one waited for a thread
 
 
 class Timelines:
-    """Those of the samples that came last. Any thread."""
+    """The ways of the samples that came last. Any thread."""
 
     def __init__(self) -> None:
-        self._last: list[Timeline | None] = [None] * _KEPT
-        self._worked = _NOTHING.copy()
-        self._lock = threading.Lock()
-
-    def worked(self) -> list[float]:
-        """Seconds that threads have worked so far, by stage."""
-        return self._worked.copy()
-
-    def work(self, seconds: Sequence[float]) -> None:
-        """A thread has worked for so long, by stage."""
-        with self._lock:
-            self._worked = [before + more for before, more in zip(self._worked, seconds, strict=True)]
-
-    def note(self, timeline: Timeline) -> None:
-        """A sample's way has ended: readers can have it from now on."""
-        timeline.lap(CACHE)
-        self._last[timeline.position % _KEPT] = timeline
+        self._last: deque[Passed] = deque(maxlen=_KEPT)
+        self.note = self._last.append
+        """Take note of a sample's way, before readers can have it."""
 
     def waited(self, positions: Sequence[int], began: float, ended: float) -> list[float]:
         """What a reader waited for that waited for these samples, in seconds by stage; together `ended - began`.
@@ -93,21 +35,59 @@ class Timelines:
         makes it late is what takes long, not what comes last. Afterwards it took its copy: `cache`.
         """
         whole = max(ended - began, 0.0)
-        seconds = _NOTHING.copy()
-        last: Timeline | None = None
-        for position in positions:
-            found = self._last[position % _KEPT]
-            if found is not None and found.position == position and found.ended > began:
-                last = found if last is None or found.ended > last.ended else last
-        if last is None:
-            seconds[QUEUE] = whole
-            return seconds
-        before = min(max(last.began - began, 0.0), whole)
-        after = min(max(ended - last.ended, 0.0), whole - before)
-        taken = sum(last.seconds)
-        if taken > 0:
-            scale = (whole - before - after) / taken
-            seconds = [scale * part for part in last.seconds]
-        seconds[QUEUE] += before
-        seconds[CACHE] += after
+        last = list(self._last)  # of what others append to; copying 512 takes a few us
+        wanted = set(positions)
+        for at in range(len(last) - 1, -1, -1):
+            if last[at][0] in wanted:
+                if last[at][7] <= began:
+                    break
+                return _shared_out(last[at], last[:at], began, whole)
+        seconds = [0.0] * len(STAGES)
+        seconds[QUEUE] = whole
         return seconds
+
+
+def _shared_out(passed: Passed, earlier: Sequence[Passed], began: float, whole: float) -> list[float]:
+    """A wait of `whole` seconds from `began` on for one sample, by stage."""
+    load_began, load_ended = passed[1], passed[7]
+    before = min(max(load_began - began, 0.0), whole)
+    after = min(max(began + whole - load_ended, 0.0), whole - before)
+    seconds = _stages(passed)
+    queued, started = passed[2], passed[3]
+    company = [other for other in earlier[-_COMPANY:] if other[7] > queued]
+    _charge(seconds, started - queued, company)
+    taken = sum(seconds)
+    scale = (whole - before - after) / taken if taken > 0 else 0.0
+    seconds = [scale * part for part in seconds]
+    seconds[QUEUE] += before
+    seconds[CACHE] += after
+    return seconds
+
+
+def _stages(passed: Passed) -> list[float]:
+    """The stages of one sample's way, without its waiting for a thread."""
+    _, began, queued, started, read, decoded, prepared, ended, decompress_s = passed
+    seconds = [0.0] * len(STAGES)
+    is_read_in_thread = started < read
+    seconds[SOURCE] = read - started if is_read_in_thread else queued - began
+    seconds[DECODE] = max(decoded - max(started, read) - decompress_s, 0.0)
+    seconds[DECOMPRESS] = decompress_s
+    seconds[PREPARE] = prepared - decoded
+    seconds[CACHE] = ended - prepared
+    return seconds
+
+
+def _charge(seconds: list[float], line_s: float, company: Sequence[Passed]) -> None:
+    """Waiting for a thread is waiting for what the threads did meanwhile, in that proportion; if nothing, `queue`."""
+    if line_s <= 0:
+        return
+    done = [0.0] * len(STAGES)
+    for other in company:
+        is_read_in_thread = other[3] < other[4]
+        for stage, part in enumerate(_stages(other)):
+            done[stage] += part if stage != SOURCE or is_read_in_thread else 0.0
+    total = sum(done)
+    if total <= 0:
+        done[QUEUE] = total = 1.0
+    for stage, part in enumerate(done):
+        seconds[stage] += line_s * part / total

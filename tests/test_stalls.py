@@ -108,8 +108,8 @@ def test_a_wait_for_workers_is_told_by_stage(name: str) -> None:
 
 def test_a_bottleneck_behind_a_source_that_is_read_ahead_gets_the_blame() -> None:
     """Reads side by side hide their latency; what is left to wait for is the line before the thread that decodes."""
-    delays = {"source": 0.02, "decode": 0.01}
-    with _adapter(delays, 80, enable_prefetch=True) as adapter:
+    delays = {"source": 0.02, "decode": 0.02}
+    with _adapter(delays, 60, enable_prefetch=True) as adapter:
         loader = StreamingDataLoader(adapter, batch_size=4)
         waited, _ = _run(iter(loader))
     found = loader.stalls.wait_seconds
