@@ -17,6 +17,7 @@ from streaming.errors import ConfigError, NotFound, ObjectChanged, SourceError
 from streaming.index import Row, SampleIndex
 from streaming.resilience import Retry, stack
 from streaming.sources import LocalDataSource
+from streaming.sources.base import Blob
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
 from tests.resilience.parts import Held, driven, memory, settle
 
@@ -144,6 +145,25 @@ async def test_reads_in_several_threads_are_all_counted(tmp_path: Path) -> None:
     assert reader.readings()["source_bytes"] == {("data",): threads * rounds * 8 * 5}
     assert reader.readings()["source_in_flight"] == {("data",): 0}
     await reader.aclose()
+
+
+async def test_threads_that_count_at_the_same_moment_lose_nothing() -> None:
+    """Two threads meet in the middle of counting their bytes: both are in the sum."""
+    meeting = threading.Barrier(2, timeout=30)
+
+    class Met(bytes):
+        def __len__(self) -> int:
+            meeting.wait()
+            return super().__len__()
+
+    class Source(MemorySource):
+        def read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+            return Blob(Met(b"12345"), None, 5, None, self.name)
+
+    reader, rows = await open_reader([Source("data", {"a.bin": b"12345"})])
+    await asyncio.gather(*(asyncio.to_thread(reader.read_blocking, rows[0], None) for _ in range(2)))
+    assert reader.readings()["source_bytes"] == {("data",): 10}
+    assert asked(reader) == {("data", "ok"): 2}
 
 
 async def test_a_given_source_is_counted_where_it_is_read() -> None:
