@@ -48,7 +48,7 @@ def exposition(registry: CollectorRegistry, query: str, headers: Mapping[str, st
     try:
         body = encode(registry.restricted_registry(names) if names else registry)
     except Exception as exc:  # of another collector in the user's registry
-        logger.warning("metrics_failed error=%s next=%s", exc, "repair or unregister the collector that raises it")
+        logger.warning("metrics_failed error=%s next_step=%s", exc, "repair or unregister the collector that raises it")
         return 500, dict(_TEXT), b"a collector of this registry failed; the log of this process says why\n"
     packed = {} if not _takes_gzip(headers.get("accept-encoding", "")) else {"Content-Encoding": "gzip"}
     if packed:

@@ -17,7 +17,7 @@ from streaming.counters import OUTCOMES
 from streaming.resilience.breaker import State
 from streaming.stages import STAGES
 
-__all__ = ["FAMILIES", "PREFIX", "VALUES", "Family"]
+__all__ = ["FAMILIES", "GROUPS", "PREFIX", "VALUES", "Family"]
 
 PREFIX: Final = "streaming_"
 
@@ -155,5 +155,15 @@ VALUES: Final[dict[str, tuple[str, ...]]] = {
 }
 """All values of each label that are known beforehand; those of `dataset` and `source` are names from the settings."""
 
-FAMILIES: Final[tuple[Family, ...]] = (*_SOURCES, *_CACHE, *_PREFETCH, *_READS, *_LOADER, *_PROCESS)
+GROUPS: Final[dict[str, tuple[Family, ...]]] = {
+    "Sources": _SOURCES,
+    "Cache": _CACHE,
+    "Reading ahead": _PREFETCH,
+    "Reads": _READS,
+    "Loader and trainer": _LOADER,
+    "Process": _PROCESS,
+}
+"""By what they are about."""
+
+FAMILIES: Final[tuple[Family, ...]] = tuple(family for group in GROUPS.values() for family in group)
 """All of them, in the order in which they are exposed."""

@@ -188,7 +188,7 @@ def _own_provider(endpoint: str | None) -> tuple[Any, Callable[[], None]]:
 class _Sender(Periodic):
     def __init__(self, export: Callable[[], None], every_s: float) -> None:
         self._export = export
-        super().__init__("export", every_s)
+        super().__init__("otel", every_s)
 
     def _act(self) -> None:
         self._export()

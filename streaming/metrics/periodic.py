@@ -23,22 +23,24 @@ class Periodic(ABC):
     A context manager. Does nothing in a child forked from this process.
 
     Args:
-        what: is done, as the log calls it.
+        way: out of this process, as the log calls it.
         every_s: seconds between two times; the time that acting takes comes on top.
 
     Raises:
         ConfigError: if `every_s` is not above 0.
     """
 
-    def __init__(self, what: str, every_s: float) -> None:
+    def __init__(self, way: str, every_s: float) -> None:
         if not every_s > 0:
-            raise ConfigError(f"every_s={every_s!r} is no time between two {what}s: give seconds above 0, such as 15")
-        self._what = what
+            raise ConfigError(
+                f"every_s={every_s!r} is no time between two times of {way}: give seconds above 0, such as 15"
+            )
+        self._way = way
         self._every_s = every_s
         self._pid = os.getpid()
         self._failures = 0
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"streaming-{what}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"streaming-{way}", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
@@ -78,8 +80,8 @@ class Periodic(ABC):
         except Exception as exc:
             self._failures += 1
             if self._failures == 1:
-                logger.warning("metrics_%s_failed error=%s retry_s=%.0f", self._what, exc, self._every_s)
+                logger.warning("metrics_not_sent way=%s error=%s retry_seconds=%.0f", self._way, exc, self._every_s)
         else:
             if self._failures:
-                logger.info("metrics_%s_works_again failures=%d", self._what, self._failures)
+                logger.info("metrics_sent_again way=%s failures=%d", self._way, self._failures)
             self._failures = 0

@@ -144,7 +144,7 @@ class MetricsServer:
                 ) from exc
             if not hasattr(self, "_thread"):
                 logger.warning(
-                    "metrics_port_taken addr=%s port=%d retry_s=%.0f next=%s",
+                    "metrics_port_taken addr=%s port=%d retry_seconds=%.0f next_step=%s",
                     addr,
                     port,
                     RETRY_S,
