@@ -89,17 +89,17 @@ def _tiles() -> list[Any]:
 def _reads() -> Any:
     text = Text(
         "Reads, hits, fetches",
-        "Samples per second: served without a fetch, of these read ahead, and fetched.",
+        "Samples per second: served without a fetch, found because they were read ahead, and fetched.",
         "fetches fall after the first epoch to what does not fit.",
         "as many fetches as reads in every epoch: nothing is kept; see refused and evictions.",
         "StreamingHitRateLow",
     )
     queries = {
         "hits": rate("cache_hits"),
-        "of these read ahead": rate("cache_prefetch_hits"),
+        "found read ahead": rate("cache_prefetch_hits"),
         "fetches": rate("cache_misses"),
     }
-    return lines(text, "ops", 8, queries, colours={"hits": GOOD, "fetches": BAD, "of these read ahead": "#5794F2"})
+    return lines(text, "ops", 8, queries, colours={"hits": GOOD, "fetches": BAD, "found read ahead": "#5794F2"})
 
 
 def _ratio() -> Any:

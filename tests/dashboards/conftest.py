@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 from dashboards.evaluate import Range
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader import StreamingDataLoader
-from streaming.metrics import Collector
+from streaming.metrics import Collector, start_metrics_server
 from tests.conftest import WebServer
 from tests.prometheus import Prometheus, running
 from tests.relay import Relay
 
-SCRAPE_S = 0.25
+SCRAPE_MS = 500
+SCRAPE_S = SCRAPE_MS / 1000
+SCRAPE = f"{SCRAPE_MS}ms"
+SCRAPES = 8
 DATASET = "shown"
+SCRAPED = f'min(count_over_time(streaming_reads_total{{dataset="{DATASET}"}}[10m]))'
 SAMPLES = 96
 DAMAGED = 3
 
@@ -52,11 +56,11 @@ class Shown:
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A server that scrapes four times a second, with an alert of its own, and that shall be told what to scrape."""
+    """A server that scrapes twice a second, with an alert of its own, and that shall be told what to scrape."""
     rules = tmp_path_factory.mktemp("rules") / "rules.yml"
     rules.write_text(RULES)
     folder = tmp_path_factory.mktemp("prometheus")
-    with running(folder, rules=[rules], job="trainer", INTERVAL=f"{round(1000 * SCRAPE_S)}ms") as server:
+    with running(folder, rules=[rules], job="trainer", INTERVAL=SCRAPE) as server:
         yield server
 
 
@@ -72,14 +76,13 @@ def shown(nginx: WebServer, prometheus: Prometheus, tmp_path_factory: pytest.Tem
     with Relay(nginx.url) as primary, Relay(nginx.url) as mirror, _exposed(ranks=2) as targets:
         prometheus.scrape(targets)
         with _adapter(primary.url, mirror.url, quarantine) as adapter:
-            _train(adapter, prometheus, scrapes=10)
+            _train(adapter, lambda: _number(prometheus, SCRAPED) >= SCRAPES)
             primary.kill()
-            _train(adapter, prometheus, scrapes=10)
-            prometheus.await_query('ALERTS{alertstate="firing"}')
-            end = _last_scrape(prometheus)
-    first = prometheus.query("min(min_over_time(timestamp(streaming_start_time_seconds)[10m:250ms]))")[0].value
+            _train(adapter, lambda: _number(prometheus, SCRAPED) >= 2 * SCRAPES and _is_steady(prometheus))
+            end = _number(prometheus, "max(timestamp(streaming_start_time_seconds))")
+    start = _number(prometheus, f"min(min_over_time(timestamp(streaming_start_time_seconds)[10m:{SCRAPE}]))")
     chosen: dict[str, str | list[str]] = {"job": "trainer", "dataset": [DATASET], "rank": ["0", "1"]}
-    return Shown(prometheus.url, Range(first, end, SCRAPE_S, SCRAPE_S), chosen)
+    return Shown(prometheus.url, Range(start, end, SCRAPE_S, SCRAPE_S), chosen)
 
 
 def _noise(number: int) -> list[int]:
@@ -95,11 +98,8 @@ def _exposed(ranks: int) -> Iterator[list[str]]:
         for rank in range(ranks):
             registry = CollectorRegistry()
             registry.register(Collector(rank=rank))
-            server, thread = start_http_server(0, "127.0.0.1", registry)
-            stack.callback(thread.join)
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            targets.append(f"127.0.0.1:{server.server_port}")
+            server = stack.enter_context(start_metrics_server(0, registry=registry))
+            targets.append(f"127.0.0.1:{server.port}")
         yield targets
 
 
@@ -117,19 +117,19 @@ def _adapter(primary: str, mirror: str, quarantine: Path) -> StreamingDatasetAda
     )
 
 
-def _train(adapter: StreamingDatasetAdapter, prometheus: Prometheus, scrapes: int) -> None:
-    """Whole epochs, until so many more scrapes saw them."""
+def _train(adapter: StreamingDatasetAdapter, is_over: Callable[[], bool]) -> None:
+    """Whole epochs, until what is shown of them is enough."""
     loader = StreamingDataLoader(adapter, batch_size=8, shuffle=True, collate_fn=list)
-    count = f'count_over_time(streaming_reads_total{{dataset="{DATASET}",rank="1"}}[10m])'
-    wanted = _number(prometheus, count) + scrapes
-    while _number(prometheus, count) < wanted:
+    while not is_over():
         for batch in loader:
             assert len(batch) == 8
 
 
+def _is_steady(prometheus: Prometheus) -> bool:
+    """Whether the alert fires, and all of the last scrapes of both ranks were in time, though the machine is busy."""
+    in_time = _number(prometheus, f"count(count_over_time(streaming_start_time_seconds[{4 * SCRAPE_MS}ms]) >= 3)")
+    return in_time == 2 and _number(prometheus, 'count(ALERTS{alertstate="firing"})') == 2
+
+
 def _number(prometheus: Prometheus, promql: str) -> float:
     return sum(sample.value for sample in prometheus.query(promql))
-
-
-def _last_scrape(prometheus: Prometheus) -> float:
-    return min(sample.value for sample in prometheus.query("timestamp(streaming_start_time_seconds)"))

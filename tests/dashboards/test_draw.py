@@ -13,7 +13,7 @@ from dashboards.colours import STAGE
 from dashboards.draw import draw
 from dashboards.drawing import LIGHT, text_of
 from dashboards.generate import DASHBOARDS
-from tests.dashboards.conftest import Shown
+from tests.dashboards.conftest import SCRAPE_S, Shown
 
 MOST_BYTES = 150_000
 
@@ -32,7 +32,7 @@ def has(path: Path, colour: str) -> bool:
 @pytest.mark.parametrize("dashboard", DASHBOARDS)
 def test_a_whole_dashboard_is_a_small_picture(shown: Shown, dashboard: str, tmp_path: Path) -> None:
     """Every kind of panel is drawn, into folders that are made, in fewer bytes than a document minds."""
-    path = draw(shown.url, dashboard, shown.over.start, shown.over.end, tmp_path / "deep" / "x.png", scrape_s=0.25)
+    path = draw(shown.url, dashboard, shown.over.start, shown.over.end, tmp_path / "deep" / "x.png", scrape_s=SCRAPE_S)
     assert 10_000 < path.stat().st_size < MOST_BYTES
     height, width, _ = pixels(path).shape
     assert (width, height > 500) == (960, True)
@@ -41,10 +41,10 @@ def test_a_whole_dashboard_is_a_small_picture(shown: Shown, dashboard: str, tmp_
 def test_panels_are_chosen_by_title_and_stages_keep_their_colours(shown: Shown, tmp_path: Path) -> None:
     """One panel alone shows the time at work and the time that the source took, each in its colour."""
     start, end, title = shown.over.start, shown.over.end, "Where the trainer's time goes"
-    path = draw(shown.url, "overview", start, end, tmp_path / "a.png", [title], {"rank": "0"}, scrape_s=0.25)
+    path = draw(shown.url, "overview", start, end, tmp_path / "a.png", [title], {"rank": "0"}, scrape_s=SCRAPE_S)
     assert has(path, STAGE["source"])
     assert has(path, "#181b1f")
-    light = draw(shown.url, "overview", start, end, tmp_path / "b.png", [title], look=LIGHT, scrape_s=0.25)
+    light = draw(shown.url, "overview", start, end, tmp_path / "b.png", [title], look=LIGHT, scrape_s=SCRAPE_S)
     assert has(light, "#ffffff")
     assert not has(light, "#181b1f")
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_drawn_is_named(shown: Shown, tmp_path: Path) -> None:
 def test_the_command_draws_or_says_why_not(shown: Shown, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 0 and a picture; 1 and a sentence where nothing answers."""
     path = tmp_path / "x.png"
-    chosen = ["--end", str(shown.over.end), "--minutes", "0.1", "--scrape", "0.25", "--set", "rank=1", "--light"]
+    chosen = ["--end", str(shown.over.end), "--minutes", "0.1", "--scrape", str(SCRAPE_S), "--set", "rank=1", "--light"]
     assert drawing.main([shown.url, "cache", str(path), *chosen, "--panels", "Late reads ahead", "Samples held"]) == 0
     assert path.stat().st_size > 3_000
     assert drawing.main(["http://127.0.0.1:9", "cache", str(path)]) == 1
