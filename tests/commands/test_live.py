@@ -348,3 +348,60 @@ def read_until(terminal: int, part: bytes | None) -> bytes:
             break
         held += more
     return held
+
+
+# -- a real run
+
+TRAINER = """
+import sys, time
+import torch
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.loader import StreamingDataLoader
+from streaming.metrics import start_metrics_server
+from streaming.testing import LatencySource, MemorySource
+
+if __name__ == "__main__":
+    latency_s, collate_s = map(float, sys.argv[1:])
+    objects = {f"{number:04}.bin": bytes(100) for number in range(4000)}
+    source = LatencySource(MemorySource("primary", objects), latency_s)
+
+    def collate(samples):
+        time.sleep(collate_s)
+        return samples
+
+    with StreamingDatasetAdapter(source, prefetch_ahead=2, cache_size_gb=0.02) as adapter:
+        loader = StreamingDataLoader(adapter, batch_size=4, collate_fn=collate)
+        server = start_metrics_server(port=0)
+        batches = 0
+        for epoch in range(1000):
+            for batch in loader:
+                time.sleep(0.002)
+                batches += 1
+                if batches == 20:
+                    print("training", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "collate_s", "code", "words"),
+    [
+        (0.05, 0.0, "TrainerWaiting/source", "depth-bound at 2"),
+        (0.0, 0.02, "TrainerWaiting/collate", "num_workers"),
+    ],
+)
+def test_a_real_run_is_judged_by_its_pid(
+    latency_s: float, collate_s: float, code: str, words: str, tmp_path: Path
+) -> None:
+    """A slow source and a slow collate function are named, with what to change, from the PID alone."""
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(latency_s), str(collate_s)]
+    with started(*command, env=environment) as process:
+        assert line_of(process) == "training"
+        result = run("doctor", "--live", "--json", "--seconds", "1", str(process.pid))
+    assert result.stderr == ""
+    told = json.loads(result.stdout)
+    assert (told["code"], result.exit_code) == (code, 1), told["verdict"]
+    assert words in told["verdict"]
+    assert told["ranks"][0]["stages"][code.partition("/")[2]] > 0.5
