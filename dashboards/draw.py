@@ -91,7 +91,7 @@ def _placed(panels: list[dict[str, Any]], titles: Sequence[str] | None) -> list[
         heights = [max(panel["gridPos"]["h"] for panel in panels if panel["gridPos"]["y"] == top) for top in tops]
         y_of = {top: sum(heights[:number]) for number, top in enumerate(tops)}
         grids = [panel["gridPos"] for panel in panels]
-        places = [(grid.get("x", 0), y_of[grid["y"]], grid["w"], grid["h"]) for grid in grids]
+        places: list[tuple[int, ...]] = [(grid.get("x", 0), y_of[grid["y"]], grid["w"], grid["h"]) for grid in grids]
         return list(zip(panels, places, strict=True))
     by_title = {panel["title"]: panel for panel in panels}
     if missing := [title for title in titles if title not in by_title]:

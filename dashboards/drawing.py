@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+from matplotlib.dates import AutoDateLocator, DateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -85,7 +85,7 @@ def draw_panel(
         )
     )
     inch_x, inch_y = 1 / figure.get_figwidth(), 1 / figure.get_figheight()
-    title = {"color": look.text, "fontsize": 8, "fontweight": "bold", "va": "top"}
+    title: dict[str, Any] = {"color": look.text, "fontsize": 8, "fontweight": "bold", "va": "top"}
     figure.text(left + 0.07 * inch_x, bottom + height - 0.06 * inch_y, panel["title"], **title)
     kind = panel["type"]
     margins = _MARGINS.get(kind, (0.1, 0.08, 0.1, 0.26))
@@ -120,11 +120,8 @@ def _lines(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, 
     else:
         for name, each, colour in named:
             axes.plot(_dates(each.times), each.values, color=colour, linewidth=1.2, label=name)
-    axes.set_xlim(*_dates((over.start, over.end)))
+    _time_axis(axes, over)
     top = defaults.get("max")
-    locator = AutoDateLocator(minticks=3, maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     unit = defaults["unit"]
     highest = top if top is not None else _highest(named, is_stacked)
     axes.set_ylim(0, 1.04 * highest if top is None else top)
@@ -148,9 +145,9 @@ def _highest(named: Sequence[tuple[str, Series, str]], is_stacked: bool) -> floa
 
 
 def _ticks(highest: float, base: int) -> list[float]:
-    """Four or so round numbers from 0 to the highest; round is 1, 2 or 5 times a power of the base, or of 10 below."""
+    """Five or so round numbers from 0 to the highest; round is 1, 2 or 5 times a power of the base, or of 10 below."""
     power = float(base ** math.floor(math.log(highest, base))) if base > 10 else 1.0
-    rough = highest / power / 4
+    rough = highest / power / 5
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * each for each in (1, 2, 5, 10) if size * each >= rough * 0.999) * power
     return [step * number for number in range(int(highest / step * 1.001) + 1)]
@@ -232,10 +229,7 @@ def _heat(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, l
         edges = [*_dates(times), _dates([times[-1] + over.step_s])[0]]
         axes.pcolormesh(edges, range(len(cells) + 1), cells, cmap=look.heat, rasterized=True)
     axes.set_yticks([i + 0.5 for i in range(0, len(buckets), 2)], [text_of(le, unit) for le, _ in buckets[::2]])
-    axes.set_xlim(*_dates((over.start, over.end)))
-    locator = AutoDateLocator(minticks=3, maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    _time_axis(axes, over)
     _plain(axes, look)
 
 
@@ -248,10 +242,7 @@ def _timeline(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Rang
             axes.barh(place, width, left=at, height=0.7, color=_step_colour(defaults, value), linewidth=0)
     axes.set_yticks(range(len(named)), [name for name, _, _ in named])
     axes.set_ylim(max(len(named), 2) - 0.4, -0.6)
-    axes.set_xlim(*_dates((over.start, over.end)))
-    locator = AutoDateLocator(minticks=3, maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    _time_axis(axes, over)
     _plain(axes, look)
     options = defaults["mappings"][0]["options"]
     marks = [Rectangle((0, 0), 1, 1, color=state["color"]) for state in options.values()]
@@ -331,6 +322,13 @@ def _plain(axes: Axes, look: Look, *, bare: bool = False) -> None:
         axes.set_yticks([])
 
 
+def _time_axis(axes: Axes, over: Range) -> None:
+    """The range of the dashboard, in UTC, with seconds where it is short."""
+    axes.set_xlim(*_dates((over.start, over.end)))
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
+    axes.xaxis.set_major_formatter(DateFormatter("%H:%M" if over.end - over.start > 600 else "%H:%M:%S"))
+
+
 def _dates(times: Sequence[float]) -> list[float]:
     return [float(date2num(datetime.datetime.fromtimestamp(at, datetime.UTC))) for at in times]
 
@@ -344,7 +342,7 @@ _KINDS: Final[dict[str, Callable[[Axes, Mapping[str, Any], Answers, Range, Look]
     "table": _table,
 }
 _MARGINS: Final = {
-    "timeseries": (0.55, 0.5, 0.12, 0.28),
+    "timeseries": (0.6, 0.5, 0.12, 0.28),
     "heatmap": (0.6, 0.25, 0.12, 0.28),
     "state-timeline": (0.75, 0.5, 0.12, 0.28),
     "stat": (0.06, 0.06, 0.06, 0.25),
