@@ -45,13 +45,33 @@ def demo(
     kill_primary: Annotated[
         bool, typer.Option("--kill-primary", help="Let the server die half-way; a mirror takes over.")
     ] = False,
+    step_ms: Annotated[float, typer.Option(min=0, help="How long the device takes for each step.")] = 0.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Stream until stopped, without the plain loop.")] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve metrics of the run at this port; 0 is any.")
+    ] = None,
+    metrics_addr: Annotated[str, typer.Option(help="Address to serve them at; 0.0.0.0 is all.")] = "127.0.0.1",
+    metrics_file: Annotated[Path | None, typer.Option(help="Write them to this .prom file, for a collector.")] = None,
     json: Json = False,
 ) -> None:
     """Train a tiny model on real recordings from a slow web server, then the same with a plain loop."""
     with outcome():
         from streaming.commands.demo import show_demo
+        from streaming.demo.run import DemoSettings
 
-        show_demo(epochs, data, latency_ms, workers, kill_primary, json)
+        settings = DemoSettings(
+            data=data,
+            epochs=epochs,
+            latency_ms=latency_ms,
+            workers=workers,
+            kill_primary=kill_primary,
+            step_ms=step_ms,
+            is_endless=loop,
+            metrics_port=metrics_port,
+            metrics_addr=metrics_addr,
+            metrics_file=metrics_file,
+        )
+        show_demo(settings, json)
 
 
 @app.command(epilog=_example("ls http://127.0.0.1:8000/latents/ --json"))

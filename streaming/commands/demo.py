@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,13 +14,11 @@ __all__ = ["show_demo"]
 HEADINGS = ("epoch", "samples/s", "hit rate", "waits", "waited", "fetched", "saved", "loss")
 
 
-def show_demo(
-    epochs: int, data: Path | None, latency_ms: float, workers: int, kill_primary: bool, as_json: bool
-) -> None:
+def show_demo(settings: DemoSettings, as_json: bool) -> None:
     """Run the demo and print a row for each epoch, then what they come to; or one JSON object at the end."""
     columns = Columns(HEADINGS, to_stderr=as_json)
     result = run_demo(
-        DemoSettings(data=data, epochs=epochs, latency_ms=latency_ms, workers=workers, kill_primary=kill_primary),
+        settings,
         on_start=lambda text: typer.echo(text, err=True),
         on_epoch=lambda epoch: columns.add(*_cells(epoch), style="dim" if epoch.loop == "plain" else None),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from streaming.demo.model import PageModel
 from streaming.demo.plain import PlainRecordings
 from streaming.demo.recordings import Recordings, find_data, unpack
 from streaming.demo.server import SlowServer
+from streaming.metrics.serve import MetricsServer, start_metrics_server
+from streaming.metrics.textfile import TextfileWriter
+from streaming.stalls import watch
 
 __all__ = ["DemoSettings", "Epoch", "run_demo"]
 
@@ -39,6 +43,11 @@ class DemoSettings:
         learning_rate: of plain gradient descent.
         seed: of the order and of the model.
         kill_primary: let the server die when half of the recordings were read; a mirror stands by.
+        step_ms: how long the device that the model stands for would take for each step, beside what the step takes.
+        is_endless: stream epoch after epoch until stopped, without the plain loop.
+        metrics_port: where the metrics of the run are served meanwhile, 0 for any free port; None serves none.
+        metrics_addr: the address for that.
+        metrics_file: file that the metrics are written to meanwhile, for a textfile collector; None writes none.
     """
 
     data: Path | None = None
@@ -49,6 +58,11 @@ class DemoSettings:
     learning_rate: float = 1.0
     seed: int = 0
     kill_primary: bool = False
+    step_ms: float = 0.0
+    is_endless: bool = False
+    metrics_port: int | None = None
+    metrics_addr: str = "127.0.0.1"
+    metrics_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +120,16 @@ def run_demo(
         recordings = unpack(data, Path(folder))
         latency_s = settings.latency_ms / 1000
         dies_after = len(recordings.names) // 2 if settings.kill_primary else None
-        with SlowServer(Path(folder), latency_s, dies_after) as server, SlowServer(Path(folder), latency_s) as mirror:
+        with (
+            _metrics_server(settings) as metrics,
+            _metrics_writer(settings),
+            SlowServer(Path(folder), latency_s, dies_after) as server,
+            SlowServer(Path(folder), latency_s) as mirror,
+        ):
             on_start(
                 f"{len(recordings.names)} recordings, {recordings.total_bytes / 1e6:.1f} MB of events, at {server.url} "
                 f"with {settings.latency_ms:g} ms latency; labels in {recordings.labels}"
+                + (f"; metrics at {metrics.url or 'no port, as it is taken'}" if metrics else "")
             )
             events: dict[str, Any] = {"name": "events", "type": "http", "path": f"{server.url}events/"}
             if settings.kill_primary:
@@ -120,7 +140,7 @@ def run_demo(
                 failover = {"primary_answers": server.answers, "mirror_requests": mirror.requests}
                 plain = _read_plainly(settings, recordings, f"{mirror.url}events/", on_epoch)
     return {
-        "settings": asdict(settings) | {"data": str(data)},
+        "settings": asdict(settings) | {"data": str(data), "metrics_file": str(settings.metrics_file or "")},
         "recordings": {"number": len(recordings.names), "bytes": recordings.total_bytes},
         "epochs": [asdict(epoch) | {"samples_per_second": epoch.samples_per_second} for epoch in streamed + plain],
         "cache": cache,
@@ -146,9 +166,11 @@ def _stream(
         before = adapter.get_cache_stats()
         for number, samples, seconds, loss in _train(settings, recordings, adapter, adapter.look_ahead):
             stats = adapter.get_cache_stats()
-            epochs.append(Epoch("streaming", number, samples, seconds, loss, **_counts_between(before, stats)))
+            epoch = Epoch("streaming", number, samples, seconds, loss, **_counts_between(before, stats))
             before = stats
-            on_epoch(epochs[-1])
+            on_epoch(epoch)
+            if not settings.is_endless:
+                epochs.append(epoch)
         return epochs, _what_is_kept(adapter.get_cache_stats())
 
 
@@ -197,11 +219,22 @@ def _train(
         collate_fn=PadCollate(padding_value=PADDING),
         persistent_workers=bool(look_ahead and settings.workers),
     )
+    batches = watch(loader) if look_ahead else loader
     with _shut_down(loader):
-        for number in range(1, settings.epochs + 1):
+        for number in itertools.count(1) if settings.is_endless else range(1, settings.epochs + 1):
             began = time.perf_counter()
-            losses = [_step(model, batch, settings.learning_rate) * len(batch["page"]) for batch in loader]
+            losses = [_step(model, batch, settings) * len(batch["page"]) for batch in batches]
             yield number, len(recordings.names), time.perf_counter() - began, sum(losses) / len(recordings.names)
+
+
+def _metrics_server(settings: DemoSettings) -> AbstractContextManager[MetricsServer | None]:
+    if settings.metrics_port is None:
+        return nullcontext()
+    return start_metrics_server(settings.metrics_port, settings.metrics_addr)
+
+
+def _metrics_writer(settings: DemoSettings) -> AbstractContextManager[object]:
+    return nullcontext() if settings.metrics_file is None else TextfileWriter(settings.metrics_file)
 
 
 @contextmanager
@@ -220,7 +253,7 @@ def _warm_up(settings: DemoSettings, recordings: Recordings) -> None:
     model = PageModel(pages=len(recordings.pages))
     tokens = torch.zeros(settings.batch_size, 1, dtype=torch.int64)
     batch = {"features": torch.zeros(len(tokens), FEATURES), "tokens": tokens, "page": tokens[:, 0]}
-    _step(model, batch, 0.0)
+    _step(model, batch, replace(settings, learning_rate=0.0))
 
 
 @contextmanager
@@ -234,7 +267,7 @@ def _shut_down(loader: DataLoader[Any]) -> Iterator[None]:
             workers._shutdown_workers()
 
 
-def _step(model: PageModel, batch: dict[str, Any], learning_rate: float) -> float:
+def _step(model: PageModel, batch: dict[str, Any], settings: DemoSettings) -> float:
     """One step of gradient descent, by hand: making any torch.optim optimizer imports torch's compiler, which takes a
     second and leaves a folder in the temporary directory."""
     loss = torch.nn.functional.cross_entropy(model(batch["features"], batch["tokens"]), batch["page"])
@@ -242,5 +275,7 @@ def _step(model: PageModel, batch: dict[str, Any], learning_rate: float) -> floa
     gradients = torch.autograd.grad(loss, parameters)
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.sub_(gradient, alpha=learning_rate)
+            parameter.sub_(gradient, alpha=settings.learning_rate)
+    if settings.step_ms:
+        time.sleep(settings.step_ms / 1000)
     return loss.item()
