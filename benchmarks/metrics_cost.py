@@ -1,0 +1,183 @@
+"""What do the accounts cost that metrics and stalls are read from?
+
+The same loop with the accounts and without, epochs of each next to each other in one process: samples in the cache, the
+fastest that there is, and samples from local disk with a cache that holds few. And with a scrape of all metrics a
+second beside it. Ratio of the rates with the 95 % interval of its median over the pairs (bootstrap), and the same of the
+processor time. "Without" puts the code in its place that has no clock and no count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import report
+from torch.utils.data import DataLoader
+
+from streaming import fetch
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.copies import CopyReader
+from streaming.loader import StreamingDataLoader
+from streaming.metrics import start_metrics_server
+from streaming.owner import Owner
+from streaming.readahead import MISS
+from streaming.stages import STAGES
+from streaming.stalls import StallAccount
+
+BATCH = 64
+SAMPLES = 2_048
+NOTHING = [0.0] * len(STAGES)
+NUMBERS = 5_000  # of 4 bytes: 20 kB a sample
+
+
+# -- the same without accounts
+
+
+def _read_many(self: Owner, positions: Sequence[int]) -> list[Any]:
+    self.counters.reads += len(positions)
+    samples = self._read_many_now(positions)
+    missing = [at for at, sample in enumerate(samples) if sample is MISS]
+    if missing:
+        fetched = self._wait([positions[at] for at in missing])
+        for at, sample in zip(missing, fetched, strict=True):
+            samples[at] = sample
+    return samples
+
+
+def _read_blocking(self: CopyReader, row: Any, buffer: memoryview | None) -> Any:
+    source = self._entries[row.source].source
+    if buffer is not None and source.read_into is not None:
+        return source.read_into(row.path, row.start, buffer)
+    assert source.read_blocking is not None
+    return source.read_blocking(row.path, row.start, None if row.length == row.size else row.start + row.length)
+
+
+def _note_wait(self: Owner, positions: Sequence[int], started: float) -> list[float]:
+    self.counters.waits += 1
+    self.counters.wait_seconds += time.perf_counter() - started
+    return NOTHING
+
+
+def _start(self: StreamingDataLoader) -> Iterator[Any]:
+    return DataLoader.__iter__(self)
+
+
+@contextlib.contextmanager
+def without_accounts(adapter: StreamingDatasetAdapter) -> Iterator[None]:
+    """What runs inside counts as it did before there were accounts of waits and sources."""
+    owner = adapter._owner()
+    assert isinstance(owner, Owner)
+    with contextlib.ExitStack() as patches:
+        for place, name, value in (
+            (Owner, "read_many", _read_many),
+            (Owner, "_note_wait", _note_wait),
+            (CopyReader, "read_blocking", _read_blocking),
+            (fetch, "perf_counter", float),
+            (owner._fetcher.timelines, "note", bool),
+            (StreamingDataLoader, "_start", _start),
+            (StallAccount, "unwrapped", lambda self, start, workers: start()),
+            (StallAccount, "steps_of", lambda self, batches, rest: batches),
+        ):
+            patches.enter_context(mock.patch.object(place, name, value))
+        yield
+
+
+# -- the runs
+
+
+CPU_SECONDS: dict[str, list[float]] = {"with": [], "without": [], "scraped": []}
+
+
+def rate(loader: StreamingDataLoader, kind: str = "with") -> float:
+    """Samples per second of an epoch; the seconds of processor time that it took are noted under `kind`."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    for _ in loader:
+        pass
+    CPU_SECONDS[kind].append(time.process_time() - cpu_began)
+    return SAMPLES / (time.perf_counter() - began)
+
+
+def rate_without(loader: StreamingDataLoader, adapter: StreamingDatasetAdapter) -> float:
+    """The same without accounts."""
+    with without_accounts(adapter):
+        return rate(loader, "without")
+
+
+def rate_scraped(loader: StreamingDataLoader) -> float:
+    """The same while all metrics are scraped, once a second and at least once."""
+    server = start_metrics_server(0)
+    is_over = threading.Event()
+    scraper = threading.Thread(target=_scrape, args=(server.url, is_over))
+    scraper.start()
+    try:
+        return rate(loader, "scraped")
+    finally:
+        is_over.set()
+        scraper.join()
+        server.close()
+
+
+def _scrape(url: str, is_over: threading.Event) -> None:
+    while True:
+        urllib.request.urlopen(url, timeout=5).read()
+        if is_over.wait(1.0):
+            return
+
+
+def interval(ratios: Sequence[float], seed: int) -> dict[str, float]:
+    """Their median, and the 95 % interval of it by 2,000 resamplings."""
+    draw = random.Random(seed)
+    medians = sorted(median(draw.choices(ratios, k=len(ratios))) for _ in range(2_000))
+    return {"median": median(ratios), "low": medians[50], "high": medians[-51]}
+
+
+def main() -> None:
+    """Run everything and print a table and one line of JSON."""
+    arguments = report.options(__doc__, repeats=60).parse_args()
+    figures: dict[str, Any] = {}
+    rows: list[list[object]] = [["samples", "rate with / without", "95 % from", "to", "CPU", "from", "to", "samples/s"]]
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), arguments.seed)
+        for name, cache_gb in (("in the cache", 1.0), ("from local disk", 0.01)):
+            with StreamingDatasetAdapter(folder, cache_size_gb=cache_gb) as adapter:
+                loader = StreamingDataLoader(adapter, BATCH, shuffle=True, seed=arguments.seed)
+                rate(loader)
+                for seconds in CPU_SECONDS.values():
+                    seconds.clear()
+                runs: dict[str, Callable[[], float]] = {
+                    "with": partial(rate, loader),
+                    "without": partial(rate_without, loader, adapter),
+                    "scraped": partial(rate_scraped, loader),
+                }
+                found = report.interleaved(arguments.repeats, runs)
+            for kind in ("with", "scraped"):
+                ratios = [a / b for a, b in zip(found[kind], found["without"], strict=True)]
+                cpu = [a / b for a, b in zip(CPU_SECONDS[kind], CPU_SECONDS["without"], strict=True)]
+                each = {"rate": interval(ratios, arguments.seed), "cpu": interval(cpu, arguments.seed)}
+                figures[f"{name}, {kind}"] = {**each, "samples_per_s": median(found[kind])}
+                cells = [figure[key] for figure in each.values() for key in ("median", "low", "high")]
+                rows.append([f"{name}, {kind}", *cells, round(median(found[kind]))])
+    report.table(f"{arguments.repeats} pairs of epochs of {SAMPLES} samples of 20 kB, batches of {BATCH}", rows)
+    report.emit("metrics_cost", figures, seed=arguments.seed)
+
+
+def write(folder: Path, seed: int) -> None:
+    """The samples, as files."""
+    numbers = np.random.default_rng(seed)
+    for number in range(SAMPLES):
+        np.save(folder / f"{number:05d}.npy", numbers.standard_normal(NUMBERS, dtype=np.float32))
+
+
+if __name__ == "__main__":
+    main()
