@@ -1,9 +1,9 @@
 """What do the accounts cost that metrics and stalls are read from?
 
-The same loop with the accounts and without, epochs of each next to each other in one process: samples in the cache, the
-fastest that there is, and samples from local disk with a cache that holds few. And with a scrape of all metrics a
-second beside it. Ratio of the rates with the 95 % interval of its median over the pairs (bootstrap), and the same of the
-processor time. "Without" puts the code in its place that has no clock and no count.
+The same loop with the accounts and without, epochs of each next to each other in one process: samples in the cache,
+the fastest that there is, and samples from local disk with a cache that holds few. Ratio of the rates with the 95 %
+interval of its median over the pairs (bootstrap), and the same of the processor time. "Without" puts the code in its
+place that has no clock and no count. What a scrape costs is the question of `scrape.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
-import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +27,6 @@ from streaming import fetch
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.copies import CopyReader
 from streaming.loader import StreamingDataLoader
-from streaming.metrics import start_metrics_server
 from streaming.owner import Owner
 from streaming.readahead import MISS
 from streaming.stages import STAGES
@@ -96,7 +93,7 @@ def without_accounts(adapter: StreamingDatasetAdapter) -> Iterator[None]:
 # -- the runs
 
 
-CPU_SECONDS: dict[str, list[float]] = {"with": [], "without": [], "scraped": []}
+CPU_SECONDS: dict[str, list[float]] = {"with": [], "without": []}
 
 
 def rate(loader: StreamingDataLoader, kind: str = "with") -> float:
@@ -114,27 +111,6 @@ def rate_without(loader: StreamingDataLoader, adapter: StreamingDatasetAdapter) 
         return rate(loader, "without")
 
 
-def rate_scraped(loader: StreamingDataLoader) -> float:
-    """The same while all metrics are scraped, once a second and at least once."""
-    server = start_metrics_server(0)
-    is_over = threading.Event()
-    scraper = threading.Thread(target=_scrape, args=(server.url, is_over))
-    scraper.start()
-    try:
-        return rate(loader, "scraped")
-    finally:
-        is_over.set()
-        scraper.join()
-        server.close()
-
-
-def _scrape(url: str, is_over: threading.Event) -> None:
-    while True:
-        urllib.request.urlopen(url, timeout=5).read()
-        if is_over.wait(1.0):
-            return
-
-
 def interval(ratios: Sequence[float], seed: int) -> dict[str, float]:
     """Their median, and the 95 % interval of it by 2,000 resamplings."""
     draw = random.Random(seed)
@@ -144,7 +120,7 @@ def interval(ratios: Sequence[float], seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Run everything and print a table and one line of JSON."""
-    arguments = report.options(__doc__, repeats=60).parse_args()
+    arguments = report.options(__doc__, repeats=120).parse_args()
     figures: dict[str, Any] = {}
     rows: list[list[object]] = [["samples", "rate with / without", "95 % from", "to", "CPU", "from", "to", "samples/s"]]
     with tempfile.TemporaryDirectory() as folder:
@@ -158,16 +134,14 @@ def main() -> None:
                 runs: dict[str, Callable[[], float]] = {
                     "with": partial(rate, loader),
                     "without": partial(rate_without, loader, adapter),
-                    "scraped": partial(rate_scraped, loader),
                 }
                 found = report.interleaved(arguments.repeats, runs)
-            for kind in ("with", "scraped"):
-                ratios = [a / b for a, b in zip(found[kind], found["without"], strict=True)]
-                cpu = [a / b for a, b in zip(CPU_SECONDS[kind], CPU_SECONDS["without"], strict=True)]
-                each = {"rate": interval(ratios, arguments.seed), "cpu": interval(cpu, arguments.seed)}
-                figures[f"{name}, {kind}"] = {**each, "samples_per_s": median(found[kind])}
-                cells = [figure[key] for figure in each.values() for key in ("median", "low", "high")]
-                rows.append([f"{name}, {kind}", *cells, round(median(found[kind]))])
+            ratios = [a / b for a, b in zip(found["with"], found["without"], strict=True)]
+            cpu = [a / b for a, b in zip(CPU_SECONDS["with"], CPU_SECONDS["without"], strict=True)]
+            each = {"rate": interval(ratios, arguments.seed), "cpu": interval(cpu, arguments.seed)}
+            figures[name] = {**each, "samples_per_s": median(found["with"])}
+            cells = [figure[key] for figure in each.values() for key in ("median", "low", "high")]
+            rows.append([name, *cells, round(median(found["with"]))])
     report.table(f"{arguments.repeats} pairs of epochs of {SAMPLES} samples of 20 kB, batches of {BATCH}", rows)
     report.emit("metrics_cost", figures, seed=arguments.seed)
 
