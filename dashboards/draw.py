@@ -96,7 +96,8 @@ def _placed(panels: list[dict[str, Any]], titles: Sequence[str] | None) -> list[
     by_title = {panel["title"]: panel for panel in panels}
     if missing := [title for title in titles if title not in by_title]:
         raise ValueError(f"no panel is called {', '.join(missing)}; there are {', '.join(by_title)}")
-    placed, x, y, tallest = [], 0, 0, 0
+    placed: list[tuple[dict[str, Any], tuple[int, ...]]] = []
+    x = y = tallest = 0
     for panel in (by_title[title] for title in titles):
         width, height = panel["gridPos"]["w"], panel["gridPos"]["h"]
         if x + width > COLUMNS:

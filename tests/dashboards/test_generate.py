@@ -17,7 +17,7 @@ from dashboards.evaluate import board_of, panels_of
 from dashboards.generate import DASHBOARDS
 from dashboards.queries import selector
 from streaming.counters import OUTCOMES
-from streaming.metrics.families import FAMILIES
+from streaming.metrics.families import FAMILIES, VALUES
 from streaming.stages import STAGES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -68,6 +68,14 @@ def test_every_name_and_label_is_a_family_s(name: str) -> None:
         grouped = re.findall(r"\b(?:by|on|ignoring) ?\(([^)]*)\)", expression)
         labels = {label.strip() for group in grouped for label in group.split(",")} - {""}
         assert labels <= known | {"alertstate"}, place
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_that_is_asked_for_exists(name: str) -> None:
+    """A matcher of an outcome, stage, state, reason or process names values that the label can have."""
+    for place, expression in expressions(board_of(name)):
+        for label, values in re.findall(r'(\w+)[!=]~"([^$"]*)"', expression):
+            assert label not in VALUES or set(values.split("|")) <= set(VALUES[label]), f"{place}: {label}"
 
 
 @pytest.mark.parametrize("name", NAMES)
