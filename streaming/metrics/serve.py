@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
+import selectors
 import socket
 import threading
 import weakref
@@ -113,7 +113,8 @@ class MetricsServer:
         if self._is_closed:
             return
         self._is_closed = True
-        self._waker.send(b"x")
+        with contextlib.suppress(OSError):  # the thread has ended
+            self._waker.send(b"x")
         self._thread.join()
 
     def __enter__(self) -> Self:
@@ -157,7 +158,7 @@ class MetricsServer:
         try:
             while True:
                 sockets = [self._wake] if self._listener is None else [self._wake, self._listener]
-                ready, _, _ = select.select(sockets, [], [], RETRY_S if self._listener is None else None)
+                ready = _ready(sockets, RETRY_S if self._listener is None else None)
                 if self._wake in ready:
                     return
                 if self._listener is None:
@@ -176,7 +177,7 @@ class MetricsServer:
                 self._clients[client] = None
         except OSError as exc:  # the client has gone, or there are too many open files
             logger.debug("metrics_accept_failed error=%s", exc)
-            select.select([self._wake], [], [], 0.1)
+            _ready([self._wake], 0.1)
             return
         try:
             threading.Thread(target=self._serve, args=(client,), name="streaming-scrape", daemon=True).start()
@@ -223,6 +224,14 @@ class MetricsServer:
                 os.close(each.detach())  # `close` would wait for the files that a request has made of it
         self._listener = None
         self._clients = {}
+
+
+def _ready(sockets: list[socket.socket], timeout_s: float | None) -> list[Any]:
+    """Those that can be read; `select` itself takes no descriptor above 1023, and trainers have many files open."""
+    with getattr(selectors, "PollSelector", selectors.SelectSelector)() as selector:
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(timeout_s)]
 
 
 def _listen(addr: str, port: int) -> socket.socket:
