@@ -6,9 +6,9 @@ A `DataSource` object is taken as it is: whoever makes one decides what stands a
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import fields
+from time import monotonic
 from typing import Any, NamedTuple
 
 from streaming.config import DataSourceConfig, parse_source, suggest
@@ -180,13 +180,13 @@ class CopyReader:
         assert source.read_blocking is not None
         counters = threads.mine
         counters.in_flight += 1
-        started = time.monotonic()
+        started = monotonic()
         try:
             if buffer is not None and source.read_into is not None:
                 blob = source.read_into(row.path, row.start, buffer)
             else:
                 blob = source.read_blocking(row.path, row.start, _end(row))
-            counters.answered(blob.data, time.monotonic() - started)
+            counters.answered(blob.data, monotonic() - started)
         except BaseException as error:
             counters.ended(outcome_of(error))
             raise
@@ -223,10 +223,10 @@ def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
 async def _counted(source: DataSource, row: Row, counters: SourceCounters) -> Blob:
     """The bytes of a row of a source that does not count by itself."""
     counters.in_flight += 1
-    started = time.monotonic()
+    started = monotonic()
     try:
         blob = await source.read(row.path, row.start, _end(row))
-        counters.answered(blob.data, time.monotonic() - started)
+        counters.answered(blob.data, monotonic() - started)
     except BaseException as error:
         counters.ended(outcome_of(error))
         raise
