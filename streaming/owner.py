@@ -202,6 +202,7 @@ class Owner:
             "total_misses": counters.samples_fetched,
             "hit_rate": hits / counters.reads if counters.reads else 0.0,
             "observed_hit_rate": observed,
+            "prefetch_hits": self._engine.hits,
             "fetched_samples": counters.samples_fetched,
             "fetched_objects": counters.objects_fetched,
             "fetched_bytes": counters.bytes_fetched,
@@ -221,6 +222,7 @@ class Owner:
         return {
             **self._reader.readings(),
             **of_cache(self.cache, max(counters.reads - misses, 0), misses, observed),
+            "cache_prefetch_hits": {(): self._engine.hits},
             **of_read_ahead(self._engine, self.cache),
             **of_reads(counters, 0 if self._bad is None else self._bad.count),
             "dataset_samples": {(): len(self.index)},
@@ -231,6 +233,7 @@ class Owner:
         """Set every count back to zero."""
         self.counters.reset()
         self.cache.reset_metrics()
+        self._engine.hits = 0
 
     def handle(self) -> LinkHandle:
         """What a child process needs to read through this owner; starts to listen for workers."""

@@ -46,6 +46,9 @@ class ReadAhead:
         is_held: whether a key needs no load, because a cache has it.
         keep_unused: keep what was loaded ahead for `take`, and count it until it is used. Otherwise a load ahead is
             done when it ends.
+
+    Attributes:
+        hits: reads that found their key loaded ahead of time.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class ReadAhead:
         self._watched: dict[Hashable, threading.Lock] = {}  # a thread waits for this key to land
         self._queue: deque[tuple[Hashable, Flight, asyncio.Future[None]]] = deque()  # demanded, and no room yet
         self._overtaken: set[Hashable] = set()  # demanded before their turn in an announced order came
+        self.hits = 0
         self._holders = 0  # demanded flights that hold a share of the budget, and give it back when they land
         self._used: deque[Hashable] = deque()  # reported by readers in any thread
         self._is_fill_due = False
@@ -112,6 +116,11 @@ class ReadAhead:
 
     def take(self, key: Hashable) -> Any:
         """What was loaded ahead for this key, or `MISS`. The caller owns it. Any thread."""
+        value = self._pop(key)
+        self.hits += value is not MISS
+        return value
+
+    def _pop(self, key: Hashable) -> Any:
         value = self._ready.pop(key, MISS)
         if value is not MISS:
             self._report_used(key)
@@ -138,7 +147,7 @@ class ReadAhead:
             value = self.take(key)
             if value is MISS and key in self._flights:  # looked at after the gate stands: whoever lands it opens it
                 gate.acquire()
-                value = self.take(key)
+                value = self._pop(key)
             return value
         finally:
             self._watched.pop(key, None)
@@ -153,6 +162,7 @@ class ReadAhead:
         if key in self._ahead:
             self._ready.pop(key, None)
             self._report_used(key)
+            self.hits += key not in self._flights
 
     def _report_used(self, key: Hashable) -> None:
         self._used.append(key)

@@ -32,7 +32,6 @@ def of_cache(cache: SmartLRUCache, hits: int, misses: int, observed: float | Non
     reading: Reading = {
         "cache_hits": {(): hits},
         "cache_misses": {(): misses},
-        "cache_prefetch_hits": {(): stats["prefetch_hits"]},
         "cache_evictions": {("capacity",): stats["total_evictions"], ("ttl",): stats["expired"]},
         "cache_refused": {("size",): stats["bypassed"], ("type",): stats["uncacheable"]},
         "cache_saved_bytes": {(): round(stats["compression_savings_gb"] * 1e9)},
