@@ -216,7 +216,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "small cache",
         [waiting("source"), SMALL],
         "CacheTooSmall",
-        ["the cache of 1 GB keeps 12 % of the data", "38 % of step", "raise cache_size_gb to 8.33 GB"],
+        ["the cache of 1 GB keeps 12 % of the data", "38 % of step", "raise it to about 8.33 GB a rank"],
     ),
     (
         "low hit rate",
@@ -271,6 +271,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "TrainerWaiting/source",
         ["source latency, no step in 10 s"],
     ),
+    ("stuck while later samples are there", [NO_STEP, OPEN], "BreakerOpen", ["no step in 10 s"]),
     (
         "stuck by a breaker",
         [NO_STEP, NOTHING_READY, OPEN],
@@ -458,8 +459,9 @@ def test_before_the_first_step() -> None:
 
 def test_a_trainer_that_stands_by_itself() -> None:
     """Samples are there and nobody takes them: that is not for want of data."""
-    made = parse(text_of({"0": reading()}), 2000.0)
-    verdict = judge(made, parse(text_of({"0": reading()}), 2010.0))
+    idle = {"prefetch_in_flight": {(D,): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
+    text = text_of({"0": reading(idle)})
+    verdict = judge(parse(text, 2000.0), parse(text, 2010.0))
     assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", False)
     assert "no step in 10 s, and it is not for want of data" in verdict.sentence
 

@@ -44,18 +44,27 @@ class Case:
     Attributes:
         window: its numbers.
         figures: what they come to.
+        others_move: whether another data set of this rank made steps, so that this one may rest.
     """
 
     window: Window
     figures: Figures
+    others_move: bool = False
+
+    @property
+    def stands(self) -> bool:
+        """Whether the rank made no step."""
+        return not self.figures.steps and not self.others_move and self.figures.seconds > 0
 
     @property
     def is_stuck(self) -> bool:
-        """Whether no step was made and none could be: samples are under way, and none that was read ahead is there."""
+        """Whether no step was made, and samples are still under way.
+
+        While a trainer rests by itself, what is read ahead comes to its end. Samples that are there say nothing: they
+        may be later ones than the one that is waited for.
+        """
         under_way = self.window.level("prefetch_in_flight") or self.window.level("source_in_flight") or 0.0
-        is_asking = under_way > 0 or self.window.gained("source_requests") > 0
-        there = (self.figures.ahead or 0.0) - under_way
-        return not self.figures.steps and self.figures.seconds > 0 and is_asking and there <= 0
+        return self.stands and under_way > 0
 
     @property
     def passes(self) -> float:
@@ -71,13 +80,13 @@ class Case:
 
     @property
     def reads_nothing_ahead(self) -> bool:
-        """Whether no sample was announced, although reading ahead is counted and samples are fetched."""
+        """Whether samples are fetched, and hardly any of them before it is asked for."""
         window = self.window
-        misses, reads = window.gained("cache_misses"), window.gained("reads")
-        is_idle = window.has("prefetch_ahead") and not (
-            window.peak("prefetch_ahead") or window.peak("prefetch_waiting")
-        )
-        return is_idle and misses > STARVED_SHARE * reads
+        if not window.has("prefetch_ahead") or window.peak("prefetch_ahead") or window.peak("prefetch_waiting"):
+            return False
+        fetched = window.gained("cache_misses")
+        ahead = window.gained("cache_prefetch_hits") + window.gained("prefetch_late")
+        return fetched > 0 and ahead < STARVED_SHARE * fetched
 
     @property
     def latency_s(self) -> float | None:

@@ -13,7 +13,7 @@ from streaming.verdict.ranks import joined, slow_ranks
 from streaming.verdict.scrape import Scrape
 from streaming.verdict.source import source_findings
 from streaming.verdict.stages import late_loop, stage_findings
-from streaming.verdict.window import open_window
+from streaming.verdict.window import Window, open_window
 
 __all__ = ["Verdict", "judge"]
 
@@ -68,13 +68,11 @@ def judge(before: Scrape | None, after: Scrape, seconds: float | None = None) ->
     """
     since, last = (None, before) if before is not None and not after.ranks else (before, after)
     cases = [
-        Case(seen, figures)
-        for rank in sorted(last.ranks, key=_in_order)
-        for seen, figures in figures_of(open_window(rank, since, last, seconds))
+        case for rank in sorted(last.ranks, key=_in_order) for case in _cases(open_window(rank, since, last, seconds))
     ]
     ranks = sorted({*after.ranks, *(before.ranks if before else ())}, key=_in_order)
     datasets = sorted({case.figures.dataset for case in cases})
-    found = [(case, list(_findings(case, cases))) for case in cases]
+    found = [(case, list(_findings(case))) for case in cases]
     singles = [finding for _, findings in found for finding in findings]
     every = [*_gone(before, after), *slow_ranks(found), *joined(singles, ranks, datasets)]
     return Verdict(
@@ -84,23 +82,28 @@ def judge(before: Scrape | None, after: Scrape, seconds: float | None = None) ->
     )
 
 
-def _findings(case: Case, cases: Iterable[Case]) -> Iterator[Finding]:
-    for finding in _all_findings(case, cases):
+def _cases(window: Window) -> list[Case]:
+    seen = list(figures_of(window))
+    moving = sum(1 for _, figures in seen if figures.steps)
+    return [Case(each, figures, moving > bool(figures.steps)) for each, figures in seen]
+
+
+def _findings(case: Case) -> Iterator[Finding]:
+    for finding in _all_findings(case):
         dataset = "" if finding.code in _OF_A_PROCESS else case.figures.dataset
         yield replace(finding, ranks=(case.figures.rank,), dataset=dataset)
 
 
-def _all_findings(case: Case, cases: Iterable[Case]) -> Iterator[Finding]:
+def _all_findings(case: Case) -> Iterator[Finding]:
+    found = [*source_findings(case), *stage_findings(case)]
     late = late_loop(case)
-    if late is not None:
+    if late is not None and not any(finding.code in _CAUSES_FIRST and finding.share for finding in found):
         yield late
-    for finding in (*source_findings(case), *stage_findings(case)):
-        if late is None or finding.code != late.code:
-            yield finding
+        found = [finding for finding in found if finding.code != late.code]
+    yield from found
     yield from bad_samples(case)
     yield from memory(case)
-    if not any(other.figures.steps for other in cases if other.figures.rank == case.figures.rank):
-        yield from progress(case)
+    yield from progress(case)
     yield from trainer_bound(case)
 
 
@@ -130,6 +133,7 @@ def _gone(before: Scrape | None, after: Scrape) -> Iterator[Finding]:
             "ScrapeGone",
             CRITICAL,
             f"{shown}: the process ended or hangs; look into its log",
+            share=1.0,
             ranks=tuple(gone),
         )
 

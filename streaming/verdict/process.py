@@ -44,7 +44,7 @@ def memory(case: Case) -> Iterator[Finding]:
 def progress(case: Case) -> Iterator[Finding]:
     """No step in the whole window."""
     window, figures = case.window, case.figures
-    if figures.steps or not figures.seconds:
+    if not case.stands:
         return
     span = f"{figures.seconds:.0f} s"
     if case.is_stuck:
@@ -60,7 +60,7 @@ def progress(case: Case) -> Iterator[Finding]:
     else:
         yield Finding(
             "NoProgress",
-            CRITICAL,
+            WARNING,
             f"no step in {span}, and it is not for want of data: the trainer itself stands, saves, or computes longer "
             "than that; look with --seconds longer than a step, or at its stack (`py-spy dump --pid PID`)",
             1.0,

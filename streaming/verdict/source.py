@@ -37,13 +37,8 @@ def source_findings(case: Case) -> Iterator[Finding]:
     """What is wrong with the copies and the cache; where the trainer waits and that is not why, what bounds reading."""
     found = [*_breakers(case), *_errors(case), *_cache(case)]
     yield from found
-    is_explained = any(finding.share for finding in found)
-    if case.share("source") <= WAITING_SHARE:
-        return
-    if case.reads_nothing_ahead:
-        yield _starved(case)
-    elif not is_explained:
-        yield _slow(case)
+    if case.share("source") > WAITING_SHARE and not any(finding.share for finding in found):
+        yield _starved(case) if case.reads_nothing_ahead else _slow(case)
 
 
 def _finding(case: Case, code: str, what: str, advice: str, *, explains: bool = True) -> Finding:
@@ -140,12 +135,12 @@ def _cache(case: Case) -> Iterator[Finding]:
 def _small(case: Case, predicted: float) -> Finding:
     budget = case.window.level("cache_max_bytes")
     size = f" of {nbytes(budget)}" if budget else ""
-    needed = f" to {nbytes(budget / predicted)} for each rank" if budget and predicted else ""
+    needed = f"to about {nbytes(budget / predicted)} a rank" if budget and predicted else "as far as memory allows"
     return _finding(
         case,
         "CacheTooSmall",
         f"the cache{size} keeps {percent(predicted)} of the data and the source cannot bring the rest in time",
-        f"raise cache_size_gb{needed or ' as far as memory allows'}, or add a mirror",
+        f"raise it {needed} (cache_size_gb, which is that of a node), or add a mirror",
         explains=case.passes >= 1,  # before, a cache of no size could help
     )
 
@@ -179,9 +174,10 @@ def _starved(case: Case) -> Finding:
 def _slow(case: Case) -> Finding:
     """What keeps more reads from being under way at once decides what helps."""
     window, figures = case.window, case.figures
-    in_flight, limit = window.peak("source_in_flight"), window.peak("source_limit")
+    in_flight = window.peak("source_in_flight") or window.peak("prefetch_in_flight")
+    limit = window.peak("source_limit")
     ahead, depth = window.peak("prefetch_ahead"), window.peak("prefetch_depth")
-    kind, change = "source latency", f"raise look-ahead (concurrency-bound at {in_flight:.0f}) with concurrency"
+    kind, change = "source latency", "raise look-ahead"
     if window.peak("source_waiting") and limit and in_flight >= AT_BOUND * limit:
         kind = "source bandwidth"
         change = f"more requests at once would only make each slower (limit-bound at {limit:.0f}); raise cache_size_gb"
@@ -190,6 +186,8 @@ def _slow(case: Case) -> Finding:
         change = f"raise look-ahead (budget-bound: {ahead:.0f} samples fill its {held}) with cache_size_gb"
     elif depth and ahead >= AT_BOUND * depth:
         change = f"raise look-ahead (depth-bound at {depth:.0f}) with prefetch_ahead"
+    elif in_flight:
+        change = f"raise look-ahead (concurrency-bound at {in_flight:.0f}) with concurrency"
     told = [f"p50 {p50 * 1e3:.0f} ms" for p50 in [case.latency_s] if p50 is not None]
     told += [f"{in_flight:.0f} in flight"] if in_flight else []
     told += [f"{nbytes(figures.bytes_per_s)}/s"] if figures.bytes_per_s else []

@@ -35,12 +35,13 @@ _ADVICE: Final = {
     ),
     "device": "set pin_memory=True, and move fewer and larger tensors",
     "queue": (
-        "finished batches wait on their way from the workers: raise prefetch_factor, set pin_memory=True, or send "
-        "fewer and larger tensors"
+        "batches are ready and do not get there: with workers raise prefetch_factor, set pin_memory=True, or send "
+        "fewer and larger tensors; without, make batches larger, as each has its cost"
     ),
 }
 
-_ON_THE_LOOP: Final = ("source", "decompress", "decode", "prepare")
+_ON_THE_LOOP: Final = ("source", "decompress", "decode", "prepare", "queue")
+"""What takes longer where the loop's thread, and those that decode, get the interpreter late."""
 
 
 def stage_findings(case: Case) -> Iterator[Finding]:
@@ -73,7 +74,8 @@ def late_loop(case: Case) -> Finding | None:
     """That reading waits for the interpreter's lock, where the loop is late and requests do not take longer by far."""
     shares = [(case.share(stage), stage) for stage in _ON_THE_LOOP]
     waited = sum(share for share, _ in shares)
-    lags = {process: case.window.peak("loop_lag_seconds", process=process) for process in ("trainer", "owner")}
+    # Of two times 10 s the better ones: a single long pause is a collection of garbage, or a busy machine.
+    lags = {process: case.window.held("loop_lag_seconds", process=process) for process in ("trainer", "owner")}
     lag = max(lags.values())
     if waited <= WAITING_SHARE or lag <= LOOP_LAG_S or lag < (case.latency_s or 0.0) / 2 or case.is_stuck:
         return None

@@ -21,7 +21,7 @@ EXPIRED_OF_READS: Final = 0.05
 """Entries that left by their age: above both, the age is too short, and it costs something."""
 
 STARVED_SHARE: Final = 0.1
-"""Of the reads: fetched, with nothing read ahead."""
+"""Of the samples that were fetched: below, hardly any was read ahead."""
 
 ERROR_SHARE: Final = 0.05
 """Of the requests to a copy that were not cancelled."""
@@ -35,8 +35,8 @@ BAD_SHARE: Final = 0.001
 SLOW_RANK_FACTOR: Final = 2.0
 """A rank is slow that waits longer than this many times what the others do, and longer than `WAITING_SHARE`."""
 
-LOOP_LAG_S: Final = 0.02
-"""Four switch intervals of the interpreter (5 ms each): a loop this late shares its lock with Python that holds it."""
+LOOP_LAG_S: Final = 0.05
+"""Ten switch intervals of the interpreter (5 ms each): a loop this late shares its lock with Python that holds it."""
 
 AT_BOUND: Final = 0.9
 """Of a limit: in use to this share, it is what bounds."""

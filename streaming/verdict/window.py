@@ -52,6 +52,11 @@ class Window:
         """The higher of a gauge's two values; 0.0 if it has none."""
         return max(_total(self.was, key, labels) or 0.0, _total(self.now, key, labels) or 0.0)
 
+    def held(self, key: str, **labels: str) -> float:
+        """The lower of a gauge's two values; 0.0 if it has none, the last one since the start."""
+        now = _total(self.now, key, labels) or 0.0
+        return now if self.is_since_start else min(now, _total(self.was, key, labels) or 0.0)
+
     def gained(self, key: str, **labels: str) -> float:
         """What counters gained, added up over what matches. A counter that fell began anew at zero."""
         was = self.was.get(key, {})
