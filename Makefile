@@ -3,7 +3,7 @@
 #
 #   make demo    environment, install, and a small model trained on recordings that are streamed over HTTP
 #   make test    environment, install, the servers that tests need, the tests
-#   make check   everything that must hold before a change lands: lint, types, the tests with their coverage
+#   make check   everything that must hold before a change lands: lint, deploy/, types, the tests with their coverage
 #   make demo DEMO=--kill-primary    the same, and the server dies half-way: a mirror takes over
 #   make clean   remove the environment and what tools left behind
 #
@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check lint types coverage services clean
+.PHONY: demo test check lint lint-deploy types coverage services clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -27,11 +27,15 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev services
 	$(PYTEST)
 
-check: lint types coverage
+check: lint lint-deploy types coverage
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# deploy/ by the tools of those who read it: Docker, Prometheus, Alertmanager, Kubernetes.
+lint-deploy: $(VENV)/.dev services
+	PATH="$(abspath $(BIN)):$$PATH" deploy/lint.sh
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -33,6 +33,7 @@ NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
         "metrics and alerts against Prometheus",
         lambda: _has("prometheus", "prometheus-alertmanager", "promtool", "amtool", "curl"),
     ),
+    "amtool": ("routes of alerts with amtool", lambda: _has("amtool")),
     "promtool": ("rules of alerts with promtool", lambda: _has("promtool")),
     "pushgateway": ("metrics pushed to a gateway", lambda: _has("prometheus-pushgateway", "curl")),
 }

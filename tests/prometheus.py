@@ -37,7 +37,9 @@ __all__ = [
     "Prometheus",
     "Receiver",
     "Sample",
+    "Tool",
     "alerts",
+    "amtool",
     "prometheus",
     "promtool",
     "pushgateway",
@@ -255,10 +257,20 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         yield lambda **given: stack.enter_context(running(tmp_path_factory.mktemp("prometheus"), **given))
 
 
+Tool = Callable[..., "subprocess.CompletedProcess[str]"]
+"""Runs a command with the arguments it is given."""
+
+
 @pytest.fixture
-def promtool() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A function that runs promtool with the arguments it is given."""
+def promtool() -> Tool:
+    """Prometheus' tool for rules and configurations."""
     return lambda *given: subprocess.run(["promtool", *map(str, given)], capture_output=True, text=True)
+
+
+@pytest.fixture
+def amtool() -> Tool:
+    """Alertmanager's tool."""
+    return lambda *given: subprocess.run(["amtool", *map(str, given)], capture_output=True, text=True)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import yaml
 
 from streaming.metrics.families import FAMILIES, VALUES
-from tests.prometheus import ALERTS, promtool, scaled
+from tests.prometheus import ALERTS, Tool, promtool, scaled
 
 __all__ = ["promtool"]
 
@@ -26,8 +24,6 @@ ALERTING = [rule for rule in RULES if "alert" in rule]
 NAMES = sorted({rule["alert"] for rule in ALERTING})
 SECTIONS = ["What it means", "Why", "What to do", "How to see it got better"]
 
-Promtool = Callable[..., "subprocess.CompletedProcess[str]"]
-
 EXPOSED = {
     family.name + suffix: family
     for family in FAMILIES
@@ -40,13 +36,13 @@ def expressions() -> list[str]:
     return [rule["expr"] for rule in RULES]
 
 
-def test_rules_are_valid(promtool: Promtool) -> None:
+def test_rules_are_valid(promtool: Tool) -> None:
     """Promtool takes the rules."""
     done = promtool("check", "rules", ALERTS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_rules_do_what_their_tests_say(promtool: Promtool) -> None:
+def test_rules_do_what_their_tests_say(promtool: Tool) -> None:
     """Every case of alerts_test.yml holds: firing, borders, start-up, pauses, resolving."""
     done = promtool("test", "rules", TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -126,7 +122,7 @@ def test_runbooks_name_metrics_that_exist() -> None:
             assert name in RECORDED, (page.name, name)
 
 
-def test_scaled_rules_differ_in_durations_alone(promtool: Promtool, tmp_path: Path) -> None:
+def test_scaled_rules_differ_in_durations_alone(promtool: Tool, tmp_path: Path) -> None:
     """Rules for a run that is 60 times as short have each `for` and each range 60 times as short."""
     target = scaled(ALERTS, 60, tmp_path / "short.yml")
     assert promtool("check", "rules", target).returncode == 0

@@ -1,0 +1,95 @@
+"""The image: what goes in exists and is all that is needed, it runs as nobody special, its command is one of ours."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+from tests.deploy.command_line import check_command
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKERFILE = REPOSITORY / "deploy" / "Dockerfile"
+TEXT = re.sub(r"\\\n\s*", "", DOCKERFILE.read_text())
+LINES = [line for line in TEXT.splitlines() if line and not line.startswith("#")]
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of each instruction of this name."""
+    return [line.partition(" ")[2] for line in LINES if line.startswith(f"{name} ")]
+
+
+def is_sent(path: str) -> bool:
+    """Whether .dockerignore lets a path into the build: the last line that matches it or a folder above it decides."""
+    sent = True
+    for line in (REPOSITORY / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern, keeps = line.removeprefix("!"), line.startswith("!")
+            above = [*(str(parent) for parent in Path(path).parents if str(parent) != "."), path]
+            if any(fnmatch.fnmatch(each, pattern.removeprefix("**/")) for each in (*above, Path(path).name)):
+                sent = keeps
+    return sent
+
+
+def test_what_is_copied_exists_and_is_sent() -> None:
+    """Each source of a COPY is in the repository and not kept out by .dockerignore."""
+    copied = [word for line in instructions("COPY") if "--from" not in line for word in shlex.split(line)[:-1]]
+    assert {"constraints.txt", "pyproject.toml", "streaming", "examples/data"} <= set(copied)
+    for path in copied:
+        assert (REPOSITORY / path).exists(), path
+        assert is_sent(path), path
+    assert is_sent("streaming/cache/sample.py")
+
+
+def test_nothing_else_is_sent() -> None:
+    """History, tests, environments, results and files of secrets stay out of the build."""
+    for path in (".git/config", ".env", ".venv/bin/python", "tests/conftest.py", "id_rsa", "examples/trainer.py"):
+        assert not is_sent(path), path
+    assert not is_sent("streaming/__pycache__/cli.cpython-311.pyc")
+
+
+def test_it_runs_as_a_user_without_rights() -> None:
+    """The last stage sets a user by number, the same that the pods set, and holds no compiler's stage."""
+    [user] = instructions("USER")
+    job = yaml.safe_load((REPOSITORY / "deploy" / "kubernetes" / "base" / "job.yaml").read_text())
+    context = job["spec"]["template"]["spec"]["securityContext"]
+    assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
+    assert not user.startswith("0")
+    assert len(instructions("FROM")) == 2
+
+
+def test_its_python_is_pinned_and_can_run_the_package() -> None:
+    """The tag names one release of Python, of a version that pyproject.toml takes; torch is that of constraints.txt."""
+    [tag] = [line.partition("=")[2] for line in instructions("ARG") if line.startswith("PYTHON=")]
+    assert re.fullmatch(r"3\.(1[1-9])\.\d+-slim-\w+", tag)
+    installs = [line for line in instructions("RUN") if "pip install" in line]
+    assert installs
+    assert all("-c constraints.txt" in line for line in installs)
+
+
+def test_it_holds_no_secret() -> None:
+    """No build argument or variable is a credential: those are given to the container when it runs."""
+    names = [re.split(r"[= ]", word)[0] for line in instructions("ARG") + instructions("ENV") for word in line.split()]
+    assert not [name for name in names if re.search(r"TOKEN|SECRET|PASSWORD|KEY", name)]
+
+
+def test_its_command_is_one_of_the_command_line() -> None:
+    """ENTRYPOINT and CMD are in exec form, and `streaming` takes the arguments."""
+    assert [json.loads(line) for line in instructions("ENTRYPOINT")] == [["streaming"]]
+    [command] = [json.loads(line) for line in instructions("CMD")]
+    check_command(command)
+
+
+def test_its_health_is_asked_at_the_port_it_serves() -> None:
+    """HEALTHCHECK asks /healthz at the port of the command and of EXPOSE, in exec form."""
+    [health] = instructions("HEALTHCHECK")
+    probe = json.loads(health.partition(" CMD ")[2])
+    [command] = [json.loads(line) for line in instructions("CMD")]
+    [port] = instructions("EXPOSE")
+    assert command[command.index("--metrics-port") + 1] == port
+    assert f"http://127.0.0.1:{port}/healthz" in probe[-1]
+    compile(probe[-1], "HEALTHCHECK", "exec")
