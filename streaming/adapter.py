@@ -18,6 +18,7 @@ from streaming.cache.batch import Sample
 from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
+from streaming.counters import Reading
 from streaming.errors import Closed, ConfigError, StreamingError
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
@@ -25,7 +26,6 @@ from streaming.lookahead import LookAhead
 from streaming.opening import open_owner
 from streaming.owner import Owner
 from streaming.ranks import ranks_of_node
-from streaming.readings import Reading
 from streaming.remote_owner import RemoteOwner
 from streaming.runtime import Done, Pending, current_runtime
 from streaming.stages import ACCOUNT, TRANSFORM

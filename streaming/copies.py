@@ -12,11 +12,11 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from streaming.config import DataSourceConfig, parse_source, suggest
-from streaming.counters import SourceCounters, ThreadCounters
+from streaming.counters import Reading, SourceCounters, ThreadCounters
 from streaming.errors import ConfigError
 from streaming.index import Row, SampleIndex, validator
 from streaming.resilience import Resilience, Wrapper, outcome_of, stack
-from streaming.resilience.readings import CopyReadings, Reading, counts_requests
+from streaming.resilience.readings import CopyReadings, counts_requests
 from streaming.sources import create_data_source
 from streaming.sources.base import Blob, DataSource, FileInfo
 

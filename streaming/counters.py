@@ -9,11 +9,15 @@ import threading
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Final
+from typing import Any, Final
 
 from streaming.stages import STAGES
 
-__all__ = ["LATENCY_BUCKETS_S", "OUTCOMES", "Counters", "SourceCounters", "ThreadCounters"]
+__all__ = ["LATENCY_BUCKETS_S", "OUTCOMES", "Counters", "Reading", "SourceCounters", "ThreadCounters"]
+
+Reading = dict[str, dict[tuple[str, ...], Any]]
+"""Numbers of one moment: `{family: {values of its labels, without those that the collector adds: number}}`; for the
+families see `streaming.metrics.families`."""
 
 OUTCOMES: Final = (
     "ok",

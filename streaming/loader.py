@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from streaming.accelerated import Prepared
 from streaming.batching import Plan, TokenBatches
+from streaming.counters import Reading
 from streaming.device import to_device
 from streaming.errors import ConfigError
 from streaming.order import Order
 from streaming.progress import Progress
 from streaming.ranks import check_agreement
-from streaming.readings import Reading
 from streaming.sampler import Batching, StreamingSampler
 from streaming.stages import DEVICE, QUEUE
 from streaming.stalls import StallAccount, accounted, live_loaders, on_air

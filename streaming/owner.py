@@ -14,13 +14,13 @@ from streaming.cache.rates import RecentHits
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.sample import Reservation, SmartLRUCache
 from streaming.copies import CopyReader
-from streaming.counters import Counters
+from streaming.counters import Counters, Reading
 from streaming.fetch import IN_CACHE, SampleFetcher
 from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
 from streaming.pool import DecodePool
 from streaming.readahead import MISS, ReadAhead
-from streaming.readings import Reading, of_cache, of_read_ahead, of_reads
+from streaming.readings import of_cache, of_read_ahead, of_reads
 from streaming.runtime import Runtime
 from streaming.stages import ACCOUNT, CACHE
 from streaming.worker import Other, Reply, pickle_error

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from streaming.cache.sample import SmartLRUCache
-from streaming.counters import Counters
+from streaming.counters import Counters, Reading
 from streaming.readahead import ReadAhead
 from streaming.stages import STAGES
 
-__all__ = ["Reading", "by_stage", "of_cache", "of_read_ahead", "of_reads"]
-
-Reading = dict[str, dict[tuple[str, ...], Any]]
-"""`{family: {values of its labels, without those that the collector adds: number}}`."""
+__all__ = ["by_stage", "of_cache", "of_read_ahead", "of_reads"]
 
 
 def by_stage(seconds: Sequence[float]) -> dict[tuple[str, ...], float]:

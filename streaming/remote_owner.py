@@ -22,11 +22,11 @@ from types import FunctionType
 from typing import Any
 
 from streaming.config import AdapterConfig
+from streaming.counters import Reading
 from streaming.errors import ConfigError, OwnerGone
 from streaming.index import SampleIndex
 from streaming.link import FORK_LOCK, LinkClient, LinkHandle
 from streaming.owner_process import receive, send
-from streaming.readings import Reading
 from streaming.sources.memory import MemorySource
 from streaming.worker import Worker
 

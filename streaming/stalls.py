@@ -18,7 +18,8 @@ from typing import Any, Final, Protocol
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from streaming.readings import Reading, by_stage
+from streaming.counters import Reading
+from streaming.readings import by_stage
 from streaming.stages import ACCOUNT, COLLATE, QUEUE, STAGES
 
 _NOTHING: Final = [0.0] * len(STAGES)

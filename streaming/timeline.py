@@ -12,8 +12,8 @@ __all__ = ["Passed", "Timelines"]
 
 Passed = tuple[int, float, float, float, float, float, float, float, float]
 """One sample's way: its position; the moments of `time.perf_counter` at which its load began, it began to wait for a
-thread, it got one, its bytes were there, it was decoded, prepared, and in the cache; and the seconds of decompression in
-its decoding. A plain tuple, as one is made for each sample (0.8 us with the moments) and few are looked at."""
+thread, it got one, its bytes were there, it was decoded, prepared, and in the cache; and the seconds of decompression
+in its decoding. A plain tuple, as one is made for each sample (0.8 us with the moments) and few are looked at."""
 
 _KEPT: Final = 512  # samples: more than land between the one that a reader waited for and its look at them
 _COMPANY: Final = 32  # of them say what the threads did while one waited for a thread

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from streaming.counters import Reading
 from streaming.errors import ConfigError, MissingExtra
 from streaming.logs import get_logger
 from streaming.metrics.process import resident_memory
-from streaming.readings import Reading
 from streaming.stalls import StallAccount
 
 __all__ = ["WandbTracker"]

@@ -7,9 +7,9 @@ takes no lock, needs no loop and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from streaming.counters import SourceCounters
+from streaming.counters import Reading, SourceCounters
 from streaming.resilience.breaker import Breaker, State
 from streaming.resilience.failover import Failover
 from streaming.resilience.hedge import Hedge
@@ -19,10 +19,7 @@ from streaming.resilience.verify import Verify
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import DataSource
 
-__all__ = ["CopyReadings", "Reading", "counts_requests"]
-
-Reading: TypeAlias = dict[str, dict[tuple[str, ...], Any]]
-"""`{family: {values of its labels: number}}`, as `streaming.metrics.families` has it; the first label is `source`."""
+__all__ = ["CopyReadings", "counts_requests"]
 
 _SUMS: Final[tuple[tuple[str, type[Wrapper], str], ...]] = (
     ("source_retries", Retry, "retries"),
