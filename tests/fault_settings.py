@@ -1,0 +1,174 @@
+"""Eight faults of a training run, what each is planted by, and by what a person shall find it from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+__all__ = ["BATCH", "FAULTS", "HEALTHY", "Fault", "Setting"]
+
+BATCH: Final = 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is made of. The first group may change while it runs, the second needs another adapter.
+
+    Attributes:
+        step_s: the trainer's own work.
+        line_s: that the line takes for each object; of every rank, or of `line_rank` alone.
+        collate_s, decode_s: for each batch, and for each sample.
+        is_primary_up: whether the first copy of the data answers.
+        has_mirror: whether there is a second one.
+        samples: of the data set.
+        cache_share: of them, that the cache has room for.
+        ttl_s: `max_ttl_seconds`.
+        suffix: of the objects: `.slow` is that of the codec which takes `decode_s`.
+    """
+
+    step_s: float = 0.06
+    line_s: float = 0.004
+    line_rank: int | None = None
+    collate_s: float = 0.001
+    decode_s: float = 0.0
+    is_primary_up: bool = True
+
+    has_mirror: bool = False
+    samples: int = 4000
+    cache_share: float = 1.5
+    ttl_s: float | None = None
+    suffix: str = ".npy"
+
+    def needs_another_adapter(self, other: Setting) -> bool:
+        """Whether the two differ in what an adapter is given."""
+        made_of = ("has_mirror", "samples", "cache_share", "ttl_s", "suffix")
+        return any(getattr(self, name) != getattr(other, name) for name in made_of)
+
+
+HEALTHY: Final = Setting()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One that is planted, and by what it shall be found.
+
+    Attributes:
+        name: of the run.
+        alert: the alert that names it; empty: none of weight may fire.
+        code: of the first finding of the verdict.
+        setting, repaired: the run with it and without.
+        labels: of the alert.
+        ranks: processes of the run.
+        stage: where its waits are told.
+        resource: what serves one after the other and bounds the run by it: "line", "decode" or "collate"; empty where
+            waits are no measure of it.
+    """
+
+    name: str
+    alert: str
+    code: str
+    setting: Setting
+    repaired: Setting
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ranks: int = 1
+    stage: str = ""
+    resource: str = ""
+
+    @property
+    def first_pass(self) -> int:
+        """Steps of the first pass over the data, if the fault shows after it alone."""
+        return self.setting.samples // BATCH if self.setting.samples < HEALTHY.samples else 0
+
+
+def _fault(
+    name: str, alert: str, code: str, *, ranks: int = 1, stage: str = "", resource: str = "", **given: Any
+) -> Fault:
+    labels, repair = given.pop("labels", {}), given.pop("repair", {})
+    setting = replace(HEALTHY, **given)
+    return Fault(name, alert, code, setting, replace(setting, **repair), labels, ranks, stage, resource)
+
+
+_SMALL: Final = {"samples": 80, "line_s": 0.03}
+"""A data set of which several passes are over soon, on a line that fetches it in 2.4 s."""
+
+FAULTS: Final = {
+    fault.name: fault
+    for fault in (
+        _fault("healthy", "", "TrainerBound"),
+        _fault(
+            "slow-source",
+            "StreamingTrainerWaiting",
+            "TrainerWaiting/source",
+            labels={"stage": "source"},
+            line_s=0.03,
+            repair={"line_s": HEALTHY.line_s},
+            stage="source",
+            resource="line",
+        ),
+        _fault(
+            "slow-codec",
+            "StreamingTrainerWaiting",
+            "TrainerWaiting/decode",
+            labels={"stage": "decode"},
+            decode_s=0.03,
+            suffix=".slow",
+            repair={"decode_s": 0.0},
+            stage="decode",
+            resource="decode",
+        ),
+        _fault(
+            "slow-collate",
+            "StreamingTrainerWaiting",
+            "TrainerWaiting/collate",
+            labels={"stage": "collate"},
+            collate_s=0.04,
+            repair={"collate_s": HEALTHY.collate_s},
+            stage="collate",
+            resource="collate",
+        ),
+        _fault(
+            "small-cache",
+            "StreamingCacheTooSmall",
+            "CacheTooSmall",
+            cache_share=0.2,
+            **_SMALL,
+            repair={"cache_share": HEALTHY.cache_share},
+            stage="source",
+            resource="line",
+        ),
+        _fault(
+            "short-ttl",
+            "StreamingCacheExpiring",
+            "CacheExpiring",
+            ttl_s=1.5,
+            **_SMALL,
+            repair={"ttl_s": None},
+            stage="source",
+            resource="line",
+        ),
+        _fault(
+            "breaker-open",
+            "StreamingBreakerOpen",
+            "BreakerOpen",
+            labels={"source": "primary"},
+            is_primary_up=False,
+            has_mirror=True,
+            repair={"is_primary_up": True},
+        ),
+        _fault(
+            "slow-rank",
+            "StreamingRankSlow",
+            "RankSlow",
+            labels={"rank": "1"},
+            ranks=3,
+            line_s=0.03,
+            line_rank=1,
+            repair={"line_s": HEALTHY.line_s},
+            stage="source",
+            resource="line",
+        ),
+        _fault("trainer-bound", "StreamingTrainerBound", "TrainerBound", step_s=0.3, repair={"step_s": HEALTHY.step_s}),
+    )
+}
+"""By name; `healthy` has none."""

@@ -1,0 +1,313 @@
+"""Small training runs with one fault each (`tests.fault_settings`), until it is repaired.
+
+`Training` is such a run in a thread of this process. `started(fault)` runs it in processes of its own, one a rank,
+whose metrics are served: for what watches it from outside, such as a Prometheus. A step is a sleep, as a trainer's
+thread waits for its accelerator; objects come over HTTP from a `PacedStore`.
+
+    python -m tests.faulty_runs slow-codec     says its address, and goes on until its input ends
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+from torch import distributed
+
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.loader import StreamingDataLoader
+from streaming.metrics import start_metrics_server
+from tests import planted
+from tests.fault_settings import BATCH, FAULTS, HEALTHY, Fault, Setting
+from tests.paced_store import PacedStore
+from tests.planted import Pausing
+from tests.relay import Relay
+
+__all__ = ["WARM_UP_STEPS", "Account", "Process", "Training", "started"]
+
+NAME: Final = "train"
+"""Of the data set, in every metric."""
+
+WARM_UP_STEPS: Final = 5
+NBYTES: Final = 8_000
+"""Of a sample in the cache."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a run came to at the end of a step, or between two of them, in seconds.
+
+    Attributes:
+        steps: that were made.
+        waited, busy: of the trainer, as it sees it: in `next`, and in between.
+        found: what the library says it waited for, by stage.
+        used: how long each resource was in use: "line", "decode", "collate".
+    """
+
+    steps: int = 0
+    waited: float = 0.0
+    busy: float = 0.0
+    found: Mapping[str, float] = field(default_factory=dict)
+    used: Mapping[str, float] = field(default_factory=dict)
+
+    def since(self, earlier: Account) -> Account:
+        """What was added since then."""
+        found = {name: seconds - earlier.found.get(name, 0.0) for name, seconds in self.found.items()}
+        used = {name: seconds - earlier.used.get(name, 0.0) for name, seconds in self.used.items()}
+        steps, busy = self.steps - earlier.steps, self.busy - earlier.busy
+        return Account(steps, self.waited - earlier.waited, busy, found, used)
+
+    def planted(self, resource: str) -> float:
+        """How long the trainer had to wait for a resource that was in use all the time, in seconds.
+
+        That of collation is used in the trainer's own thread. What another one does while the trainer is busy, or
+        collates, is not waited for.
+        """
+        used = self.used[resource]
+        return used if resource == "collate" else used - self.busy - self.used["collate"]
+
+    def error(self, stage: str, resource: str) -> float:
+        """How far off the library is about this stage, as a part of all that was waited."""
+        return abs(self.found[stage] - self.planted(resource)) / self.waited
+
+
+class Training:
+    """A run in a thread of this process, from `with` to its end.
+
+    Args:
+        setting: how it begins.
+        rank, world_size: of this process.
+
+    Attributes:
+        account: of all steps until now.
+    """
+
+    def __init__(self, setting: Setting, rank: int = 0, world_size: int = 1) -> None:
+        self.account = Account()
+        self._rank, self._world_size = rank, world_size
+        self._setting = self._wanted = setting
+        self._is_ended = False
+        self._stepped = threading.Condition()
+        self._failure: BaseException | None = None
+        self._is_primary_up = True
+        self._stack = contextlib.ExitStack()
+        self._collate = Pausing("collate", setting.collate_s)
+        self._thread = threading.Thread(target=self._main, name="trainer")
+
+    def __enter__(self) -> Self:
+        objects = _objects(self._setting)
+        with contextlib.ExitStack() as stack:
+            self._store = stack.enter_context(PacedStore(objects, self._setting.line_s))
+            self._primary = stack.enter_context(Relay(self._store.url))
+            self._stack = stack.pop_all()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_ended = True
+        self._thread.join()
+        self._stack.close()
+        planted.decode_takes(0.0)
+
+    def change(self, setting: Setting) -> None:
+        """Go on with another setting from the next step on, with another adapter if it takes one."""
+        self._wanted = setting
+
+    def await_steps(self, steps: int, timeout_s: float = 60.0) -> Account:
+        """The account once so many steps were made in all.
+
+        Raises:
+            TimeoutError: if that takes longer.
+            BaseException: what ended the run.
+        """
+        with self._stepped:
+            is_there = self._stepped.wait_for(lambda: self.account.steps >= steps or self._failure, timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        if not is_there:
+            raise TimeoutError(f"{self.account.steps} of {steps} steps in {timeout_s:g} s")
+        return self.account
+
+    def _main(self) -> None:
+        try:
+            while not self._is_over():
+                self._setting = self._wanted
+                with self._adapter() as adapter:
+                    self._train(adapter)
+        except BaseException as error:
+            with self._stepped:
+                self._failure = error
+                self._stepped.notify_all()
+
+    def _adapter(self) -> StreamingDatasetAdapter:
+        setting = self._setting
+        copies = {"storage_options": {"index": "index.json"}, "type": "http"}
+        mirrors = [{"name": "mirror", "path": self._store.url, **copies}] if setting.has_mirror else []
+        return StreamingDatasetAdapter(
+            {"name": "primary", "path": self._primary.url, "mirrors": mirrors, **copies},
+            {"primary": "x"},
+            cache_size_gb=setting.cache_share * setting.samples * NBYTES / 1e9,
+            max_ttl_seconds=setting.ttl_s,
+            decode_threads=1,
+            compression_type="none",
+            name=NAME,
+        )
+
+    def _train(self, adapter: StreamingDatasetAdapter) -> None:
+        """Whole epochs, until the run is over or takes another adapter."""
+        loader = StreamingDataLoader(adapter, BATCH, shuffle=True, collate_fn=self._collate, drop_last=True)
+        found = dict.fromkeys(loader.stalls.wait_seconds, 0.0) | dict(self.account.found)
+        while True:
+            batches = iter(loader)
+            asked = time.perf_counter()
+            for _ in batches:
+                got = time.perf_counter()
+                self._apply()
+                time.sleep(self._setting.step_s)
+                is_over = self._is_over()
+                self._note(got - asked, time.perf_counter() - got, found, loader)
+                asked = time.perf_counter()
+                if is_over or self._wanted.needs_another_adapter(self._setting):
+                    return
+
+    def _apply(self) -> None:
+        """What may change while it runs: the primary dies after the first step."""
+        wanted, was = self._wanted, self._setting
+        if wanted.needs_another_adapter(was):
+            return
+        self._setting = wanted
+        is_slow = wanted.line_rank in (None, self._rank)
+        self._store.seconds = wanted.line_s if is_slow else HEALTHY.line_s
+        self._collate.seconds = wanted.collate_s
+        planted.decode_takes(wanted.decode_s)
+        if wanted.is_primary_up != self._is_primary_up:
+            self._is_primary_up = wanted.is_primary_up
+            (self._primary.revive if self._is_primary_up else self._primary.kill)()
+
+    def _is_over(self) -> bool:
+        """Whether any rank was told to end; all ranks meet here, as at the gradients."""
+        if self._world_size == 1:
+            return self._is_ended
+        flag = torch.tensor(int(self._is_ended))
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    def _note(self, waited: float, busy: float, found: Mapping[str, float], loader: StreamingDataLoader) -> None:
+        told = {stage: found[stage] + seconds for stage, seconds in loader.stalls.wait_seconds.items()}
+        used = {stage: sum(planted.SECONDS[stage]) for stage in ("decode", "collate")} | {"line": self._store.sent_s}
+        was = self.account
+        with self._stepped:
+            self.account = Account(was.steps + 1, was.waited + waited, was.busy + busy, told, used)
+            self._stepped.notify_all()
+
+
+def _objects(setting: Setting) -> dict[str, bytes]:
+    """Of noise, which no cache makes smaller."""
+    file = io.BytesIO()
+    np.save(file, np.random.default_rng(0).integers(0, 256, NBYTES, dtype=np.uint8))
+    return dict.fromkeys((f"{number:05d}{setting.suffix}" for number in range(setting.samples)), file.getvalue())
+
+
+# -- in processes of its own
+
+
+@dataclass(frozen=True)
+class Process:
+    """One rank of a run, in a process.
+
+    Attributes:
+        fault: what it has.
+        rank: its number.
+        address: `host:port` of its metrics.
+        child: the process.
+    """
+
+    fault: Fault
+    rank: int
+    address: str
+    child: subprocess.Popen[str]
+
+    def await_steps(self, steps: int) -> Account:
+        """Wait until so many more steps were made; what the run came to since the last answer, or its warm-up."""
+        return self._tell(str(steps))
+
+    def repair(self) -> Account:
+        """Take the fault away; what the run came to since the last answer."""
+        return self._tell("repair")
+
+    def _tell(self, word: str) -> Account:
+        assert self.child.stdin is not None
+        self.child.stdin.write(f"{word}\n")
+        self.child.stdin.flush()
+        return Account(**_answer(self.child))
+
+
+@contextlib.contextmanager
+def started(fault: Fault) -> Iterator[list[Process]]:
+    """The ranks of a run with a fault, which goes on until the end of the `with` block."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        children = [stack.enter_context(_child(fault, rank, Path(folder) / "meeting")) for rank in range(fault.ranks)]
+        yield [Process(fault, rank, _answer(child)["address"], child) for rank, child in enumerate(children)]
+
+
+@contextlib.contextmanager
+def _child(fault: Fault, rank: int, meeting: Path) -> Iterator[subprocess.Popen[str]]:
+    places = {"RANK": str(rank), "WORLD_SIZE": str(fault.ranks), "MEETING": str(meeting), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.faulty_runs", fault.name]
+    root = Path(__file__).resolve().parents[1]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, **places}
+    with subprocess.Popen(command, cwd=root, env=environment, stdin=pipe, stdout=pipe, text=True) as child:
+        yield child  # the end of its input, which comes now, ends it
+
+
+def _answer(child: subprocess.Popen[str]) -> dict[str, Any]:
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{child.args} ended with exit status {child.wait()}")
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
+def main(name: str) -> None:
+    """One rank of a run, told what to do by the lines of its input."""
+    fault = FAULTS[name]
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size > 1:
+        distributed.init_process_group("gloo", f"file://{os.environ['MEETING']}", rank=rank, world_size=world_size)
+    with start_metrics_server(0) as server, Training(fault.setting, rank, world_size) as run:
+        began = run.await_steps(WARM_UP_STEPS)
+        _say({"address": f"127.0.0.1:{server.port}"})
+        for word in map(str.strip, sys.stdin):
+            account = run.await_steps(run.account.steps + int(word)) if word.isdecimal() else run.account
+            _say(asdict(account.since(began)))
+            began = account
+            if word == "repair":
+                run.change(fault.repaired)
+
+
+def _say(told: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,76 @@
+"""A run that degrades is told to a person: the alert arrives and is taken back, and the verdict names each fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from streaming.commands.scraping import Scraper
+from streaming.metrics import Collector, start_metrics_server
+from streaming.verdict import Scrape, judge, parse
+from tests.fault_settings import FAULTS, HEALTHY
+from tests.faulty_runs import WARM_UP_STEPS, Training, started
+from tests.prometheus import ALERTS, Prometheus, prometheus, scaled
+
+__all__ = ["prometheus"]
+
+SHORTER = 150
+"""Rules take this many times less: 10 minutes are 4 s, and rates over 5 minutes are over 8 scrapes."""
+
+
+def test_an_alert_fires_while_the_source_is_slow_and_resolves_after(
+    prometheus: Callable[..., Prometheus], tmp_path: Path
+) -> None:
+    """Alertmanager is told for what the trainer waits while its source is slow, and that it is over once it is not."""
+    slow = replace(HEALTHY, line_s=0.03)
+    rules = scaled(ALERTS, SHORTER, tmp_path / "alerts.yml")
+    with Training(HEALTHY) as run, start_metrics_server(0, registry=CollectorRegistry()) as metrics:
+        run.await_steps(5)
+        server = prometheus(targets=[f"127.0.0.1:{metrics.port}"], rules=[rules], job="run", INTERVAL="250ms")
+        server.await_query("streaming:trainer_wait_total:ratio_rate5m < 0.05")
+        run.change(slow)
+        fired = server.receiver.await_alert("StreamingTrainerWaiting", "firing", stage="source")
+        assert fired["labels"].items() >= {"job": "run", "dataset": "train", "rank": "0"}.items()
+        assert fired["annotations"]["runbook_url"] == "docs/runbooks/trainer-waiting.md"
+        run.change(HEALTHY)
+        server.receiver.await_alert("StreamingTrainerWaiting", "resolved", stage="source")
+
+
+ALONE = [name for name, fault in FAULTS.items() if fault.ranks == 1]
+LOOKED_AT = 12
+"""Steps between the two scrapes."""
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_the_verdict_names_the_planted_fault(name: str) -> None:
+    """Two scrapes of a run with a fault are enough to tell which it is."""
+    fault = FAULTS[name]
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    with Training(fault.setting) as run:
+        looked = run.await_steps(WARM_UP_STEPS + fault.first_pass)
+        before = _scrape(registry)
+        run.await_steps(looked.steps + LOOKED_AT)
+        verdict = judge(before, _scrape(registry))
+    assert verdict.findings[0].code == fault.code, verdict.findings
+    assert verdict.is_fine == (fault.code == "TrainerBound")
+
+
+def test_the_verdict_names_the_slow_rank() -> None:
+    """Of three processes that meet at every step, the one whose source is slow is named, with its source."""
+    with started(FAULTS["slow-rank"]) as processes:
+        scraper = Scraper([process.address for process in processes])
+        before = scraper.first()
+        processes[1].await_steps(LOOKED_AT)
+        verdict = judge(before, scraper.again())
+    assert verdict.findings[0].code == "RankSlow", verdict.findings
+    assert verdict.findings[0].ranks == ("1",)
+    assert ": source " in verdict.sentence
+
+
+def _scrape(registry: CollectorRegistry) -> Scrape:
+    return parse(generate_latest(registry).decode())
