@@ -292,6 +292,15 @@ def test_the_first_sentence_names_the_cause(changes: list[Mapping[str, Any]], co
     assert verdict.findings[0].code == code
     assert [part for part in parts if part not in verdict.sentence] == [], verdict.sentence
     assert verdict.is_fine == (code == "TrainerBound")
+    sources = {
+        "BreakerOpen",
+        "SourceErrors",
+        "CacheExpiring",
+        "CacheTooSmall",
+        "PrefetchStarved",
+        "TrainerWaiting/source",
+    }
+    assert len(sources & {finding.code for finding in verdict.findings}) <= 1  # what is explained is not told again
 
 
 @pytest.mark.parametrize("changes", [[], [waiting("source"), OPEN], [NO_STEP, NOTHING_READY]])
@@ -337,6 +346,13 @@ def test_a_slow_rank_is_named_with_its_cause() -> None:
         "rank 1 holds up the others, it waits 41 % of step where they wait 1 %: decompress, 41 % of step"
     )
     assert [finding.code for finding in verdict.findings] == ["RankSlow", "TrainerWaiting/decompress"]
+
+
+def test_a_slow_rank_comes_before_what_it_has_alone() -> None:
+    """Who holds up the others is told first, and in the same sentence that its breaker is open."""
+    verdict = verdict_on(reading(), reading({**waiting("source", 0.41), **OPEN}))
+    assert [finding.code for finding in verdict.findings] == ["RankSlow", "BreakerOpen"]
+    assert "the breaker of primary is open, 41 % of step" in verdict.sentence
 
 
 def test_what_all_ranks_have_is_said_once() -> None:
@@ -478,6 +494,12 @@ def test_what_is_no_exposition_is_refused(text: str) -> None:
     """An HTML page or any other text is an error that says what to give."""
     with pytest.raises(DecodeError, match=r"not a Prometheus text exposition .*/metrics"):
         parse(text)
+
+
+def test_a_value_that_is_no_number_is_none() -> None:
+    """A gauge that says NaN says nothing."""
+    verdict = verdict_on(reading({"cache_predicted_hit_ratio": {(D,): float("nan")}}))
+    assert verdict.figures[0].predicted_hit_ratio is None
 
 
 def test_ranks_of_separate_runs_keep_their_numbers_apart() -> None:

@@ -51,7 +51,10 @@ def find_urls(target: str) -> list[str]:
         port, host = parts.port, parts.hostname
     except ValueError:
         port, host = None, None
-    if parts.scheme not in ("http", "https") or not host or ("://" not in target and port is None):
+    if parts.username is not None:
+        raise ConfigError(f"{mask_secrets(target)}: give a URL without login, such as http://127.0.0.1:8000")
+    is_url = parts.scheme in ("http", "https") and host and target.isprintable() and " " not in target
+    if not is_url or ("://" not in target and port is None):
         raise ConfigError(
             f"{mask_secrets(target)!r} is neither a PID nor the URL of a metrics server, like http://127.0.0.1:8000"
         )
@@ -106,8 +109,6 @@ def scrape(url: str, timeout_s: float = TIMEOUT_S) -> Scrape:
     except TimeoutError as exc:
         raise SourceTimeout(f"{shown} did not answer within {timeout_s:g} s: the process hangs or is stopped") from exc
     except (http.client.HTTPException, ValueError) as exc:
-        if isinstance(exc, http.client.InvalidURL):
-            raise ConfigError(f"{shown} is no URL: {exc}") from exc
         raise BadRequest(f"what listens at {shown} does not speak HTTP: give the port of the metrics server") from exc
     except OSError as exc:
         reason = getattr(exc, "reason", exc)

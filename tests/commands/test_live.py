@@ -183,11 +183,21 @@ def test_what_does_not_speak_http(says: bytes, error: type[Exception]) -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("target", ["s3://bucket/x", "nonsense", "http://", "host:port", "http://host:99999", "-1"])
+@pytest.mark.parametrize(
+    "target", ["s3://bucket/x", "nonsense", "http://", "host:port", "http://host:99999", "-1", "http://a b:1"]
+)
 def test_what_is_no_target(target: str) -> None:
     """Neither a PID nor a URL of a metrics server: bad usage."""
     with pytest.raises(ConfigError, match="neither a PID nor the URL"):
         find_urls(target)
+
+
+def test_a_login_in_the_url_is_refused_and_not_shown() -> None:
+    """Metrics servers have none; the secret is not told."""
+    result = run("doctor", "--live", "http://me:secret@127.0.0.1:1/metrics")
+    assert result.exit_code == 2
+    assert "give a URL without login" in result.stderr
+    assert "secret" not in result.stderr
 
 
 def test_mirrors_are_for_sources() -> None:
@@ -206,7 +216,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     address_family = __import__("socket").AF_INET6 if ":" in sys.argv[2] else 2
 server = Server((sys.argv[2], 0), Handler)
-print(server.server_port, flush=True)
+if sys.argv[3:] != ["fork"] or __import__("os").fork():
+    sys.stdout.write(f"{server.server_port}\\n")  # in one piece: two of them may share the pipe
+    sys.stdout.flush()
 server.serve_forever()
 """
 
@@ -245,6 +257,13 @@ def test_processes_below_count_too() -> None:
         scraper = Scraper([str(process.pid)])
         assert set(scraper.urls) == {f"http://127.0.0.1:{port}/metrics" for port in ports}
         assert sorted(scraper.first().ranks) == ["0", "1"]
+
+
+def test_a_socket_that_a_worker_inherited_is_its_parents() -> None:
+    """Forked workers hold the same socket: the run is found once."""
+    with started(sys.executable, "-c", SERVER, exposition(1), "127.0.0.1", "fork") as process:
+        port = line_of(process)
+        assert find_urls(str(process.pid)) == [f"http://127.0.0.1:{port}/metrics"]
 
 
 def test_a_process_that_serves_nothing() -> None:
