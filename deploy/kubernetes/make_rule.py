@@ -1,4 +1,4 @@
-"""Write monitoring/prometheus-rule.yaml: the alerts of ../prometheus/alerts.yml as the operator of Prometheus takes them.
+"""Write monitoring/prometheus-rule.yaml: the alerts of ../prometheus/alerts.yml as Prometheus' operator takes them.
 
 Run after each change of the alerts; a test compares.
 """
