@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import accumulate
 from time import perf_counter
 from typing import Any, Final
@@ -32,6 +33,9 @@ logger = get_logger(__name__)
 
 BOUNDS: Final = (*map(str, LATENCY_BUCKETS_S), "+Inf")
 """The buckets of a histogram as their label `le` names them."""
+
+MOST_NEWS: Final = 8
+"""Last readings that wait for the next scrape, 50 kB each with eight sources."""
 
 
 def rank_of_process() -> str:
@@ -67,9 +71,18 @@ class Collector(PrometheusCollector):
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._roster = Roster(self._live or live_in_process())
+        self._roster = Roster(self._live or live_in_process(), partial(_hear, weakref.ref(self)))
         self._process = ProcessReader(self._clock)
         self._errors: dict[str, int] = {}
+
+    def _book_news(self) -> None:
+        """Book the last readings of what closed, unless a scrape is just doing it: also where nobody scrapes, they
+        shall not pile up."""
+        if self._roster.news > MOST_NEWS and self._lock.acquire(blocking=False):
+            try:
+                self._roster.follow()
+            finally:
+                self._lock.release()
 
     @property
     def rank(self) -> str:
@@ -93,7 +106,7 @@ class Collector(PrometheusCollector):
         """The same as a reading: `{key of a family: {values of its labels without rank: number}}`."""
         began = perf_counter()
         with self._lock:
-            members = self._roster.follow()
+            members = self._follow()
             self._ask(members)
             reading = self._summed(members)
             reading["scrape_errors"] = {(name,): count for name, count in self._errors.items()}
@@ -101,6 +114,13 @@ class Collector(PrometheusCollector):
             _merge(reading, BY_KEY[key], values)
         reading["scrape_seconds"] = {(): perf_counter() - began}
         return reading
+
+    def _follow(self) -> list[Member]:
+        try:
+            return self._roster.follow()
+        except Exception as exc:  # then those of the last time are asked
+            logger.debug("scrape_incomplete error=%s", exc)
+            return self._roster.members
 
     def _ask(self, members: Iterable[Member]) -> None:
         asked = []
@@ -157,6 +177,15 @@ def _exposed(family: Family, values: Mapping[tuple[str, ...], Any], rank: str) -
     for labels, value in values.items():
         metric.add_metric((*labels, rank), value)
     return metric  # type: ignore[no-any-return]
+
+
+def _hear(collector: weakref.ref[Collector]) -> None:
+    found = collector()
+    if found is not None:
+        try:
+            found._book_news()
+        except Exception as exc:  # closing a data set never fails for its metrics
+            logger.debug("scrape_failed error=%s", exc)
 
 
 _collectors: weakref.WeakSet[Collector] = weakref.WeakSet()

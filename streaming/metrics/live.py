@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -62,7 +63,8 @@ def live_in_process() -> Live:
         loaders: list[Any] = live_loaders()
         for loader in loaders:
             if loader not in _inherited:
-                yield Entry(loader.dataset_name, loader, _dataset_of(loader), loader.stalls)
+                with contextlib.suppress(Exception):  # a user's data set whose `name` fails: it has no numbers
+                    yield Entry(loader.dataset_name, loader, _dataset_of(loader), loader.stalls)
 
     return Live(entries, on_close)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 from itertools import count
 from time import monotonic
 
+from streaming.logs import get_logger
 from streaming.metrics.flight import Flight
 from streaming.metrics.live import Entry, Live
 from streaming.metrics.totals import Reading, Sums, Track
 
 __all__ = ["Member", "Roster"]
+
+logger = get_logger(__name__)
 
 MOST_GONE = 16
 """Of those that are gone without a last reading so many are remembered one by one, in case that it comes late."""
@@ -39,7 +43,9 @@ class Member:
         self.tells_end = entry.remains is None
         self._remains = entry.remains
         self._reader = weakref.ref(entry.reader)
-        self._dataset = weakref.ref(entry.dataset)
+        self._dataset: weakref.ref[object] = weakref.ref(entry.reader)
+        with contextlib.suppress(TypeError):  # a list, say: nothing else has its numbers
+            self._dataset = weakref.ref(entry.dataset)
 
     def is_for(self, entry: Entry) -> bool:
         """Whether this is the member for an entry."""
@@ -52,7 +58,10 @@ class Member:
     def end(self) -> None:
         """Take note that it is gone, with what can still be read of it."""
         if self._remains is not None:
-            self.track.take(self._remains.readings())
+            try:
+                self.track.take(self._remains.readings())
+            except Exception as exc:
+                logger.debug("scrape_failed dataset=%s error=%s", self.name, exc)
 
 
 class Roster:
@@ -60,22 +69,41 @@ class Roster:
 
     A name goes on with its sums when another data set is opened under it; of two that are open at once the later one
     is called by the lowest free number from 2 up: `data`, `data-2`.
+
+    Args:
+        live: where to look.
+        tell_news: is called when something closed, by the thread that closed it; may `follow`.
     """
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, tell_news: Callable[[], None]) -> None:
         self._entries = live.entries
         self._members: list[Member] = []
         self._gone: deque[Member] = deque()
         self._closed: dict[str, Sums] = {}
         news: deque[tuple[float, str, Reading]] = deque()  # appended to by the threads that close data sets
         self._news = news
-        unsubscribe = live.on_close(lambda name, reading: news.append((monotonic(), name, reading)))
-        weakref.finalize(self, unsubscribe).atexit = False
+
+        def hear(name: str, reading: Reading) -> None:
+            news.append((monotonic(), name, reading))
+            tell_news()
+
+        weakref.finalize(self, live.on_close(hear)).atexit = False
+
+    @property
+    def members(self) -> list[Member]:
+        """Those that were open when it was followed last."""
+        return self._members
+
+    @property
+    def news(self) -> int:
+        """How many last readings wait to be booked."""
+        return len(self._news)
 
     def follow(self) -> list[Member]:
         """Take note of what opened and closed since the last time; those that are open now."""
-        news = [self._news.popleft() for _ in range(len(self._news))]
-        entries = list(self._entries())  # after the news
+        told = len(self._news)
+        entries = list(self._entries())  # after those were told
+        news = [self._news.popleft() for _ in range(told)]
         found = [(entry, self._member_of(entry)) for entry in entries]
         stay = [member for _, member in found if member is not None]
         for member in self._members:
@@ -83,8 +111,8 @@ class Roster:
                 member.end()
                 self._gone.append(member)
         self._members = stay
-        for told, name, reading in news:
-            self._settle(told, name, reading)
+        for at, name, reading in news:
+            self._settle(at, name, reading)
         while len(self._gone) > MOST_GONE:
             self._fold(self._gone.popleft())
         for entry, known in found:
@@ -104,7 +132,7 @@ class Roster:
     def _member_of(self, entry: Entry) -> Member | None:
         return next((member for member in self._members if member.is_for(entry)), None)
 
-    def _settle(self, told: float, name: str, reading: Reading) -> None:
+    def _settle(self, at: float, name: str, reading: Reading) -> None:
         """Book the last reading of one that closed, in place of the one that was asked for before."""
         for member in self._gone:
             if member.tells_end and member.entry_name == name:
@@ -112,8 +140,8 @@ class Roster:
                 member.track.take(reading)
                 self._fold(member)
                 return
-        if monotonic() - told < PATIENCE_S and any(member.entry_name == name for member in self._members):
-            self._news.append((told, name, reading))  # it may be this one, just about to close
+        if monotonic() - at < PATIENCE_S and any(member.entry_name == name for member in self._members):
+            self._news.append((at, name, reading))  # it may be this one, just about to close
             return
         track = Track()  # opened and closed since the last time
         track.take(reading)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader import StreamingDataLoader
@@ -190,6 +190,28 @@ def test_a_loader_that_ends_between_scrapes_loses_no_step(registry: CollectorReg
         del loader
         gc.collect()
         assert numbers(registry).of("trainer_steps_total", dataset="data") == 3
+
+
+class _Nameless(list[int]):
+    """A data set whose name cannot be told."""
+
+    @property
+    def name(self) -> str:
+        raise RuntimeError("no name")
+
+
+def test_loaders_of_any_data_set_are_told(registry: CollectorRegistry) -> None:
+    """A list has the name "data"; one that cannot say its name has no numbers; a part of an adapter has its name."""
+    with StreamingDatasetAdapter(memory_source(), name="train") as adapter:
+        of_list = watch(DataLoader([1, 2, 3]))  # type: ignore[arg-type]
+        nameless = watch(DataLoader(_Nameless([1])))  # type: ignore[arg-type]
+        of_part = watch(DataLoader(Subset(adapter, [0, 1])))
+        for loader in (of_list, nameless, of_part):
+            list(loader)
+        found = numbers(registry)
+    assert found.of("trainer_steps_total", dataset="data") == 3
+    assert found.of("trainer_steps_total", dataset="train") == 2
+    assert found.total("trainer_steps_total") == 5
 
 
 def test_two_collectors_tell_the_same(registry: CollectorRegistry) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.metrics import Collector
+from streaming.metrics.collector import MOST_NEWS
 from streaming.metrics.live import Entry
 from streaming.metrics.roster import MOST_GONE
 from streaming.metrics.totals import Sums, Track
@@ -221,6 +222,51 @@ def test_a_collector_that_nobody_holds_is_gone() -> None:
     assert gone() is None
     stage.tell_end("data", reads(2))  # nobody is left who would listen
     assert stage.listeners == 0
+
+
+class _Noted(dict[str, Any]):
+    """A reading of which one can know whether anybody holds it."""
+
+
+def test_last_readings_do_not_pile_up() -> None:
+    """Where nobody scrapes they are booked all the same, and all of them count."""
+    stage = Stage()
+    collector = Collector(stage.live)
+    held: list[weakref.ref[_Noted]] = []
+    for _ in range(100):
+        last = _Noted(reads(1))
+        held.append(weakref.ref(last))
+        stage.tell_end("data", last)
+        del last
+    assert sum(each() is not None for each in held) <= MOST_NEWS
+    assert numbers(collector).of("reads_total", dataset="data") == 100
+
+
+def test_where_data_sets_cannot_be_listed_nothing_is_lost() -> None:
+    """Neither a scrape nor whoever closes a data set fails; those that are known are asked on; what was told counts."""
+    stage = Stage()
+    data = stage.open("data", reads(1))
+    collector = Collector(stage.live)
+    numbers(collector)
+    entries, broken = stage.entries, Any
+    stage.entries = broken  # type: ignore[assignment]
+    data.reading = reads(2)
+    for _ in range(2 * MOST_NEWS):
+        stage.tell_end("other", reads(1))
+    assert numbers(collector).of("reads_total", dataset="data") == 2
+    stage.entries = entries
+    assert numbers(collector).of("reads_total", dataset="other") == 2 * MOST_NEWS
+
+
+def test_what_remains_of_a_loader_may_fail() -> None:
+    """Then its last numbers count."""
+    stage, account, loader = Stage(), StandIn(), StandIn({"trainer_steps": {(): 2}})
+    account.error = RuntimeError("gone too")
+    stage.entries.append(Entry("data", loader, [1, 2], account))
+    collector = Collector(stage.live)
+    numbers(collector)
+    stage.leave(loader)
+    assert numbers(collector).of("trainer_steps_total", dataset="data") == 2
 
 
 def test_scrapes_at_the_same_time_agree() -> None:
