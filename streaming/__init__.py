@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from streaming.cache import AsyncPrefetcher, CacheMetrics, SmartLRUCache
     from streaming.errors import StreamingError
     from streaming.loader import StreamingDataLoader
+    from streaming.metrics.serve import start_metrics_server
     from streaming.mixed import MixedDataset
     from streaming.packing import Pack
     from streaming.sampler import StreamingSampler
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         LocalDataSource,
         create_data_source,
     )
+    from streaming.stalls import watch
 
 __version__ = "0.1.0"
 
@@ -45,6 +47,8 @@ __all__ = [
     "TokenBatches",
     "create_data_source",
     "create_streaming_dataset_from_config",
+    "start_metrics_server",
+    "watch",
 ]
 
 _HOMES = {
@@ -53,6 +57,7 @@ _HOMES = {
     "streaming.cache": ("AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"),
     "streaming.errors": ("StreamingError",),
     "streaming.loader": ("StreamingDataLoader",),
+    "streaming.metrics.serve": ("start_metrics_server",),
     "streaming.mixed": ("MixedDataset",),
     "streaming.packing": ("Pack",),
     "streaming.sampler": ("StreamingSampler",),
@@ -63,6 +68,7 @@ _HOMES = {
         "LocalDataSource",
         "create_data_source",
     ),
+    "streaming.stalls": ("watch",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
