@@ -24,6 +24,7 @@ class Setting:
         samples: of the data set.
         cache_share: of them, that the cache has room for.
         ttl_s: `max_ttl_seconds`.
+        ahead: `prefetch_ahead`.
         suffix: of the objects: `.slow` is that of the codec which takes `decode_s`.
     """
 
@@ -38,11 +39,12 @@ class Setting:
     samples: int = 4000
     cache_share: float = 1.5
     ttl_s: float | None = None
+    ahead: int | None = None
     suffix: str = ".npy"
 
     def needs_another_adapter(self, other: Setting) -> bool:
         """Whether the two differ in what an adapter is given."""
-        made_of = ("has_mirror", "samples", "cache_share", "ttl_s", "suffix")
+        made_of = ("has_mirror", "samples", "cache_share", "ttl_s", "ahead", "suffix")
         return any(getattr(self, name) != getattr(other, name) for name in made_of)
 
 
@@ -112,6 +114,7 @@ FAULTS: Final = {
             "TrainerWaiting/decode",
             labels={"stage": "decode"},
             decode_s=0.03,
+            ahead=16,
             suffix=".slow",
             repair={"decode_s": 0.0},
             stage="decode",
@@ -142,10 +145,9 @@ FAULTS: Final = {
             "StreamingCacheExpiring",
             "CacheExpiring",
             ttl_s=1.5,
+            ahead=16,
             **_SMALL,
             repair={"ttl_s": None},
-            stage="source",
-            resource="line",
         ),
         _fault(
             "breaker-open",

@@ -164,6 +164,7 @@ class Training:
             {"primary": "x"},
             cache_size_gb=setting.cache_share * setting.samples * NBYTES / 1e9,
             max_ttl_seconds=setting.ttl_s,
+            prefetch_ahead=setting.ahead,
             decode_threads=1,
             compression_type="none",
             name=NAME,

@@ -22,7 +22,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,8 +181,15 @@ class Prometheus:
 
     def scrape(self, targets: Sequence[str], **labels: str) -> None:
         """From now on scrape these `host:port` instead, with these labels on all that comes from them."""
+        self._scrape_groups([{"targets": list(targets), "labels": labels}])
+
+    def scrape_jobs(self, targets: Mapping[str, Sequence[str]]) -> None:
+        """From now on scrape these instead, which are the `host:port` of each `job`."""
+        self._scrape_groups([{"targets": list(places), "labels": {"job": job}} for job, places in targets.items()])
+
+    def _scrape_groups(self, groups: list[dict[str, Any]]) -> None:
         fresh = self.folder / "targets.new"
-        fresh.write_text(json.dumps([{"targets": list(targets), "labels": labels}]))
+        fresh.write_text(json.dumps(groups))
         fresh.replace(self.folder / "targets.json")
 
     def await_query(
