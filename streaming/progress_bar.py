@@ -30,7 +30,7 @@ JOIN_S = 2.0
 
 logger = get_logger(__name__)
 
-_DRAWING = threading.RLock()  # a child forked during a write would keep the stream's own lock for ever
+_DRAWING = threading.Lock()  # a child forked during a write would keep the stream's own lock for ever
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_DRAWING.acquire, after_in_parent=_DRAWING.release, after_in_child=_DRAWING.release)
 
@@ -143,7 +143,7 @@ class _Epoch:
         self._batches = 0
         self._is_over = False
         self._is_waiting = True
-        self._since_s = clock()
+        self.began_s = self._since_s = clock()
         self._busy_s = loader.stalls.busy_seconds
         self._waited_s = loader.stalls.wait_seconds
         self._read = self._data()
@@ -238,13 +238,29 @@ class _Ticker:
             self._thread.join(JOIN_S)
 
 
+class _Held:
+    """In place of tqdm's lock, which it keeps when a write fails: all drawing is done under `_DRAWING`."""
+
+    def acquire(self, *_: object) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Nothing to release."""
+
+    def __enter__(self) -> None:
+        """Nothing to acquire."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to release."""
+
+
 class _Tqdm(tqdm):  # type: ignore[type-arg]  # counts, iterates over nothing
-    """tqdm without its own thread and its lock between processes."""
+    """tqdm without its own thread and its locks."""
 
     monitor_interval = 0
 
 
-_Tqdm.set_lock(_DRAWING)
+_Tqdm.set_lock(_Held())
 
 
 class _Bar:
@@ -262,7 +278,7 @@ class _Bar:
             dynamic_ncols=True,
         )
         bar._time = clock  # type: ignore[attr-defined]  # tqdm's own may be set back, which stops it
-        bar.start_t = bar.last_print_t = clock()
+        bar.start_t = bar.last_print_t = epoch.began_s
 
     def show(self, done: int, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)
@@ -280,7 +296,7 @@ class _Lines:
     def __init__(self, stream: TextIO, epoch: _Epoch, desc: str | None, unit: str, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock = clock
-        self._began_s = clock()
+        self._began_s = epoch.began_s
         self._shape: dict[str, Any] = {
             "total": epoch.total,
             "initial": epoch.first,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import io
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from streaming.batching import Packing
 from streaming.errors import ConfigError
 from streaming.loader import StreamingDataLoader
 from streaming.progress_bar import progress
-from streaming.sources.base import Blob
+from streaming.sources.base import Blob, DataSource, FileInfo
 from streaming.stalls import watch
 from streaming.testing import MemorySource
 
@@ -64,20 +65,26 @@ class Screen(io.StringIO):
         return self.getvalue().rstrip().replace("\n", "\r").split("\r")[-1]
 
 
-class Gated(MemorySource):
-    """Reads no further object than `open_to` until the gate opens."""
+class Gated(DataSource):
+    """Objects in memory, of which one is not given until the gate opens."""
 
     def __init__(self, objects: dict[str, bytes], shut: str) -> None:
-        super().__init__("data", objects)
-        self.shut = shut
+        self._objects = MemorySource("data", objects)
+        super().__init__(self._objects.config)
+        self._shut = shut
         self.gate = threading.Event()
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        if path == self.shut:
-            import asyncio
-
+        if path == self._shut:
             await asyncio.to_thread(self.gate.wait, LONG_S)
-        return await super().read(path, start, end)
+        return await self._objects.read(path, start, end)
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        async for info in self._objects.iter_files(prefix):
+            yield info
+
+    async def aclose(self) -> None:
+        await self._objects.aclose()
 
 
 def objects() -> dict[str, bytes]:
@@ -269,11 +276,14 @@ def test_a_stream_that_cannot_be_written_is_warned_of(
     loader: StreamingDataLoader, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Training goes on without a bar."""
-    screen = Screen()
-    screen.close()
-    assert sum(1 for _ in progress(loader, stream=screen)) == 20
+
+    class Full(Screen):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    assert sum(1 for _ in progress(loader, stream=Full())) == 20
     told = [logs.parse(record.getMessage()) for record in caplog.records if record.name.startswith("streaming")]
-    assert [(pairs["event"], pairs["error"][:10]) for pairs in told] == [("progress_failed", "ValueError")]
+    assert [(pairs["event"], pairs["error"][:10]) for pairs in told] == [("progress_failed", "OSError: [")]
     assert caplog.records[0].levelno == logging.WARNING
 
 
