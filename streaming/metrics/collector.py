@@ -185,7 +185,7 @@ def _hear(collector: weakref.ref[Collector]) -> None:
         try:
             found._book_news()
         except Exception as exc:  # closing a data set never fails for its metrics
-            logger.debug("scrape_failed error=%s", exc)
+            logger.debug("scrape_close_failed error=%s", exc)
 
 
 _collectors: weakref.WeakSet[Collector] = weakref.WeakSet()
