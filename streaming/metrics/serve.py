@@ -200,7 +200,7 @@ class MetricsServer:
             self._forget(client)
 
     def _forget(self, client: socket.socket) -> None:
-        with self._free:
+        with FORK_LOCK, self._free:  # a child has what is listed, and closes it
             self._clients.pop(client, None)
             client.close()
             self._free.notify_all()
