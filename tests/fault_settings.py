@@ -31,7 +31,7 @@ class Setting:
     step_s: float = 0.06
     line_s: float = 0.004
     line_rank: int | None = None
-    collate_s: float = 0.001
+    collate_s: float = 0.0005
     decode_s: float = 0.0
     is_primary_up: bool = True
 
@@ -104,6 +104,7 @@ FAULTS: Final = {
             "TrainerWaiting/source",
             labels={"stage": "source"},
             line_s=0.03,
+            ahead=64,
             repair={"line_s": HEALTHY.line_s},
             stage="source",
             resource="line",
@@ -166,6 +167,7 @@ FAULTS: Final = {
             ranks=3,
             line_s=0.03,
             line_rank=1,
+            ahead=64,
             repair={"line_s": HEALTHY.line_s},
             stage="source",
             resource="line",
