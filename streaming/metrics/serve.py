@@ -73,10 +73,16 @@ class MetricsServer:
         port: the very port; 0 is any free one.
         addr: to listen at.
         registry: what is served.
+        retry_s: between two tries for a port that is taken.
+
+    Attributes:
+        tries: how often it tried to listen.
     """
 
-    def __init__(self, port: int, addr: str, registry: CollectorRegistry) -> None:
+    def __init__(self, port: int, addr: str, registry: CollectorRegistry, retry_s: float = RETRY_S) -> None:
         self.registry = registry
+        self.tries = 0
+        self._retry_s = retry_s
         self._address = (addr, port)
         self._listener: socket.socket | None = None
         self._clients: dict[socket.socket, None] = {}  # the oldest first
@@ -134,6 +140,7 @@ class MetricsServer:
             ConfigError: it never can.
         """
         addr, port = self._address
+        self.tries += 1
         try:
             with FORK_LOCK:
                 self._listener = _listen(addr, port)
@@ -143,12 +150,12 @@ class MetricsServer:
                     f"cannot serve metrics at addr={addr!r}, port={port}: {exc.strerror or exc}; give an address of "
                     "this machine, such as 127.0.0.1, and a port from 1024 up, or 0 for any free one"
                 ) from exc
-            if not hasattr(self, "_thread"):
+            if self.tries == 1:
                 logger.warning(
                     "metrics_port_taken addr=%s port=%d retry_seconds=%.0f next_step=%s",
                     addr,
                     port,
-                    RETRY_S,
+                    self._retry_s,
                     "end what listens there, or give another port, or 0 for any free one",
                 )
         else:
@@ -158,7 +165,7 @@ class MetricsServer:
         try:
             while True:
                 sockets = [self._wake] if self._listener is None else [self._wake, self._listener]
-                ready = _ready(sockets, RETRY_S if self._listener is None else None)
+                ready = _ready(sockets, self._retry_s if self._listener is None else None)
                 if self._wake in ready:
                     return
                 if self._listener is None:

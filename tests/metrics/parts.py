@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,3 +123,15 @@ def scraping(scrape: Callable[[], Any]) -> Iterator[list[Any]]:
     finally:
         ended.set()
         thread.join()
+
+
+def in_child(do: Callable[[], object]) -> int:
+    """The exit code of a forked child: 0 if what it did was true."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if do() else 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -20,7 +20,7 @@ from streaming.errors import ConfigError, MissingExtra
 from streaming.loader import StreamingDataLoader
 from streaming.metrics import Collector
 from streaming.metrics.otel import start_otel_metrics
-from tests.metrics.parts import COUNT, Numbers, memory_source, numbers
+from tests.metrics.parts import COUNT, Numbers, in_child, memory_source, numbers
 
 
 def exported(reader: InMemoryMetricReader) -> Numbers:
@@ -68,15 +68,7 @@ def test_a_forked_child_exports_nothing() -> None:
     reader = InMemoryMetricReader()
     with StreamingDatasetAdapter(memory_source()) as adapter, start_otel_metrics(MeterProvider([reader])) as running:
         assert adapter[0]["idx"] == 0
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                code = 0 if exported(reader) == {} else 1
-                running.close()
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert in_child(lambda: exported(reader) == {} and running.close() is None) == 0  # type: ignore[func-returns-value]
 
 
 def test_metrics_are_sent_to_an_endpoint() -> None:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import BadRequest, ConfigError, SourceUnavailable
 from streaming.metrics import Pusher, TextfileWriter, metrics_registry, push, write_textfile
-from tests.metrics.parts import COUNT, memory_source
+from tests.metrics.parts import COUNT, in_child, memory_source
 from tests.prometheus import pushgateway
 
 __all__ = ["pushgateway"]
@@ -117,13 +117,7 @@ def test_a_forked_child_writes_and_pushes_nothing(tmp_path: Path) -> None:
     with TextfileWriter(path, 3600, CollectorRegistry()) as writer:
         wait_until(path.exists)
         path.unlink()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                writer.close()
-            finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
+        assert in_child(lambda: writer.close() is None) == 0  # type: ignore[func-returns-value]
         assert not path.exists()
 
 

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader import StreamingDataLoader
-from streaming.metrics import metrics_registry, start_metrics_server
-from tests.metrics.parts import COUNT, memory_source, numbers
+from streaming.metrics import Collector, metrics_registry, start_metrics_server
+from tests.metrics.parts import COUNT, in_child, memory_source, numbers, scraping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -100,6 +100,19 @@ def test_nothing_is_collected_in_workers(registry: CollectorRegistry, method: st
         )
         assert found == [[[]], [[]]]
         assert numbers(registry).of("reads_total", dataset="data") == COUNT + 2
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_fork_begins_anew() -> None:
+    """A collector that a child inherits has nothing of what its parent counted, also while the parent is scraped."""
+    collector = Collector()
+    with StreamingDatasetAdapter(memory_source()) as adapter:
+        adapter.__getitems__(range(COUNT))
+        assert numbers(collector).of("reads_total", dataset="data") == COUNT
+        with scraping(lambda: numbers(collector)):
+            codes = [in_child(lambda: numbers(collector).total("reads_total") == 0) for _ in range(10)]
+        assert codes == [0] * 10
+        assert numbers(collector).of("reads_total", dataset="data") == COUNT
 
 
 def test_numbers_come_from_a_process_that_reads(registry: CollectorRegistry, tmp_path: Path) -> None:

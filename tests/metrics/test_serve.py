@@ -11,7 +11,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import ConfigError
 from streaming.metrics import MetricsServer, serve, start_metrics_server
-from tests.metrics.parts import memory_source
+from tests.metrics.parts import in_child, memory_source
 
 
 @pytest.fixture
@@ -160,9 +160,10 @@ def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture, s
     """Training goes on with one warning; once the port is free, it is used."""
     assert server.port is not None
     caplog.set_level(logging.INFO, "streaming")
-    with start_metrics_server(server.port, registry=CollectorRegistry()) as other:
-        assert (other.port, other.url) == (None, None)
-        wanted = server.port
+    wanted = server.port
+    with MetricsServer(wanted, "127.0.0.1", CollectorRegistry(), retry_s=0.02) as other:
+        while other.tries < 4:
+            assert (other.port, other.url) == (None, None)
         server.close()
         while other.port is None:
             pass
@@ -202,6 +203,8 @@ def test_clients_that_say_nothing_keep_nobody_out(server: MetricsServer) -> None
             silent = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             silent.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
         assert ask(server, "/healthz").status == 200
+        silent.sendall(b"not any more\r\n\r\n")  # the youngest of them, which nobody put out
+        assert silent.recv(1000).startswith(b"HTTP/1.0 200 OK")
         threads = [thread for thread in threading.enumerate() if thread.name == "streaming-scrape"]
         assert len(threads) <= serve.MOST_CLIENTS
 
@@ -254,18 +257,6 @@ def listening_fds(port: int) -> list[str]:
             if each.getsockname()[1:2] == (port,):
                 found.append(fd)
     return found
-
-
-def in_child(do: Callable[[], object]) -> int:
-    """The exit code of a forked child: 0 if what it did was true."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if do() else 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
