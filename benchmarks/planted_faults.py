@@ -59,7 +59,7 @@ PICTURES: Final[dict[str, tuple[str, list[str]]]] = {
     "short-ttl": ("cache", ["Samples that left, by reason", _HITS, "Reads, hits, fetches"]),
     "breaker-open": ("overview", ["Breakers", "Failed requests per second", "Latency"]),
     "slow-rank": ("overview", [_TIME, "Wait by rank"]),
-    "trainer-bound": ("overview", [_TIME, "Wait by rank"]),
+    "trainer-bound": ("overview", [_TIME, "Samples per second"]),
 }
 """The panels that show each fault."""
 

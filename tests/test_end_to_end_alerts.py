@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from streaming.commands.scraping import Scraper
 from streaming.metrics import Collector, start_metrics_server
 from streaming.verdict import Scrape, judge, parse
-from tests.fault_settings import FAULTS, HEALTHY
+from tests.fault_settings import FAULTS, HEALTHY, Fault
 from tests.faulty_runs import WARM_UP_STEPS, Training, started
 from tests.prometheus import ALERTS, Prometheus, prometheus, scaled
 
@@ -74,3 +74,18 @@ def test_the_verdict_names_the_slow_rank() -> None:
 
 def _scrape(registry: CollectorRegistry) -> Scrape:
     return parse(generate_latest(registry).decode())
+
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+WALK_THROUGH = REPOSITORY / "docs" / "howto" / "debug-stalls.md"
+MOST_BYTES = 60_000
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
+def test_the_walk_through_shows_each_fault(fault: Fault) -> None:
+    """The page for the person on duty has the picture of each fault, small enough for it, and its alert."""
+    text = WALK_THROUGH.read_text()
+    picture = REPOSITORY / "docs" / "images" / "stalls" / f"{fault.name}.png"
+    assert f"](../images/stalls/{picture.name})" in text
+    assert f"**Alert.** `{fault.alert}`" in text or not fault.alert
+    assert 1_000 < picture.stat().st_size < MOST_BYTES
