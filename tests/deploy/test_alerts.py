@@ -81,7 +81,11 @@ def test_every_shared_figure_is_recorded_and_used() -> None:
 JUDGED = {
     "StreamingTrainerWaiting": [thresholds.WAITING_SHARE, thresholds.WAITING_SHARE],
     "StreamingHitRateLow": [thresholds.LEAST_PREDICTED, thresholds.HIT_RATIO_SHARE],
-    "StreamingCacheTooSmall": [thresholds.SMALL_CACHE_RATIO, thresholds.WAITING_SHARE],
+    "StreamingCacheTooSmall": [
+        thresholds.SMALL_CACHE_RATIO,
+        thresholds.WAITING_SHARE,
+        thresholds.EXPIRED_OF_FETCHED,
+    ],
     "StreamingCacheExpiring": [thresholds.EXPIRED_OF_FETCHED, thresholds.EXPIRED_OF_READS],
     "StreamingSourceErrors": [thresholds.ERROR_SHARE],
     "StreamingBadSamples": [thresholds.BAD_SHARE],
