@@ -76,7 +76,6 @@ class _Masking(logging.Filter):
 
 
 _FILTER = _Masking()
-logging.getLogger(ROOT).addHandler(logging.NullHandler())
 
 
 def _full(exc_info: Any) -> Any:

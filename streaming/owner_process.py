@@ -89,12 +89,12 @@ class _Service:
     def open(self, line: socket.socket, settings: dict[str, Any]) -> None:
         """Open the owner and say so, or say why not."""
         from streaming.link import LinkServer
+        from streaming.logs import configure
         from streaming.opening import open_owner
         from streaming.runtime import current_runtime
         from streaming.worker import pickle_error
 
-        logging.basicConfig(format="%(levelname)s %(name)s %(message)s")  # to stderr
-        logging.getLogger("streaming").setLevel(settings["log_level"])
+        configure(settings["log_level"])  # to stderr
         try:
             config, prepare = _load_settings(settings)
             self._owner = owner = open_owner(config, prepare, settings["shares"])

@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,7 +70,7 @@ def lines() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logs.configure("DEBUG", stream=stream)
     yield stream
-    for each in [handler, *(each for each in logger.handlers if not isinstance(each, logging.NullHandler))]:
+    for each in [handler, *logger.handlers]:
         logger.removeHandler(each)
     logger.propagate = True
     logger.setLevel(level)
@@ -217,9 +219,19 @@ def test_an_unknown_level_is_refused(level: Any) -> None:
         logs.configure(level)
 
 
-def test_the_library_adds_no_handler_that_writes() -> None:
-    """Until a program says where lines go, nothing is written, not even as a last resort."""
-    assert [type(each) for each in logging.getLogger("streaming").handlers] == [logging.NullHandler]
+def test_a_program_without_handlers_sees_warnings_alone() -> None:
+    """They go to stderr by Python's last resort, without secrets; where a program sets up logging it has its way."""
+    code = (
+        "from streaming.logs import get_logger; logger = get_logger('streaming.tests'); logger.info('too_much'); "
+        "logger.warning('told url=%s', 'https://me:hunter2hunter2@host/')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "told url=https://***@host/\n")
+
+
+def test_the_library_adds_no_handler() -> None:
+    """Where lines go is up to the program; a logger has one filter, however often it is asked for."""
+    assert logging.getLogger("streaming").handlers == []
     logger = logs.get_logger("streaming.tests.once")
     assert logs.get_logger("streaming.tests.once").filters == logger.filters
     assert (logger.handlers, len(logger.filters)) == ([], 1)
