@@ -11,6 +11,7 @@ from collections import deque
 from streaming.errors import Closed, SourceUnavailable, StreamingError
 from streaming.logs import get_logger
 from streaming.resilience.latencies import Latencies
+from streaming.resilience.limit import ASKED_S
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Wrapper
@@ -116,7 +117,8 @@ class Breaker(Wrapper):
 
     def _says_down(self, error: BaseException, seconds: float) -> bool | None:
         if isinstance(error, asyncio.CancelledError):
-            return True if seconds >= self._latencies.late_after_s(self.settings) else None
+            asked_s: float = error.__dict__.get(ASKED_S, seconds)
+            return True if asked_s >= self._latencies.late_after_s(self.settings) else None
         return is_failure(error)
 
     async def _probe(self, path: str, start: int, end: int | None) -> Blob:

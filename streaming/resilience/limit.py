@@ -36,6 +36,11 @@ BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not pass f
 BASE_DRIFT = 1.000_5  # per round, so that a path which became longer is learned: twice as long in 1,400 rounds
 
 
+ASKED_S = "asked_s"
+"""Attribute of an error: how long the source itself had been asked, without the wait for a place. A read that was
+cancelled while it waited says nothing about the source, however late it was."""
+
+
 class Gate:
     """Lets so many reads in at a time, first come first served; belongs to one event loop.
 
@@ -211,7 +216,7 @@ class Limit(Wrapper):
             seconds = now() - started
             self.counters.answered(blob.data, seconds)
         except BaseException as error:
-            self.note_failed(gate, error)
+            self.note_failed(gate, error, now() - started)
             raise
         gate.leave(seconds)
         return blob
@@ -221,11 +226,15 @@ class Limit(Wrapper):
         self.waiting += 1
         try:
             await gate.enter()
+        except asyncio.CancelledError as error:
+            error.__dict__[ASKED_S] = 0.0
+            raise
         finally:
             self.waiting -= 1
 
-    def note_failed(self, gate: Gate, error: BaseException) -> None:
-        """A request ended so: count it and give its place back."""
+    def note_failed(self, gate: Gate, error: BaseException, seconds: float) -> None:
+        """A request ended so after so many seconds: count it and give its place back."""
+        error.__dict__[ASKED_S] = seconds
         outcome = outcome_of(error)
         self.counters.ended(outcome)
         gate.leave(None, outcome == THROTTLED)

@@ -80,13 +80,13 @@ class Verify(Wrapper):
                         ended = now()
                         limit.counters.answered(blob.data, ended - entered)
                     except BaseException as error:
-                        limit.note_failed(gate, error)
+                        limit.note_failed(gate, error, now() - entered)
                         raise
                     gate.leave(ended - entered)
                 except BaseException as error:
                     breaker.note_failed(error, now() - started)
                     raise
-                breaker.note_answered(ended - started)
+                breaker.note_answered(ended - entered)
             else:
                 blob = await self.source.read(path, start, end)
         data = blob.data

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from streaming.errors import AccessDenied, BadRequest, NotFound, ObjectChanged, SourceUnavailable, TruncatedRead
-from streaming.resilience import Breaker, Resilience, State
+from streaming.resilience import Breaker, Limit, Resilience, State, Verify
 from streaming.testing import FakeClock
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, memory, settle
 
@@ -136,6 +136,35 @@ async def test_a_cancelled_probe_gives_its_place_on() -> None:
     copy.rest = None
     await source.read("0.bin")
     assert source.state is State.CLOSED
+
+
+@pytest.mark.parametrize("layers", ["stack", "plain"])
+async def test_waiting_for_a_place_is_not_being_late(layers: str) -> None:
+    """Reads that were cancelled while the endpoint took no more say nothing about it; one that it left hanging does."""
+    clock, copy = FakeClock(), Held(memory("store", 40), [None] * 30, "hold")
+    settings = Resilience(limit_start=1, limit_most=1)
+    breaker = Breaker(Limit(copy, settings, clock, clock.sleep), settings, clock, clock.sleep)
+    source = Verify(breaker, settings, clock, clock.sleep) if layers == "stack" else breaker
+    for number in range(30):
+        await source.read(f"{number}.bin")
+    reads = [asyncio.ensure_future(source.read(f"{number}.bin")) for number in range(30, 40)]
+    await settle()
+    assert copy.in_flight == 1
+    clock.tick(60.0)
+    for read in reads[1:]:
+        read.cancel()
+    await asyncio.gather(*reads[1:], return_exceptions=True)
+    assert breaker.is_closed
+    for read in reads[:1]:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    for _ in range(4):
+        late = asyncio.ensure_future(source.read("0.bin"))
+        await settle()
+        clock.tick(60.0)
+        late.cancel()
+        await asyncio.gather(late, return_exceptions=True)
+    assert breaker.opened == 1
 
 
 async def test_late_news_of_old_reads_do_not_count() -> None:

@@ -221,7 +221,8 @@ async def test_a_denying_copy_is_warned_of_once(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         for _ in range(100):
             await source.read("0.bin")
-    assert [record.getMessage() for record in caplog.records] == ['copy_denied source=one reason="AccessDenied: no login"']
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ['copy_denied source=one reason="AccessDenied: no login"']
 
 
 @pytest.mark.parametrize("turns", [0, 3])
