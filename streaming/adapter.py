@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import os
 import threading
@@ -19,9 +18,10 @@ from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
 from streaming.counters import Reading
-from streaming.errors import Closed, ConfigError, StreamingError
+from streaming.errors import Closed, ConfigError
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
+from streaming.live import add_adapter, closed
 from streaming.lookahead import LookAhead
 from streaming.opening import open_owner
 from streaming.owner import Owner
@@ -32,7 +32,7 @@ from streaming.stages import ACCOUNT, TRANSFORM
 from streaming.transform import Transform
 from streaming.worker import Worker
 
-__all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config", "live_adapters", "on_close"]
+__all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
 
 default_collate_fn_map[Sample] = collate_rows  # a DataLoader without `collate_fn` then copies each sample once
 
@@ -147,6 +147,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._is_closed = False
         self._opening = threading.Lock()
         _adapters.add(self)
+        add_adapter(self)
 
     @classmethod
     def from_config(cls, config: AdapterConfig | Mapping[str, Any] | str | os.PathLike[str], **overrides: Any) -> Self:
@@ -264,6 +265,11 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._name
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether it is open, and what it reads is not counted by another process, as that of a worker is."""
+        return isinstance(self._reader, Owner | RemoteOwner)
+
+    @property
     def cache(self) -> SmartLRUCache:
         """The sample cache; its keys are positions.
 
@@ -346,22 +352,15 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def close(self) -> None:
         """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
-        if isinstance(self._reader, Owner | RemoteOwner):
-            self._tell_last_reading(self._reader)
-        reader, self._reader, self._is_closed = self._reader, None, True
+        self._is_closed = True  # first: nobody opens it again in between
+        reader, self._reader = self._reader, None
         if isinstance(reader, Owner | RemoteOwner):
             self._finalizer.detach()
+            closed(self._name, reader.readings)
         if isinstance(reader, Owner):
             current_runtime().run(reader.aclose())
         elif isinstance(reader, RemoteOwner):
             reader.close()
-
-    def _tell_last_reading(self, owner: Owner | RemoteOwner) -> None:
-        if _on_close:
-            with contextlib.suppress(StreamingError):  # a process that has ended says nothing any more
-                reading = owner.readings()
-                for tell in (*_on_close,):
-                    tell(self._name, reading)
 
     def __enter__(self) -> Self:
         return self
@@ -413,18 +412,6 @@ def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> Streaming
     return StreamingDatasetAdapter.from_config(config)
 
 
-def live_adapters() -> list[StreamingDatasetAdapter]:
-    """The open adapters of this process that have numbers of their own; those of workers are their parents'."""
-    return [adapter for adapter in list(_adapters) if isinstance(adapter._reader, Owner | RemoteOwner)]
-
-
-def on_close(tell: Callable[[str, Reading], None]) -> Callable[[], None]:
-    """Call `tell(name, last reading)` whenever an adapter is closed; until the function returned here is called."""
-    _on_close.append(tell)
-    return lambda: _on_close.remove(tell) if tell in _on_close else None
-
-
-_on_close: list[Callable[[str, Reading], None]] = []
 _adapters: weakref.WeakSet[StreamingDatasetAdapter] = weakref.WeakSet()
 _inherited: list[Owner | RemoteOwner] = []  # a parent's owners, in a forked child: never finalised there
 

@@ -13,14 +13,15 @@ from streaming.batching import Plan, TokenBatches
 from streaming.counters import Reading
 from streaming.device import to_device
 from streaming.errors import ConfigError
+from streaming.live import add_loader
 from streaming.order import Order
 from streaming.progress import Progress
 from streaming.ranks import check_agreement
 from streaming.sampler import Batching, StreamingSampler
 from streaming.stages import DEVICE, QUEUE
-from streaming.stalls import StallAccount, accounted, live_loaders, on_air
+from streaming.stalls import StallAccount, accounted
 
-__all__ = ["StreamingDataLoader", "live_loaders"]
+__all__ = ["StreamingDataLoader"]
 
 
 class StreamingDataLoader(Prepared, DataLoader[Any]):
@@ -89,7 +90,6 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._units = sampler
         self._turn = 0
         self.stalls = StallAccount()
-        self._samples = 0
         self._padding: float | None = None  # of the epoch under way
         self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
         if self._device is not None and self._device.type == "cuda":
@@ -99,7 +99,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         else:
             data: Any = dataset if batching is None else _Groups(dataset)
             super().__init__(data, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
-        on_air(self)
+        add_loader(self)
 
     @property
     def plan(self) -> Plan | None:
@@ -157,7 +157,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         try:
             for batch in batches:
                 left -= 1
-                self._samples += self._per_batch if left else last
+                self.stalls.add_samples(self._per_batch if left else last)
                 if turn != self._turn:  # of two iterations at once the newer one counts
                     pass
                 elif left:
@@ -187,7 +187,6 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         """The numbers of this moment as metrics, as those of an adapter are, without the label `dataset`."""
         reading: Reading = {
             **self.stalls.readings(),
-            "loader_samples": {(): self._samples},
             "loader_epoch": {(): self._progress.epoch},
             "loader_position": {(): self._progress.position},
         }

@@ -21,7 +21,10 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from streaming.machine import resident_memory
+
 if TYPE_CHECKING:  # the rest is imported when the signals are set
+    from streaming.counters import Reading
     from streaming.owner import Owner
 
 __all__ = ["main", "receive", "send"]
@@ -105,6 +108,12 @@ class _Service:
         told = {"length": len(owner.index), "fingerprint": owner.index.fingerprint, "epoch": owner.epoch}
         send(line, told, [self._server.hello_fd, owner.cache.arena.fd])
 
+    def readings(self) -> Reading:
+        """Those of the owner, and the memory of this process."""
+        reading = self.owner.readings("owner")
+        memory = resident_memory()
+        return reading if memory is None else {**reading, "process_resident_memory_bytes": {("owner",): memory}}
+
     async def answer(self, request: Any) -> Any:
         """The reply to a read, or to a call: whether it failed, and the pickle of its result or error."""
         assert self._owner is not None
@@ -168,7 +177,7 @@ SERVED: dict[str, Callable[..., Any]] = {
     "set_epoch": _Service.set_epoch,
     "fetch": lambda service, positions: service.owner.fetch(positions),
     "stats": lambda service: service.owner.stats(),
-    "readings": lambda service: service.owner.readings("owner"),
+    "readings": _Service.readings,
     "reset_metrics": lambda service: service.owner.reset_metrics(),
     "clear": lambda service: service.owner.cache.clear(),
     "index": lambda service: service.owner.index,

@@ -8,23 +8,23 @@ has died is missing but the batches that it never gave.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import add
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from streaming.counters import Reading
+from streaming.live import add_loader
 from streaming.readings import by_stage
 from streaming.stages import ACCOUNT, COLLATE, QUEUE, STAGES
 
 _NOTHING: Final = [0.0] * len(STAGES)
 
-__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "live_loaders", "on_air", "watch"]
+__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "watch"]
 
 
 class Accounted:
@@ -83,12 +83,14 @@ class StallAccount:
 
     Attributes:
         steps: batches that it got.
+        samples: in them, where the loader knows.
         busy_seconds: from getting a batch to asking for the next; nothing after the last of an epoch.
         last_wait_s, last_busy_s: of the last step.
     """
 
     def __init__(self) -> None:
         self.steps = 0
+        self.samples: int | None = None
         self.busy_seconds = 0.0
         self.last_wait_s = 0.0
         self.last_busy_s = 0.0
@@ -114,12 +116,17 @@ class StallAccount:
 
     def readings(self) -> Reading:
         """The account as metrics, without the label `dataset`."""
-        return {
+        reading: Reading = {
             "loader_batches": {(): self.steps},
             "trainer_steps": {(): self.steps},
             "trainer_wait_seconds": by_stage(self._waited),
             "trainer_busy_seconds": {(): self.busy_seconds},
         }
+        return reading if self.samples is None else {**reading, "loader_samples": {(): self.samples}}
+
+    def add_samples(self, count: int) -> None:
+        """The last batch had so many."""
+        self.samples = (self.samples or 0) + count
 
     def steps_of(self, batches: Iterator[Any], rest: int = QUEUE) -> Iterator[Any]:
         """The same batches; each wait for one, and the time until the next is asked for, go into the account.
@@ -205,7 +212,7 @@ class Watched:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
         self.stalls = StallAccount()
-        on_air(self)
+        add_loader(self)
 
     @property
     def dataset_name(self) -> str:
@@ -239,27 +246,3 @@ def watch(loader: DataLoader[Any]) -> Watched:
     account already.
     """
     return Watched(loader)
-
-
-class Loader(Protocol):
-    """What has an account that metrics tell."""
-
-    @property
-    def dataset_name(self) -> str:
-        """The value of the label `dataset`."""
-
-    def readings(self) -> Reading:
-        """The numbers of this moment as metrics, without that label."""
-
-
-def live_loaders() -> list[Loader]:
-    """Those of this process that somebody still holds."""
-    return list(_loaders)
-
-
-def on_air(loader: Loader) -> None:
-    """Let metrics tell this loader's account as long as somebody holds it."""
-    _loaders.add(loader)
-
-
-_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()

@@ -32,7 +32,9 @@ class Timelines:
 
         It waited for the sample that came last. Before that sample's load began it was in the `queue`, for room. While
         it was loaded it waited for its stages, in their proportion: also where its load had begun before, as what
-        makes it late is what takes long, not what comes last. Afterwards it took its copy: `cache`.
+        makes it late is what takes long, not what comes last. But the source is not among them where the bytes were
+        there before they were asked for, and stood in line: with a faster source they would have stood longer.
+        Afterwards it took its copy: `cache`.
         """
         whole = max(ended - began, 0.0)
         last = list(self._last)  # of what others append to; copying 512 takes a few us
@@ -55,7 +57,10 @@ def _shared_out(passed: Passed, earlier: Sequence[Passed], began: float, whole: 
     seconds = _stages(passed)
     queued, started = passed[2], passed[3]
     company = [other for other in earlier[-_COMPANY:] if other[7] > queued]
-    _charge(seconds, started - queued, company)
+    in_line_s, in_thread_s = started - queued, load_ended - max(started, passed[4])
+    if company and queued < began and in_line_s > in_thread_s:
+        seconds[SOURCE] = 0.0
+    _charge(seconds, in_line_s, company)
     taken = sum(seconds)
     scale = (whole - before - after) / taken if taken > 0 else 0.0
     seconds = [scale * part for part in seconds]

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 from streaming.counters import Reading
 from streaming.errors import ConfigError, MissingExtra
 from streaming.logs import get_logger
-from streaming.metrics.process import resident_memory
+from streaming.machine import resident_memory
 from streaming.stalls import StallAccount
 
 __all__ = ["WandbTracker"]

@@ -14,11 +14,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
-    ("errors", "units", "masking", "logs", "settings", "config", "counters", "stages", "runtime", "ranks", "transform"),
+    ("errors", "units", "masking", "machine", "logs", "settings", "config"),
+    ("counters", "stages", "live", "runtime", "ranks", "transform"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
-    ("cache", "prefetch", "pool", "link", "lookahead", "flights", "readahead", "copies", "timeline", "fetch", "readings", "testing"),
+    ("cache", "prefetch", "pool", "link", "lookahead", "flights", "readahead"),
+    ("copies", "timeline", "fetch", "readings", "testing"),
     ("collate", "packing", "bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "adapter"),
     ("mixed", "progress", "sampler", "device", "accelerated", "stalls", "loader"),
     ("metrics", "verdict", "tracking", "progress_bar"),

@@ -114,7 +114,7 @@ def test_a_bottleneck_behind_a_source_that_is_read_ahead_gets_the_blame() -> Non
         waited, _ = _run(iter(loader))
     found = loader.stalls.wait_seconds
     assert sum(found.values()) == pytest.approx(waited, rel=TOLERANCE)
-    assert found["decode"] > 0.85 * waited, found  # the first batch waits for its source too
+    assert found["decode"] > 0.92 * waited, found  # the first batch waits for its source too
 
 
 def test_decompression_is_told_apart_from_decoding() -> None:

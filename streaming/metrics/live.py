@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from streaming.live import live_adapters, live_loaders, on_close
 from streaming.metrics.totals import Reading
 
 __all__ = ["Entry", "Live", "Readable", "live_in_process"]
@@ -53,18 +52,15 @@ class Live:
 
 
 def live_in_process() -> Live:
-    """The adapters and loaders of this process; not those of its parent, from which it was forked."""
-    from streaming.adapter import live_adapters, on_close
-    from streaming.loader import live_loaders
+    """The adapters and loaders of this process."""
 
     def entries() -> Iterable[Entry]:
         for adapter in live_adapters():
             yield Entry(adapter.name, adapter, adapter)
         loaders: list[Any] = live_loaders()
         for loader in loaders:
-            if loader not in _inherited:
-                with contextlib.suppress(Exception):  # a user's data set whose `name` fails: it has no numbers
-                    yield Entry(loader.dataset_name, loader, _dataset_of(loader), loader.stalls)
+            with contextlib.suppress(Exception):  # a user's data set whose `name` fails: it has no numbers
+                yield Entry(loader.dataset_name, loader, _dataset_of(loader), loader.stalls)
 
     return Live(entries, on_close)
 
@@ -73,18 +69,3 @@ def _dataset_of(loader: Any) -> object:
     """What a loader reads, without the view of it that reads groups."""
     dataset = loader.dataset
     return vars(dataset).get("dataset", dataset) if hasattr(dataset, "__dict__") else dataset
-
-
-_inherited: weakref.WeakSet[Any] = weakref.WeakSet()  # in a forked child: the loaders that its parent had
-
-
-def _leave_loaders() -> None:
-    import sys
-
-    stalls = sys.modules.get("streaming.stalls")
-    if stalls is not None:
-        _inherited.update(stalls.live_loaders())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_loaders)

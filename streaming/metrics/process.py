@@ -2,73 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-__all__ = ["ProcessReader", "memory_limit", "resident_memory"]
+from streaming.machine import memory_limit, resident_memory
 
-
-def resident_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that this process has in use, None where `/proc` does not say."""
-    try:
-        pages = int((root / "proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def memory_limit(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that this process may use: the least of the machine's and those of its control groups.
-
-    Each group that this one lies in may set a limit; version 2 of control groups says "max" for none, version 1 a
-    number larger than any memory.
-
-    Args:
-        root: of the file system.
-    """
-    limits = [limit for path in _limit_files(root) if (limit := _number(path)) is not None]
-    machine = _machine_memory()
-    return min([*limits, machine] if machine is not None else limits, default=None)
-
-
-def _limit_files(root: Path) -> Iterator[Path]:
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            yield from _upwards(root / "sys/fs/cgroup", group, "memory.max")
-        elif "memory" in controllers.split(","):
-            yield from _upwards(root / "sys/fs/cgroup/memory", group, "memory.limit_in_bytes")
-
-
-def _upwards(mount: Path, group: str, name: str) -> Iterator[Path]:
-    """The file of a group and of all around it; inside a container the mount itself is often the group."""
-    parts = [part for part in group.split("/") if part not in ("", "..")]
-    for count in range(len(parts), -1, -1):
-        yield mount.joinpath(*parts[:count], name)
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # no such group here, or "max"
-        return None
-
-
-def _machine_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
+__all__ = ["ProcessReader"]
 
 
 def _version(package: str) -> str:
