@@ -158,17 +158,21 @@ class LinkClient:
         self._free: list[socket.socket] = []
         self._pid = os.getpid()
 
-    def request(self, message: Any) -> Any:
+    def request(self, message: Any, timeout_s: float | None = None) -> Any:
         """Send one request and wait for its reply.
 
+        Args:
+            timeout_s: for each message of the line; None waits as long as the owner lives.
+
         Raises:
-            OwnerGone: the owner process has ended or closed its adapter.
+            OwnerGone: the owner process has ended or closed its adapter, or the time is up.
         """
         if self._pid != os.getpid():  # a fork of a worker shares no connection
             self._free, self._pid = [], os.getpid()
         connection = None
         try:
             connection = self._free.pop() if self._free else self._connect()
+            connection.settimeout(timeout_s)
             connection.sendall(_frame(message))
             (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
             reply = marshal.loads(_receive(connection, length))

@@ -32,6 +32,10 @@ from streaming.worker import Worker
 
 __all__ = ["RemoteOwner"]
 
+READING_TIMEOUT_S = 1.0
+"""How long the child has to tell its numbers, which takes it a millisecond: neither a scrape nor `close` hangs on one
+that is stopped."""
+
 CLOSE_TIMEOUT_S = 5.0
 """How long `close` waits for the child; more than the child gives its own reads, so that it is rarely killed."""
 
@@ -138,7 +142,7 @@ class RemoteOwner:
 
     def readings(self) -> Reading:
         """The numbers of this moment as metrics, see `StreamingDatasetAdapter.readings`."""
-        result: Reading = self._call("readings")
+        result: Reading = self._call("readings", timeout_s=READING_TIMEOUT_S)
         return result
 
     def reset_metrics(self) -> None:
@@ -179,9 +183,9 @@ class RemoteOwner:
         for fd in self._fds:
             os.close(fd)
 
-    def _call(self, name: str, *arguments: Any, or_gone: bool = False) -> Any:
+    def _call(self, name: str, *arguments: Any, or_gone: bool = False, timeout_s: float | None = None) -> Any:
         try:
-            return _result(self._calls.request((name, *arguments)))
+            return _result(self._calls.request((name, *arguments), timeout_s))
         except OwnerGone as exc:
             if or_gone:
                 return None

@@ -241,7 +241,7 @@ def test_missing_root_exits_1(tmp_path: Path) -> None:
 def test_each_help_ends_in_an_example() -> None:
     """The help of the program and of each command ends in an example that begins with `streaming`."""
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert set(names) == {"demo", "ls", "get", "index", "warm", "bench", "doctor"}
+    assert set(names) == {"demo", "ls", "get", "index", "warm", "bench", "doctor", "top"}
     for arguments in ([], *([name] for name in names)):
         result = run(*arguments, "--help")
         assert result.exit_code == 0
