@@ -18,8 +18,7 @@ from streaming.order import Order
 from streaming.progress import Progress
 from streaming.ranks import check_agreement
 from streaming.sampler import Batching, StreamingSampler
-from streaming.stages import DEVICE, QUEUE
-from streaming.stalls import StallAccount, accounted
+from streaming.stalls import StallAccount, accounted, arriving, rest_of
 
 __all__ = ["StreamingDataLoader"]
 
@@ -149,10 +148,10 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._padding = None if self.plan is None else self.plan.padding(epoch)
         units.progress.resume(epoch, position)
         step = self._per_batch * self.world_size
-        batches = self.stalls.unwrapped(self._start, self.num_workers)
+        batches = arriving(self._start, self.num_workers)
         if self._device is not None:
             batches = to_device(batches, self._device, self._prefetch_to_device)
-        batches = self.stalls.steps_of(batches, QUEUE if self._device is None else DEVICE)
+        batches = self.stalls.steps_of(batches, rest_of(self.num_workers, self._device))
         self._begin(self._remainder(epoch, position))
         try:
             for batch in batches:
@@ -170,7 +169,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
             self._end()
 
     def _start(self) -> Iterator[Any]:
-        with accounted(self):
+        with accounted(self, rest_of(self.num_workers, self._device)):
             return super().__iter__()
 
     def _remainder(self, epoch: int, position: int) -> int:

@@ -15,7 +15,8 @@ STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transfor
 - `source`: the bytes were on their way, with every retry, second request and place in the line of an endpoint;
 - `decompress`: of an object that ends in `.zst`;
 - `decode`: from bytes to a sample;
-- `prepare`, `transform`, `collate`: the functions given by the user, or the ones in their place;
+- `prepare`, `transform`, `collate`: the functions given by the user, or the ones in their place; `collate` also what
+  the DataLoader takes around it, where the trainer makes its batches itself;
 - `cache`: copying samples out of the cache, with their decompression, or encoding them for it;
 - `device`: starting the copies to an accelerator;
 - `queue`: none of these: the batch was finished and on its way from a worker, or a read waited for room in the budget.

@@ -2,14 +2,17 @@
 
 A step is the time from asking for one batch to asking for the next: the wait until the batch is there, and the time in
 which the trainer is busy with it. What is waited for comes from the account that each thread keeps which makes batches
-(`streaming.stages`). A batch from a worker carries it along: so nothing is counted twice, and nothing of a worker that
-has died is missing but the batches that it never gave.
+(`streaming.stages`): that of the trainer's own thread, or that of a worker, which a batch carries along. So nothing is
+counted twice, and nothing of a worker that has died is missing but the batches that it never gave.
+
+Where the trainer makes its batches itself all this takes some 2 us a batch, one in 300 of what 64 cached samples take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from operator import add
 from time import perf_counter
 from typing import Any, Final
@@ -20,15 +23,15 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from streaming.counters import Reading
 from streaming.live import add_loader
 from streaming.readings import by_stage
-from streaming.stages import ACCOUNT, COLLATE, QUEUE, STAGES
+from streaming.stages import ACCOUNT, COLLATE, DEVICE, QUEUE, STAGES
 
 _NOTHING: Final = [0.0] * len(STAGES)
 
-__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "watch"]
+__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "arriving", "rest_of", "watch"]
 
 
 class Accounted:
-    """A batch on its way to the trainer, with what it took to make it.
+    """A batch on its way from a worker to the trainer, with what it took to make it.
 
     Attributes:
         batch: the batch.
@@ -51,31 +54,49 @@ class Accounted:
         return Accounted, (self.batch, self.seconds, self.ended)
 
 
-class _Accounting:
-    """A collate function that notes its time, and gives the batch with the account of its thread."""
+class _Timed:
+    """A collate function that notes its time in the account of its thread."""
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self._collate = collate
 
-    def __call__(self, samples: Any) -> Accounted:
+    def __call__(self, samples: Any) -> Any:
         began = perf_counter()
         batch = self._collate(samples)
-        ended = perf_counter()
-        seconds = ACCOUNT.seconds
-        ACCOUNT.seconds = _NOTHING.copy()
-        seconds[COLLATE] += ended - began
-        return Accounted(batch, seconds, ended)
+        ACCOUNT.seconds[COLLATE] += perf_counter() - began
+        return batch
+
+
+class _Accounting(_Timed):
+    """A collate function in a worker: gives the batch with the account of its thread."""
+
+    def __call__(self, samples: Any) -> Accounted:
+        batch = super().__call__(samples)
+        seconds, ACCOUNT.seconds = ACCOUNT.seconds, _NOTHING.copy()
+        return Accounted(batch, seconds, perf_counter())
 
 
 @contextmanager
-def accounted(loader: DataLoader[Any]) -> Iterator[None]:
-    """An iterator of the loader that is made inside gives each batch with its account."""
+def accounted(loader: DataLoader[Any], rest: int = COLLATE) -> Iterator[None]:
+    """An iterator of the loader that is made inside keeps account of its batches; see `arriving`.
+
+    Args:
+        rest: as for `StallAccount.steps_of`: where that is `collate` there is no need to measure it.
+    """
     collate = loader.collate_fn
-    loader.collate_fn = _Accounting(collate)
+    if loader.num_workers:
+        loader.collate_fn = _Accounting(collate)
+    elif rest != COLLATE:
+        loader.collate_fn = _Timed(collate)
     try:
         yield
     finally:
         loader.collate_fn = collate
+
+
+def rest_of(workers: int, device: object = None) -> int:
+    """The stage of what no other explains: putting batches on a device, their way from workers, or else collating."""
+    return DEVICE if device is not None else QUEUE if workers else COLLATE
 
 
 class StallAccount:
@@ -95,7 +116,6 @@ class StallAccount:
         self.last_wait_s = 0.0
         self.last_busy_s = 0.0
         self._waited = [0.0] * len(STAGES)
-        self._inner: list[float] | None = None  # of the wait under way, as far as it is explained
 
     @property
     def wait_seconds(self) -> dict[str, float]:
@@ -128,64 +148,61 @@ class StallAccount:
         """The last batch had so many."""
         self.samples = (self.samples or 0) + count
 
-    def steps_of(self, batches: Iterator[Any], rest: int = QUEUE) -> Iterator[Any]:
+    def steps_of(self, batches: Iterator[Any], rest: int) -> Iterator[Any]:
         """The same batches; each wait for one, and the time until the next is asked for, go into the account.
 
         Args:
-            rest: the stage of what no other one explains.
+            batches: what explains a wait for one is in the account of this thread.
+            rest: the stage of what nothing explains, see `rest_of`.
         """
+        asked = perf_counter()
         while True:
-            asked = perf_counter()
-            ACCOUNT.seconds = _NOTHING.copy()
-            self._inner = None
+            ACCOUNT.seconds = _NOTHING.copy()  # what was read beside the batches is no wait for one
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             got = perf_counter()
-            self._note_wait(got - asked, rest)
+            self._note_wait(got - asked, ACCOUNT.seconds, rest)
             yield batch
-            self.last_busy_s = perf_counter() - got
-            self.busy_seconds += self.last_busy_s
+            asked = perf_counter()
+            self.last_busy_s = asked - got
+            self.busy_seconds += asked - got
 
-    def _note_wait(self, seconds: float, rest: int) -> None:
-        inner = _NOTHING.copy() if self._inner is None else self._inner
-        explained = sum(inner)
+    def _note_wait(self, seconds: float, account: list[float], rest: int) -> None:
+        explained = sum(account)
         if explained > seconds:  # a clock of another process may be some us off
-            inner = [part * seconds / explained for part in inner]
+            account = [part * seconds / explained for part in account]
         else:
-            inner[rest] += seconds - explained
-        self._waited = list(map(add, self._waited, inner))
+            account[rest] += seconds - explained
+        self._waited = list(map(add, self._waited, account))
         self.last_wait_s = seconds
         self.steps += 1
 
-    def unwrapped(self, start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
-        """The batches of an iterator that `start` makes in `accounted`, without their accounts, which go into this one.
 
-        Args:
-            workers: processes that make them; 0 is the trainer's own thread.
-        """
-        first = workers  # batches that begin with the start of their worker
+def arriving(start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
+    """The batches of the iterator that `start` makes, in `accounted`, when the first is asked for.
+
+    What explains a wait for one goes into the account of this thread.
+
+    Args:
+        workers: processes that make them; 0 is this thread.
+    """
+    started = (make() for make in (start,))
+    return _from_workers(started, workers) if workers else chain.from_iterable(started)
+
+
+def _from_workers(started: Iterator[Iterator[Any]], workers: int) -> Iterator[Any]:
+    asked = perf_counter()
+    for number, item in enumerate(chain.from_iterable(started)):
+        if isinstance(item, Accounted):
+            ACCOUNT.add(_waited_for(item, asked, perf_counter(), is_first=number < workers))
+            item = item.batch
+        yield item
         asked = perf_counter()
-        batches = start()
-        while True:
-            try:
-                item = next(batches)
-            except StopIteration:
-                return
-            got = perf_counter()
-            if isinstance(item, Accounted):
-                seconds = item.seconds
-                if workers:
-                    seconds = _waited_for(item, asked, got, first > 0)
-                    first -= 1
-                self._inner = seconds if self._inner is None else list(map(add, self._inner, seconds))
-                item = item.batch
-            yield item
-            asked = perf_counter()
 
 
-def _waited_for(item: Accounted, asked: float, got: float, is_first: bool) -> list[float]:
+def _waited_for(item: Accounted, asked: float, got: float, *, is_first: bool) -> list[float]:
     """A wait for a batch from a worker, in seconds by stage.
 
     Until it was finished, the trainer waited for what the worker did, whose stages share it as they share the worker's
@@ -227,7 +244,8 @@ class Watched:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        return self.stalls.steps_of(self.stalls.unwrapped(self._start, self.loader.num_workers))
+        workers = self.loader.num_workers
+        return self.stalls.steps_of(arriving(self._start, workers), rest_of(workers))
 
     def _start(self) -> Iterator[Any]:
         with accounted(self.loader):
