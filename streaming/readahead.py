@@ -109,8 +109,8 @@ class ReadAhead:
 
     @property
     def waiting(self) -> int:
-        """Announced keys whose load has not started."""
-        return sum(len(plan.keys) for plan in self._plans.values())
+        """Announced keys whose load has not started. Any thread."""
+        return sum([len(plan.keys) for plan in list(self._plans.values())])  # of what the loop may change meanwhile
 
     # -- from any thread
 

@@ -1,6 +1,7 @@
 """The engine that loads keys before they are asked for."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -408,3 +409,27 @@ async def test_close_ends_a_waiting_thread():
     await settle()
     await engine.aclose()
     assert await wait is MISS
+
+
+async def test_numbers_are_read_in_any_thread():
+    """What the engine is about can be counted while orders come and go."""
+    engine = engine_over(Store(), max_ahead=1)
+    is_over, errors = threading.Event(), []
+
+    def count():
+        try:
+            while not is_over.is_set():
+                assert min(engine.waiting, engine.ahead, engine.in_flight) >= 0
+        except Exception as exc:
+            errors.append(exc)
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    for number in range(3000):
+        engine.announce([number, -number - 1], number)
+        if number >= 40:
+            engine.forget(number - 40)
+    is_over.set()
+    counting.join()
+    await engine.aclose()
+    assert errors == []

@@ -262,7 +262,9 @@ def written(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_windows_in_a_real_run(offline: Path, loader: StreamingDataLoader, clock: Clock) -> None:
+def test_windows_in_a_real_run(
+    offline: Path, loader: StreamingDataLoader, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """The active run has each window beside the trainer's own numbers, which keep their own steps."""
     import wandb
 
@@ -270,6 +272,7 @@ def test_windows_in_a_real_run(offline: Path, loader: StreamingDataLoader, clock
         for number, _ in enumerate(WandbTracker(loader, every=5, clock=clock)):
             clock.now += 1
             run.log({"loss": number / 2}, step=7 * number)
+    assert caplog.messages == []
     rows = written(offline)
     ours = [row for row in rows if "streaming/step" in row]
     assert [row["streaming/step"] for row in ours] == ["5", "10", "15", "20"]
