@@ -104,7 +104,10 @@ def test_grafana_finds_its_source_and_its_dashboards() -> None:
     folder = DEPLOY / mounts[provider["options"]["path"]]
     home = Path(SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert str(home.parent) == provider["options"]["path"]
-    assert json.loads((folder / home.name).read_text())["panels"]
+    overview = json.loads((folder / home.name).read_text())
+    assert overview["panels"]
+    [runbooks] = [each["query"] for each in overview["templating"]["list"] if each["name"] == "runbooks"]
+    assert (DEPLOY / mounts[f"/usr/share/grafana{runbooks}"] / "README.md").exists()
 
 
 def test_grafana_has_no_account_to_break_into() -> None:
