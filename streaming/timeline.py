@@ -75,8 +75,9 @@ def _stages(passed: Passed) -> list[float]:
     seconds = [0.0] * len(STAGES)
     is_read_in_thread = started < read
     seconds[SOURCE] = read - started if is_read_in_thread else queued - began
-    seconds[DECODE] = max(decoded - max(started, read) - decompress_s, 0.0)
-    seconds[DECOMPRESS] = decompress_s
+    decoding_s = decoded - max(started, read)
+    seconds[DECOMPRESS] = min(decompress_s, decoding_s)  # that of an object before, which failed to decode, may be in it
+    seconds[DECODE] = decoding_s - seconds[DECOMPRESS]
     seconds[PREPARE] = prepared - decoded
     seconds[CACHE] = ended - prepared
     return seconds
