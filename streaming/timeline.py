@@ -76,7 +76,7 @@ def _stages(passed: Passed) -> list[float]:
     is_read_in_thread = started < read
     seconds[SOURCE] = read - started if is_read_in_thread else queued - began
     decoding_s = decoded - max(started, read)
-    seconds[DECOMPRESS] = min(decompress_s, decoding_s)  # that of an object before, which failed to decode, may be in it
+    seconds[DECOMPRESS] = min(decompress_s, decoding_s)  # may hold that of a failed object
     seconds[DECODE] = decoding_s - seconds[DECOMPRESS]
     seconds[PREPARE] = prepared - decoded
     seconds[CACHE] = ended - prepared
