@@ -148,6 +148,7 @@ class Training:
         try:
             while not self._is_over():
                 self._setting = self._wanted
+                planted.decode_takes(self._setting.decode_s)  # before a sample is read ahead
                 with self._adapter() as adapter:
                     self._train(adapter)
         except BaseException as error:
