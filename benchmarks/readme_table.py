@@ -87,8 +87,18 @@ ROWS = (
     Row("Going on in the middle of 10^9 samples, ms", "resume", "restored_ms", number),
     Row("Batches from memory, beside torch's DataLoader", "loader_overhead", "0 workers > ratio", times),
     Row("First batch after the import, 10,000 files, saved index", "first_batch", "first_batch_seconds", seconds),
-    Row("Index of 1,000,000 objects: warm open", "index", "warm_open_seconds_1000000", seconds),
-    Row("Index: bytes per object beyond its path", "index", "1,000 to a folder > bytes_beyond_path", number),
+    Row(
+        "What a trainer waits for, by stage, against planted faults: error",
+        "planted_faults",
+        "attribution_error",
+        percent,
+    ),
+    Row(
+        "Rate of cached samples with all accounts, beside without",
+        "metrics_cost",
+        "in the cache > rate > median",
+        times,
+    ),
     Row(
         "Import of the adapter and a first sample, beyond `import torch`",
         "import_time",
