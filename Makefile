@@ -7,7 +7,7 @@
 #   make demo DEMO=--kill-primary    the same, and the server dies half-way: a mirror takes over
 #   make clean   remove the environment and what tools left behind
 #
-# PYTHON=python3.12 chooses the interpreter, JOBS=4 the processes that test.
+# PYTHON=python3.12 chooses the interpreter, JOBS=4 the processes that test, OPTIONS='-k cache' what else pytest gets.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ JOBS ?= 2
 export PATH := $(PATH):/usr/sbin
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+OPTIONS ?=
 
 .PHONY: demo test check lint lint-deploy types coverage services clean
 .DELETE_ON_ERROR:
@@ -25,7 +25,7 @@ demo: $(VENV)/.core
 	$(BIN)/streaming demo $(DEMO)
 
 test: $(VENV)/.dev services
-	$(PYTEST)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(OPTIONS)
 
 check: lint lint-deploy types coverage
 
@@ -41,10 +41,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 # The import graph goes first: it takes a second, and an edge that points up is a reason to stop.
-coverage: $(VENV)/.dev services
+coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/test_import_graph.py
 	@rm -f .coverage .coverage.*
-	$(PYTEST) --cov --cov-report=term:skip-covered
+	$(MAKE) test OPTIONS="$(OPTIONS) --cov --cov-report=term:skip-covered"
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
