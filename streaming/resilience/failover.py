@@ -75,7 +75,7 @@ class Failover(Wrapper):
         sources: the copies, in the order in which they are asked; at least one. All are closed with this source.
 
     Attributes:
-        failovers: reads that another copy served than the one asked first.
+        failovers: reads that another copy served than the one asked first, or for which the first was passed over.
     """
 
     def __init__(
@@ -102,9 +102,7 @@ class Failover(Wrapper):
         if self._closed:
             self._check_open()
         order = self._order()
-        blob = await self._read(order, path, start, end)
-        self.failovers += self._is_ordered and order[0] is not self._copies[0]
-        return blob
+        return await self._read(order, path, start, end, moved=self._is_ordered and order[0] is not self._copies[0])
 
     async def read_elsewhere(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read beside a first read: from the copies that it did not ask first, and from that one last."""
@@ -119,7 +117,8 @@ class Failover(Wrapper):
             return sorted(order, key=lambda copy: getattr(copy.source, "is_resting", False))
         return order
 
-    async def _read(self, order: list[_Copy], path: str, start: int, end: int | None) -> Blob:
+    async def _read(self, order: list[_Copy], path: str, start: int, end: int | None, *, moved: bool = False) -> Blob:
+        """Ask one copy after the other; `moved` if the first of all is passed over."""
         race = _Copies(self, order, path, start, end)
         first = order[0]
         race.begin(first.latencies.late_after_s(self.settings))
@@ -139,8 +138,7 @@ class Failover(Wrapper):
             if _is_final(error):
                 raise
             raise self._verdict(race.noted(), path) from error
-        if race.failures is not None:
-            self.failovers += bool(race.failures.attempts)
+        self.failovers += moved or (race.failures is not None and bool(race.failures.attempts))
         return blob
 
     async def _ask(self, copy: _Copy, path: str, start: int, end: int | None, race: _Copies) -> Blob:

@@ -350,3 +350,17 @@ async def test_a_copy_that_rests_is_not_asked_first() -> None:
     assert not resting.is_resting
     await source.read("0.bin")
     assert resting.asked == asked + 1
+
+
+async def test_a_read_that_moves_on_twice_is_one_failover() -> None:
+    """The first copy rests and is passed over, the second fails, the third serves."""
+    clock = FakeClock()
+    settings = Resilience()
+    one, two, three = copies_of(down(), down(), None)
+    resting = Breaker(one, settings, clock, clock.sleep)
+    source = Failover([resting, two, three], settings, clock, clock.sleep)
+    while not resting.is_resting:
+        await source.read("0.bin")
+    before = source.failovers
+    assert (await source.read("0.bin")).source == "three"
+    assert source.failovers == before + 1
