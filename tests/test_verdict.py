@@ -348,6 +348,13 @@ def test_a_slow_rank_is_named_with_its_cause() -> None:
     assert [finding.code for finding in verdict.findings] == ["RankSlow", "TrainerWaiting/decompress"]
 
 
+def test_the_others_of_a_slow_rank_are_taken_on_average() -> None:
+    """As the alert takes them, which agrees therefore: 41 % is not twice the 21 % that the other three have."""
+    waits = [reading(waiting("decompress", share)) for share in (0.41, 0.61)]
+    verdict = verdict_on(reading(), *waits, reading())
+    assert [finding.ranks for finding in verdict.findings if finding.code == "RankSlow"] == [("2",)]
+
+
 def test_a_slow_rank_comes_before_what_it_has_alone() -> None:
     """Who holds up the others is told first, and in the same sentence that its breaker is open."""
     verdict = verdict_on(reading(), reading({**waiting("source", 0.41), **OPEN}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
+from statistics import fmean
 
 from streaming.verdict.finding import WARNING, Case, Finding, percent
 from streaming.verdict.thresholds import SLOW_RANK_FACTOR, WAITING_SHARE
@@ -16,7 +16,7 @@ _SHOWN = 4  # ranks of a list
 
 
 def slow_ranks(found: Sequence[tuple[Case, Sequence[Finding]]]) -> list[Finding]:
-    """Ranks that wait much longer than the median of the others, each with the cause that was found for it."""
+    """Ranks that wait much longer than the others on average, each with the cause that was found for it."""
     by_dataset: dict[str, list[tuple[Case, Sequence[Finding]]]] = defaultdict(list)
     for case, findings in found:
         by_dataset[case.figures.dataset].append((case, findings))
@@ -25,7 +25,7 @@ def slow_ranks(found: Sequence[tuple[Case, Sequence[Finding]]]) -> list[Finding]
         for case, findings in of_one:
             others = [_waited(other) for other, _ in of_one if other is not case]
             share = _waited(case)
-            usual = median(others) if others else share
+            usual = fmean(others) if others else share
             if share > WAITING_SHARE and share > SLOW_RANK_FACTOR * usual:
                 slow.append(_slow(case, findings, share, usual))
     return slow
