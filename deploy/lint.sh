@@ -11,9 +11,9 @@ hadolint Dockerfile
 kubernetes-validate --strict --quiet kubernetes/base/job.yaml
 
 if command -v promtool >/dev/null && command -v amtool >/dev/null; then
-  promtool check config prometheus/prometheus.yml >/dev/null
-  promtool test rules prometheus/alerts_test.yml >/dev/null
-  amtool check-config alertmanager/alertmanager.yml >/dev/null
+  promtool check config prometheus.yml >/dev/null
+  promtool test rules alerts_test.yml >/dev/null
+  amtool check-config alertmanager.yml >/dev/null
 else
   echo "=== NOT RUN: promtool and amtool over deploy/; make services installs them where it may ==="
 fi

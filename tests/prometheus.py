@@ -49,7 +49,7 @@ __all__ = [
     "scaled",
 ]
 
-ALERTS = Path(__file__).resolve().parents[1] / "deploy" / "prometheus" / "alerts.yml"
+ALERTS = Path(__file__).resolve().parents[1] / "deploy" / "alerts.yml"
 """The alerts that are shipped, with the figures they share."""
 
 PATIENCE_S = 60.0

@@ -316,7 +316,7 @@ def test_a_verdict_is_plain_values(changes: list[Mapping[str, Any]]) -> None:
 
 def test_every_code_is_an_alert() -> None:
     """Who got an alert finds the same name in the verdict."""
-    rules = (Path(__file__).parents[1] / "deploy" / "prometheus" / "alerts.yml").read_text()
+    rules = (Path(__file__).parents[1] / "deploy" / "alerts.yml").read_text()
     codes = {case[2].partition("/")[0] for case in CASES} | {"NoProgress", "ScrapeGone", "RankSlow"}
     assert [code for code in codes if f"- alert: Streaming{code}\n" not in rules] == []
 

@@ -1,4 +1,4 @@
-"""Write monitoring/prometheus-rule.yaml: the alerts of ../prometheus/alerts.yml as Prometheus' operator takes them.
+"""Write monitoring/prometheus-rule.yaml: the alerts of ../alerts.yml as Prometheus' operator takes them.
 
 Run after each change of the alerts; a test compares.
 """
@@ -9,11 +9,11 @@ import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ALERTS = HERE.parent / "prometheus" / "alerts.yml"
+ALERTS = HERE.parent / "alerts.yml"
 RULE = HERE / "monitoring" / "prometheus-rule.yaml"
 
 HEAD = """\
-# Made by make_rule.py from ../../prometheus/alerts.yml: change that one.
+# Made by make_rule.py from ../../alerts.yml: change that one.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:

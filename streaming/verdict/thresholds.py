@@ -1,4 +1,4 @@
-"""Where a figure becomes a finding. The alerts of `deploy/prometheus/alerts.yml` fire at the same values, held on."""
+"""Where a figure becomes a finding. The alerts of `deploy/alerts.yml` fire at the same values, held on."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tests.prometheus import ALERTS, Tool, amtool
 
 __all__ = ["amtool"]
 
-CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "alertmanager" / "alertmanager.yml"
+CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "alertmanager.yml"
 
 
 def test_config_is_valid(amtool: Tool) -> None:

@@ -15,7 +15,7 @@ from tests.prometheus import ALERTS, Tool, promtool, scaled
 
 __all__ = ["promtool"]
 
-REPOSITORY = ALERTS.parents[2]
+REPOSITORY = ALERTS.parents[1]
 TESTS = ALERTS.with_name("alerts_test.yml")
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]

@@ -57,12 +57,12 @@ def test_a_service_is_pinned_bounded_and_without_rights(name: str) -> None:
 
 
 def test_every_file_that_is_mounted_exists() -> None:
-    """Folders of the repository are mounted read-only and exist; the other volumes are declared."""
+    """What is mounted from the repository is there, and read-only; the other volumes are declared."""
     for name, service in SERVICES.items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             if source.startswith("."):
-                assert (DEPLOY / source).is_dir(), (name, source)
+                assert (DEPLOY / source).exists(), (name, source)
                 assert volume.endswith(":ro"), (name, volume)
             else:
                 assert source in COMPOSE["volumes"], (name, source)
@@ -79,8 +79,9 @@ def test_the_trainer_is_built_from_the_repository() -> None:
 
 
 def test_prometheus_asks_who_is_there() -> None:
-    """Each address in its configuration is a service of the file at a port that this one serves, or itself."""
-    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    """Each address in its configuration is a service of the file at a port that this one serves, or itself; its rules
+    lie where it looks for them."""
+    config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     scrapes = [
         target for job in config["scrape_configs"] for part in job["static_configs"] for target in part["targets"]
     ]
@@ -91,7 +92,9 @@ def test_prometheus_asks_who_is_there() -> None:
         host, _, port = target.partition(":")
         name = "prometheus" if host == "127.0.0.1" else host
         assert any(mapping.endswith(f":{port}") for mapping in SERVICES[name]["ports"]), target
-    assert [(DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"]] == [True]
+    mounts = dict(volume.split(":")[1::-1] for volume in SERVICES["prometheus"]["volumes"])
+    rules = [DEPLOY / mounts[f"/etc/prometheus/{name}"] for name in config["rule_files"]]
+    assert rules == [DEPLOY / "alerts.yml"]
 
 
 def test_grafana_finds_its_source_and_its_dashboards() -> None:
