@@ -155,14 +155,14 @@ def test_a_stopped_owner_holds_up_no_scrape(registry: CollectorRegistry, tmp_pat
 def test_a_port_is_free_when_its_trainer_was_killed() -> None:
     """After `kill -9` the next run serves at the same port at once, also while a child of the dead one lives on."""
     code = """
-        import os, sys, time
+        import os, sys
         from streaming.metrics import start_metrics_server
         server = start_metrics_server(0)
-        child = os.fork()
-        if child == 0:
+        port = server.port
+        if os.fork() == 0:
+            print(port, flush=True)
             sys.stdin.read()  # until the test closes it
             os._exit(0)
-        print(server.port, flush=True)
         sys.stdin.read()
     """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
