@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import struct
@@ -50,7 +51,7 @@ class Run:
     def log(self, numbers: dict[str, float], step: int | None = None) -> None:
         self.calls += 1
         if self.error is not None:
-            raise self.error
+            raise copy.copy(self.error)  # which holds the frames that it passed
         self.logged.append((numbers, step))
 
     def define_metric(self, name: str, step_metric: str | None = None) -> None:
