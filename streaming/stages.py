@@ -26,10 +26,11 @@ SOURCE, DECOMPRESS, DECODE, PREPARE, CACHE, TRANSFORM, COLLATE, DEVICE, QUEUE = 
 
 
 class Account(threading.local):
-    """Seconds of this thread by stage, since they were last taken.
+    """Seconds of this thread by stage.
 
     Attributes:
-        seconds: one number for each of `STAGES`; whoever takes them puts zeros in their place.
+        seconds: one number for each of `STAGES`; whoever wants to know what something takes puts another list in its
+            place meanwhile.
         decompress_s: the part of the decoding under way that went into decompression.
     """
 
@@ -39,7 +40,7 @@ class Account(threading.local):
 
     def add(self, seconds: Sequence[float]) -> None:
         """Note so many seconds of each stage."""
-        self.seconds = list(map(add, self.seconds, seconds))
+        self.seconds[:] = map(add, self.seconds, seconds)
 
 
 ACCOUNT: Final = Account()

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from operator import add
 from time import perf_counter
 from typing import Any, Final
 
@@ -124,11 +123,6 @@ class StallAccount:
         return dict(zip(STAGES, self._waited, strict=True))
 
     @property
-    def waited(self) -> list[float]:
-        """The same, as a number for each of `STAGES`."""
-        return self._waited
-
-    @property
     def share(self) -> float:
         """The part of its time that the trainer waited, 0.0 before the first step."""
         waited = sum(self._waited)
@@ -156,29 +150,26 @@ class StallAccount:
             batches: what explains a wait for one is in the account of this thread.
             rest: the stage of what nothing explains, see `rest_of`.
         """
+        waited = self._waited
         asked = perf_counter()
         while True:
-            ACCOUNT.seconds = _NOTHING.copy()  # what was read beside the batches is no wait for one
+            before = sum(waited)
+            beside, ACCOUNT.seconds = ACCOUNT.seconds, waited
             try:
                 batch = next(batches)
             except StopIteration:
                 return
+            finally:
+                ACCOUNT.seconds = beside  # what is read beside the batches is no wait for one
             got = perf_counter()
-            self._note_wait(got - asked, ACCOUNT.seconds, rest)
+            seconds = got - asked
+            waited[rest] += max(seconds - (sum(waited) - before), 0.0)
+            self.last_wait_s = seconds
+            self.steps += 1
             yield batch
             asked = perf_counter()
             self.last_busy_s = asked - got
             self.busy_seconds += asked - got
-
-    def _note_wait(self, seconds: float, account: list[float], rest: int) -> None:
-        explained = sum(account)
-        if explained > seconds:  # a clock of another process may be some us off
-            account = [part * seconds / explained for part in account]
-        else:
-            account[rest] += seconds - explained
-        self._waited = list(map(add, self._waited, account))
-        self.last_wait_s = seconds
-        self.steps += 1
 
 
 def arriving(start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
