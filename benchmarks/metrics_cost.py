@@ -3,7 +3,8 @@
 The same loop with the accounts and without, epochs of each next to each other in one process: samples in the cache,
 the fastest that there is, and samples from local disk with a cache that holds few. Ratio of the rates with the 95 %
 interval of its median over the pairs (bootstrap), and the same of the processor time. "Without" puts the code in its
-place that has no clock and no count. What a scrape costs is the question of `scrape.py`.
+place that has no clock and no count; "with" puts itself in its place, as what the interpreter has learnt of a class is
+forgotten when that is changed. What a scrape costs is the question of `scrape.py`.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def _start(self: StreamingDataLoader) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def without_accounts(adapter: StreamingDatasetAdapter) -> Iterator[None]:
-    """What runs inside counts as it did before there were accounts of waits and sources."""
+def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[None]:
+    """What runs inside counts as it does, or as it did before there were accounts of waits and sources."""
     owner = adapter._owner()
     assert isinstance(owner, Owner)
     with contextlib.ExitStack() as patches:
@@ -86,7 +87,7 @@ def without_accounts(adapter: StreamingDatasetAdapter) -> Iterator[None]:
             (loader, "arriving", lambda start, workers: start()),
             (StallAccount, "steps_of", lambda self, batches, rest: batches),
         ):
-            patches.enter_context(mock.patch.object(place, name, value))
+            patches.enter_context(mock.patch.object(place, name, getattr(place, name) if are_kept else value))
         yield
 
 
@@ -96,19 +97,14 @@ def without_accounts(adapter: StreamingDatasetAdapter) -> Iterator[None]:
 CPU_SECONDS: dict[str, list[float]] = {"with": [], "without": []}
 
 
-def rate(loader: StreamingDataLoader, kind: str = "with") -> float:
-    """Samples per second of an epoch; the seconds of processor time that it took are noted under `kind`."""
-    began, cpu_began = time.perf_counter(), time.process_time()
-    for _ in loader:
-        pass
-    CPU_SECONDS[kind].append(time.process_time() - cpu_began)
-    return SAMPLES / (time.perf_counter() - began)
-
-
-def rate_without(loader: StreamingDataLoader, adapter: StreamingDatasetAdapter) -> float:
-    """The same without accounts."""
-    with without_accounts(adapter):
-        return rate(loader, "without")
+def rate(loader: StreamingDataLoader, adapter: StreamingDatasetAdapter, kind: str) -> float:
+    """Samples per second of an epoch "with" or "without"; its seconds of processor time are noted."""
+    with accounts(adapter, are_kept=kind == "with"):
+        began, cpu_began = time.perf_counter(), time.process_time()
+        for _ in loader:
+            pass
+        CPU_SECONDS[kind].append(time.process_time() - cpu_began)
+        return SAMPLES / (time.perf_counter() - began)
 
 
 def interval(ratios: Sequence[float], seed: int) -> dict[str, float]:
@@ -128,13 +124,12 @@ def main() -> None:
         for name, cache_gb, share in (("in the cache", 1.0, 1), ("from local disk", 0.04, 4)):
             with StreamingDatasetAdapter(folder, cache_size_gb=cache_gb) as adapter:
                 loader = StreamingDataLoader(adapter, BATCH, shuffle=True, seed=arguments.seed)
-                rate(loader)
+                runs: dict[str, Callable[[], float]] = {
+                    kind: partial(rate, loader, adapter, kind) for kind in CPU_SECONDS
+                }
+                runs["with"]()
                 for seconds in CPU_SECONDS.values():
                     seconds.clear()
-                runs: dict[str, Callable[[], float]] = {
-                    "with": partial(rate, loader),
-                    "without": partial(rate_without, loader, adapter),
-                }
                 found = report.interleaved(max(arguments.repeats // share, 2), runs)
             ratios = [a / b for a, b in zip(found["with"], found["without"], strict=True)]
             cpu = [a / b for a, b in zip(CPU_SECONDS["with"], CPU_SECONDS["without"], strict=True)]
