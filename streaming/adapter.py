@@ -28,7 +28,7 @@ from streaming.owner import Owner
 from streaming.ranks import ranks_of_node
 from streaming.remote_owner import RemoteOwner
 from streaming.runtime import Done, Pending, current_runtime
-from streaming.stages import ACCOUNT, TRANSFORM
+from streaming.stages import ACCOUNTS, TRANSFORM
 from streaming.transform import Transform
 from streaming.worker import Worker
 
@@ -176,7 +176,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
             return samples
         began = perf_counter()
         transformed = [self._transformed(sample, position) for sample, position in zip(samples, positions, strict=True)]
-        ACCOUNT.seconds[TRANSFORM] += perf_counter() - began
+        ACCOUNTS.mine.seconds[TRANSFORM] += perf_counter() - began
         return transformed
 
     def _position(self, index: SupportsIndex) -> int:

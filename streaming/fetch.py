@@ -19,7 +19,7 @@ from streaming.errors import ObjectChanged, PrepareError, StreamingError, Trunca
 from streaming.index import Row, SampleIndex
 from streaming.pool import DecodePool
 from streaming.sources.base import Blob
-from streaming.stages import ACCOUNT
+from streaming.stages import ACCOUNTS
 from streaming.timeline import Timelines
 
 __all__ = ["SampleFetcher"]
@@ -198,9 +198,9 @@ class SampleFetcher:
             self._check(row, blob)
         sample = self._decode(position, rows, blobs, may_view)
         prepared = decoded = perf_counter()
-        decompress_s = ACCOUNT.decompress_s
+        decompress_s = ACCOUNTS.mine.decompress_s
         if decompress_s:
-            ACCOUNT.decompress_s = 0.0
+            ACCOUNTS.mine.decompress_s = 0.0
         if self._prepare is not None:
             sample = self._run_prepare(position, sample)
             if type(sample) is dict:

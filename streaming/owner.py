@@ -22,7 +22,7 @@ from streaming.pool import DecodePool
 from streaming.readahead import MISS, ReadAhead
 from streaming.readings import of_cache, of_read_ahead, of_reads
 from streaming.runtime import Runtime
-from streaming.stages import ACCOUNT, CACHE
+from streaming.stages import ACCOUNTS, CACHE
 from streaming.worker import Other, Reply, pickle_error
 
 __all__ = ["Owner"]
@@ -109,7 +109,7 @@ class Owner:
         began = time.perf_counter()
         self.counters.reads += len(positions)
         samples = self._read_many_now(positions)
-        ACCOUNT.seconds[CACHE] += time.perf_counter() - began
+        ACCOUNTS.mine.seconds[CACHE] += time.perf_counter() - began
         missing = [at for at, sample in enumerate(samples) if sample is MISS]
         if missing:
             fetched = self._wait([positions[at] for at in missing])
@@ -158,7 +158,7 @@ class Owner:
                 for position, sample in zip(positions, samples, strict=True)
             ]
         finally:
-            ACCOUNT.add(self._note_wait(positions, started))
+            ACCOUNTS.mine.add(self._note_wait(positions, started))
 
     def _note_wait(self, positions: Sequence[int], started: float) -> list[float]:
         """Count a wait for these samples that ends now; by stage."""

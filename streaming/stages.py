@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from operator import add
 from typing import Final
 
-__all__ = ["ACCOUNT", "STAGES", "Account"]
+__all__ = ["ACCOUNTS", "STAGES", "Account", "Accounts"]
 
 STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transform", "collate", "device", "queue")
 """In the order in which a sample passes them:
@@ -25,14 +26,16 @@ STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transfor
 SOURCE, DECOMPRESS, DECODE, PREPARE, CACHE, TRANSFORM, COLLATE, DEVICE, QUEUE = range(len(STAGES))
 
 
-class Account(threading.local):
-    """Seconds of this thread by stage.
+class Account:
+    """Seconds of one thread by stage.
 
     Attributes:
         seconds: one number for each of `STAGES`; whoever wants to know what something takes puts another list in its
             place meanwhile.
         decompress_s: the part of the decoding under way that went into decompression.
     """
+
+    __slots__ = ("decompress_s", "seconds")
 
     def __init__(self) -> None:
         self.seconds = [0.0] * len(STAGES)
@@ -43,4 +46,24 @@ class Account(threading.local):
         self.seconds[:] = map(add, self.seconds, seconds)
 
 
-ACCOUNT: Final = Account()
+class Accounts(threading.local):
+    """Of each thread its own.
+
+    Attributes:
+        mine: that of this thread.
+    """
+
+    def __init__(self) -> None:  # called anew in each thread that looks at it
+        self.mine = Account()
+
+
+ACCOUNTS: Final = Accounts()
+
+
+def _begin_anew() -> None:
+    """In a forked child: a worker is forked while its parent waits for a batch."""
+    ACCOUNTS.mine = Account()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

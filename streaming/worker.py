@@ -13,7 +13,7 @@ from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
 from streaming.cache.reading import STALE, PlaceTuple
 from streaming.link import LinkClient, LinkHandle
-from streaming.stages import ACCOUNT, CACHE, QUEUE
+from streaming.stages import ACCOUNTS, CACHE, QUEUE
 
 __all__ = ["Other", "Reply", "Worker", "pickle_error"]
 
@@ -84,9 +84,9 @@ class Worker:
         reply: Reply = self._client.request((list(positions), is_stale))
         self.epoch, places, others, waited = reply
         answered = perf_counter()
-        ACCOUNT.seconds[QUEUE] += max(answered - asked - sum(waited or ()), 0.0)
+        ACCOUNTS.mine.seconds[QUEUE] += max(answered - asked - sum(waited or ()), 0.0)
         if waited is not None:
-            ACCOUNT.add(waited)
+            ACCOUNTS.mine.add(waited)
         arena = self._arena
         placed = [place for place in places if place is not None] if others else places
         samples = read_batch(arena.memory, arena.generations, placed, shared=get_worker_info() is not None)  # type: ignore[arg-type]
@@ -96,5 +96,5 @@ class Worker:
             if is_error:
                 raise value
             samples.insert(at, value)
-        ACCOUNT.seconds[CACHE] += perf_counter() - answered
+        ACCOUNTS.mine.seconds[CACHE] += perf_counter() - answered
         return samples

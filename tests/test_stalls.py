@@ -106,6 +106,20 @@ def test_a_wait_for_workers_is_told_by_stage(name: str) -> None:
         assert attributed == pytest.approx(made[stage] / sum(made[each] for each in delays), abs=TOLERANCE), found
 
 
+def test_workers_know_nothing_of_what_was_waited_for_before_them() -> None:
+    """Forked while the trainer waits, they begin at nothing: what took long in one epoch is not told in the next."""
+    collate = Pausing("collate", 0.05)
+    with _adapter({}, 16) as adapter:
+        loader = StreamingDataLoader(adapter, 2, num_workers=2, multiprocessing_context="fork", collate_fn=collate)
+        list(loader)
+        before = loader.stalls.wait_seconds
+        collate.seconds = 0.0
+        list(loader)
+        after = loader.stalls.wait_seconds
+    assert before["collate"] > 0.05
+    assert after["collate"] - before["collate"] < 0.1 * (sum(after.values()) - sum(before.values())), (before, after)
+
+
 def test_a_bottleneck_behind_a_source_that_is_read_ahead_gets_the_blame() -> None:
     """Reads side by side hide their latency; what is left to wait for is the line before the thread that decodes."""
     delays = {"source": 0.02, "decode": 0.04}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec
 from streaming.errors import DecodeError, TooLarge, TruncatedData
-from streaming.stages import ACCOUNT
+from streaming.stages import ACCOUNTS
 
 if TYPE_CHECKING:
     import zstandard
@@ -69,7 +69,7 @@ def wrap(inner: Codec) -> Codec:
     def decode(data: Buffer, max_bytes: int) -> Any:
         started = perf_counter()
         plain = decompress(data, max_bytes)
-        ACCOUNT.decompress_s += perf_counter() - started
+        ACCOUNTS.mine.decompress_s += perf_counter() - started
         return inner.decode(plain, max_bytes)
 
     def encode(sample: Any) -> bytes:
