@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from time import perf_counter
 from typing import Any, Final
 
@@ -182,13 +181,16 @@ def arriving(start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
     Args:
         workers: processes that make them; 0 is this thread.
     """
-    started = (make() for make in (start,))
-    return _from_workers(started, workers) if workers else chain.from_iterable(started)
+    return _from_workers(start, workers) if workers else _when_asked(start)
 
 
-def _from_workers(started: Iterator[Iterator[Any]], workers: int) -> Iterator[Any]:
+def _when_asked(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    yield from start()
+
+
+def _from_workers(start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
     asked = perf_counter()
-    for number, item in enumerate(chain.from_iterable(started)):
+    for number, item in enumerate(start()):
         if isinstance(item, Accounted):
             ACCOUNTS.mine.add(_waited_for(item, asked, perf_counter(), is_first=number < workers))
             item = item.batch
