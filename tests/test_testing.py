@@ -69,7 +69,7 @@ async def test_latency_is_kept_and_shared() -> None:
     assert min(alone) > 0.0195
     start = time.monotonic()
     await asyncio.gather(*(source.read("a") for _ in range(100)))
-    assert time.monotonic() - start < 1.9, "one after the other would be 2 s"
+    assert time.monotonic() - start < 1.0, "one after the other would be 2 s"
 
 
 async def test_jitter_is_repeatable_and_bounded() -> None:
