@@ -68,8 +68,8 @@ async def test_latency_is_kept_and_shared() -> None:
     alone = [await seconds_of_read(source, "a") for _ in range(5)]
     assert min(alone) > 0.0195
     start = time.monotonic()
-    await asyncio.gather(*(source.read("a") for _ in range(100)))
-    assert time.monotonic() - start < 1.0, "one after the other would be 2 s"
+    await asyncio.gather(*(source.read("a") for _ in range(1000)))
+    assert time.monotonic() - start < 10.0, "one after the other would be 20 s"
 
 
 async def test_jitter_is_repeatable_and_bounded() -> None:

@@ -164,8 +164,10 @@ def test_an_answer_without_metrics(answer: str | int, error: type[Exception], wo
         scrape(f"http://{address}/metrics")
 
 
-@pytest.mark.parametrize(("says", "error"), [(b"SSH-2.0-x\r\n", BadRequest), (b"", SourceTimeout)])
-def test_what_does_not_speak_http(says: bytes, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("says", "timeout_s", "error"), [(b"SSH-2.0-x\r\n", 60, BadRequest), (b"", 0.2, SourceTimeout)]
+)
+def test_what_does_not_speak_http(says: bytes, timeout_s: float, error: type[Exception]) -> None:
     """Another server's greeting, or silence."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -179,7 +181,7 @@ def test_what_does_not_speak_http(says: bytes, error: type[Exception]) -> None:
         thread = threading.Thread(target=greet)
         thread.start()
         with pytest.raises(error, match=str(server.getsockname()[1])):
-            scrape(f"http://127.0.0.1:{server.getsockname()[1]}/metrics", timeout_s=0.2)
+            scrape(f"http://127.0.0.1:{server.getsockname()[1]}/metrics", timeout_s=timeout_s)
         thread.join()
 
 

@@ -51,11 +51,11 @@ def test_refusals(root: Path, path: str, status: int) -> None:
 
 
 def test_latency_is_paid_side_by_side(root: Path) -> None:
-    """Each answer takes at least the latency, and twenty at once take far less than twenty of them."""
-    with SlowServer(root, 0.2) as server, ThreadPoolExecutor(20) as pool:
+    """Each answer takes at least the latency, and twenty at once take less than half of twenty."""
+    with SlowServer(root, 0.5) as server, ThreadPoolExecutor(20) as pool:
         began = time.perf_counter()
         list(pool.map(_get, [server.url + "events/a.json"] * 20))
-        assert 0.2 <= time.perf_counter() - began < 3.0
+        assert 0.5 <= time.perf_counter() - began < 5.0
 
 
 def test_nothing_is_left_running(root: Path) -> None:

@@ -245,21 +245,21 @@ async def stall_in_body(request: Request, writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kinds"),
+    ("answer", "timeout_s", "kinds"),
     [
-        (never, (SourceTimeout,)),
-        (stall_in_body, (SourceTimeout,)),
-        (reset, (TruncatedRead, SourceUnavailable)),
-        (hang_up, (SourceUnavailable, TruncatedRead)),
-        (respond(body=b"x" * 10, length=1000, **HEADERS), (TruncatedRead,)),
+        (never, 0.5, (SourceTimeout,)),
+        (stall_in_body, 0.5, (SourceTimeout,)),
+        (reset, 60, (TruncatedRead, SourceUnavailable)),
+        (hang_up, 60, (SourceUnavailable, TruncatedRead)),
+        (respond(body=b"x" * 10, length=1000, **HEADERS), 60, (TruncatedRead,)),
     ],
 )
 async def test_failures_on_the_way(
-    server: FaultServer, engine: str, answer: Answer, kinds: tuple[type[StreamingError], ...]
+    server: FaultServer, engine: str, answer: Answer, timeout_s: float, kinds: tuple[type[StreamingError], ...]
 ) -> None:
     """A server that is silent, slow, or ends early is an error worth a retry."""
     answer_with(server, answer)
-    async with make(server, engine, {"timeout_s": 0.5}) as source:
+    async with make(server, engine, {"timeout_s": timeout_s}) as source:
         with pytest.raises(kinds, match="'x' of source 'cloud'") as caught:
             await source.read("x")
         assert caught.value.retryable

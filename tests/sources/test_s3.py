@@ -390,17 +390,17 @@ def reading_from(server: FaultServer, engine: str, **settings: Any) -> S3DataSou
 
 @both_engines
 @pytest.mark.parametrize(
-    ("answer", "kind", "told"),
+    ("answer", "timeout_s", "kind", "told"),
     [
-        (never, SourceTimeout, "timeout_s"),
-        (hang_up, SourceUnavailable, "check"),
-        (reset, TruncatedRead, "broke off"),
-        (respond(body=b"short", length=100), TruncatedRead, "broke off"),
+        (never, 0.5, SourceTimeout, "timeout_s"),
+        (hang_up, 60, SourceUnavailable, "check"),
+        (reset, 60, TruncatedRead, "broke off"),
+        (respond(body=b"short", length=100), 60, TruncatedRead, "broke off"),
     ],
 )
-async def test_broken_answers(engine: str, answer: Answer, kind: type[Exception], told: str) -> None:
+async def test_broken_answers(engine: str, answer: Answer, timeout_s: float, kind: type[Exception], told: str) -> None:
     """Silence, an ended connection and a cut body are of different kinds, each worth a retry."""
-    async with FaultServer() as server, reading_from(server, engine, timeout_s=0.5) as source:
+    async with FaultServer() as server, reading_from(server, engine, timeout_s=timeout_s) as source:
         server.answers["/bucket/a.bin"] = answer
         with pytest.raises(kind, match=told) as caught:
             await source.read("a.bin")
