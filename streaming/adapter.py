@@ -19,6 +19,7 @@ from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
 from streaming.counters import Reading
 from streaming.errors import Closed, ConfigError
+from streaming.forks import follow_forks, inherited
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
 from streaming.live import add_adapter, closed
@@ -146,7 +147,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._length = 0
         self._is_closed = False
         self._opening = threading.Lock()
-        _adapters.add(self)
+        follow_forks(self)
         add_adapter(self)
 
     @classmethod
@@ -390,21 +391,16 @@ class StreamingDatasetAdapter(Dataset[Any]):
             self._reader = Worker(state["handle"], state["epoch"])
 
     def _before_fork(self) -> None:
+        """See `streaming.forks`: the line to this process must be there before its children are."""
         if isinstance(self._reader, Owner):
             self._reader.handle()
 
     def _after_fork_in_child(self) -> None:
+        """See `streaming.forks`."""
         self._opening = threading.Lock()
-        if isinstance(self._reader, Owner):
-            owner = self._reader
-            owner.close_inherited()
-            _inherited.append(owner)
+        if isinstance(self._reader, Owner | RemoteOwner):
             self._finalizer.detach()
-            self._reader = Worker(owner.handle(), owner.epoch)
-        elif isinstance(self._reader, RemoteOwner):
-            _inherited.append(self._reader)
-            self._finalizer.detach()
-            self._reader = self._reader.as_worker()
+            self._reader = inherited(self._reader)
 
 
 def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> StreamingDatasetAdapter:
@@ -412,24 +408,6 @@ def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> Streaming
     return StreamingDatasetAdapter.from_config(config)
 
 
-_adapters: weakref.WeakSet[StreamingDatasetAdapter] = weakref.WeakSet()
-_inherited: list[Owner | RemoteOwner] = []  # a parent's owners, in a forked child: never finalised there
-
-
 def _close_dropped(owner: Owner, pid: int) -> None:
     if os.getpid() == pid:
         current_runtime().submit(owner.aclose())
-
-
-def _prepare_fork() -> None:
-    for adapter in list(_adapters):
-        adapter._before_fork()
-
-
-def _become_workers() -> None:
-    for adapter in list(_adapters):
-        adapter._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_prepare_fork, after_in_child=_become_workers)
