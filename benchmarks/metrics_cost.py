@@ -24,7 +24,7 @@ import numpy as np
 import report
 from torch.utils.data import DataLoader
 
-from streaming import fetch, loader
+from streaming import fetch
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.copies import CopyReader
 from streaming.loader import StreamingDataLoader
@@ -84,8 +84,7 @@ def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[No
             (fetch, "perf_counter", float),
             (owner._fetcher.timelines, "note", bool),
             (StreamingDataLoader, "_start", _start),
-            (loader, "arriving", lambda start, workers: start()),
-            (StallAccount, "steps_of", lambda self, batches, rest: batches),
+            (StallAccount, "steps_of", lambda self, start: start()),
         ):
             patches.enter_context(mock.patch.object(place, name, getattr(place, name) if are_kept else value))
         yield

@@ -88,7 +88,6 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._progress = Progress(sampler.settings)
         self._units = sampler
         self._turn = 0
-        self.stalls = StallAccount()
         self._padding: float | None = None  # of the epoch under way
         self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
         if self._device is not None and self._device.type == "cuda":
@@ -98,6 +97,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         else:
             data: Any = dataset if batching is None else _Groups(dataset)
             super().__init__(data, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
+        self.stalls = StallAccount(rest_of(self.num_workers, self._device))
         add_loader(self)
 
     @property
@@ -148,13 +148,9 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._padding = None if self.plan is None else self.plan.padding(epoch)
         units.progress.resume(epoch, position)
         step = self._per_batch * self.world_size
-        batches = arriving(self._start, self.num_workers)
-        if self._device is not None:
-            batches = to_device(batches, self._device, self._prefetch_to_device)
-        batches = self.stalls.steps_of(batches, rest_of(self.num_workers, self._device))
         self._begin(self._remainder(epoch, position))
         try:
-            for batch in batches:
+            for batch in self.stalls.steps_of(self._arriving):
                 left -= 1
                 self.stalls.add_samples(self._per_batch if left else last)
                 if turn != self._turn:  # of two iterations at once the newer one counts
@@ -168,8 +164,12 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         finally:
             self._end()
 
+    def _arriving(self) -> Iterator[Any]:
+        batches = arriving(self._start, self.num_workers)
+        return batches if self._device is None else to_device(batches, self._device, self._prefetch_to_device)
+
     def _start(self) -> Iterator[Any]:
-        with accounted(self, rest_of(self.num_workers, self._device)):
+        with accounted(self, self.stalls.rest):
             return super().__iter__()
 
     def _remainder(self, epoch: int, position: int) -> int:

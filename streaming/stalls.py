@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -77,11 +78,11 @@ class _Accounting(_Timed):
 
 
 @contextmanager
-def accounted(loader: DataLoader[Any], rest: int = COLLATE) -> Iterator[None]:
+def accounted(loader: DataLoader[Any], rest: int) -> Iterator[None]:
     """An iterator of the loader that is made inside keeps account of its batches; see `arriving`.
 
     Args:
-        rest: as for `StallAccount.steps_of`: where that is `collate` there is no need to measure it.
+        rest: as for `StallAccount`: where that is `collate` there is no need to measure it.
     """
     collate = loader.collate_fn
     if loader.num_workers:
@@ -102,30 +103,44 @@ def rest_of(workers: int, device: object = None) -> int:
 class StallAccount:
     """The steps of one trainer. Written by its thread, read by any.
 
+    Args:
+        rest: the stage of what no note explains, see `rest_of`.
+
     Attributes:
+        rest: as given.
         steps: batches that it got.
         samples: in them, where the loader knows.
         busy_seconds: from getting a batch to asking for the next; nothing after the last of an epoch.
         last_wait_s, last_busy_s: of the last step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rest: int) -> None:
+        self.rest = rest
         self.steps = 0
         self.samples: int | None = None
         self.busy_seconds = 0.0
         self.last_wait_s = 0.0
         self.last_busy_s = 0.0
-        self._waited = [0.0] * len(STAGES)
+        self._waited_s = 0.0  # in all
+        self._explained = [0.0] * len(STAGES)  # of it; taken apart when read, as each step would pay for that
+        self._most_unexplained_s = 0.0
 
     @property
     def wait_seconds(self) -> dict[str, float]:
-        """How long the trainer waited so far, by stage."""
-        return dict(zip(STAGES, self._waited, strict=True))
+        """How long the trainer waited so far, by stage; none ever sinks."""
+        return dict(zip(STAGES, self._by_stage(), strict=True))
+
+    def _by_stage(self) -> list[float]:
+        waited = self._waited_s  # first: a step under way has explained what is not in it yet
+        seconds = self._explained.copy()
+        self._most_unexplained_s = max(waited - sum(seconds), self._most_unexplained_s)
+        seconds[self.rest] += self._most_unexplained_s
+        return seconds
 
     @property
     def share(self) -> float:
         """The part of its time that the trainer waited, 0.0 before the first step."""
-        waited = sum(self._waited)
+        waited = self._waited_s
         whole = waited + self.busy_seconds
         return waited / whole if whole else 0.0
 
@@ -134,7 +149,7 @@ class StallAccount:
         reading: Reading = {
             "loader_batches": {(): self.steps},
             "trainer_steps": {(): self.steps},
-            "trainer_wait_seconds": by_stage(self._waited),
+            "trainer_wait_seconds": by_stage(self._by_stage()),
             "trainer_busy_seconds": {(): self.busy_seconds},
         }
         return reading if self.samples is None else {**reading, "loader_samples": {(): self.samples}}
@@ -143,49 +158,44 @@ class StallAccount:
         """The last batch had so many."""
         self.samples = (self.samples or 0) + count
 
-    def steps_of(self, batches: Iterator[Any], rest: int) -> Iterator[Any]:
-        """The same batches; each wait for one, and the time until the next is asked for, go into the account.
+    def steps_of(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """The batches of the iterator that `start` makes, when the first is asked for.
 
-        Args:
-            batches: what explains a wait for one is in the account of this thread.
-            rest: the stage of what nothing explains, see `rest_of`.
+        Each wait for one, and the time until the next is asked for, go into the account. What explains a wait is noted
+        in the account of this thread.
         """
-        waited = self._waited
         asked = perf_counter()
+        batches = None
         while True:
-            before = sum(waited)
             account = ACCOUNTS.mine
-            beside, account.seconds = account.seconds, waited
+            beside, account.seconds = account.seconds, self._explained
             try:
+                if batches is None:
+                    batches = start()
                 batch = next(batches)
             except StopIteration:
                 return
             finally:
                 account.seconds = beside  # what is read beside the batches is no wait for one
             got = perf_counter()
-            seconds = got - asked
-            waited[rest] += max(seconds - (sum(waited) - before), 0.0)
-            self.last_wait_s = seconds
+            self.last_wait_s = seconds = got - asked
+            self._waited_s += seconds
             self.steps += 1
             yield batch
             asked = perf_counter()
-            self.last_busy_s = asked - got
-            self.busy_seconds += asked - got
+            self.last_busy_s = seconds = asked - got
+            self.busy_seconds += seconds
 
 
 def arriving(start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
-    """The batches of the iterator that `start` makes, in `accounted`, when the first is asked for.
+    """The batches of the iterator that `start` makes, in `accounted`.
 
     What explains a wait for one goes into the account of this thread.
 
     Args:
         workers: processes that make them; 0 is this thread.
     """
-    return _from_workers(start, workers) if workers else _when_asked(start)
-
-
-def _when_asked(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    yield from start()
+    return _from_workers(start, workers) if workers else start()
 
 
 def _from_workers(start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
@@ -224,7 +234,7 @@ class Watched:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
-        self.stalls = StallAccount()
+        self.stalls = StallAccount(rest_of(loader.num_workers))
         add_loader(self)
 
     @property
@@ -240,11 +250,10 @@ class Watched:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        workers = self.loader.num_workers
-        return self.stalls.steps_of(arriving(self._start, workers), rest_of(workers))
+        return self.stalls.steps_of(partial(arriving, self._start, self.loader.num_workers))
 
     def _start(self) -> Iterator[Any]:
-        with accounted(self.loader):
+        with accounted(self.loader, self.stalls.rest):
             return iter(self.loader)
 
     def __getattr__(self, name: str) -> Any:
