@@ -230,7 +230,7 @@ def _memory() -> Any:
 def _lag() -> Any:
     text = Text(
         "Lag of the reading loop",
-        "How late a timer of the loop that reads was, the most of the last 10 s.",
+        "How late nine of ten timers of the loop that reads were at most, in the last 10 s.",
         "below 20 ms.",
         "higher: the trainer's Python holds the interpreter; give the adapter owner='process'.",
         "StreamingTrainerWaiting",

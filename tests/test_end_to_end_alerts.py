@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from streaming.commands.scraping import Scraper
 from streaming.metrics import Collector, start_metrics_server
-from streaming.verdict import Scrape, judge, parse
+from streaming.verdict import Scrape, Verdict, judge, parse
+from tests.calm import calmly
 from tests.fault_settings import FAULTS, HEALTHY, Fault
 from tests.faulty_runs import WARM_UP_STEPS, Training, started
 from tests.prometheus import ALERTS, Prometheus, prometheus, scaled
@@ -71,9 +72,13 @@ def test_the_verdict_names_the_slow_rank() -> None:
     """Of three processes that meet at every step, the one whose source is slow is named, with its source."""
     with started(FAULTS["slow-rank"]) as processes:
         scraper = Scraper([process.address for process in processes])
-        before = scraper.first()
-        processes[1].await_steps(LOOKED_AT)
-        verdict = judge(before, scraper.again())
+
+        def look() -> Verdict:
+            before = scraper.first()
+            processes[1].await_steps(LOOKED_AT)
+            return judge(before, scraper.again())
+
+        verdict = calmly(look)
     assert verdict.findings[0].code == "RankSlow", verdict.findings
     assert verdict.findings[0].ranks == ("1",)
     assert ": source " in verdict.sentence

@@ -25,6 +25,20 @@ async def _double(value):
     return 2 * value
 
 
+async def _hold(times, seconds):
+    for _ in range(times):
+        threading.Event().wait(seconds)  # the loop's own thread: what is measured
+        await asyncio.sleep(0.01)
+
+
+def test_a_loop_is_late_that_is_held_again_and_again(runtime):
+    """One long pause is none of the library's concern; short ones all the time are what reads wait for."""
+    runtime.run(_hold(1, 0.6))
+    assert runtime.lag_s < 0.02
+    runtime.run(_hold(6, 0.3))
+    assert runtime.lag_s > 0.02
+
+
 def test_run_returns_the_result_of_a_coroutine(runtime):
     """Synchronous code gets what the coroutine returned."""
     assert runtime.run(_double(21)) == 42

@@ -18,6 +18,7 @@ from streaming.loader import StreamingDataLoader
 from streaming.stages import STAGES
 from streaming.stalls import StallAccount, rest_of, watch
 from tests import planted
+from tests.calm import calmly
 from tests.planted import Pausing, SlowSource
 
 TOLERANCE = 0.05  # of the whole wait
@@ -67,6 +68,20 @@ def _run(batches: Iterator[Any], busy_s: float = 0.002) -> tuple[float, list[Any
         time.sleep(busy_s)  # the trainer at work: part of what is measured
 
 
+def _measured(
+    delays: dict[str, float], samples: int, settings: dict[str, Any] | None = None, **options: Any
+) -> tuple[StallAccount, float, list[Any]]:
+    """The account of an epoch with these delays, how long the trainer saw itself wait, and the batches."""
+
+    def epoch() -> tuple[StallAccount, float, list[Any]]:
+        planted.SECONDS.clear()
+        with _adapter(delays, samples, **(settings or {})) as adapter:
+            loader = StreamingDataLoader(adapter, **options, **_options(delays))
+            return loader.stalls, *_run(iter(loader), busy_s=0.0 if loader.num_workers else 0.002)
+
+    return calmly(epoch)
+
+
 def _assert_agrees(stalls: StallAccount, waited: float, oracle: dict[str, float]) -> None:
     """Every stage is within 5 % of the whole wait, and the stages together are the wait."""
     found = stalls.wait_seconds
@@ -79,20 +94,16 @@ def _assert_agrees(stalls: StallAccount, waited: float, oracle: dict[str, float]
 def test_a_wait_is_told_by_stage(name: str) -> None:
     """A trainer that makes its batches itself waits for each stage as long as its delays really took."""
     delays = SCENARIOS[name]
-    with _adapter(delays, 12) as adapter:
-        loader = StreamingDataLoader(adapter, **_options(delays))
-        waited, batches = _run(iter(loader))
+    stalls, waited, batches = _measured(delays, 12)
     assert len(batches) == 12
-    _assert_agrees(loader.stalls, waited, {stage: sum(planted.SECONDS[stage]) for stage in delays})
+    _assert_agrees(stalls, waited, {stage: sum(planted.SECONDS[stage]) for stage in delays})
 
 
 @pytest.mark.parametrize("name", ["source", "prepare", "transform", "collate", "all at once"])
 def test_a_wait_for_workers_is_told_by_stage(name: str) -> None:
     """Batches from workers bring their stages along: the waits have the proportions of the delays."""
     delays = SCENARIOS[name]
-    with _adapter(delays, 32) as adapter:
-        loader = StreamingDataLoader(adapter, batch_size=2, num_workers=2, **_options(delays))
-        waited, batches = _run(iter(loader), busy_s=0.0)
+    stalls, waited, batches = _measured(delays, 32, batch_size=2, num_workers=2)
     made = {
         "source": sum(planted.SECONDS["source"]) / 2,  # both samples of a batch are on their way side by side
         "decode": sum(planted.SECONDS["decode"]),
@@ -100,7 +111,7 @@ def test_a_wait_for_workers_is_told_by_stage(name: str) -> None:
         "transform": sum(float(batch["transform_s"].sum()) for batch in batches) if "transform" in delays else 0.0,
         "collate": sum(float(batch["collate_s"]) for batch in batches) if "collate" in delays else 0.0,
     }
-    found = loader.stalls.wait_seconds
+    found = stalls.wait_seconds
     assert sum(found.values()) == pytest.approx(waited, rel=TOLERANCE)
     for stage in delays:
         attributed = found[stage] / sum(found[each] for each in delays)
@@ -123,13 +134,10 @@ def test_workers_know_nothing_of_what_was_waited_for_before_them() -> None:
 
 def test_a_bottleneck_behind_a_source_that_is_read_ahead_gets_the_blame() -> None:
     """Reads side by side hide their latency; what is left to wait for is the line before the thread that decodes."""
-    delays = {"source": 0.02, "decode": 0.04}
-    with _adapter(delays, 60, enable_prefetch=True) as adapter:
-        loader = StreamingDataLoader(adapter, batch_size=4)
-        waited, _ = _run(iter(loader))
-    found = loader.stalls.wait_seconds
+    stalls, waited, _ = _measured({"source": 0.02, "decode": 0.04}, 60, {"enable_prefetch": True}, batch_size=4)
+    found = stalls.wait_seconds
     assert sum(found.values()) == pytest.approx(waited, rel=TOLERANCE)
-    hidden = loader.stalls.busy_seconds  # the thread decodes meanwhile
+    hidden = stalls.busy_seconds  # the thread decodes meanwhile
     assert found["decode"] == pytest.approx(sum(planted.SECONDS["decode"]) - hidden, abs=TOLERANCE * waited), found
     assert found["decode"] > 10 * found["source"], found  # that of the first batch
 

@@ -258,6 +258,12 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         ["the reading loop wakes up 150 ms late, 38 % of step (decode)", "owner='process'"],
     ),
     (
+        "interpreter, where samples are copied",
+        [waiting("cache"), {"loop_lag_seconds": {("trainer",): 0.04}}],
+        "TrainerWaiting/cache",
+        ["the reading loop wakes up 40 ms late, 38 % of step (cache)", "owner='process'"],
+    ),
+    (
         "processors",
         [waiting("decode"), {"loop_lag_seconds": {("owner",): 0.15}}],
         "TrainerWaiting/decode",

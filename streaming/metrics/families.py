@@ -138,7 +138,7 @@ _PROCESS = (
         "Memory that this process may use: of its control group, or the machine.",
         (),
     ),
-    _gauge("loop_lag_seconds", "How late a timer of the reading loop was, the most of the last 10 s.", "process"),
+    _gauge("loop_lag_seconds", "How late nine of ten timers of the reading loop were at most, in 10 s.", "process"),
     Family("start_time_seconds", "gauge", "When the metrics of this process began, in seconds since 1970.", ()),
     _gauge("build_info", "1; the labels say what runs.", "version", "python", "torch"),
     Family("scrape_seconds", "gauge", "How long this reading of the numbers took.", ()),

@@ -40,8 +40,8 @@ _ADVICE: Final = {
     ),
 }
 
-_ON_THE_LOOP: Final = ("source", "decompress", "decode", "prepare", "queue")
-"""What takes longer where the loop's thread, and those that decode, get the interpreter late."""
+_IN_LINE: Final = ("source", "decompress", "decode", "prepare", "cache", "queue")
+"""What takes longer where threads stand in line for the interpreter: those that read, decode, and copy."""
 
 
 def stage_findings(case: Case) -> Iterator[Finding]:
@@ -71,15 +71,14 @@ def _spread(case: Case) -> Finding:
 
 
 def late_loop(case: Case) -> Finding | None:
-    """That reading waits for the interpreter's lock, where the loop is late and requests do not take longer by far."""
-    shares = [(case.share(stage), stage) for stage in _ON_THE_LOOP]
-    waited = sum(share for share, _ in shares)
-    # Of two times 10 s the better ones: a single long pause is a collection of garbage, or a busy machine.
+    """That threads wait for the interpreter's lock, where the loop is late and requests do not take longer by far."""
+    shares = [(case.share(stage), stage) for stage in _IN_LINE]
+    waited, (_, stage) = sum(share for share, _ in shares), max(shares)
     lags = {process: case.window.held("loop_lag_seconds", process=process) for process in ("trainer", "owner")}
     lag = max(lags.values())
-    if waited <= WAITING_SHARE or lag <= LOOP_LAG_S or lag < (case.latency_s or 0.0) / 2 or case.is_stuck:
+    is_of_source = stage == "source" and lag < (case.latency_s or 0.0) / 2
+    if waited <= WAITING_SHARE or lag <= LOOP_LAG_S or is_of_source or case.is_stuck:
         return None
-    stage = max(shares)[1]
     if lags["trainer"] >= lags["owner"]:
         cause = "the trainer's Python holds the interpreter that reads; set owner='process'"
     else:

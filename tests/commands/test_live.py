@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 from streaming.cli import app
 from streaming.commands.scraping import Scraper, find_urls, scrape
 from streaming.errors import BadRequest, ConfigError, DecodeError, NotFound, SourceTimeout, SourceUnavailable
+from tests.calm import calmly
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -420,7 +421,7 @@ def test_a_real_run_is_judged_by_its_pid(
     command = [sys.executable, str(script), str(latency_s), str(collate_s)]
     with started(*command, env=environment) as process:
         assert line_of(process) == "training"
-        result = run("doctor", "--live", "--json", "--seconds", "1", str(process.pid))
+        result = calmly(lambda: run("doctor", "--live", "--json", "--seconds", "1", str(process.pid)))
     assert result.stderr == ""
     told = json.loads(result.stdout)
     assert (told["code"], result.exit_code) == (code, 1), told["verdict"]
