@@ -255,13 +255,22 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "interpreter",
         [waiting("decode"), {"loop_lag_seconds": {("trainer",): 0.15}}],
         "TrainerWaiting/decode",
-        ["the reading loop wakes up 150 ms late, 38 % of step (decode)", "owner='process'"],
+        [
+            "the reading loop wakes up 150 ms late, 38 % of step (decode): its Python or the trainer's",
+            "owner='process'; store",
+        ],
     ),
     (
         "interpreter, where samples are copied",
         [waiting("cache"), {"loop_lag_seconds": {("trainer",): 0.04}}],
         "TrainerWaiting/cache",
         ["the reading loop wakes up 40 ms late, 38 % of step (cache)", "owner='process'"],
+    ),
+    (
+        "interpreter, where the trainer's own thread gets it late",
+        [waiting("collate"), {"loop_lag_seconds": {("trainer",): 0.04}}],
+        "TrainerWaiting/collate",
+        ["collate, 38 % of step: it runs before each batch", "40 ms late", "prepare or of a codec", "owner='process'"],
     ),
     (
         "processors",
