@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from streaming import fetch
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.copies import CopyReader
+from streaming.copies import CopyReader, _end
 from streaming.loader import StreamingDataLoader
 from streaming.owner import Owner
 from streaming.readahead import MISS
@@ -53,12 +53,12 @@ def _read_many(self: Owner, positions: Sequence[int]) -> list[Any]:
     return samples
 
 
-def _read_blocking(self: CopyReader, row: Any, buffer: memoryview | None) -> Any:
+def _read_blocking(self: CopyReader, row: Any, buffer: memoryview | None, began: float) -> Any:
     source = self._entries[row.source].source
     if buffer is not None and source.read_into is not None:
-        return source.read_into(row.path, row.start, buffer)
+        return source.read_into(row.path, row.start, buffer), began
     assert source.read_blocking is not None
-    return source.read_blocking(row.path, row.start, None if row.length == row.size else row.start + row.length)
+    return source.read_blocking(row.path, row.start, _end(row)), began
 
 
 def _note_wait(self: Owner, positions: Sequence[int], started: float) -> list[float]:

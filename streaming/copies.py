@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import fields
-from time import monotonic
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from streaming.config import DataSourceConfig, parse_source, suggest
@@ -172,25 +172,31 @@ class CopyReader:
         finally:
             sizes.known.pop(path, None)
 
-    def read_blocking(self, row: Row, buffer: memoryview | None) -> Blob:
-        """The bytes of a row, in this thread; into the buffer if there is one and the source can."""
+    def read_blocking(self, row: Row, buffer: memoryview | None, began: float) -> tuple[Blob, float]:
+        """The bytes of a row, in this thread; into the buffer if there is one and the source can.
+
+        Args:
+            row: of an index of which `is_blocking` holds.
+            buffer: where the bytes may go; None for memory of their own.
+            began: the moment, as `time.perf_counter`.
+
+        Returns:
+            What was read, and the moment after.
+        """
         source = self._entries[row.source].source
-        threads = self._counters[row.source]
-        assert threads is not None
-        assert source.read_blocking is not None
-        counters = threads.mine
+        counters = self._counters[row.source].mine  # type: ignore[union-attr]
         counters.in_flight += 1
-        started = monotonic()
         try:
             if buffer is not None and source.read_into is not None:
                 blob = source.read_into(row.path, row.start, buffer)
             else:
-                blob = source.read_blocking(row.path, row.start, _end(row))
-            counters.answered(blob.data, monotonic() - started)
+                blob = source.read_blocking(row.path, row.start, _end(row))  # type: ignore[misc]
+            ended = perf_counter()
+            counters.answered(blob.data, ended - began)
         except BaseException as error:
             counters.ended(outcome_of(error))
             raise
-        return blob
+        return blob, ended
 
     def is_other(self, row: Row, blob: Blob) -> bool:
         """Whether a blob has another ETag than its object had in the listing.
@@ -223,10 +229,10 @@ def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
 async def _counted(source: DataSource, row: Row, counters: SourceCounters) -> Blob:
     """The bytes of a row of a source that does not count by itself."""
     counters.in_flight += 1
-    started = monotonic()
+    started = perf_counter()
     try:
         blob = await source.read(row.path, row.start, _end(row))
-        counters.answered(blob.data, monotonic() - started)
+        counters.answered(blob.data, perf_counter() - started)
     except BaseException as error:
         counters.ended(outcome_of(error))
         raise

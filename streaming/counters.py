@@ -37,6 +37,8 @@ OUTCOMES: Final = (
 LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds in seconds; one more bucket takes what is above."""
 
+_QUICK_S: Final = LATENCY_BUCKETS_S[0]
+
 
 @dataclass(slots=True)
 class Counters:
@@ -90,10 +92,14 @@ class SourceCounters:
     nbytes: int = 0
 
     def answered(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
-        """A request ended with these bytes after so long. 0.2 us."""
+        """A request ended with these bytes after so long.
+
+        In the first bucket are nearly all reads of a local disk, for which a search is much: with what it evicts from
+        the processor's caches 0.7 us of 1.6, of a read of 20 kB in 60.
+        """
         self.nbytes += len(data)
         self.seconds += seconds
-        self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        self.buckets[0 if seconds <= _QUICK_S else bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
         self.in_flight -= 1
 
     def ended(self, outcome: str) -> None:

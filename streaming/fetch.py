@@ -148,11 +148,13 @@ class SampleFetcher:
             counters.bytes_fetched += nbytes
 
     def _load_blocking(self, position: int, rows: Sequence[Row], began: float) -> Any:
-        started = perf_counter()
         buffers = self._buffers(rows)
-        blobs = [self._reader.read_blocking(row, buffer) for row, buffer in zip(rows, buffers, strict=True)]
-        passed = began, began, started, perf_counter()
-        return self._finish(position, rows, blobs, passed, may_view=buffers[0] is not None)
+        started = read = perf_counter()
+        blobs = []
+        for row, buffer in zip(rows, buffers, strict=True):
+            blob, read = self._reader.read_blocking(row, buffer, read)
+            blobs.append(blob)
+        return self._finish(position, rows, blobs, (began, began, started, read), may_view=buffers[0] is not None)
 
     def _finish_in_thread(
         self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], began: float, read: float

@@ -43,7 +43,7 @@ class Timelines:
             if last[at][0] in wanted:
                 if last[at][7] <= began:
                     break
-                return _shared_out(last[at], last[:at], began, whole)
+                return _shared_out(last[at], last[max(at - _COMPANY, 0) : at], began, whole)
         seconds = [0.0] * len(STAGES)
         seconds[QUEUE] = whole
         return seconds
@@ -56,7 +56,7 @@ def _shared_out(passed: Passed, earlier: Sequence[Passed], began: float, whole: 
     after = min(max(began + whole - load_ended, 0.0), whole - before)
     seconds = _stages(passed)
     queued, started = passed[2], passed[3]
-    company = [other for other in earlier[-_COMPANY:] if other[7] > queued]
+    company = [other for other in earlier if other[7] > queued]
     in_line_s, in_thread_s = started - queued, load_ended - max(started, passed[4])
     if company and queued < began and in_line_s > in_thread_s:
         seconds[SOURCE] = 0.0
@@ -87,13 +87,20 @@ def _charge(seconds: list[float], line_s: float, company: Sequence[Passed]) -> N
     """Waiting for a thread is waiting for what the threads did meanwhile, in that proportion; if nothing, `queue`."""
     if line_s <= 0:
         return
-    done = [0.0] * len(STAGES)
-    for other in company:
-        is_read_in_thread = other[3] < other[4]
-        for stage, part in enumerate(_stages(other)):
-            done[stage] += part if stage != SOURCE or is_read_in_thread else 0.0
+    read_s = decompressed_s = decoded_s = prepared_s = kept_s = 0.0
+    for _, _, _, started, read, decoded, prepared, ended, decompress_s in company:  # 32 at each wait: no list for each
+        if started < read:  # the thread itself read
+            read_s += read - started
+            started = read
+        decoded_s += decoded - started
+        if decompress_s:
+            decompressed_s += min(decompress_s, decoded - started)
+        prepared_s += prepared - decoded
+        kept_s += ended - prepared
+    done = (read_s, decompressed_s, decoded_s - decompressed_s, prepared_s, kept_s)
     total = sum(done)
     if total <= 0:
-        done[QUEUE] = total = 1.0
-    for stage, part in enumerate(done):
+        seconds[QUEUE] += line_s
+        return
+    for stage, part in zip((SOURCE, DECOMPRESS, DECODE, PREPARE, CACHE), done, strict=True):
         seconds[stage] += line_s * part / total

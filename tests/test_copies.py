@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -130,9 +131,9 @@ async def test_reads_in_several_threads_are_all_counted(tmp_path: Path) -> None:
         start.wait()
         for _ in range(rounds):
             for number, row in enumerate(rows):
-                reader.read_blocking(row, buffer if number % 2 else None)
+                reader.read_blocking(row, buffer if number % 2 else None, perf_counter())
             with pytest.raises(NotFound):
-                reader.read_blocking(missing, None)
+                reader.read_blocking(missing, None, perf_counter())
 
     reading = [threading.Thread(target=read) for _ in range(threads)]
     for thread in reading:
@@ -161,9 +162,22 @@ async def test_threads_that_count_at_the_same_moment_lose_nothing() -> None:
             return Blob(Met(b"12345"), None, 5, None, self.name)
 
     reader, rows = await open_reader([Source("data", {"a.bin": b"12345"})])
-    await asyncio.gather(*(asyncio.to_thread(reader.read_blocking, rows[0], None) for _ in range(2)))
+    await asyncio.gather(*(asyncio.to_thread(reader.read_blocking, rows[0], None, perf_counter()) for _ in range(2)))
     assert reader.readings()["source_bytes"] == {("data",): 10}
     assert asked(reader) == {("data", "ok"): 2}
+
+
+async def test_reads_in_a_thread_take_from_one_moment_to_the_next(tmp_path: Path) -> None:
+    """The moment after one read begins the next: together they took as long as the latencies say."""
+    reader, rows = await open_reader([str(write(tmp_path / "data", "a.bin"))])
+    began = ended = perf_counter()
+    for _ in range(3):
+        blob, ended = reader.read_blocking(rows[0], None, ended)
+        assert bytes(blob.data) == b"a.bin"
+    *answered, seconds = reader.readings()["source_request_duration_seconds"]["data",]
+    assert sum(answered) == 3
+    assert seconds == pytest.approx(ended - began)
+    await reader.aclose()
 
 
 async def test_a_given_source_is_counted_where_it_is_read() -> None:

@@ -37,7 +37,8 @@ def test_what_is_silenced_by_another_alert_exists() -> None:
         for alert in case["exp_alerts"]
     }
     inhibitions = yaml.safe_load(CONFIG.read_text())["inhibit_rules"]
-    assert len(inhibitions) == 3
+    assert len(inhibitions) == 4
     for inhibition in inhibitions:
         for matcher in inhibition["source_matchers"][:1] + inhibition["target_matchers"][:1]:
-            assert set(inhibition["equal"]) <= labels[matcher.partition("=")[2].strip('"')]
+            for name in matcher.partition("=")[2].strip('~"').split("|"):
+                assert set(inhibition["equal"]) <= labels[name]
