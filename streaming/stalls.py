@@ -175,6 +175,9 @@ class StallAccount:
                 batch = next(batches)
             except StopIteration:
                 return
+            except BaseException:
+                self._waited_s += perf_counter() - asked
+                raise
             finally:
                 account.seconds = beside  # what is read beside the batches is no wait for one
             got = perf_counter()

@@ -14,6 +14,7 @@ import zstandard
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
+from streaming.errors import PrepareError
 from streaming.loader import StreamingDataLoader
 from streaming.stages import STAGES
 from streaming.stalls import StallAccount, rest_of, watch
@@ -230,6 +231,27 @@ def test_an_iteration_that_is_left_early_costs_nothing_later() -> None:
         assert loader.stalls.busy_seconds == busy
         assert len(list(again)) == 9
     assert loader.stalls.steps == 13
+
+
+def test_a_wait_that_ends_in_an_error_counts() -> None:
+    """What it took is in its stages and in the whole, and takes nothing from the others' later."""
+
+    def refuse(sample: Any) -> Any:
+        planted.pause("prepare", 0.1)
+        if len(planted.SECONDS["prepare"]) == 2:
+            raise ValueError("planted")
+        return sample
+
+    with _adapter({}, 4, prepare=refuse) as adapter:
+        loader = StreamingDataLoader(adapter, **_options({"collate": 0.05}))
+        began = time.perf_counter()
+        with pytest.raises(PrepareError, match="planted"):
+            list(loader)
+        list(loader)
+        waited = time.perf_counter() - began
+    assert len(planted.SECONDS["prepare"]) == 5
+    _assert_agrees(loader.stalls, waited, {"collate": sum(planted.SECONDS["collate"])})
+    assert loader.stalls.share == pytest.approx(1.0, abs=TOLERANCE)
 
 
 def test_no_stage_ever_sinks() -> None:

@@ -12,7 +12,7 @@ from streaming.verdict.thresholds import LOOP_LAG_S, WAITING_SHARE
 __all__ = ["late_loop", "stage_findings"]
 
 _ADVICE: Final = {
-    "decompress": ("the objects end in .zst: store them uncompressed, or raise decode_threads"),
+    "decompress": "the objects end in .zst: store them uncompressed, or raise decode_threads",
     "decode": (
         "store samples in a faster format (.safetensors, .npy), raise decode_threads, or give the cache room for more "
         "of them (cache_size_gb), which keeps them decoded"
