@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+# torch imports it in each worker that it starts. Before Python 3.12 that fails with a KeyError if garbage of an earlier
+# test is collected meanwhile, and its end imports something too: https://github.com/python/cpython/issues/91351
+import numpy.random  # noqa: F401
 import pytest
 
 SERVICES = Path(__file__).parent / "services"
