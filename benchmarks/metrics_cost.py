@@ -120,7 +120,7 @@ def main() -> None:
     rows: list[list[object]] = [["samples", "rate with / without", "95 % from", "to", "CPU", "from", "to", "samples/s"]]
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), arguments.seed)
-        for name, cache_gb, share in (("in the cache", 1.0, 1), ("from local disk", 0.04, 4)):
+        for name, cache_gb, share in (("in the cache", 1.0, 1), ("from local disk", 0.04, 8)):
             with StreamingDatasetAdapter(folder, cache_size_gb=cache_gb) as adapter:
                 loader = StreamingDataLoader(adapter, BATCH, shuffle=True, seed=arguments.seed)
                 runs: dict[str, Callable[[], float]] = {
