@@ -180,6 +180,26 @@ async def test_reads_in_a_thread_take_from_one_moment_to_the_next(tmp_path: Path
     await reader.aclose()
 
 
+def test_each_part_of_a_sample_has_its_own_latency() -> None:
+    """Parts that a thread reads one after the other took together as long as they did, not as they stood in line."""
+    took = []
+
+    class Slow(MemorySource):
+        def read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+            began = perf_counter()
+            threading.Event().wait(0.05)
+            blob = super().read_blocking(path, start, end)
+            took.append(perf_counter() - began)
+            return blob
+
+    source = Slow("data", {f"{part}/0.bin": b"12345" for part in "abc"})
+    with StreamingDatasetAdapter(source, {part: part for part in "abc"}) as adapter:
+        assert adapter[0]["c"] == b"12345"
+        *_, seconds = adapter.readings()["source_request_duration_seconds"]["data",]
+    assert len(took) == 3
+    assert sum(took) <= seconds < 1.5 * sum(took), "in line it would be twice as long"
+
+
 async def test_a_given_source_is_counted_where_it_is_read() -> None:
     """A bare object has requests, bytes and latencies, and no breaker or limit to tell of."""
     held = Held(memory("held"), rest="hold")
