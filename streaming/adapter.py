@@ -18,6 +18,7 @@ from streaming.cache.sample import SmartLRUCache
 from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
 from streaming.counters import Reading
+from streaming.epochs import epoch_of
 from streaming.errors import Closed, ConfigError
 from streaming.forks import follow_forks, inherited
 from streaming.index import SampleIndex
@@ -57,7 +58,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         compression_type: "zstd" (where a trial shows that it pays) or "none".
         prepare: deterministic `prepare(sample) -> sample`, run once per fetch, before the cache.
         transform: `transform(sample)` or `transform(sample, generator)`, run at each read on the reader's own copy. The
-            `torch.Generator` is seeded by (seed, epoch, position).
+            `torch.Generator` is seeded by (seed, epoch, position) under a `StreamingDataLoader`, a `StreamingSampler`
+            or `look_ahead`, and by (seed, n, position) at the n-th read of a sample, from 0, under any other loader.
         missing: "raise" names a sample that lacks a part; "drop" leaves it out and counts it.
         rename: `{pattern: replacement}` for names that differ between parts.
         index_path: where the index is saved, and opened from at the next start.
@@ -164,19 +166,29 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._length
 
     def __getitem__(self, index: SupportsIndex) -> Any:
+        if self._transform is not None:
+            return self.__getitems__([index])[0]
         reader = self._reader or self._open()
-        position = self._position(index)
-        return self._transformed(reader.read(position), position)
+        return reader.read(self._position(index))
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Several samples at once, as DataLoader asks for them: what is missing is fetched together."""
         reader = self._reader or self._open()
         positions = [self._position(index) for index in indices]
-        samples = reader.read_many(positions)
-        if self._transform is None:
-            return samples
+        transform = self._transform
+        if transform is None:
+            return reader.read_many(positions)
+        epochs = [epoch_of(index) for index in indices] if transform.takes_generator else [0] * len(indices)
+        draws = [epoch for epoch in epochs if epoch is not None]
+        if len(draws) == len(indices):
+            samples = reader.read_many(positions)
+        else:  # the loader is unknown: each read of a sample is another draw
+            samples, draws = reader.read_drawn(positions)
         began = perf_counter()
-        transformed = [self._transformed(sample, position) for sample, position in zip(samples, positions, strict=True)]
+        transformed = [
+            transform(sample, draw, position, reader.name_of)
+            for sample, draw, position in zip(samples, draws, positions, strict=True)
+        ]
         ACCOUNTS.mine.seconds[TRANSFORM] += perf_counter() - began
         return transformed
 
@@ -188,12 +200,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
             raise IndexError(f"index {index} is out of range: the data set has {self._length} samples")
         return position
 
-    def _transformed(self, sample: Any, position: int) -> Any:
-        if self._transform is None:
-            return sample
-        assert self._reader is not None
-        return self._transform(sample, self._reader.epoch, position)
-
     # -- reading ahead
 
     def look_ahead(self, sampler: Iterable[Any]) -> LookAhead:
@@ -202,7 +208,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         The order is the sampler's own. Use the result in its place: `DataLoader(adapter, sampler=...)`.
         """
         self._open()
-        return LookAhead(sampler, self.announce, self.forget, self.set_epoch)
+        return LookAhead(sampler, self)
 
     def announce(self, indices: Iterable[SupportsIndex], order: object) -> None:
         """Say which samples will be read next, in order, so that they are read ahead.
@@ -218,10 +224,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
         """Say that what was announced under this `order` and was not read yet will not be read."""
         if isinstance(self._reader, Owner | RemoteOwner):
             self._reader.forget(order)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that goes into the seed of the generators that `transform` gets."""
-        self._open().epoch = epoch
 
     def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:
         """Bring these samples into the cache in the background; awaiting the result waits until they are there."""
@@ -259,6 +261,16 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def seed(self) -> int:
         """Of the order and of the generators that `transform` gets."""
         return self._seed
+
+    @property
+    def reads(self) -> int:
+        """Samples that were asked for since the last `reset_metrics`, by this process and its workers."""
+        return self._open().reads
+
+    @property
+    def draws(self) -> bool:
+        """Whether `transform` takes a generator, so that a sample differs from one epoch to the next."""
+        return self._transform is not None and self._transform.takes_generator
 
     @property
     def name(self) -> str:
@@ -374,7 +386,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         state: dict[str, Any] = {"seed": self._seed, "transform": self._transform, "name": self._name}
         if is_spawning() and not self._is_closed:
             reader = self._open()
-            return {**state, "handle": reader.handle(), "length": self._length, "epoch": reader.epoch}
+            return {**state, "handle": reader.handle(), "length": self._length}
         if self._config is None:
             raise Closed("an adapter that reads through another process cannot be copied; pickle the one it came from")
         return {**state, "config": self._config, "prepare": self._prepare}
@@ -388,7 +400,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._start()
         if "handle" in state:
             self._length = state["length"]
-            self._reader = Worker(state["handle"], state["epoch"])
+            self._reader = Worker(state["handle"])
 
     def _before_fork(self) -> None:
         """See `streaming.forks`: the line to this process must be there before its children are."""

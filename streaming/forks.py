@@ -38,7 +38,7 @@ def inherited(owner: Owner | RemoteOwner) -> Worker:
     if isinstance(owner, RemoteOwner):
         return owner.as_worker()
     owner.close_inherited()
-    return Worker(owner.handle(), owner.epoch)
+    return Worker(owner.handle())
 
 
 def _prepare() -> None:

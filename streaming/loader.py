@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from streaming.accelerated import Prepared
+from streaming.announcing import AnnounceWindow
 from streaming.batching import Plan, TokenBatches
 from streaming.counters import Reading
 from streaming.device import to_device
+from streaming.epochs import EpochDataset
 from streaming.errors import ConfigError
 from streaming.live import add_loader
 from streaming.order import Order
-from streaming.progress import Progress
+from streaming.progress import Pass
 from streaming.ranks import check_agreement
 from streaming.sampler import Batching, StreamingSampler
 from streaming.stalls import StallAccount, accounted, arriving, rest_of
@@ -28,7 +31,10 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
 
     Takes what torch's DataLoader takes, except `sampler`, `batch_sampler` and `generator`: the order is its own. Ranks
     are found and told apart without a distributed sampler; all of them get equally many batches. What comes next is
-    read ahead, whatever `num_workers` is. After the last batch of an epoch the next iteration is the next epoch.
+    read ahead, whatever `num_workers` is, also through torch's `Subset`, `ConcatDataset` and `StackDataset`.
+
+    Each iteration is an epoch of its own, also after one that was left early, unless a state was loaded or `set_epoch`
+    was called: see `streaming.progress.Progress`. Several loaders over one data set do not change each other's batches.
 
     `state_dict()` counts a batch when `next()` returned it, however far workers and devices are ahead; a state may be
     loaded with another `world_size`, `batch_size` or `num_workers`, and the global order goes on where it was.
@@ -73,7 +79,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         **options: Any,
     ) -> None:
         _check_options(options, batch_size, batching)
-        sampler = StreamingSampler(
+        sampler = _LoaderSampler(
             dataset,
             shuffle=shuffle,
             seed=seed,
@@ -85,9 +91,8 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         )
         self._device = None if device is None else torch.device(device)
         self._prefetch_to_device = prefetch_to_device
-        self._progress = Progress(sampler.settings)
+        self._progress = sampler.progress
         self._units = sampler
-        self._turn = 0
         self._padding: float | None = None  # of the epoch under way
         self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
         if self._device is not None and self._device.type == "cuda":
@@ -95,8 +100,8 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         if isinstance(batching, TokenBatches):
             super().__init__(dataset, batch_sampler=sampler, **options)
         else:
-            data: Any = dataset if batching is None else _Groups(dataset)
-            super().__init__(data, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
+            super().__init__(dataset, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
+        self._view = EpochDataset(dataset) if batching is not None or sampler.draws else None
         self.stalls = StallAccount(rest_of(self.num_workers, self._device))
         add_loader(self)
 
@@ -129,36 +134,45 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         return left // self._per_batch if self.drop_last else -(-left // self._per_batch)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own iterator class
-        progress = self._progress
-        epoch, position = progress.begin()
-        check_agreement(self.rank, self.world_size, self._agreed())
-        set_epoch = getattr(self.dataset, "set_epoch", None)
-        if set_epoch is not None:
-            set_epoch(epoch)
-        self._turn += 1
-        return self._delivered(epoch, position, self._turn)
+        self._units.check_group()
+        self._check_ranks()
+        return self._delivered(self._progress.begin())
 
-    def _delivered(self, epoch: int, position: int, turn: int) -> Iterator[Any]:
+    def _check_ranks(self) -> None:
+        """Refuse a pass that begins in another way on another rank, as after one rank alone looked at a first batch."""
+        epoch, position = self._progress.start
+        left_at = self._progress.left_at
+        begin = {"epoch": epoch, "position": position, "left the last pass at position": left_at}
+        others = {**self._units.settings(epoch, position), "batch_size": self._per_batch}
+        settings = {**begin, **others, "drop_last": self._units.drop_last}
+        is_compared = check_agreement(self.rank, self.world_size, settings)
+        if left_at is not None and not is_compared:
+            raise ConfigError(
+                f"rank {self.rank} of {self.world_size} left its last pass at position {left_at} of epoch {epoch - 1}, "
+                "and there is no process group of all ranks to find out whether the others did: call set_epoch(n) "
+                "on every rank before each pass, or initialise torch.distributed"
+            )
+
+    def _delivered(self, run: Pass) -> Iterator[Any]:
         progress, units = self._progress, self._units
+        epoch, position = run.epoch, run.position
         left = self._batches(epoch, position)
         last = self._per_batch if self.drop_last else (units.left(epoch, position) - 1) % self._per_batch + 1
         if not left:
-            progress.finish()
+            progress.finish(run)
             return
         self._padding = None if self.plan is None else self.plan.padding(epoch)
-        units.progress.resume(epoch, position)
+        units.place = epoch, position
         step = self._per_batch * self.world_size
         self._begin(self._remainder(epoch, position))
         try:
             for batch in self.stalls.steps_of(self._arriving):
                 left -= 1
                 self.stalls.add_samples(self._per_batch if left else last)
-                if turn != self._turn:  # of two iterations at once the newer one counts
-                    pass
-                elif left:
-                    progress.position += step
+                if left:
+                    progress.advance(run, step)
                 else:
-                    progress.finish()
+                    progress.finish(run)
                     self.end_of_dataloader = True
                 yield batch
         finally:
@@ -169,8 +183,21 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         return batches if self._device is None else to_device(batches, self._device, self._prefetch_to_device)
 
     def _start(self) -> Iterator[Any]:
-        with accounted(self, self.stalls.rest):
+        with accounted(self, self.stalls.rest), self._viewed():
             return super().__iter__()
+
+    @contextmanager
+    def _viewed(self) -> Iterator[None]:
+        """An iterator of torch's that is made inside reads through the view; `dataset` stays what was given."""
+        if self._view is None:
+            yield
+            return
+        dataset = self.dataset
+        object.__setattr__(self, "dataset", self._view)  # torch refuses it once a loader is made
+        try:
+            yield
+        finally:
+            object.__setattr__(self, "dataset", dataset)
 
     def _remainder(self, epoch: int, position: int) -> int:
         """See `Prepared`: what is repeated are the last units of the last ranks; gathered, ranks follow each other."""
@@ -196,25 +223,22 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         """That of the adapter; "mixed" of a `MixedDataset`, "data" of any other data set."""
         return str(getattr(self.dataset, "name", "data"))
 
-    def _agreed(self) -> dict[str, Any]:
-        """What must be the same on all ranks."""
-        return {**self._progress.state_dict(), "batch_size": self._per_batch, "drop_last": self._units.drop_last}
-
     # -- state
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch next; if it is the one under way, or the one of a loaded state, nothing changes."""
+        """Begin the next pass at the start of this epoch, or at the place of a loaded state of this epoch."""
         self._progress.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is, up to the batch that `next()` returned last: JSON of less than a kilobyte.
+        """Return where the run is, up to the batch that `next()` returned last: JSON of less than a kilobyte.
 
-        The same on all ranks; after the last batch of epoch e it says epoch e + 1, position 0.
+        The same on all ranks; after the last batch of epoch e it says epoch e + 1, position 0. After a pass that was
+        left early it is the place where it was left.
         """
         return self._progress.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any] | str | bytes) -> None:
-        """Go on from a state with the next iteration.
+        """Begin the next pass at a state.
 
         Raises:
             StateError: if it is damaged, of another version, or of another run; says what differs.
@@ -222,28 +246,24 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._progress.load_state_dict(state)
 
 
-class _Groups(Dataset[Any]):
-    """Reads lists of samples: their parts all at once."""
+class _LoaderSampler(StreamingSampler):
+    """The sampler of a loader, which counts the batches that arrive and says where a pass begins.
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    `set_epoch`, as frameworks call it on a loader's sampler, and the state are those of the loader.
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    Attributes:
+        place: epoch and position from which the next iteration yields.
+        draws: whether the data set needs the epoch with each index.
+    """
 
-    def __getitem__(self, group: Sequence[int]) -> list[Any]:
-        return self.__getitems__([group])[0]
+    place = (0, 0)
 
-    def __getitems__(self, groups: Sequence[Sequence[int]]) -> list[list[Any]]:
-        flat = [sample for group in groups for sample in group]
-        read = getattr(self.dataset, "__getitems__", None)
-        samples = iter(read(flat) if read is not None else [self.dataset[sample] for sample in flat])
-        return [[next(samples) for _ in group] for group in groups]
+    def __init__(self, data_source: Any, **options: Any) -> None:
+        super().__init__(data_source, **options)
+        self._window = AnnounceWindow(None)  # the loader reads all that is yielded
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "dataset":
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
+    def __iter__(self) -> Iterator[Any]:
+        return self.units_from(*self.place)
 
 
 def _check_options(options: Mapping[str, Any], batch_size: int | None, batching: Batching | None) -> None:

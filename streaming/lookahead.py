@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol
 
 from torch.utils.data import Sampler
 
-__all__ = ["LookAhead"]
+from streaming.announcing import AnnounceWindow
+from streaming.epochs import with_epoch
+from streaming.torch_datasets import leaves, reads, reads_of
 
-HORIZON = 8192
-"""Indices announced and not yet yielded, at most; at least half of it, which is the deepest read-ahead."""
+__all__ = ["LookAhead", "ReadsAhead"]
+
+
+class ReadsAhead(Protocol):
+    """A data set that reads ahead what is announced to it."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether its samples depend on the epoch in which they are read."""
+
+    @property
+    def reads(self) -> int:
+        """Samples that were asked for so far, by any process."""
+
+    def announce(self, indices: list[int], order: object) -> None:
+        """Expect these reads next, in order, after those that were announced under the same `order` before."""
+
+    def forget(self, order: object) -> None:
+        """Expect no more of the reads that were announced under this `order`."""
 
 
 class LookAhead(Sampler[Any]):
@@ -19,26 +39,23 @@ class LookAhead(Sampler[Any]):
 
     The indices and their order stay exactly those of the wrapped sampler. It is drawn from in chunks, on first use in
     each epoch, so a sampler that draws its whole order at the start (torch's own do) sees the random state it would see
-    without this wrapper. Other attributes are those of the wrapped sampler.
+    without this wrapper. Other attributes are those of the wrapped sampler, also when they are set: Accelerate gives
+    every rank's sampler one generator in this way.
+
+    Each iteration is an epoch, which goes along with its indices. Where the loader reads only a part of what is yielded
+    here, as one that divides batches among ranks does, little is announced at first and nothing once that shows.
 
     Args:
         sampler: yields indices, or lists of indices.
-        announce: called with the next indices, in order, and this object.
-        forget: called with this object when announced indices will not be read.
-        set_epoch: called with the number of each epoch that begins.
+        dataset: is read by these indices, or is inside the wrappers of torch (`Subset` and the like) that are, where
+            the sampler says which data set it is of.
     """
 
-    def __init__(
-        self,
-        sampler: Iterable[Any],
-        announce: Callable[[list[int], object], None],
-        forget: Callable[[object], None],
-        set_epoch: Callable[[int], None],
-    ) -> None:
+    def __init__(self, sampler: Iterable[Any], dataset: ReadsAhead) -> None:
         self.sampler = sampler
-        self._announce = announce
-        self._forget = forget
-        self._set_epoch = set_epoch
+        self._dataset = dataset
+        self._outer = _sampled(sampler, dataset)
+        self._window = AnnounceWindow(partial(reads, dataset))
         self._next_epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -49,33 +66,40 @@ class LookAhead(Sampler[Any]):
             inner(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        self._set_epoch(self._next_epoch)
-        self._next_epoch += 1
-        self._forget(self)
-        indices = iter(self.sampler)
+        # An epoch begins when its first item is drawn: DataLoader makes two iterators and draws from the second.
+        epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
+        order = object()  # of this pass alone: several may be under way at once
+        window = self._window
+        window.begin()
+        items = iter(self.sampler)
         pending: deque[Any] = deque()
         announced = 0
         try:
             while True:
-                if announced < HORIZON // 2:
-                    announced += self._draw(indices, pending, HORIZON - announced)
+                if announced < window.size // 2 or not pending:
+                    announced += self._draw(items, pending, max(window.size - announced, 1), order)
                 if not pending:
                     return
-                announced -= _count(pending[0])
-                yield pending.popleft()
+                item = pending.popleft()
+                announced -= _count(item)
+                yield with_epoch(item, epoch) if self._dataset.draws else item
+                if window.drawn(_count(item)):
+                    self._dataset.forget(order)
         finally:
             if pending:
-                self._forget(self)
+                self._dataset.forget(order)
 
-    def _draw(self, indices: Iterator[Any], pending: deque[Any], wanted: int) -> int:
+    def _draw(self, items: Iterator[Any], pending: deque[Any], wanted: int, order: object) -> int:
         drawn: list[int] = []
-        for item in indices:
+        for item in items:
             pending.append(item)
-            drawn.extend(item if isinstance(item, (list, tuple)) else (item,))
+            drawn.extend(item if isinstance(item, list | tuple) else (item,))
             if len(drawn) >= wanted:
                 break
-        if drawn:
-            self._announce(drawn, self)
+        if drawn and self._window.size:
+            for dataset, indices in reads_of(self._outer, drawn):
+                if dataset is self._dataset:
+                    dataset.announce(indices, order)
         return len(drawn)
 
     def __len__(self) -> int:
@@ -86,6 +110,21 @@ class LookAhead(Sampler[Any]):
             raise AttributeError(name)
         return getattr(self.sampler, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_own = name == "sampler" or name.startswith("_")
+        object.__setattr__(self if is_own else self.sampler, name, value)
+
+
+def _sampled(sampler: Any, dataset: ReadsAhead) -> Any:
+    """The data set whose indices a sampler yields: what it was made for, if `dataset` is in it, else `dataset`."""
+    while sampler is not None:
+        for name in ("data_source", "dataset"):
+            source = getattr(sampler, name, None)
+            if any(leaf is dataset for leaf in leaves(source)):
+                return source
+        sampler = getattr(sampler, "sampler", None)
+    return dataset
+
 
 def _count(item: Any) -> int:
-    return len(item) if isinstance(item, (list, tuple)) else 1
+    return len(item) if isinstance(item, list | tuple) else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
@@ -11,6 +11,8 @@ import numpy as np
 import xxhash
 from torch.utils.data import Dataset
 
+from streaming import torch_datasets
+from streaming.epochs import epoch_of, reading_in
 from streaming.mixture import Mixture
 
 __all__ = ["MixedDataset"]
@@ -67,33 +69,38 @@ class MixedDataset(Dataset[Any]):
         return self.order.size
 
     def __getitem__(self, index: SupportsIndex) -> Any:
-        [(dataset, _, [number])] = self._parts([index])
-        return dataset[number]
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Several samples at once: each data set is asked once for its part."""
         found: list[Any] = [None] * len(indices)
-        for dataset, places, numbers in self._parts(indices):
-            read = getattr(dataset, "__getitems__", None)
-            samples = read(numbers) if read is not None else [dataset[number] for number in numbers]
-            for place, sample in zip(places, samples, strict=True):
-                found[place] = sample
+        with reading_in(epoch_of(indices[0]) if indices else None):
+            for dataset, places, numbers in self._parts(indices):
+                read = getattr(dataset, "__getitems__", None)
+                samples = read(numbers) if read is not None else [dataset[number] for number in numbers]
+                for place, sample in zip(places, samples, strict=True):
+                    found[place] = sample
         return found
 
     def announce(self, indices: Iterable[SupportsIndex], order: object) -> None:
         """Say which samples will be read next, in order; each data set that can read ahead is told its part."""
         for dataset, _, numbers in self._parts(indices):
-            announce: Callable[[list[int], object], None] | None = getattr(dataset, "announce", None)
-            if announce is not None:
-                announce(numbers, order)
+            torch_datasets.announce(dataset, numbers, order)
 
     def forget(self, order: object) -> None:
         """Say that what was announced under this `order` and was not read yet will not be read."""
-        self._tell("forget", order)
+        for dataset in self.datasets.values():
+            torch_datasets.forget(dataset, order)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Pass the epoch on to the data sets that take it."""
-        self._tell("set_epoch", epoch)
+    @property
+    def reads(self) -> int:
+        """Samples that were read so far from the data sets that count them."""
+        return sum(torch_datasets.reads(each) for each in self.datasets.values() if torch_datasets.counts_reads(each))
+
+    @property
+    def draws(self) -> bool:
+        """Whether the samples of a data set may differ from one epoch to the next."""
+        return any(map(torch_datasets.draws, self.datasets.values()))
 
     def get_cache_stats(self) -> dict[str, dict[str, Any]]:
         """`{stream: its statistics}` of the data sets that have a cache."""
@@ -141,10 +148,6 @@ class MixedDataset(Dataset[Any]):
             raise IndexError(f"index {index} is out of range: the data sets have {self.order.size} samples")
         return number
 
-    def _tell(self, method: str, value: object) -> None:
-        for dataset in self.datasets.values():
-            getattr(dataset, method, _nothing)(value)
-
 
 def _nothing(*_: object) -> None:
     """In place of a method that a plain data set lacks."""
@@ -154,7 +157,5 @@ def _fingerprint(datasets: Mapping[str, Any]) -> str:
     """Over the names and the data sets' own fingerprints; of a data set without one its length."""
     digest = xxhash.xxh3_64()
     for name, dataset in datasets.items():
-        index = getattr(dataset, "index", None)
-        own = getattr(dataset, "fingerprint", None) or getattr(index, "fingerprint", None) or len(dataset)
-        digest.update(repr((name, own)).encode())
+        digest.update(repr((name, torch_datasets.fingerprint_of(dataset) or len(dataset))).encode())
     return str(digest.hexdigest())

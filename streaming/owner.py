@@ -19,11 +19,12 @@ from streaming.fetch import IN_CACHE, SampleFetcher
 from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
 from streaming.pool import DecodePool
+from streaming.read_counts import ReadCounts
 from streaming.readahead import MISS, ReadAhead
 from streaming.readings import of_cache, of_read_ahead, of_reads
 from streaming.runtime import Runtime
 from streaming.stages import ACCOUNTS, CACHE
-from streaming.worker import Other, Reply, pickle_error
+from streaming.worker import Other, Reply, Request, pickle_error
 
 __all__ = ["Owner"]
 
@@ -68,7 +69,7 @@ class Owner:
         self.counters = Counters()
         self._recent = RecentHits(len(index))
         self._advice = Advice(cache.max_bytes, cache.max_ttl_seconds)
-        self.epoch = 0
+        self._read_counts = ReadCounts(len(index))
         self._runtime = runtime
         self._reader = reader
         self._pool = DecodePool(runtime.loop, decode_threads)
@@ -116,6 +117,20 @@ class Owner:
             for at, sample in zip(missing, fetched, strict=True):
                 samples[at] = sample
         return samples
+
+    def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
+        """As `read_many`, and how often each sample was asked for in this way before."""
+        draws = self._read_counts.count(positions)
+        return self.read_many(positions), draws
+
+    @property
+    def reads(self) -> int:
+        """Samples that were asked for since the last `reset_metrics`, by this process and its workers."""
+        return self.counters.reads
+
+    def name_of(self, position: int) -> str:
+        """Name of a sample, for messages."""
+        return self.index.name(position)
 
     def _read_now(self, position: int) -> Any:
         sample = self._engine.take(position)
@@ -291,15 +306,16 @@ class Owner:
             self._advice.on_read_ahead(nbytes)
         return self.cache.reserve(nbytes, demanded=demanded, key=position)
 
-    async def answer(self, request: tuple[list[int], bool]) -> Reply:
+    async def answer(self, request: Request) -> Reply:
         """Reply to a worker: see `Reply`."""
-        positions, is_stale = request
+        positions, is_stale, is_drawn = request
         self._engine.drop_ready()
         self.cache.serves_processes = True
         if is_stale:  # evicted between the last answer and its reading: this time send the bytes
             inline = {at: await self._inline(position) for at, position in enumerate(positions)}
-            return self.epoch, [None] * len(positions), inline, None
+            return None, [None] * len(positions), inline, None
         self.counters.reads += len(positions)
+        draws = self._read_counts.count(positions) if is_drawn else None
         places = self.cache.places(positions)
         missing = [at for at, place in enumerate(places) if place is None]
         held = [position for position, place in zip(positions, places, strict=True) if place is not None]
@@ -315,7 +331,7 @@ class Owner:
             places[at] = place
             if other is not None:
                 others[at] = other
-        return self.epoch, places, others, waited
+        return draws, places, others, waited
 
     def _fleeting(self, positions: Sequence[int], places: Sequence[PlaceTuple | None]) -> list[int]:
         """Which of these would be gone before a worker has copied them."""

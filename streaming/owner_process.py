@@ -105,7 +105,7 @@ class _Service:
             send(line, {"error": pickle_error(exc)})
             return
         self._server = LinkServer(current_runtime(), self.answer)
-        told = {"length": len(owner.index), "fingerprint": owner.index.fingerprint, "epoch": owner.epoch}
+        told = {"length": len(owner.index), "fingerprint": owner.index.fingerprint}
         send(line, told, [self._server.hello_fd, owner.cache.arena.fd])
 
     def readings(self) -> Reading:
@@ -147,9 +147,6 @@ class _Service:
         self._orders.clear()
         self.owner.forget_all()
 
-    def set_epoch(self, epoch: int) -> None:
-        self.owner.epoch = epoch
-
     def end_with(self, line: socket.socket) -> None:
         """Wait for the end of the line, stop reading, and end this process."""
         with contextlib.suppress(OSError):
@@ -174,7 +171,8 @@ SERVED: dict[str, Callable[..., Any]] = {
     "announce": _Service.announce,
     "forget": _Service.forget,
     "forget_all": _Service.forget_all,
-    "set_epoch": _Service.set_epoch,
+    "reads": lambda service: service.owner.reads,
+    "name_of": lambda service, position: service.owner.name_of(position),
     "fetch": lambda service, positions: service.owner.fetch(positions),
     "stats": lambda service: service.owner.stats(),
     "readings": _Service.readings,

@@ -8,7 +8,7 @@ from typing import Any
 
 from streaming.errors import StateError
 
-__all__ = ["VERSION", "Progress"]
+__all__ = ["VERSION", "Pass", "Progress"]
 
 VERSION = 1
 """Of the layout of a state."""
@@ -21,15 +21,41 @@ _NEXT_STEP = {
 }
 
 
+class Pass:
+    """One iteration over a loader or sampler, from where it begins to its end or to where it was left.
+
+    Attributes:
+        epoch: goes into the order.
+        position: in the epoch, up to which the pass has come: units used, over all ranks.
+    """
+
+    __slots__ = ("epoch", "position")
+
+    def __init__(self, epoch: int, position: int) -> None:
+        self.epoch = epoch
+        self.position = position
+
+
 class Progress:
-    """The epoch, and the position in it up to which all ranks together have come.
+    """Where a run is, and where the next pass over the data begins.
+
+    | before a pass | it begins at (epoch, position) |
+    | --- | --- |
+    | nothing | (0, 0) |
+    | the last pass ended, in epoch e | (e + 1, 0) |
+    | the last pass was left at (e, p) | (e + 1, 0) |
+    | a state of (e, p) was loaded | (e, p) |
+    | `set_epoch(x)`, also with x = e | (x, 0) |
+    | a state of (e, p) was loaded, then `set_epoch(e)` | (e, p) |
+
+    The state is the place of the pass under way; after a pass that was left, the place where it was left.
 
     Args:
         settings: `settings(epoch, position)` is what the order up to there depends on, as JSON; a state of other
             settings is refused.
 
     Attributes:
-        epoch: the one under way; after the last unit of an epoch the next one.
+        epoch: of the pass under way; once its last unit was used, of the next.
         position: units of the epoch that were used, over all ranks.
     """
 
@@ -37,29 +63,58 @@ class Progress:
         self.epoch = 0
         self.position = 0
         self.settings = settings
-        self._resumes = False
+        self._next: tuple[int, int] | None = (0, 0)  # None: the last pass has not come to its end
+        self._is_loaded = False  # a state, for the next pass
+        self._pass: Pass | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch; if it is the one under way, nothing changes.
+        """Begin the next pass at the start of this epoch, or at the place of a loaded state of this epoch.
 
         Raises:
             ValueError: if it is not a number from 0 up.
         """
         if not (isinstance(epoch, int) and 0 <= epoch < _MOST):
-            raise ValueError(f"epoch={epoch!r} is not a number of an epoch: count from 0")
-        if epoch != self.epoch:
-            self.epoch, self.position, self._resumes = epoch, 0, False
+            raise ValueError(f"epoch={epoch!r} is not the number of an epoch: count from 0")
+        if not (self._is_loaded and epoch == self.epoch):
+            self._go_to(epoch, 0)
 
-    def begin(self) -> tuple[int, int]:
-        """The epoch and position at which an iteration begins: where a loaded state says, else the epoch's start."""
-        if not self._resumes:
-            self.position = 0
-        self._resumes = False
-        return self.epoch, self.position
+    def _go_to(self, epoch: int, position: int) -> None:
+        self._next = self.epoch, self.position = epoch, position
+        self._is_loaded = False
 
-    def finish(self) -> None:
-        """The epoch's last unit was used."""
-        self.epoch, self.position = self.epoch + 1, 0
+    @property
+    def start(self) -> tuple[int, int]:
+        """Epoch and position at which the next pass begins."""
+        return self._next or (self.epoch + 1, 0)
+
+    @property
+    def left_at(self) -> int | None:
+        """Position at which the last pass was left, if the next pass follows from that alone."""
+        return self.position if self._next is None else None
+
+    def begin(self) -> Pass:
+        """Begin a pass. Of passes that are under way at once, the newest counts."""
+        self._go_to(*self.start)
+        self._next = None
+        self._pass = Pass(self.epoch, self.position)
+        return self._pass
+
+    def advance(self, run: Pass, units: int) -> None:
+        """Count units, over all ranks, that a pass has used."""
+        run.position += units
+        if run is self._pass:
+            if self._next == (run.epoch, 0):  # said while this pass was under way, which goes on
+                self._next = None
+            self.epoch, self.position = run.epoch, run.position
+
+    def finish(self, run: Pass) -> None:
+        """Count the last unit of a pass."""
+        run.epoch, run.position = run.epoch + 1, 0
+        if run is self._pass:
+            self._pass = None
+            if self._next is None or self._next == (run.epoch - 1, 0):
+                self._next = run.epoch, 0
+            self.epoch, self.position = self._next
 
     def state_dict(self) -> dict[str, Any]:
         """`{"version", "epoch", "position"}` and the settings: JSON of less than a kilobyte."""
@@ -67,7 +122,7 @@ class Progress:
         return {"version": VERSION, "epoch": self.epoch, "position": self.position, **settings}
 
     def load_state_dict(self, state: Mapping[str, Any] | str | bytes, units: int | None = None) -> None:
-        """Go on from a state, given as it was or as the text of its JSON; nothing is changed if it is refused.
+        """Begin the next pass at a state, given as it was or as the text of its JSON; a refused one changes nothing.
 
         Args:
             units: how many an epoch has, where that is known.
@@ -92,11 +147,8 @@ class Progress:
         settings = self.settings(int(epoch), int(position))
         if told := [text for name in {**settings, **loaded} if (text := _difference(name, loaded, settings))]:
             raise StateError(f"the state is of another run: {'; '.join(told)}")
-        self.resume(int(epoch), int(position))
-
-    def resume(self, epoch: int, position: int) -> None:
-        """Begin the next iteration there."""
-        self.epoch, self.position, self._resumes = epoch, position, True
+        self._go_to(int(epoch), int(position))
+        self._is_loaded, self._pass = True, None
 
 
 def _difference(name: str, loaded: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:

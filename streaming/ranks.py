@@ -39,21 +39,27 @@ def ranks_of_node() -> int:
     return int(text)
 
 
-def check_agreement(rank: int, world_size: int, settings: dict[str, Any]) -> None:
+def check_agreement(rank: int, world_size: int, settings: dict[str, Any]) -> bool:
     """Compare the settings of all ranks, where there is a process group of that size; a collective call.
+
+    Returns:
+        Whether all ranks are known to agree; one alone does.
 
     Raises:
         ConfigError: on every rank alike, naming the ranks that differ from rank 0 and in what.
     """
     from torch import distributed
 
-    if world_size == 1 or not (distributed.is_available() and distributed.is_initialized()):
-        return
+    if world_size == 1:
+        return True
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
     if distributed.get_world_size() != world_size:
-        return
+        return False
     gathered: list[Any] = [None] * world_size
     distributed.all_gather_object(gathered, {"rank": rank, **settings})
     _compare(sorted(gathered, key=lambda each: int(each["rank"])))
+    return True
 
 
 def _compare(gathered: list[dict[str, Any]]) -> None:

@@ -77,7 +77,7 @@ class RemoteOwner:
         self.length: int = told["length"]
         self.fingerprint: str = told["fingerprint"]
         self._calls = LinkClient(self._fds[0])
-        self._worker = Worker(LinkHandle(*self._fds), told["epoch"])
+        self._worker = Worker(LinkHandle(*self._fds))
 
     def _open(self, settings: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -89,16 +89,6 @@ class RemoteOwner:
             raise pickle.loads(told["error"])
         result: dict[str, Any] = told
         return result
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that goes into the seed of the generators that `transform` gets."""
-        return self._worker.epoch
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._call("set_epoch", epoch)
-        self._worker.epoch = epoch
 
     def read(self, position: int) -> Any:
         """One sample, owned by the caller."""
@@ -115,6 +105,22 @@ class RemoteOwner:
             return self._worker.read_many(positions)
         except OwnerGone as exc:
             raise self._gone() from exc
+
+    def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
+        """As `read_many`, and how often each sample was asked for in this way before, by any process."""
+        try:
+            return self._worker.read_drawn(positions)
+        except OwnerGone as exc:
+            raise self._gone() from exc
+
+    @property
+    def reads(self) -> int:
+        """Samples that were asked for since the last `reset_metrics`."""
+        return int(self._call("reads"))
+
+    def name_of(self, position: int) -> str:
+        """Name of a sample, for messages."""
+        return str(self._call("name_of", position))
 
     def announce(self, positions: Iterable[int], order: object) -> None:
         """Say which samples will be read next, in order."""

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from streaming.announcing import AnnounceWindow
 from streaming.batching import Plan
+from streaming.epochs import with_epoch
 from streaming.errors import ConfigError
 from streaming.order import Order, Sequential, Shuffled
 from streaming.progress import Progress
 from streaming.ranks import check_group, rank_and_world
+from streaming.torch_datasets import announce, counts_reads, draws, fingerprint_of, forget, reads, seed_of
 
 __all__ = ["Batching", "StreamingSampler", "order_of"]
 
-HORIZON = 8192
-"""Samples announced and not yet drawn; twice the deepest read-ahead."""
+FEWEST = 32
+"""Units computed at once, at least."""
 
 _CHUNK = 1024  # units computed at once: 64 cost 55 us, 1,024 some 80 us
 _PLANNED_CHUNK = 64  # units of several samples
@@ -54,6 +58,7 @@ class StreamingSampler(Sampler[Any]):
     Attributes:
         order: the order of the samples.
         rank, world_size: as found.
+        draws: whether each index carries the epoch, since samples of the data set may depend on it.
 
     Raises:
         ConfigError: fewer units than ranks, or settings that cannot be used.
@@ -78,12 +83,18 @@ class StreamingSampler(Sampler[Any]):
         self._is_told = rank is not None
         self.drop_last = drop_last
         self._planned = {} if self.plan is None else self.plan.settings()
-        self._fingerprint = getattr(data_source, "fingerprint", None)
+        self._fingerprint = fingerprint_of(data_source)
         self.progress = Progress(self.settings)
-        self._ahead = _Ahead(self._chunks, data_source)
-        if self.units(0) < self.world_size:
+        self._source = data_source
+        self.draws = draws(data_source)
+        self._window = AnnounceWindow(partial(reads, data_source) if counts_reads(data_source) else None)
+        self._ahead: _Ahead | None = None
+        units = self.units(0)
+        if not units:
+            raise ConfigError("the data set is empty: give one with samples; an adapter's `sources` list its objects")
+        if units < self.world_size:
             raise ConfigError(
-                f"{self.units(0)} samples or groups of samples are too few for {self.world_size} ranks: each needs one"
+                f"{units} samples or groups of samples are too few for {self.world_size} ranks: each needs one"
             )
 
     def settings(self, epoch: int, position: int) -> dict[str, Any]:
@@ -109,22 +120,49 @@ class StreamingSampler(Sampler[Any]):
         return self.left(self.progress.epoch, 0)
 
     def __iter__(self) -> Iterator[Any]:
+        # A pass begins when its first unit is drawn: DataLoader makes two iterators and draws from the second.
+        self.check_group()
+        run = self.progress.begin()
+        left = self.left(run.epoch, run.position)
+        if not left:
+            self.progress.finish(run)
+            return
+        for unit in self.units_from(run.epoch, run.position):
+            left -= 1
+            if left:
+                self.progress.advance(run, self.world_size)
+            else:
+                self.progress.finish(run)
+            yield unit
+
+    def check_group(self) -> None:
+        """Compare the rank that was found, if it was not given, with the default process group.
+
+        Raises:
+            ConfigError: they differ.
+        """
         if not self._is_told:
             check_group(self.rank, self.world_size)
-        progress = self.progress
-        epoch, position = progress.begin()
-        left = self.left(epoch, position)
-        if not left:
-            progress.finish()
+
+    def units_from(self, epoch: int, position: int) -> Iterator[Any]:
+        """Yield this rank's units of an epoch from a position on, each announced before."""
+        if not self.left(epoch, position):
             return
-        for units in self._ahead.chunks(epoch, position):
-            for unit in units:
-                left -= 1
-                if left:
-                    progress.position += self.world_size
-                else:
-                    progress.finish()
-                yield unit
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.begin != (epoch, position):
+            if ahead is not None:
+                ahead.drop()
+            ahead = _Ahead(self._chunks(epoch, position), self._source, self._window)
+        is_over = False
+        try:
+            for unit in ahead.units(epoch):
+                yield with_epoch(unit, epoch) if self.draws else unit
+            is_over = True
+        finally:
+            if is_over and self._ahead is None:
+                self._ahead = ahead  # the next epoch's first units are announced already
+            else:
+                ahead.drop()
 
     def _chunks(self, epoch: int, position: int) -> Iterator[_Chunk]:
         """This rank's units from a position on, over the end of the epoch into the next, without end."""
@@ -132,7 +170,7 @@ class StreamingSampler(Sampler[Any]):
             begin = position
             left = self.left(epoch, position)
             while left:
-                count = min(left, _CHUNK if self.plan is None else _PLANNED_CHUNK)
+                count = min(left, _CHUNK if self.plan is None else _PLANNED_CHUNK, max(self._window.size // 2, FEWEST))
                 left -= count
                 yield self._chunk(epoch, begin, position, count, is_last=not left)
                 begin = position = position + count * self.world_size
@@ -159,7 +197,7 @@ class StreamingSampler(Sampler[Any]):
     # -- state
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch next; if it is the one under way, or the one of a loaded state, nothing changes."""
+        """Begin the next iteration at the start of this epoch, or at the place of a loaded state of this epoch."""
         self.progress.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,60 +224,68 @@ class _Chunk(NamedTuple):
 
 
 class _Ahead:
-    """Chunks that are drawn one by one and announced long before.
+    """The units of a pass, drawn chunk by chunk and announced long before they are yielded.
 
     Args:
-        chunks: `chunks(epoch, position)` gives the chunks from there, without end.
-        data_source: told of what is coming, where it has `announce` and `forget`.
+        chunks: from the pass's first unit on, without end.
+        data_source: told of what is coming.
+        window: says how far ahead.
     """
 
-    def __init__(self, chunks: Callable[[int, int], Iterator[_Chunk]], data_source: Any) -> None:
+    def __init__(self, chunks: Iterator[_Chunk], data_source: Any, window: AnnounceWindow) -> None:
         self._chunks = chunks
-        self._announce: Callable[[list[int], object], None] | None = getattr(data_source, "announce", None)
-        self._forget: Callable[[object], None] | None = getattr(data_source, "forget", None)
+        self._source = data_source
+        self._window = window
         self._pending: deque[_Chunk] = deque()
         self._announced = 0  # samples in what is pending
-        self._coming: Iterator[_Chunk] = iter(())
 
-    def chunks(self, epoch: int, position: int) -> Iterator[list[Any]]:
-        """The units of an epoch from a position on."""
-        if not self._pending or self._pending[0].begin != (epoch, position):
-            self._drop()
-            self._coming = self._chunks(epoch, position)
+    @property
+    def begin(self) -> tuple[int, int] | None:
+        """Epoch and position of the first unit that was drawn and not yielded; None if none was."""
+        return self._pending[0].begin if self._pending else None
+
+    def units(self, epoch: int) -> Iterator[Any]:
+        """Yield the units up to the end of an epoch."""
+        window = self._window
+        window.begin()
         is_over = False
-        try:
-            while not is_over:
-                if not self._pending:
-                    self._draw()
-                chunk = self._pending.popleft()
-                self._announced -= _count(chunk.units)
-                if self._announce is not None:
-                    self._reach(epoch)
-                yield chunk.units
-                is_over = chunk.is_last
-        finally:
-            if not is_over:  # the trainer left in the middle
-                self._drop()
+        while not is_over:
+            if not self._pending:
+                self._draw()
+            chunk = self._pending.popleft()
+            self._announced -= _count(chunk.units)
+            self._reach(epoch)
+            if window.is_settled:
+                yield from chunk.units
+            else:
+                yield from self._watched(chunk.units)
+            is_over = chunk.is_last
+
+    def _watched(self, units: list[Any]) -> Iterator[Any]:
+        for unit in units:
+            yield unit
+            if self._window.drawn(_count([unit])):
+                forget(self._source, self)
 
     def _reach(self, epoch: int) -> None:
-        """Announce up to half the horizon, and at most to the end of the next epoch."""
-        while self._announced < HORIZON // 2:
+        """Announce up to half the window, and at most to the end of the next epoch."""
+        while self._announced < self._window.size // 2:
             if self._pending and self._pending[-1].is_last and self._pending[-1].begin[0] > epoch:
                 return
             self._draw()
 
     def _draw(self) -> None:
-        chunk = next(self._coming)
+        chunk = next(self._chunks)
         self._pending.append(chunk)
         self._announced += _count(chunk.units)
-        if self._announce is not None:
-            self._announce(_samples(chunk.units), self)
+        if self._window.size:
+            announce(self._source, _samples(chunk.units), self)
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """What was announced will not be read."""
         self._pending.clear()
         self._announced = 0
-        if self._forget is not None:
-            self._forget(self)
+        forget(self._source, self)
 
 
 def order_of(data_source: Any, shuffle: bool, seed: int | None) -> Order:
@@ -250,7 +296,7 @@ def order_of(data_source: Any, shuffle: bool, seed: int | None) -> Order:
             raise ConfigError(f"seed={seed} is given and the data set has an order of its own: give the seed to that")
         return own
     n = data_source if isinstance(data_source, int) else len(data_source)
-    return Shuffled(n, getattr(data_source, "seed", 0) if seed is None else seed) if shuffle else Sequential(n)
+    return Shuffled(n, seed_of(data_source) if seed is None else seed) if shuffle else Sequential(n)
 
 
 def _check_order(order: Order, data_source: Any) -> None:

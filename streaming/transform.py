@@ -18,32 +18,45 @@ __all__ = ["Transform"]
 class Transform:
     """Calls `function(sample)`, or `function(sample, generator)` where it takes two.
 
-    The generator is seeded by (seed, epoch, position of the sample in the data set), so that what it draws depends
-    neither on workers nor on the order of reads.
+    The generator is seeded by (seed, draw, position of the sample in the data set), so that what it draws depends
+    neither on workers nor on the order of reads. The draw is the epoch, or where no loader tells it the number of
+    earlier reads of the sample.
+
+    Attributes:
+        takes_generator: whether the result depends on the draw.
     """
 
     def __init__(self, function: Callable[..., Any], seed: int) -> None:
         self._function = function
         self._seed = seed
-        self._takes_generator = _takes_two(function)
+        self.takes_generator = _takes_two(function)
 
-    def __call__(self, sample: Any, epoch: int, position: int) -> Any:
-        """What the function returns.
+    def __call__(self, sample: Any, draw: int, position: int, name_of: Callable[[int], str]) -> Any:
+        """Return what the function returns.
+
+        Args:
+            sample: the reader's own copy.
+            draw: seeds the generator, with the position.
+            position: of the sample in the data set.
+            name_of: the name of the sample at a position, for the error.
 
         Raises:
             PrepareError: if it raises anything that is not this library's; that is the cause.
         """
         try:
-            if not self._takes_generator:
+            if not self.takes_generator:
                 return self._function(sample)
-            return self._function(sample, self._generator(epoch, position))
+            return self._function(sample, self._generator(draw, position))
         except StreamingError:
             raise
         except Exception as exc:
-            raise PrepareError(f"transform failed on sample {position}: {type(exc).__name__}: {exc}") from exc
+            name = name_of(position)
+            raise PrepareError(
+                f"transform failed on sample {position} ({name!r}): {type(exc).__name__}: {exc}", path=name
+            ) from exc
 
-    def _generator(self, epoch: int, position: int) -> torch.Generator:
-        parts = struct.pack("=qqq", self._seed, epoch, position)
+    def _generator(self, draw: int, position: int) -> torch.Generator:
+        parts = struct.pack("=qqq", self._seed, draw, position)
         return torch.Generator().manual_seed(xxhash.xxh64_intdigest(parts) >> 1)
 
 

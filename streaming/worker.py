@@ -15,7 +15,11 @@ from streaming.cache.reading import STALE, PlaceTuple
 from streaming.link import LinkClient, LinkHandle
 from streaming.stages import ACCOUNTS, CACHE, QUEUE
 
-__all__ = ["Other", "Reply", "Worker", "pickle_error"]
+__all__ = ["Other", "Reply", "Request", "Worker", "pickle_error"]
+
+Request = tuple[list[int], bool, bool]
+"""What a worker asks for: the positions, whether they were in the last answer and are gone from their places, and
+whether these reads are to be counted sample by sample."""
 
 Other = tuple[bool, bytes]
 """What has no place in the arena: whether it is an error, and the pickle of the error or of the sample.
@@ -23,9 +27,9 @@ Other = tuple[bool, bytes]
 Pickle crosses only the private line between a process and its own children, as it does for DataLoader workers anyway.
 """
 
-Reply = tuple[int, list[PlaceTuple | None], dict[int, Other], list[float] | None]
-"""An owner's answer: its epoch, where each sample lies, by their number in the request those that lie nowhere, and what
-it waited for, in seconds by stage, if it had to."""
+Reply = tuple[list[int] | None, list[PlaceTuple | None], dict[int, Other], list[float] | None]
+"""An owner's answer: how often each sample was counted before, if that was asked, where each sample is, those that are
+nowhere by their number in the request, and what it waited for, in seconds by stage, if it had to."""
 
 
 def pickle_error(error: Exception) -> bytes:
@@ -43,11 +47,9 @@ class Worker:
 
     Args:
         handle: the owner's, inherited by a fork or received at a spawn.
-        epoch: the owner's at that moment; each answer brings the newest.
     """
 
-    def __init__(self, handle: LinkHandle, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, handle: LinkHandle) -> None:
         self._handle = handle
         self._client = LinkClient(handle.hello_fd)
         self._arena = ArenaReader(handle.arena_fd)
@@ -67,22 +69,40 @@ class Worker:
 
     def read_many(self, positions: Sequence[int]) -> list[Any]:
         """Samples in the order asked, owned by the caller."""
-        samples = self._ask(positions, False)
+        return self._read(positions, is_drawn=False)[0]
+
+    def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
+        """As `read_many`, and how often each sample was asked for in this way before, by any process."""
+        samples, draws = self._read(positions, is_drawn=True)
+        assert draws is not None
+        return samples, draws
+
+    def _read(self, positions: Sequence[int], *, is_drawn: bool) -> tuple[list[Any], list[int] | None]:
+        samples, draws = self._ask((list(positions), False, is_drawn))
         stale = [at for at, sample in enumerate(samples) if sample is STALE]
         if stale:
-            again = self._ask([positions[at] for at in stale], True)
+            again, _ = self._ask(([positions[at] for at in stale], True, False))
             for at, sample in zip(stale, again, strict=True):
                 samples[at] = sample
-        return samples
+        return samples, draws
+
+    @property
+    def reads(self) -> int:
+        """Not counted in a worker."""
+        return 0
+
+    def name_of(self, position: int) -> str:
+        """Name of a sample, for messages."""
+        return str(position)
 
     def close(self) -> None:
         """End the line to the owner. What was read stays; idempotent."""
         self._client.close()
 
-    def _ask(self, positions: Sequence[int], is_stale: bool) -> list[Any]:
+    def _ask(self, request: Request) -> tuple[list[Any], list[int] | None]:
         asked = perf_counter()
-        reply: Reply = self._client.request((list(positions), is_stale))
-        self.epoch, places, others, waited = reply
+        reply: Reply = self._client.request(request)
+        draws, places, others, waited = reply
         answered = perf_counter()
         ACCOUNTS.mine.seconds[QUEUE] += max(answered - asked - sum(waited or ()), 0.0)
         if waited is not None:
@@ -97,4 +117,4 @@ class Worker:
                 raise value
             samples.insert(at, value)
         ACCOUNTS.mine.seconds[CACHE] += perf_counter() - answered
-        return samples
+        return samples, draws

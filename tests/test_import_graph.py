@@ -15,11 +15,11 @@ PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
     ("errors", "units", "masking", "machine", "logs", "settings", "config"),
-    ("counters", "stages", "live", "runtime", "ranks", "transform"),
+    ("counters", "stages", "live", "runtime", "ranks", "epochs", "read_counts", "transform"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
-    ("cache", "prefetch", "pool", "link", "lookahead", "flights", "readahead"),
+    ("cache", "prefetch", "pool", "link", "announcing", "torch_datasets", "lookahead", "flights", "readahead"),
     ("collate", "packing", "copies", "timeline", "fetch", "readings", "testing"),
     ("bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "forks", "adapter"),
     ("mixed", "progress", "sampler", "device", "accelerated", "stalls", "loader"),

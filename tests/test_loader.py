@@ -138,11 +138,66 @@ def test_ranks_get_equally_many_batches_of_one_size() -> None:
         assert sum(len(batch) for part in parts for batch in part) == expected
 
 
-def test_an_iteration_that_was_left_begins_anew() -> None:
-    """As torch's does: validation may look at the first batches only."""
-    loader = loader_of(torch.arange(COUNT))
-    first = [batch.tolist() for batch in islice(loader, 2)]
-    assert [batch.tolist() for batch in islice(loader, 2)] == first
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_pass_is_an_epoch_of_its_own_also_one_that_was_left(workers: int) -> None:
+    """Three passes of two batches are the beginnings of three epochs; the state is where the last one was left."""
+    data = torch.arange(COUNT)
+    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    whole = [[batch.tolist() for batch in loader] for loader in 3 * [loader_of(data)]]
+    loader = loader_of(data, **options)
+    passes = []
+    for _ in range(3):
+        passes.append([])
+        for batch in loader:
+            passes[-1].append(batch.tolist())
+            if len(passes[-1]) == 2:
+                break
+    assert passes == [epoch[:2] for epoch in whole]
+    state = loader.state_dict()
+    assert (state["epoch"], state["position"]) == (2, 8)
+    resumed = loader_of(data, **options)
+    resumed.load_state_dict(state)
+    assert [batch.tolist() for batch in resumed] == whole[2][2:]
+
+
+def test_a_trainer_that_limits_its_passes_resumes_like_one_that_was_not_stopped() -> None:
+    """It calls `set_epoch` before each pass: after the checkpoint at the end of a pass the next epoch begins."""
+    data = torch.arange(COUNT)
+
+    def train(loader: StreamingDataLoader, epochs: range) -> list[list[int]]:
+        seen = []
+        for epoch in epochs:
+            loader.set_epoch(epoch)
+            seen += [batch.tolist() for batch in islice(loader, 3)]
+        return seen
+
+    whole = train(loader_of(data), range(4))
+    first = loader_of(data)
+    head = train(first, range(2))
+    resumed = loader_of(data)
+    resumed.load_state_dict(first.state_dict())
+    assert head + train(resumed, range(2, 4)) == whole
+
+
+def test_ranks_that_cannot_be_compared_have_to_set_the_epoch() -> None:
+    """One rank that peeked would be an epoch ahead of the others without a word."""
+    loader = loader_of(torch.arange(COUNT), rank=0, world_size=2)
+    next(iter(loader))
+    with pytest.raises(ConfigError, match=r"rank 0 of 2 left its last pass at position 8 of epoch 0.*set_epoch"):
+        iter(loader)
+    loader.set_epoch(0)
+    assert len(list(loader)) == len(loader)
+    assert len(list(loader)) == len(loader)  # after a whole pass nothing is in doubt
+
+
+def test_the_loaders_sampler_has_its_epoch_and_state() -> None:
+    """Frameworks call `set_epoch` on the sampler of a loader."""
+    data = torch.arange(COUNT)
+    loader, other = loader_of(data), loader_of(data)
+    for call in (loader.sampler.set_epoch, other.set_epoch):
+        call(3)
+    assert loader.state_dict() == loader.sampler.state_dict() == other.state_dict()
+    assert torch.equal(torch.cat(list(loader)), torch.cat(list(other)))
 
 
 def test_of_two_iterations_the_newer_one_counts() -> None:
@@ -152,7 +207,16 @@ def test_of_two_iterations_the_newer_one_counts() -> None:
     next(old)
     next(new)
     next(old)
-    assert loader.state_dict()["position"] == 4
+    assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (1, 4)
+
+
+def test_two_iterations_of_one_loader_do_not_mix_their_samples() -> None:
+    """Interleaved over more samples than are computed at once, each gives its own epoch."""
+    data = torch.arange(5000)
+    whole = [torch.cat(list(loader)).tolist() for loader in 2 * [loader_of(data, 50)]]
+    loader = loader_of(data, 50)
+    pairs = list(zip(loader, loader, strict=True))
+    assert [torch.cat(batches).tolist() for batches in zip(*pairs, strict=True)] == whole
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -51,9 +51,6 @@ class Listening(Plain):
     def forget(self, order: object) -> None:
         self.heard.append(("forget", order))
 
-    def set_epoch(self, epoch: int) -> None:
-        self.heard.append(("epoch", epoch))
-
     def close(self) -> None:
         self.heard.append(("close",))
 
@@ -113,9 +110,8 @@ def test_what_is_said_is_passed_on() -> None:
     with MixedDataset({"a": first, "b": second, "c": Plain(20, 2)}) as mixed:
         mixed.announce(iter([9, 3, 10, 5, 4]), order)
         mixed.forget(order)
-        mixed.set_epoch(3)
-    assert first.heard == [("announce", [3, 4], order), ("forget", order), ("epoch", 3), ("close",)]
-    assert second.heard == [("announce", [4, 0], order), ("forget", order), ("epoch", 3), ("close",)]
+    assert first.heard == [("announce", [3, 4], order), ("forget", order), ("close",)]
+    assert second.heard == [("announce", [4, 0], order), ("forget", order), ("close",)]
     assert mixed.get_cache_stats() == {}
 
 

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
+from streaming.epochs import EpochIndex
 from streaming.errors import (
     Closed,
     ConfigError,
@@ -160,19 +161,16 @@ def test_the_index_is_a_map_of_the_saved_file(source, tmp_path):
 
 
 def test_transform_gets_the_generator_of_the_epoch(source):
-    """`transform` runs here, with the seed of (seed, epoch, position), as it does with a thread."""
+    """`transform` runs here, with the seed of (seed, draw, position), as it does with a thread."""
     with (
         _open(source, transform=_shift, seed=7) as remote,
         StreamingDatasetAdapter(source, transform=_shift, seed=7) as local,
     ):
-        seen = []
-        for epoch in (0, 3):
-            remote.set_epoch(epoch)
-            local.set_epoch(epoch)
-            noise = [sample["noise"] for sample in remote.__getitems__(range(COUNT))]
-            assert noise == [local[i]["noise"] for i in range(COUNT)]
-            seen.append(noise)
+        epochs = [range(COUNT), range(COUNT), [EpochIndex(index, 1) for index in range(COUNT)]]
+        seen = [[sample["noise"] for sample in remote.__getitems__(epoch)] for epoch in epochs]
+        assert seen == [[local[index]["noise"] for index in epoch] for epoch in epochs]
         assert seen[0] != seen[1]
+        assert seen[1] == seen[2]
 
 
 def test_announced_samples_are_read_before_they_are_asked_for(source, tmp_path):

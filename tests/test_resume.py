@@ -134,6 +134,43 @@ def test_random_cuts(kind: str, part: int) -> None:
     dataset.close()
 
 
+def limited_run(kind: str, dataset: Any, chance: random.Random, **options: Any) -> dict[int, list[list[int]]]:
+    """What the trainers of a run received, by epoch, which leave their passes early and are cut in or after one."""
+    found: dict[int, list[list[int]]] = {}
+    epoch, state = 0, None
+    for world in WORLDS:
+        size = chance.randint(1, 9)
+        loaders = [loader_of(kind, dataset, size, rank, world, **options) for rank in range(world)]
+        for loader in loaders if state is not None else ():
+            loader.load_state_dict(state)
+        for is_cut in [False] * chance.randint(0, 2) + [chance.random() < 0.5]:
+            for loader in loaders:
+                loader.set_epoch(epoch)
+            received = found.setdefault(epoch, [])
+            for batches in islice(zip(*loaders, strict=True), chance.randint(0, 5)):
+                received.extend(interleaved(batches))
+            epoch += not is_cut or loaders[0].epoch > epoch
+        states = [loader.state_dict() for loader in loaders]
+        assert all(each == states[0] for each in states)
+        state = json.dumps(states[0])
+    return found
+
+
+@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_cuts_of_runs_that_leave_their_passes(kind: str, part: int) -> None:
+    """250 in all: each epoch is the beginning of the uncut one, whether a run is cut in a pass or after it was left."""
+    dataset = dataset_of(kind)
+    uncut = Uncut(kind, dataset)
+    chance = random.Random(f"{SEED} {kind} {part} left")
+    for _ in range(CUTS_EACH):
+        for number, units in limited_run(kind, dataset, chance).items():
+            whole = uncut.epoch(number)
+            assert units == [*whole, *whole][: len(units)]
+            assert len(units) <= len(whole) + max(WORLDS)
+    dataset.close()
+
+
 @pytest.mark.parametrize("part", range(2))
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_cuts_with_workers(kind: str, part: int) -> None:

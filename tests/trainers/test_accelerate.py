@@ -43,3 +43,15 @@ def test_a_stateful_loader_that_accelerate_divides(tmp_path: Path) -> None:
     assert killed_twice(lambda stop_at: train("theirs", tmp_path, stop_at), SEED) == whole.steps
     order = [sample for step in range(30) for rank in range(2) for sample in whole.steps[rank][step].samples]
     assert order == [sample for _, sample in global_order(Job(uninterrupted(ranks=1)))]
+
+
+def test_what_other_ranks_read_is_not_fetched(tmp_path: Path) -> None:
+    """Accelerate divides the batches of a sampler that reads ahead: it stops after a few batches, and says so once."""
+    data = write_samples(tmp_path / "data", 400)
+    job = finished(run("divided_script.py", data, 4, ranks=2))
+    read = [sample for steps in job.steps.values() for step in steps for sample in step.samples]
+    assert sorted(read) == list(range(400))
+    fetched = [int(line.removeprefix("fetched ")) for line in job.stderr.splitlines() if line.startswith("fetched ")]
+    assert len(fetched) == 2
+    assert all(200 <= count <= 270 for count in fetched)
+    assert job.stderr.count("look_ahead_stopped") == 2

@@ -1,0 +1,37 @@
+"""How often each sample was read: for random transforms under loaders that the library cannot see."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["ReadCounts"]
+
+
+class ReadCounts:
+    """Counts the reads of each sample, over all threads and workers.
+
+    Takes 4 bytes a sample from the first count on; a count wraps after 2^32 reads.
+
+    Args:
+        samples: of the data set.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._counts: np.ndarray[tuple[int], np.dtype[np.uint32]] | None = None
+        self._lock = threading.Lock()
+
+    def count(self, positions: Sequence[int]) -> list[int]:
+        """Count one read of each sample and return how many there were before."""
+        with self._lock:
+            if self._counts is None:
+                self._counts = np.zeros(self._samples, np.uint32)  # memory that is not touched is not taken
+            counts = self._counts
+            before = []
+            for position in positions:  # one by one: a sample may be in the batch twice
+                before.append(int(counts[position]))
+                counts[position] += 1
+            return before
