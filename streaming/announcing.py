@@ -51,6 +51,7 @@ class AnnounceWindow:
     def begin(self) -> None:
         """A pass over the sampler begins: what was drawn before and never read says nothing."""
         self._drawn = 0
+        self._announced = 0
         self._batches = 0
         self._begin = _Moment(0, 0 if self._reads is None else self._reads())
         self._first: _Moment | None = None
@@ -60,6 +61,15 @@ class AnnounceWindow:
     def is_settled(self) -> bool:
         """Whether `size` is final."""
         return self._reads is None
+
+    def admit(self, count: int) -> bool:
+        """Return whether the next samples, so many of them, are announced: not far ahead of what was read at first."""
+        if self._reads is None:
+            return self.size > 0
+        if self._announced + count > self.size + self._reads() - self._begin.read:
+            return False
+        self._announced += count
+        return True
 
     def drawn(self, count: int) -> bool:
         """Count samples that the loader took, and return whether it shows by now that it does not read them all."""

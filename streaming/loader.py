@@ -7,20 +7,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from streaming.accelerated import Prepared
-from streaming.announcing import AnnounceWindow
 from streaming.batching import Plan, TokenBatches
 from streaming.counters import Reading
 from streaming.device import to_device
 from streaming.epochs import EpochDataset
 from streaming.errors import ConfigError
+from streaming.frameworks import given_samplers
 from streaming.live import add_loader
-from streaming.order import Order
+from streaming.order import Order, Sequential
 from streaming.progress import Pass
 from streaming.ranks import check_agreement
-from streaming.sampler import Batching, StreamingSampler
+from streaming.sampler import Batching, LoaderSampler
 from streaming.stalls import StallAccount, accounted, arriving, rest_of
 
 __all__ = ["StreamingDataLoader"]
@@ -51,10 +51,11 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         rank, world_size: see `streaming.ranks.rank_and_world`.
         device: where the tensors of a batch shall be; None leaves them.
         prefetch_to_device: batches that are copied to the device ahead of their use.
-        options: as for torch's DataLoader.
+        options: as for torch's DataLoader, except `in_order=False`.
 
     Attributes:
-        sampler: the `StreamingSampler`; with `TokenBatches` as `batch_sampler`.
+        rank, world_size: as found.
+        sampler: the `StreamingSampler`.
         plan: the groups of samples, where there is `batching`; `plan.padding(epoch)` is their share of padding.
         stalls: how long the trainer waited for batches, and for what.
 
@@ -78,27 +79,38 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         prefetch_to_device: int = 2,
         **options: Any,
     ) -> None:
-        _check_options(options, batch_size, batching)
-        sampler = _LoaderSampler(
-            dataset,
-            shuffle=shuffle,
-            seed=seed,
-            order=order,
-            batching=batching,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-        )
+        _check_options(dataset, options, batch_size, batching)
+        given = given_samplers(options, has_batching=batching is not None)
+        options = {name: value for name, value in options.items() if name not in ("sampler", "batch_sampler")}
+        sampler = given.units
+        if sampler is None:
+            sampler = LoaderSampler(
+                dataset,
+                shuffle=shuffle,
+                seed=seed,
+                order=Sequential(len(dataset)) if given.is_sequential else order,  # type: ignore[arg-type]
+                batching=batching,
+                rank=rank,
+                world_size=world_size,
+                drop_last=drop_last,
+            )
+        elif given.batches is not None:
+            sampler.drop_last = getattr(given.batches, "drop_last", drop_last)
+            batch_size = getattr(given.batches, "batch_size", None)
+        # By these names a framework that makes a loader again finds the arguments.
+        self.seed, self.order, self.batching = seed, order, batching
+        self.rank, self.world_size = sampler.rank, sampler.world_size
+        self.device, self.prefetch_to_device = device, prefetch_to_device
         self._device = None if device is None else torch.device(device)
-        self._prefetch_to_device = prefetch_to_device
         self._progress = sampler.progress
         self._units = sampler
         self._padding: float | None = None  # of the epoch under way
         self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
         if self._device is not None and self._device.type == "cuda":
             options.setdefault("pin_memory", True)
-        if isinstance(batching, TokenBatches):
-            super().__init__(dataset, batch_sampler=sampler, **options)
+        if given.batches is not None or isinstance(batching, TokenBatches):
+            super().__init__(dataset, batch_sampler=given.batches or sampler, **options)
+            object.__setattr__(self, "sampler", sampler)  # in place of torch's, which nothing draws from
         else:
             super().__init__(dataset, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
         self._view = EpochDataset(dataset) if batching is not None or sampler.draws else None
@@ -109,16 +121,6 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
     def plan(self) -> Plan | None:
         """The groups of samples, where there is `batching`."""
         return self._units.plan
-
-    @property
-    def rank(self) -> int:
-        """Of this trainer."""
-        return self._units.rank
-
-    @property
-    def world_size(self) -> int:
-        """Trainers in all."""
-        return self._units.world_size
 
     @property
     def epoch(self) -> int:
@@ -180,7 +182,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
 
     def _arriving(self) -> Iterator[Any]:
         batches = arriving(self._start, self.num_workers)
-        return batches if self._device is None else to_device(batches, self._device, self._prefetch_to_device)
+        return batches if self._device is None else to_device(batches, self._device, self.prefetch_to_device)
 
     def _start(self) -> Iterator[Any]:
         with accounted(self, self.stalls.rest), self._viewed():
@@ -246,33 +248,18 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._progress.load_state_dict(state)
 
 
-class _LoaderSampler(StreamingSampler):
-    """The sampler of a loader, which counts the batches that arrive and says where a pass begins.
-
-    `set_epoch`, as frameworks call it on a loader's sampler, and the state are those of the loader.
-
-    Attributes:
-        place: epoch and position from which the next iteration yields.
-        draws: whether the data set needs the epoch with each index.
-    """
-
-    place = (0, 0)
-
-    def __init__(self, data_source: Any, **options: Any) -> None:
-        super().__init__(data_source, **options)
-        self._window = AnnounceWindow(None)  # the loader reads all that is yielded
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.units_from(*self.place)
-
-
-def _check_options(options: Mapping[str, Any], batch_size: int | None, batching: Batching | None) -> None:
-    for name in ("sampler", "batch_sampler", "generator"):
-        if options.get(name) is not None:
-            raise ConfigError(
-                f"{name} is given to a StreamingDataLoader, which has an order of its own: leave it out, or use "
-                "torch's DataLoader with adapter.look_ahead(sampler)"
-            )
+def _check_options(dataset: Any, options: Mapping[str, Any], batch_size: int | None, batching: Batching | None) -> None:
+    if isinstance(dataset, IterableDataset):
+        raise ConfigError(
+            f"{type(dataset).__name__} is an IterableDataset, whose order cannot be chosen: give a map-style data set"
+        )
+    if options.get("generator") is not None:
+        raise ConfigError("generator is given to a StreamingDataLoader, whose order has a seed of its own: give seed=")
+    if options.get("in_order") is False:
+        raise ConfigError(
+            "in_order=False gives batches as they are made, so no place in the order says which ones a run has had: "
+            "a resumed run would repeat some and lose others. Leave it out, or use torch's DataLoader"
+        )
     if isinstance(batching, TokenBatches):
         if batch_size not in (None, 1):
             raise ConfigError(f"batch_size={batch_size} with TokenBatches, which makes the batches: leave it out")

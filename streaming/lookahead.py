@@ -96,7 +96,7 @@ class LookAhead(Sampler[Any]):
             drawn.extend(item if isinstance(item, list | tuple) else (item,))
             if len(drawn) >= wanted:
                 break
-        if drawn and self._window.size:
+        if drawn and self._window.admit(len(drawn)):
             for dataset, indices in reads_of(self._outer, drawn):
                 if dataset is self._dataset:
                     dataset.announce(indices, order)

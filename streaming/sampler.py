@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 from streaming.announcing import AnnounceWindow
 from streaming.batching import Plan
@@ -19,7 +19,7 @@ from streaming.progress import Progress
 from streaming.ranks import check_group, rank_and_world
 from streaming.torch_datasets import announce, counts_reads, draws, fingerprint_of, forget, reads, seed_of
 
-__all__ = ["Batching", "StreamingSampler", "order_of"]
+__all__ = ["Batching", "LoaderSampler", "StreamingSampler", "order_of"]
 
 FEWEST = 32
 """Units computed at once, at least."""
@@ -35,8 +35,10 @@ class Batching(Protocol):
         """The groups of an order, which are its units."""
 
 
-class StreamingSampler(Sampler[Any]):
+class StreamingSampler(DistributedSampler[Any]):
     """Yields the samples of one rank, in an order that is a pure function of seed and epoch.
+
+    A `DistributedSampler` by its type alone, so that frameworks do not divide among the ranks a second time.
 
     Rank r of w yields the units p + r, p + r + w, ... from position p, so that batches of b samples on each rank are
     together the next b * w units of one global order, whatever b and w are. All ranks yield equally many: the last
@@ -115,6 +117,10 @@ class StreamingSampler(Sampler[Any]):
     def epoch(self) -> int:
         """The one under way, or that comes next: from the unit on that ends epoch e it is e + 1."""
         return self.progress.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.set_epoch(epoch)
 
     def __len__(self) -> int:
         return self.left(self.progress.epoch, 0)
@@ -217,6 +223,26 @@ class StreamingSampler(Sampler[Any]):
         self.progress.load_state_dict(state)
 
 
+class LoaderSampler(StreamingSampler):
+    """The sampler of a loader, which counts the batches that arrive and says where a pass begins.
+
+    `set_epoch`, as frameworks call it on a loader's sampler, and the state are those of the loader.
+
+    Attributes:
+        place: epoch and position from which the next iteration yields.
+        draws: whether the data set needs the epoch with each index.
+    """
+
+    place = (0, 0)
+
+    def __init__(self, data_source: Any, **options: Any) -> None:
+        super().__init__(data_source, **options)
+        self._window = AnnounceWindow(None)  # the loader reads all that is yielded
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.units_from(*self.place)
+
+
 class _Chunk(NamedTuple):
     begin: tuple[int, int]  # epoch and position of its first unit
     units: list[Any]
@@ -278,8 +304,9 @@ class _Ahead:
         chunk = next(self._chunks)
         self._pending.append(chunk)
         self._announced += _count(chunk.units)
-        if self._window.size:
-            announce(self._source, _samples(chunk.units), self)
+        samples = _samples(chunk.units)
+        if self._window.admit(len(samples)):
+            announce(self._source, samples, self)
 
     def drop(self) -> None:
         """What was announced will not be read."""

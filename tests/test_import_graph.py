@@ -22,7 +22,7 @@ LAYERS = (
     ("cache", "prefetch", "pool", "link", "announcing", "torch_datasets", "lookahead", "flights", "readahead"),
     ("collate", "packing", "copies", "timeline", "fetch", "readings", "testing"),
     ("bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "forks", "adapter"),
-    ("mixed", "progress", "sampler", "device", "accelerated", "stalls", "loader"),
+    ("mixed", "progress", "sampler", "frameworks", "device", "accelerated", "stalls", "loader"),
     ("metrics", "verdict", "tracking", "progress_bar"),
     ("demo", "commands", "cli"),
 )

@@ -57,15 +57,15 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 1e-4)
 
 
-def main(data: str, folder: Path, batch_size: int, epochs: int, save_every: int) -> None:
-    """Train from the last checkpoint, where there is one."""
+def main(data: str, folder: Path, batch_size: int, epochs: int, save_every: int, limit: int = 0) -> None:
+    """Train from the last checkpoint, where there is one; on so many batches of each epoch, if there is a limit."""
     checkpoints = sorted(folder.glob("*.ckpt"))
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=2,
         strategy="ddp",
         max_epochs=epochs,
-        use_distributed_sampler=False,
+        limit_train_batches=limit or 1.0,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.trainers.jobs import BATCH, EPOCHS, SAVE_EVERY, Job, killed_twice, run, uninterrupted, write_samples
+from tests.trainers.jobs import (
+    BATCH,
+    EPOCHS,
+    SAVE_EVERY,
+    Job,
+    finished,
+    killed,
+    killed_twice,
+    run,
+    together,
+    uninterrupted,
+    write_samples,
+)
 
 SEED = 11
 
@@ -19,3 +31,20 @@ def test_killed_twice_the_steps_are_those_of_the_run_that_was_not(tmp_path: Path
         return run("lightning_script.py", data, tmp_path / "run", *settings, ranks=next(starts), stop_at=stop_at)
 
     assert killed_twice(train, SEED) == uninterrupted()
+
+
+def test_limited_epochs_go_on_with_the_next_epoch(tmp_path: Path) -> None:
+    """`limit_train_batches` takes the beginning of each, also after a kill, from a checkpoint at an epoch's end."""
+    data = write_samples(tmp_path / "data")
+    steps = SAVE_EVERY  # of an epoch: the checkpoints are made at its end
+
+    def train(stop_at: tuple[int, int] | None) -> Job:
+        settings = (BATCH, EPOCHS, SAVE_EVERY, steps)
+        return run("lightning_script.py", data, tmp_path / "run", *settings, ranks=2, stop_at=stop_at)
+
+    first, rest = killed(train((steps + 2, 0))), finished(train(None))
+    assert rest.first == steps
+    found = together(first, rest)
+    for rank, whole in uninterrupted().items():
+        expected = [(step.epoch, step.samples) for step in whole if step.number % 10 < steps]
+        assert [(step.epoch, step.samples) for step in found[rank]] == expected

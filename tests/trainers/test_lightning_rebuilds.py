@@ -1,0 +1,147 @@
+"""What Lightning makes again from a StreamingDataLoader reads what the loader would have read."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler
+
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.batching import Packing, TokenBatches
+from streaming.errors import ConfigError
+from streaming.loader import StreamingDataLoader
+from tests.trainers.jobs import SAMPLES, write_samples
+
+LENGTHS = [1 + number % 5 for number in range(SAMPLES)]
+
+
+class Module(pl.LightningModule):
+    """Records the samples of each step."""
+
+    def __init__(self, make: Callable[[], Any] | None = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 1)
+        self.seen: list[list[int]] = []
+        self.make = make
+
+    def _step(self, batch: Any) -> torch.Tensor:
+        self.seen.append(batch["idx"].tolist())
+        return self.layer(batch["x"]).mean()
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        return self._step(batch)
+
+    def predict_step(self, batch: Any) -> torch.Tensor:
+        return self._step(batch)
+
+    def train_dataloader(self) -> Any:
+        return self.make and self.make()
+
+    def predict_dataloader(self) -> Any:
+        return self.make and self.make()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-4)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[StreamingDatasetAdapter]:
+    with StreamingDatasetAdapter(str(write_samples(tmp_path / "data"))) as adapter:
+        yield adapter
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Lightning advises more workers, and says that it turns shuffling off."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def trainer(**options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **options,
+    )
+
+
+def flat(packs: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    samples = [sample for pack in packs for sample in pack]
+    return {"idx": torch.tensor([each["idx"] for each in samples]), "x": torch.stack([each["x"] for each in samples])}
+
+
+MADE: dict[str, Callable[[Any], StreamingDataLoader]] = {
+    "in order": lambda data: StreamingDataLoader(data, batch_size=3, drop_last=True),
+    "shuffled": lambda data: StreamingDataLoader(data, batch_size=3, shuffle=True, seed=4),
+    "workers": lambda data: StreamingDataLoader(data, batch_size=3, shuffle=True, num_workers=1),
+    "tokens": lambda data: StreamingDataLoader(data, batching=TokenBatches(LENGTHS, 20)),
+    "packs": lambda data: StreamingDataLoader(data, batch_size=2, batching=Packing(LENGTHS, 10), collate_fn=flat),
+}
+
+
+@pytest.mark.parametrize("is_passed", [True, False], ids=["passed", "from a hook"])
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+def test_predict_reads_every_sample_in_the_loaders_order(make: Any, is_passed: bool, data: Any) -> None:
+    """All of them, also where the loader would drop the last; Lightning knows which were in each batch."""
+    expected = [sample for batch in make(data) for sample in batch["idx"].tolist()]
+    if is_passed:
+        module = Module()
+        trainer().predict(module, make(data), return_predictions=True)
+    else:
+        module = Module(lambda: make(data))
+        trainer().predict(module)
+    seen = [sample for batch in module.seen for sample in batch]
+    assert seen[: len(expected)] == expected
+    assert sorted(seen) == list(range(SAMPLES))
+
+
+@pytest.mark.parametrize("is_passed", [True, False], ids=["passed", "from a hook"])
+@pytest.mark.parametrize("make", [MADE[name] for name in ("in order", "shuffled", "workers")])
+def test_overfit_batches_repeats_the_first_samples(make: Any, is_passed: bool, data: Any) -> None:
+    """In order and the same in each epoch."""
+    module = Module(None if is_passed else lambda: make(data))
+    trainer(overfit_batches=2, max_epochs=3).fit(module, make(data) if is_passed else None)
+    assert len(module.seen) == 6
+    assert module.seen == 3 * [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("name", ["tokens", "packs"])
+def test_overfit_batches_is_refused_where_epochs_differ_in_their_batches(name: str, data: Any) -> None:
+    """The message names Lightning's setting and what to do."""
+    with pytest.raises(ConfigError, match=r"limit_train_batches in place of overfit_batches"):
+        trainer(overfit_batches=2, max_epochs=1).fit(Module(), MADE[name](data))
+
+
+def test_limited_epochs_are_the_beginnings_of_different_ones(data: Any) -> None:
+    """`limit_train_batches` does not train on the same batches for ever."""
+    loader = StreamingDataLoader(data, 2, shuffle=True)
+    whole = [[batch["idx"].tolist() for batch in loader] for _ in range(3)]
+    module = Module()
+    trainer(limit_train_batches=2, max_epochs=3).fit(module, StreamingDataLoader(data, 2, shuffle=True))
+    assert module.seen == [batch for epoch in whole for batch in epoch[:2]]
+
+
+def test_what_cannot_be_taken_names_the_setting(data: Any) -> None:
+    """A sampler of Lightning's own, as of its releases that do not know ours for a distributed one."""
+    from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+
+    theirs = DistributedSamplerWrapper(RandomSampler(data), num_replicas=2, rank=0)
+    with pytest.raises(ConfigError, match="use_distributed_sampler=False"):
+        StreamingDataLoader(data, 2, sampler=theirs)
+    with pytest.raises(ConfigError, match="leave it out"):
+        StreamingDataLoader(data, 2, sampler=RandomSampler(data))
+    assert isinstance(DataLoader(data, 2, sampler=theirs), DataLoader)
