@@ -136,9 +136,10 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         return left // self._per_batch if self.drop_last else -(-left // self._per_batch)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own iterator class
+        # A pass begins with its first batch: Lightning makes an iterator, and then sets the epoch for it.
         self._units.check_group()
         self._check_ranks()
-        return self._delivered(self._progress.begin())
+        yield from self._delivered(self._progress.begin())
 
     def _check_ranks(self) -> None:
         """Refuse a pass that begins in another way on another rank, as after one rank alone looked at a first batch."""

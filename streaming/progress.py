@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from streaming.errors import StateError
+from streaming.logs import get_logger
 
 __all__ = ["VERSION", "Pass", "Progress"]
+
+logger = get_logger(__name__)
 
 VERSION = 1
 """Of the layout of a state."""
@@ -75,8 +78,17 @@ class Progress:
         """
         if not (isinstance(epoch, int) and 0 <= epoch < _MOST):
             raise ValueError(f"epoch={epoch!r} is not the number of an epoch: count from 0")
-        if not (self._is_loaded and epoch == self.epoch):
-            self._go_to(epoch, 0)
+        if self._is_loaded and epoch == self.epoch:
+            return
+        if self._is_loaded and epoch < self.epoch:
+            logger.warning(
+                "state_dropped loaded_epoch=%d loaded_position=%d epoch=%d next_step=%s",
+                self.epoch,
+                self.position,
+                epoch,
+                "count epochs on from the state's, or call set_epoch before load_state_dict",
+            )
+        self._go_to(epoch, 0)
 
     def _go_to(self, epoch: int, position: int) -> None:
         self._next = self.epoch, self.position = epoch, position

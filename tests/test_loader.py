@@ -184,10 +184,22 @@ def test_ranks_that_cannot_be_compared_have_to_set_the_epoch() -> None:
     loader = loader_of(torch.arange(COUNT), rank=0, world_size=2)
     next(iter(loader))
     with pytest.raises(ConfigError, match=r"rank 0 of 2 left its last pass at position 8 of epoch 0.*set_epoch"):
-        iter(loader)
+        next(iter(loader))
     loader.set_epoch(0)
     assert len(list(loader)) == len(loader)
     assert len(list(loader)) == len(loader)  # after a whole pass nothing is in doubt
+
+
+def test_a_pass_begins_with_its_first_batch() -> None:
+    """An iterator that nothing was asked of takes no epoch, which may still be set for it, as Lightning does."""
+    data = torch.arange(COUNT)
+    whole = [batch.tolist() for batch in loader_of(data)]
+    loader = loader_of(data)
+    iter(loader), iter(loader)
+    assert [batch.tolist() for batch in loader] == whole
+    batches = iter(loader)
+    loader.set_epoch(0)
+    assert [batch.tolist() for batch in batches] == whole
 
 
 def test_the_loaders_sampler_has_its_epoch_and_state() -> None:

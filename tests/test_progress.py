@@ -138,6 +138,14 @@ def test_of_two_passes_the_newer_one_counts() -> None:
     assert begin(run) == (3, 40)
 
 
+def test_going_back_behind_a_loaded_state_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A trainer that counts epochs from 0 after a resume would repeat them without a word; going on is no loss."""
+    loaded(3, 40, then=4), loaded(3, 40, then=3), told(at(3, 40), 0)
+    assert caplog.records == []
+    loaded(3, 40, then=0)
+    assert "state_dropped loaded_epoch=3 loaded_position=40 epoch=0" in caplog.text
+
+
 def test_an_epoch_is_a_number_from_0_up() -> None:
     """Anything else is refused, and changes nothing."""
     run = at(3, 40)
