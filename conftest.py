@@ -1,12 +1,14 @@
-"""What holds for all tests: those whose server is not installed are left out, and the last lines say so; one seed."""
+"""What holds for all tests: those whose server is not installed are left out, and the last lines say so; one seed;
+SIGINT as in a terminal."""
 
 from __future__ import annotations
 
 import os
 import random
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt this process and the processes that it starts, also where the tests run in the background.
+
+    A shell starts a background job with SIGINT ignored, and every process below inherits that. The process that only
+    hands tests out to those of xdist goes on ignoring it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.hookimpl(trylast=True)

@@ -297,12 +297,24 @@ def test_demo_shows_a_row_for_each_epoch() -> None:
     assert "equal to the bit" in " ".join(lines)
 
 
+IN_BACKGROUND = ("sh", "-c", 'trap \'\' INT; exec "$0" "$@"')
+"""Starts a command as a script starts a background job: with SIGINT ignored."""
+
+
 @pytest.mark.parametrize(
-    ("number", "workers", "code"), [(signal.SIGINT, 0, 130), (signal.SIGTERM, 0, 143), (signal.SIGINT, 2, 130)]
+    ("shell", "number", "workers", "code"),
+    [
+        ((), signal.SIGINT, 0, 130),
+        ((), signal.SIGTERM, 0, 143),
+        ((), signal.SIGINT, 2, 130),
+        (IN_BACKGROUND, signal.SIGTERM, 2, 143),
+    ],
 )
-def test_interrupted_demo_leaves_nothing(tmp_path: Path, number: int, workers: int, code: int) -> None:
+def test_interrupted_demo_leaves_nothing(
+    tmp_path: Path, shell: tuple[str, ...], number: int, workers: int, code: int
+) -> None:
     """Ctrl-C or SIGTERM in the middle of training ends quietly: no process, temporary folder or shared memory stays."""
-    command = [sys.executable, "-m", "streaming.cli", "demo", "--data", str(SHIPPED), "--latency-ms", "1"]
+    command = [*shell, sys.executable, "-m", "streaming.cli", "demo", "--data", str(SHIPPED), "--latency-ms", "1"]
     with started([*command, "--epochs", "100000", "--workers", str(workers)], TMPDIR=str(tmp_path)) as process:
         wait_for_row(process, "2")
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]

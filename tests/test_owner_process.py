@@ -418,14 +418,13 @@ def test_closing_ends_a_child_that_is_stopped(source):
 
 RUN = textwrap.dedent(
     """
-    import os, signal, sys
+    import os, sys
     from streaming.adapter import StreamingDatasetAdapter
 
     def wait():
         print(open(f"/proc/self/task/{os.getpid()}/children").read(), flush=True)
         return sys.stdin.readline()
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background, it is ignored
     adapter = StreamingDatasetAdapter(sys.argv[1], owner="process")
     adapter[0]
     try:
@@ -480,10 +479,9 @@ def test_an_interrupt_of_the_group_is_the_trainers(source):
 
 OPEN = textwrap.dedent(
     """
-    import signal, sys
+    import sys
     from streaming.adapter import StreamingDatasetAdapter
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     StreamingDatasetAdapter(sys.argv[1], owner="process")
     """
 )

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -229,11 +229,13 @@ server.serve_forever()
 @contextmanager
 def started(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that prints to a pipe; it and what it started are ended."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options) as process:
+    settings = {"stdout": subprocess.PIPE, "text": True, **options}
+    with subprocess.Popen(command, start_new_session=True, **settings) as process:
         try:
             yield process
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
@@ -321,34 +323,50 @@ def test_top_without_a_run() -> None:
     assert "cannot be reached" in result.stderr
 
 
-def test_top_into_a_pipe() -> None:
-    """Frames follow each other, the figures are of the last seconds, and Ctrl-C is quiet."""
+TOP = (sys.executable, "-m", "streaming.cli", "top")
+
+
+@pytest.fixture
+def steps() -> Iterator[str]:
+    """The address of a run that waits half of each of its steps, and has made one more at each look."""
     with served(*(exposition(number, number * 0.05) for number in range(1, 1000))) as address:
-        command = [sys.executable, "-m", "streaming.cli", "top", "--json", address]
-        with subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            frames = [json.loads(line_of(process)) for _ in range(3)]
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate()
+        yield address
+
+
+def test_top_into_a_pipe(steps: str) -> None:
+    """Frames follow each other, the figures are of the last seconds, and Ctrl-C is quiet."""
+    with started(*TOP, "--json", steps, cwd=REPOSITORY, stderr=subprocess.PIPE) as process:
+        frames = [json.loads(line_of(process)) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert [frame["code"] for frame in frames] == ["TrainerWaiting/decode"] * 3
     assert [frame["ranks"][0]["steps"] for frame in frames] == [1, 1, 2]
     assert (process.returncode, errors.strip()) == (130, "")
+
+
+def test_top_in_the_background(steps: str) -> None:
+    """Started with SIGINT ignored, as a script starts a background job, it ignores Ctrl-C; SIGTERM is quiet."""
+    command = ("sh", "-c", 'trap \'\' INT; exec "$0" "$@"', *TOP, "--json", steps)
+    with started(*command, cwd=REPOSITORY, stderr=subprocess.PIPE) as process:
+        assert json.loads(line_of(process))
+        process.send_signal(signal.SIGINT)
+        assert all(json.loads(line_of(process)) for _ in range(2))
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (143, "")
 
 
 def test_top_on_a_terminal_leaves_it_as_it_was() -> None:
     """It draws on the terminal's other screen; Ctrl-C brings back the first, and the cursor."""
     leader, follower = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160", "LINES": "40"}
-    with served(exposition(100, 4.0)) as address:
-        command = [sys.executable, "-m", "streaming.cli", "top", address]
-        with subprocess.Popen(
-            command, cwd=REPOSITORY, stdin=follower, stdout=follower, stderr=follower, env=environment
-        ) as process:
-            os.close(follower)
-            drawn = read_until(leader, b"decode, 40 %")
-            process.send_signal(signal.SIGINT)
-            drawn += read_until(leader, None)
+    terminal = {"stdin": follower, "stdout": follower, "stderr": follower}
+    with served(exposition(100, 4.0)) as address, started(*TOP, address, env=environment, **terminal) as process:
+        os.close(follower)
+        drawn = read_until(leader, b"decode, 40 %")
+        process.send_signal(signal.SIGINT)
+        drawn += read_until(leader, None)
+        process.wait(60)
     os.close(leader)
     assert process.returncode == 130
     assert drawn.count(b"\x1b[?1049h") == drawn.count(b"\x1b[?1049l") == 1
