@@ -14,9 +14,13 @@ from streaming.machine import memory_limit, resident_memory
 __all__ = ["ProcessReader"]
 
 
-def _version(package: str) -> str:
+def _torch_version() -> str:
+    """The version of torch with what the build is for, which its metadata may lack: `2.13.0+cu130`."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return str(vars(torch).get("__version__"))
     try:
-        return version(package)
+        return version("torch")
     except PackageNotFoundError:
         return "unknown"
 
@@ -31,7 +35,7 @@ class ProcessReader:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._started = clock()
         package = sys.modules[__name__.partition(".")[0]]  # is there whenever a module of it is
-        self._build = (str(vars(package).get("__version__")), platform.python_version(), _version("torch"))
+        self._build = (str(vars(package).get("__version__")), platform.python_version())
 
     def readings(self) -> dict[str, dict[tuple[str, ...], Any]]:
         """The reading of this moment; what cannot be known here is None."""
@@ -39,5 +43,5 @@ class ProcessReader:
             "process_resident_memory_bytes": {("trainer",): resident_memory()},
             "process_memory_limit_bytes": {(): memory_limit()},
             "start_time_seconds": {(): self._started},
-            "build_info": {self._build: 1},
+            "build_info": {(*self._build, _torch_version()): 1},
         }
