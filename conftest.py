@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.time_limit"]
+
 INSTALLED = Path(sys.prefix) / "services"
 """Where `make services` puts servers that are Python packages."""
 
