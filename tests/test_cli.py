@@ -41,6 +41,16 @@ def wait_for_row(process: subprocess.Popen[str], label: str) -> None:
     pytest.fail(f"ended before row {label}: {process.stderr.read()}")
 
 
+def family_of(process: subprocess.Popen[str], workers: int) -> list[psutil.Process]:
+    """A process and those below it, as soon as it has its workers: each epoch starts new ones."""
+    parent = psutil.Process(process.pid)
+    while process.poll() is None:
+        children = parent.children(recursive=True)
+        if len(children) >= workers:
+            return [parent, *children]
+    pytest.fail(f"ended with exit status {process.returncode} before it had {workers} workers")
+
+
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -317,13 +327,12 @@ def test_interrupted_demo_leaves_nothing(
     command = [*shell, sys.executable, "-m", "streaming.cli", "demo", "--data", str(SHIPPED), "--latency-ms", "1"]
     with started([*command, "--epochs", "100000", "--workers", str(workers)], TMPDIR=str(tmp_path)) as process:
         wait_for_row(process, "2")
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        assert len(family) >= 1 + workers
+        family = family_of(process, workers)
         assert [path.name for path in tmp_path.glob("streaming-demo-*")]
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert (process.returncode, list(tmp_path.iterdir())) == (code, [])
     assert "Traceback" not in stderr
-    assert psutil.wait_procs(family[1:], timeout=10)[1] == []
+    assert psutil.wait_procs(family[1:], timeout=60)[1] == []
     shared = [path.name for path in Path("/dev/shm").glob("*")]
     assert not [name for name in shared for process in family if f"_{process.pid}_" in name]

@@ -231,20 +231,24 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv(name, str(tmp_path))
     for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}.items():
         monkeypatch.setenv(name, value)
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield tmp_path
+    end_wandb()
+
+
+def end_wandb() -> None:
+    """End the process that writes wandb's files, which begins with the first run; none is written afterwards."""
     import wandb
 
+    writers = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
     wandb.teardown()
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    _, alive = psutil.wait_procs(left, timeout=30)
-    assert alive == []
+    assert psutil.wait_procs(writers, timeout=60)[1] == []
 
 
 def written(folder: Path) -> list[dict[str, Any]]:
     """The history in the file of the one run below a folder, a log of LevelDB's form whose records are protobuf."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    end_wandb()  # a run that has finished may still be on its way to the file
     [path] = folder.rglob("run-*.wandb")
     data, at, record, rows = path.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
