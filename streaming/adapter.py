@@ -49,7 +49,10 @@ class StreamingDatasetAdapter(Dataset[Any]):
     Args:
         sources: one or a list of `DataSourceConfig`, dict, URL, or `DataSource` object.
         data_mapping: `{name: key in the sample}`, or a list of names that are keys too. A name is that of a source, or
-            of a folder under the roots of the sources. None takes every source under its own name.
+            of a folder under the roots of the sources. None is the parts that are there: the folders of
+            `.precomputed/`, or of a root that has `latents` or `conditions`, or else each source. Those two then have
+            the keys `latent_conditions` and `text_conditions`, others their own names. One source that holds one part
+            gives it to any one name.
         cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes. It is that
             of the node: where `LOCAL_WORLD_SIZE` says that several ranks run there, each takes its equal share.
         max_ttl_seconds: age at which a cached sample is read anew; None is never.

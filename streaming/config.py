@@ -18,12 +18,14 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from streaming.errors import ConfigError
 from streaming.masking import mask_options, mask_secrets
-from streaming.settings import Settings, suggest
+from streaming.settings import Settings, is_near, suggest
 from streaming.units import GB, parse_duration, parse_size
 
 __all__ = [
+    "DEFAULT_MAPPING",
     "AdapterConfig",
     "DataSourceConfig",
+    "is_near",
     "load_config",
     "mask_secrets",
     "parse_duration",
@@ -45,6 +47,9 @@ SOURCE_TYPES = {
     "hf": "huggingface",
     "huggingface": "huggingface",
 }
+DEFAULT_MAPPING = {"latents": "latent_conditions", "conditions": "text_conditions"}
+"""The keys of parts of these names where `data_mapping` is left out; other parts keep their own names."""
+
 SOURCE_ALIASES = {"type": "source_type", "path": "path_or_uri", "url": "path_or_uri", "uri": "path_or_uri"}
 
 
@@ -226,7 +231,11 @@ class AdapterConfig(Settings):
     sources: list[Any] = Field(
         min_length=1, description="at least one path, URL, mapping, DataSourceConfig or DataSource"
     )
-    data_mapping: dict[str, str] | None = Field(None, description="{name: key in the sample}, or a list of names")
+    data_mapping: dict[str, str] | None = Field(
+        None,
+        description="{name: key in the sample}, or a list of names; "
+        "None: latents are latent_conditions, conditions are text_conditions, other parts keep their names",
+    )
     cache_size_gb: float = Field(10.0, gt=0, allow_inf_nan=False, description="the sample cache's budget in 10^9 bytes")
     max_ttl_seconds: _Seconds | None = Field(
         None, description="the age that ends an entry, more than 0 s; None: none does"

@@ -11,14 +11,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from streaming.errors import ConfigError
 from streaming.masking import mask_secrets
 
-__all__ = ["Settings", "suggest"]
+__all__ = ["Settings", "is_near", "suggest"]
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
     """The end of a sentence that refuses `name`: the nearest of the `known` names, or all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = _nearest(name, names)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def is_near(name: object, known: Iterable[str]) -> bool:
+    """Whether `name` looks like one of the `known` names, misspelt."""
+    return bool(_nearest(name, sorted(known)))
+
+
+def _nearest(name: object, names: list[str]) -> list[str]:
+    return difflib.get_close_matches(str(name), names, n=1)
 
 
 class Settings(BaseModel):

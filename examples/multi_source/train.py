@@ -47,7 +47,7 @@ def train(adapter: StreamingDatasetAdapter, step_s: float, seed: int) -> tuple[l
     for batch in DataLoader(adapter, batch_size=BATCH, sampler=adapter.look_ahead(sampler)):
         pauses.append(time.perf_counter() - asked)
         positions += batch["idx"].tolist()
-        weight -= 0.1 * (weight - batch["latents"]["latents"].mean())
+        weight -= 0.1 * (weight - batch["latent_conditions"]["latents"].mean())
         time.sleep(step_s)  # what the rest of a training step would take
         asked = time.perf_counter()
     return positions, pauses

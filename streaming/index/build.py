@@ -136,7 +136,8 @@ def _missing(
     return MissingPart(
         f"sample {name!r} lacks its part {part.name!r} (key {part.key!r}): looked in {looked}, and found only "
         f"{path!r} in {sources[source].name!r}; {dropped} of {len(is_complete)} samples lack a part: add the objects, "
-        "give `rename` rules that make their names equal, or say missing='drop'",
+        "give `rename` rules that make their names equal, name in data_mapping only the parts you want, "
+        "or say missing='drop'",
         path=path,
         source=sources[source].name,
     )

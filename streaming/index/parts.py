@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from streaming.config import suggest
+from streaming.config import DEFAULT_MAPPING, is_near, parse_mapping, suggest
 from streaming.errors import ConfigError, IndexBuildError
 from streaming.index.naming import PRECOMPUTED
 
@@ -59,28 +59,46 @@ def _place(source: DataSource) -> object:
 def find_parts(
     sources: Sequence[DataSource], listings: Sequence[Listing], mapping: Mapping[str, str] | None
 ) -> list[Part]:
-    """The parts that a mapping asks for; without one, the folders of `.precomputed/`, or else one part per source.
+    """The parts that a mapping asks for, or else those that are there, under the keys of `DEFAULT_MAPPING`.
+
+    Without a mapping the parts are the folders of `.precomputed/`; the folders right below a root that has one of the
+    names in `DEFAULT_MAPPING`; and each source that has none of these folders, as a whole.
 
     Raises:
-        ConfigError: if a name of the mapping is neither a source nor a folder, with the nearest that is.
+        ConfigError: if a name of the mapping is neither a source nor a folder, with the nearest that is, or if two
+            parts would have one key. One source that holds one part is that part, whatever one name a mapping has.
     """
     trees = [_Tree(listing) for listing in listings]
-    if mapping is None:
-        computed = sorted({name for tree in trees for name in tree.top_below(PRECOMPUTED)})
-        mapping = {name: name for name in computed or [source.name for source in sources]}
     places = {source.name: number for number, source in enumerate(sources)}
+    found = _names_there(places, trees)
+    if mapping is None:
+        mapping = parse_mapping({name: DEFAULT_MAPPING.get(name, name) for name in found}) or {}
     is_empty = not any(map(len, listings))
     parts = []
     for name, key in mapping.items():
         roots = ((places[name], ""),) if name in places else _folder_roots(name, trees)
         if not roots and not is_empty:
             known = {*places, *(top for tree in trees for at in ("", PRECOMPUTED) for top in tree.top_below(at))}
-            raise ConfigError(
-                f"data_mapping names {name!r}, which is neither a source nor a folder with samples in "
-                f"{', '.join(repr(source.name) for source in sources)}: {suggest(name, known)}"
-            )
+            is_only_part = len(mapping) == 1 and found == list(places) and len(found) == 1
+            if not is_only_part or is_near(name, known.difference(places)):
+                raise ConfigError(
+                    f"data_mapping names {name!r}, which is neither a source nor a folder with samples in "
+                    f"{', '.join(repr(source.name) for source in sources)}: {suggest(name, known)}"
+                )
+            roots = ((0, ""),)
         parts.append(Part(key, name, roots))
     return parts
+
+
+def _names_there(places: Mapping[str, int], trees: Sequence[_Tree]) -> list[str]:
+    """The names of the parts that the sources hold: of folders where they are known to be parts, else of sources."""
+    folders = {name for tree in trees for name in tree.top_below(PRECOMPUTED)}
+    for name, number in places.items():
+        tops = trees[number].top_below("")
+        if name not in DEFAULT_MAPPING and not tops.isdisjoint(DEFAULT_MAPPING):
+            folders |= tops
+    whole = [name for name, number in places.items() if not trees[number].holds_any(folders)]
+    return sorted(folders) + whole
 
 
 def _folder_roots(name: str, trees: Sequence[_Tree]) -> tuple[tuple[int, str], ...]:
@@ -93,6 +111,7 @@ class _Tree:
     """The folders of one source that hold objects, and those above them."""
 
     def __init__(self, listing: Listing) -> None:
+        self._is_empty = not len(listing)
         self._folders: set[str] = set()
         for folder in listing.used_folders():
             while folder and folder not in self._folders:
@@ -102,6 +121,10 @@ class _Tree:
     def find(self, folder: str) -> str | None:
         """Where a folder lies: below `.precomputed/` if there is one, else below the root."""
         return next((at for at in (PRECOMPUTED + folder, folder) if at in self._folders), None)
+
+    def holds_any(self, names: Collection[str]) -> bool:
+        """Whether one of these folders is there; so it is said of an empty source too, a mirror that is not filled."""
+        return bool(names) and (self._is_empty or any(self.find(f"{name}/") is not None for name in names))
 
     def top_below(self, prefix: str) -> set[str]:
         """The names of the folders right below a prefix."""

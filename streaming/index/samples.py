@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from streaming.codecs.registry import split_suffix
-from streaming.config import mask_secrets, parse_mapping
+from streaming.config import DEFAULT_MAPPING, mask_secrets, parse_mapping
 from streaming.errors import ConfigError, IndexFileError
 from streaming.index.build import KnownLines, build_buffer
 from streaming.index.file import map_file, save_file
@@ -94,7 +94,8 @@ def configuration(
     """What an index depends on apart from the data, as a short text: `SampleIndex.open(path, expect=...)`."""
     roots = [(source.name, source.config.source_type, mask_secrets(source.config.path_or_uri)) for source in sources]
     mapping = parse_mapping(data_mapping)
-    rules = [mapping and list(mapping.items()), list((rename or {}).items()), missing]
+    keys = list(mapping.items()) if mapping else ("default", DEFAULT_MAPPING)
+    rules = [keys, list((rename or {}).items()), missing]
     return xxhash.xxh3_128_hexdigest(repr((roots, rules)).encode("utf-8", "surrogateescape"))
 
 
@@ -147,7 +148,7 @@ class SampleIndex:
 
         Args:
             data_mapping: `{name: key in the sample}` or a list of names; a name is a source's, or a folder's below the
-                roots (also below `.precomputed/`). None: the folders below `.precomputed/`, or else each source.
+                roots (also below `.precomputed/`). None: see `streaming.index.parts.find_parts`.
             rename: texts in the names of samples and what stands for them, before they are matched.
             missing: what to do with samples that lack a part: "raise", or "drop" them and count.
 

@@ -75,7 +75,7 @@ async def test_without_a_mapping_the_precomputed_folders_are_the_parts() -> None
     """A root with `.precomputed/` and no mapping has a part for each folder in there."""
     source = memory("data", ".precomputed/latents/1.pt", ".precomputed/conditions/1.pt", "clip.json")
     index = await SampleIndex.build([source])
-    assert (index.parts, names(index)) == (("conditions", "latents"), ["1"])
+    assert (index.parts, names(index)) == (("text_conditions", "latent_conditions"), ["1"])
 
 
 async def test_a_list_of_names_is_the_identity() -> None:
