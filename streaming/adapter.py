@@ -56,7 +56,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes. It is that
             of the node: where `LOCAL_WORLD_SIZE` says that several ranks run there, each takes its equal share.
         max_ttl_seconds: age at which a cached sample is read anew; None is never.
-        prefetch_ahead: most samples read ahead of the one that is needed now; None adapts.
+        prefetch_ahead: most samples read ahead of the one that is needed now (None adapts), and most that
+            `prefetch_batch` has fetched and nobody has read (None is no bound).
         enable_prefetch: whether `look_ahead` and `prefetch_batch` read ahead at all.
         compression_type: "zstd" (where a trial shows that it pays) or "none".
         prepare: deterministic `prepare(sample) -> sample`, run once per fetch, before the cache.
@@ -229,7 +230,11 @@ class StreamingDatasetAdapter(Dataset[Any]):
             self._reader.forget(order)
 
     def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:
-        """Bring these samples into the cache in the background; awaiting the result waits until they are there."""
+        """Bring these samples into the cache in the background, where their first read counts as a prefetch hit.
+
+        With a `prefetch_ahead`, at most so many of them are unread; the others follow as these are read. Awaiting the
+        result waits until all that may be fetched now are there.
+        """
         reader = self._open()
         positions = [self._position(index) for index in indices]
         if not self._reads_ahead or isinstance(reader, Worker):

@@ -62,6 +62,7 @@ class SampleFetcher:
 
     Attributes:
         timelines: of the samples loaded last.
+        prefetching: positions that are loaded for no reader yet: their first read is a prefetch hit.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class SampleFetcher:
         self._finish_s = INLINE_S  # from the bytes of a sample to its place in the cache, lately
         self._is_stored_plain = False  # the last sample did not compress, so the next will hardly take time for it
         self.timelines = Timelines()
+        self.prefetching: set[int] = set()
 
     def nbytes(self, position: int) -> int:
         """Bytes that this sample's parts have in their sources, to be asked before `load`.
@@ -210,7 +212,7 @@ class SampleFetcher:
             prepared = perf_counter()
         self._count(rows, blobs)
         entry = self._cache.encode(sample)
-        if entry is not None and not self._cache.admit(position, entry):
+        if entry is not None and not self._cache.admit(position, entry, prefetched=position in self.prefetching):
             entry = None
         if is_timed:
             seconds = min(time.thread_time() - started, 2 * INLINE_S)  # one hiccup of the machine says nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +20,9 @@ from streaming.fetch import IN_CACHE, SampleFetcher
 from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
 from streaming.pool import DecodePool
+from streaming.prefetch_queue import PrefetchQueue
 from streaming.read_counts import ReadCounts
-from streaming.readahead import MISS, ReadAhead
+from streaming.readahead import CONCURRENCY, MISS, ReadAhead
 from streaming.readings import of_cache, of_read_ahead, of_reads
 from streaming.runtime import Runtime
 from streaming.stages import ACCOUNTS, CACHE
@@ -41,7 +43,8 @@ class Owner:
         index: which bytes are which sample.
         cache: keeps encoded samples under their position; closed with the owner.
         prepare: see `SampleFetcher`.
-        prefetch_ahead: most samples read ahead of the one that is needed now; None adapts.
+        prefetch_ahead: most samples read ahead of the one that is needed now (None adapts), and most that `fetch` has
+            brought and nobody has read (None is no bound).
         concurrency: most samples being read ahead at once; None for the default.
         decode_threads: size of the pool; None for one a processor.
         max_bytes: bound of one decoded object.
@@ -94,6 +97,14 @@ class Owner:
             reserve=self._reserve,
             is_held=cache.contains,
         )
+        self._batches = PrefetchQueue(
+            self._start_prefetch,
+            unread=cache.unread,
+            most_unread=prefetch_ahead,
+            most_loading=concurrency or CONCURRENCY,
+        )
+        self._prefetches: dict[int, asyncio.Task[None]] = {}
+        cache.unread.listen(lambda: runtime.call_soon(self._batches.fill))
         self._server: LinkServer | None = None
         self._is_closed = False
 
@@ -202,8 +213,9 @@ class Owner:
         self._runtime.call_soon(self._engine.forget, id(order))
 
     def forget_all(self) -> None:
-        """Drop every announced order."""
+        """Drop every announced order, and what is left of batches."""
         self._runtime.call_soon(self._engine.forget_all)
+        self._runtime.call_soon(self._batches.clear)
 
     def stats(self) -> dict[str, Any]:
         """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
@@ -217,7 +229,7 @@ class Owner:
             "total_misses": counters.samples_fetched,
             "hit_rate": hits / counters.reads if counters.reads else 0.0,
             "observed_hit_rate": observed,
-            "prefetch_hits": self._engine.hits,
+            "prefetch_hits": self._prefetch_hits,
             "fetched_samples": counters.samples_fetched,
             "fetched_objects": counters.objects_fetched,
             "fetched_bytes": counters.bytes_fetched,
@@ -229,6 +241,11 @@ class Owner:
             "bad_samples": 0 if self._bad is None else self._bad.count,
         }
 
+    @property
+    def _prefetch_hits(self) -> int:
+        """Reads that found their sample announced and loaded, or brought by `fetch`."""
+        return self._engine.hits + self.cache.get_metrics().prefetch_hits
+
     def readings(self, process: str = "trainer") -> Reading:
         """The numbers of this moment as metrics, see `StreamingDatasetAdapter.readings`; `process` is where this is."""
         counters = self.counters
@@ -237,7 +254,7 @@ class Owner:
         return {
             **self._reader.readings(),
             **of_cache(self.cache, max(counters.reads - misses, 0), misses, observed),
-            "cache_prefetch_hits": {(): self._engine.hits},
+            "cache_prefetch_hits": {(): self._prefetch_hits},
             **of_read_ahead(self._engine, self.cache),
             **of_reads(counters, 0 if self._bad is None else self._bad.count),
             "dataset_samples": {(): len(self.index)},
@@ -264,15 +281,42 @@ class Owner:
     # -- on the loop
 
     async def fetch(self, positions: Iterable[int]) -> None:
-        """Bring these samples into the cache; those there already cost nothing. Failures surface at their reads."""
-        wanted = [position for position in positions if not self.cache.contains(position)]
-        await asyncio.gather(*(self._engine.get(position) for position in wanted), return_exceptions=True)
+        """Bring these samples into the cache, and wait until all are there that may be before one of them is read.
+
+        At most `prefetch_ahead` of such samples are unread; the others follow as these are read. Those that are there,
+        or were announced, cost nothing. Failures surface at their reads.
+        """
+        wanted, prefetches, waiting = list(positions), self._prefetches, self._batches.waiting
+        self._batches.add(wanted)
+        for position in wanted:
+            while position in prefetches or (position in waiting and prefetches):
+                tasks = [prefetches[position]] if position in prefetches else list(prefetches.values())
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    def _start_prefetch(self, position: Any) -> bool:
+        engine = self._engine
+        if engine.is_coming(position) or engine.is_ahead(position) or self.cache.contains(position):
+            return False
+        self._prefetches[position] = self._runtime.loop.create_task(self._prefetch(position))
+        return True
+
+    async def _prefetch(self, position: int) -> None:
+        self._fetcher.prefetching.add(position)
+        try:
+            with contextlib.suppress(Exception):  # the read of this sample fetches again
+                await self._engine.get(position)
+        finally:
+            self._fetcher.prefetching.discard(position)
+            self._batches.loading.discard(position)
+            del self._prefetches[position]
+        self._batches.fill()
 
     async def aclose(self) -> None:
         """Stop reading, answer no more workers, close the sources and free the cache. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
+        self._batches.clear()
         await self._engine.aclose()
         if self._server is not None:
             await self._server.aclose()
@@ -295,6 +339,7 @@ class Owner:
         """One sample, from a load or, if that left it in the cache, from there; again if it was evicted meanwhile."""
         while True:
             sample = await self._engine.get(position)
+            self.cache.unread.discard(position)
             if sample is IN_CACHE:
                 sample = self.cache.get_nowait(position, MISS)
             if sample is not MISS:
@@ -350,6 +395,7 @@ class Owner:
     async def _fetch_item(self, position: int) -> tuple[PlaceTuple | None, Other | None]:
         try:
             sample = await self._engine.get(position)
+            self.cache.unread.discard(position)
             place = None if self.cache.is_fleeting(position) else self.cache.place(position)
             if place is None and sample is IN_CACHE:
                 return None, await self._inline(position)

@@ -130,6 +130,10 @@ class ReadAhead:
         """Whether a load of this key is under way. Any thread."""
         return key in self._flights
 
+    def is_ahead(self, key: Hashable) -> bool:
+        """Whether this key was loaded ahead, or is on its way, and was not used yet. Any thread."""
+        return key in self._ahead
+
     def wait(self, key: Hashable) -> Any:
         """Like `take`, but blocks while an announced key is on its way. Any thread except the loop's.
 

@@ -1,14 +1,17 @@
 """What the names of the former system did, each fact as code written for that system relies on it."""
 
 import asyncio
+import gc
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import streaming
 import streaming.sources
-from streaming import DataSourceConfig, StreamingDatasetAdapter
-from streaming.errors import ConfigError, MissingPart
+from streaming import AsyncPrefetcher, DataSourceConfig, SmartLRUCache, StreamingDatasetAdapter
+from streaming.errors import Closed, ConfigError, MissingPart
 
 COUNT = 6
 PATIENCE_S = 60.0  # after which a test that hangs fails
@@ -171,6 +174,260 @@ def test_one_source_of_one_part_has_any_name(tmp_path, name, folder):
     write_part(tmp_path / "root" / folder)
     source = DataSourceConfig(name, "local", str(tmp_path / "root"))
     assert keys_of(source, {"latents": "latent_conditions"}) == {"latent_conditions"}
+
+
+# -- AsyncPrefetcher
+
+
+class Fetches:
+    """A `fetch_fn` that keeps what it was asked for."""
+
+    def __init__(self):
+        self.keys = []
+
+    async def __call__(self, key):
+        self.keys.append(key)
+        if key.startswith("bad"):
+            raise OSError(f"planted for {key}")
+        return {"key": key}
+
+
+@pytest.fixture
+def fetches():
+    """A `fetch_fn` of its own for each test."""
+    return Fetches()
+
+
+async def test_queue_item_takes_effect_without_await(fetches):
+    """The key is fetched into the cache, and no coroutine is left that was never awaited."""
+    cache = SmartLRUCache(max_size_gb=0.01)
+    prefetcher = AsyncPrefetcher(cache, fetches, queue_size=10)
+    await prefetcher.start()
+    for key in "abc":
+        prefetcher.queue_item(key)
+    gc.collect()
+    await until(lambda: cache.get_cache_stats()["num_items"] == 3)
+    assert fetches.keys == ["a", "b", "c"]
+    assert [await cache.get(key) for key in "abc"] == [{"key": key} for key in "abc"]
+    assert cache.get_metrics().prefetch_hits == 3
+    assert (cache.get_metrics().hits, cache.get_metrics().misses) == (3, 0)
+    await prefetcher.stop()
+
+
+async def test_queue_item_with_await_waits_for_room():
+    """With `await` at most `queue_size` keys wait; without it no key is lost."""
+    gate = asyncio.Event()
+
+    async def fetch(key):
+        await gate.wait()
+        return key
+
+    cache = SmartLRUCache(max_size_gb=0.01)
+    prefetcher = AsyncPrefetcher(cache, fetch, queue_size=2, concurrency=1)
+    prefetcher.start()
+    for key in "abc":
+        await prefetcher.queue_item(key)
+    waits = asyncio.ensure_future(prefetcher.queue_item("d"))
+    prefetcher.queue_item("e")
+    await settle()
+    assert not waits.done()
+    gate.set()
+    await waits
+    await until(lambda: len(cache) == 5)
+    await prefetcher.stop()
+
+
+async def test_queue_item_of_a_stopped_prefetcher_says_so(fetches):
+    """With and without `await` the call itself fails."""
+    prefetcher = AsyncPrefetcher(SmartLRUCache(max_size_gb=0.01), fetches)
+    with pytest.raises(Closed, match="call start"):
+        prefetcher.queue_item("a")
+
+
+def test_queue_item_works_from_a_thread_without_a_loop():
+    """A thread beside the loop queues too, as a data loader's thread does."""
+    fetches = Fetches()
+    cache = SmartLRUCache(max_size_gb=0.01)
+
+    async def main():
+        prefetcher = AsyncPrefetcher(cache, fetches)
+        prefetcher.start()
+        await asyncio.to_thread(prefetcher.queue_item, "a")
+        await until(lambda: len(cache) == 1)
+        await prefetcher.stop()
+
+    asyncio.run(main())
+    assert fetches.keys == ["a"]
+
+
+async def test_at_most_prefetch_ahead_fetched_keys_are_unread(fetches):
+    """Reading one, through the cache or the prefetcher, lets the next one come; none is fetched twice."""
+    cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=2)
+    prefetcher = AsyncPrefetcher(cache, fetches, queue_size=10)
+    prefetcher.start()
+    for key in "abcde":
+        prefetcher.queue_item(key)
+    await settle()
+    assert fetches.keys == ["a", "b"]
+    assert cache.get_cache_stats()["num_items"] == 2
+    assert await cache.get("a") == {"key": "a"}
+    await until(lambda: len(cache) == 3)
+    assert await prefetcher.get("b") == {"key": "b"}
+    await until(lambda: len(cache) == 4)
+    await settle()
+    assert fetches.keys == ["a", "b", "c", "d"]
+    assert await prefetcher.get("e") == {"key": "e"}  # read before its turn
+    assert [await prefetcher.get(key) for key in "cd"] == [{"key": "c"}, {"key": "d"}]
+    await settle()
+    assert sorted(fetches.keys) == list("abcde")
+    assert cache.get_metrics().prefetch_hits == 4
+    await prefetcher.stop()
+
+
+async def test_keys_that_are_read_while_they_come_do_not_stop_the_queue(fetches):
+    """A reader that joins a fetch has read its key: it is not unread for ever, and counts as no prefetch hit."""
+    cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=1)
+    prefetcher = AsyncPrefetcher(cache, fetches, queue_size=10)
+    prefetcher.start()
+    for key in "abcd":
+        prefetcher.queue_item(key)
+        assert await prefetcher.get(key) == {"key": key}
+    assert fetches.keys == list("abcd")
+    prefetcher.queue_item("e")
+    await until(lambda: len(cache) == 5)
+    assert cache.get_cache_stats()["prefetched_unread"] == 1
+    await prefetcher.stop()
+
+
+async def test_what_leaves_the_cache_unread_or_fails_does_not_stop_the_queue(fetches):
+    """Clearing the cache, or a failed fetch, makes room for the next key."""
+    cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=1)
+    prefetcher = AsyncPrefetcher(cache, fetches, queue_size=10)
+    prefetcher.start()
+    for key in ("bad1", "bad2", "a", "b"):
+        prefetcher.queue_item(key)
+    await until(lambda: "a" in cache)
+    await cache.clear()
+    await until(lambda: "b" in cache)
+    assert fetches.keys == ["bad1", "bad2", "a", "b"]
+    await prefetcher.stop()
+
+
+ERROR_UNREAD = """
+import asyncio, gc
+from streaming import AsyncPrefetcher, SmartLRUCache
+
+async def fetch(key):
+    if key == "slow":
+        await asyncio.Event().wait()
+    raise OSError("planted")
+
+async def main(stops):
+    cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=4)
+    prefetcher = AsyncPrefetcher(cache, fetch, concurrency=2)
+    prefetcher.start()
+    for key in ("a", "b", "slow", "c", "d", "slow", "e"):
+        prefetcher.queue_item(key)
+    reader = asyncio.ensure_future(prefetcher.get("slow"))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    reader.cancel()
+    if stops:
+        prefetcher.stop()
+
+for stops in (True, False):
+    asyncio.run(main(stops))
+    gc.collect()
+"""
+
+ADAPTER_ERROR_UNREAD = """
+import sys
+from streaming import StreamingDatasetAdapter
+
+dataset = StreamingDatasetAdapter(sys.argv[1], cache_size_gb=0.01)
+dataset.prefetch_batch([0, 1]).result(60)
+dataset.prefetch_batch([0, 1])
+"""
+
+
+@pytest.mark.parametrize("script", [ERROR_UNREAD, ADAPTER_ERROR_UNREAD], ids=["prefetcher", "adapter"])
+def test_a_prefetch_error_that_is_never_read_leaves_no_traceback(tmp_path, script):
+    """Not when it is dropped, not at the end of the loop, not at the end of the interpreter."""
+    for i in range(2):
+        (tmp_path / f"{i}.pt").write_bytes(b"damaged")
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- SmartLRUCache.prefetch
+
+
+async def test_prefetch_fetches_the_first_prefetch_ahead_of_its_keys(fetches):
+    """The others are False in the answer; None fetches all."""
+    cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=2)
+    answer = await cache.prefetch(["a", "b", "a", "c", "d"], fetches)
+    assert answer == {"a": True, "b": True, "c": False, "d": False}
+    assert sorted(fetches.keys) == ["a", "b"]
+    everything = SmartLRUCache(max_size_gb=0.01)
+    assert all((await everything.prefetch([str(i) for i in range(100)], fetches)).values())
+    nothing = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=0)
+    assert await nothing.prefetch(["a"], fetches) == {"a": False}
+
+
+# -- prefetch_batch
+
+
+@pytest.mark.parametrize("owner", ["thread", "process"])
+def test_what_prefetch_batch_fetches_is_in_the_cache(tmp_path, owner):
+    """`num_items` grows, the first read of each is a prefetch hit, the second is a plain hit, nothing is read twice."""
+    with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), cache_size_gb=0.1, owner=owner) as dataset:
+        dataset.prefetch_batch([0, 1, 2]).result(60)
+        assert dataset.get_cache_stats()["num_items"] == 3
+        for _ in range(2):
+            assert [float(dataset[i]["latent_conditions"]["x"]) for i in range(3)] == [0, 1, 2]
+        stats = dataset.get_cache_stats()
+        assert (stats["prefetch_hits"], stats["fetched_samples"], stats["total_hits"]) == (3, 3, 3)
+        dataset.reset_metrics()
+        assert dataset.get_cache_stats()["prefetch_hits"] == 0
+
+
+@pytest.mark.parametrize("owner", ["thread", "process"])
+async def test_prefetch_batch_keeps_to_prefetch_ahead(tmp_path, owner):
+    """At most so many fetched samples are unread; reading one lets the next come, until the batch is done."""
+    options = {"cache_size_gb": 0.1, "prefetch_ahead": 2, "owner": owner}
+    with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), **options) as dataset:
+        await dataset.prefetch_batch(range(COUNT))
+        assert dataset.get_cache_stats()["num_items"] == 2
+        for i in range(COUNT):
+            await until(lambda i=i: dataset.get_cache_stats()["num_items"] == min(i + 2, COUNT))
+            assert dataset[i]["idx"] == i
+        stats = dataset.get_cache_stats()
+        assert (stats["prefetch_hits"], stats["fetched_samples"]) == (COUNT, COUNT)
+
+
+def test_prefetch_batch_leaves_what_was_read_ahead_to_its_reader(tmp_path):
+    """A batch that is announced and prefetched is fetched once."""
+    with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), cache_size_gb=0.1) as dataset:
+        for i in dataset.look_ahead(range(COUNT)):
+            dataset.prefetch_batch(range(COUNT)).result(60)
+            assert dataset[i]["idx"] == i
+        assert dataset.get_cache_stats()["fetched_samples"] == COUNT
+
+
+async def test_stopping_the_worker_ends_a_batch(tmp_path):
+    """What a batch has not fetched yet is dropped with the rest."""
+    options = {"cache_size_gb": 0.1, "prefetch_ahead": 1}
+    with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), **options) as dataset:
+        await dataset.prefetch_batch([0, 1, 2])
+        dataset.stop_prefetch_worker()
+        assert [dataset[i]["idx"] for i in (0, 5)] == [0, 5]
+        assert dataset.get_cache_stats()["fetched_samples"] == 2
 
 
 # -- names

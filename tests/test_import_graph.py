@@ -19,7 +19,10 @@ LAYERS = (
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),
-    ("cache", "prefetch", "pool", "link", "announcing", "torch_datasets", "lookahead", "flights", "readahead"),
+    (
+        *("cache", "prefetch", "prefetch_queue", "pool", "link", "announcing", "torch_datasets", "lookahead"),
+        *("flights", "readahead"),
+    ),
     ("collate", "packing", "copies", "timeline", "fetch", "readings", "testing"),
     ("bad_samples", "owner", "opening", "owner_process", "remote_owner", "worker", "forks", "adapter"),
     ("mixed", "progress", "sampler", "frameworks", "device", "accelerated", "stalls", "loader"),

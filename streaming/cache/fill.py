@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any, Protocol
 
 from streaming.cache.budget import Reservation
@@ -47,11 +48,12 @@ class Filler:
     It does not refer to the cache, so that a cache that is dropped frees its memory at once.
 
     Args:
-        concurrency: the most fetches in flight per call; None is 32.
+        most: keys that one call fetches, and fetches in flight; None: all, 32 at a time.
     """
 
-    def __init__(self, concurrency: int | None) -> None:
-        self._concurrency = concurrency or _FETCHES
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._concurrency = most or _FETCHES
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[bool | None]] = {}  # held now, failed, or None: its caller was cancelled
 
@@ -63,10 +65,10 @@ class Filler:
             async with limit:
                 return await self._fill_one(cache, key, fetch_fn)
 
-        wanted = list(dict.fromkeys(keys))
+        answer = dict.fromkeys(keys, False)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(key)) for key in wanted]
-        return {key: task.result() for key, task in zip(wanted, tasks, strict=True)}
+            tasks = {key: group.create_task(one(key)) for key in islice(answer, self._most)}
+        return answer | {key: task.result() for key, task in tasks.items()}
 
     async def _fill_one(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
         while True:

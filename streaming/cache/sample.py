@@ -50,7 +50,8 @@ class SmartLRUCache:
         max_size_gb: budget for all that is stored or being read, in units of 10^9 bytes.
         max_ttl_seconds: age at which an entry is gone; None is never.
         compression_type: "zstd" (where a trial on that kind of sample pays) or "none".
-        prefetch_ahead: the most fetches that `prefetch` has in flight; None is 32.
+        prefetch_ahead: the most keys that one `prefetch` fetches, and that an `AsyncPrefetcher` has fetched and nobody
+            has read yet; None is no bound.
         max_size_bytes: the budget in bytes, instead of `max_size_gb`.
         policy: "lru"; "retain": keep a fixed set, evenly spread, and let the rest pass through a small window; "auto":
             "retain" from `retain()` on, "lru" before.
@@ -59,7 +60,8 @@ class SmartLRUCache:
         clock: monotonic seconds.
 
     Attributes:
-        samples: as above; may be set later.
+        samples, prefetch_ahead: as above; `samples` may be set later.
+        unread: keys that were fetched ahead and not read yet.
         serves_processes: whether samples that were read ahead are read from here by other processes. Otherwise whoever
             reads ahead under a key keeps the sample for its reader, and those that pass are not stored as well.
 
@@ -87,10 +89,12 @@ class SmartLRUCache:
         self.compression_type = compression_type
         self.max_ttl_seconds = max_ttl_seconds
         self.samples = samples
+        self.prefetch_ahead = prefetch_ahead
         self.serves_processes = False
         self._compression = Compression(compression_type)
         self._store = Store(max_bytes, max_ttl_seconds, policy, keep_fraction, clock)
         self._look_up = self._store.look_up
+        self.unread = self._store.unread
         self.arena = self._store.arena
         self._memory = self.arena.memory
         self._generations = self.arena.generations
@@ -257,16 +261,16 @@ class SmartLRUCache:
         self.invalidate(key)
         return False
 
-    async def put(self, key: Hashable, data: Any, compress: bool = True) -> bool:
+    async def put(self, key: Hashable, data: Any, compress: bool = True, *, prefetched: bool = False) -> bool:
         """Store a sample, encoding it off the event loop. False if it is not held afterwards."""
-        return await asyncio.to_thread(self.put_nowait, key, data, compress)
+        return await asyncio.to_thread(self.put_nowait, key, data, compress, prefetched)
 
     async def prefetch(
         self, keys: Iterable[Hashable], fetch_fn: Callable[[Any], Awaitable[Any]]
     ) -> dict[Hashable, bool]:
-        """Bring keys in with `await fetch_fn(key)`, concurrently on this loop, once per key over all callers.
+        """Bring the first `prefetch_ahead` keys in with `await fetch_fn(key)`, concurrently, once over all callers.
 
-        Returns whether each key is held now; a failed fetch is logged and False.
+        Returns whether each of them is held now; a failed fetch is logged and False. The other keys are False.
         """
         return await self._filler.fill(self, keys, fetch_fn)
 
@@ -365,7 +369,7 @@ class SmartLRUCache:
                 "current_size_gb": budget.stored / 1e9,
                 "in_flight_gb": budget.reserved / 1e9,
                 "max_size_gb": budget.max_bytes / 1e9,
-                "prefetched_unread": self._store.unread,
+                "prefetched_unread": len(self.unread),
             }
             counts = self._store.metrics.as_stats()
             ahead = self._ahead * (1 if self.serves_processes else 2)  # else in the cache and with who read them

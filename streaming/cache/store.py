@@ -14,6 +14,7 @@ from streaming.cache.counts import CacheMetrics
 from streaming.cache.policy import LRU, NOTHING
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.retain import Retain, make_policy
+from streaming.cache.unread import Unread
 
 __all__ = ["ENTRY_OVERHEAD", "Store", "entry_size"]
 
@@ -45,6 +46,7 @@ class Store:
         policy: which entry leaves first.
         records: where each key's sample lies.
         filling: places taken and being written.
+        unread: entries that were fetched ahead and not read yet.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Store:
         self._keep_fraction = keep_fraction
         self._set_policy(make_policy(policy, max_bytes, keep_fraction))
         self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
-        self._unread: dict[Hashable, None] = {}  # prefetched, not read yet
+        self.unread = Unread()
 
     def _set_policy(self, policy: LRU | Retain) -> None:
         self.policy = policy
@@ -73,11 +75,6 @@ class Store:
         it is read again, or makes way."""
         if self._name == "auto" and isinstance(self.policy, LRU):
             self._set_policy(Retain(self.budget.max_bytes, self._keep_fraction, self.policy.order))
-
-    @property
-    def unread(self) -> int:
-        """Prefetched entries that were not read yet."""
-        return len(self._unread)
 
     def window(self, is_shared: bool) -> int:
         """The most bytes for reads ahead: half of what is not kept for good. The rest is for reads that are waited for,
@@ -95,8 +92,7 @@ class Store:
             return None
         self.metrics.hits += 1
         self._touch(key)
-        if key in self._unread:
-            del self._unread[key]
+        if key in self.unread and self.unread.discard(key):
             self.metrics.prefetch_hits += 1
         return place
 
@@ -143,7 +139,7 @@ class Store:
             if self._ttl_s is not None:
                 self._deadlines[key] = self._clock() + self._ttl_s
             if is_unread:
-                self._unread[key] = None
+                self.unread.add(key)
         else:
             self._free(place)
 
@@ -187,7 +183,7 @@ class Store:
             return False
         self.policy.discard(key)
         self._deadlines.pop(key, None)
-        self._unread.pop(key, None)
+        self.unread.discard(key)
         self._free(Place(*place[:4]))
         return True
 
@@ -214,6 +210,6 @@ class Store:
     def _forget(self) -> None:
         self.records.clear()
         self._deadlines.clear()
-        self._unread.clear()
+        self.unread.clear()
         is_retaining = isinstance(self.policy, Retain)
         self._set_policy(make_policy("retain" if is_retaining else "lru", self.budget.max_bytes, self._keep_fraction))

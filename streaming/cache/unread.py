@@ -1,0 +1,55 @@
+"""Which entries were fetched ahead of their reader and not read yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+__all__ = ["Unread"]
+
+
+class Unread:
+    """Keys that were put into a cache by a prefetch, until their first read, or until they leave the cache.
+
+    Changed under the cache's lock, apart from `discard`, which any thread may call.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[Hashable, None] = {}
+        self._callbacks: list[Callable[[], object]] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._keys
+
+    def add(self, key: Hashable) -> None:
+        """The next read of this key is its first."""
+        self._keys[key] = None
+
+    def discard(self, key: Hashable) -> bool:
+        """The key was read, or is gone. Whether it was unread."""
+        if key not in self._keys or self._keys.pop(key, self) is self:
+            return False
+        self._tell()
+        return True
+
+    def clear(self) -> None:
+        """All keys are gone."""
+        if self._keys:
+            self._keys.clear()
+            self._tell()
+
+    def listen(self, callback: Callable[[], object]) -> None:
+        """Have `callback()` called when a key is no longer unread, in any thread, with the cache's lock held."""
+        if callback not in self._callbacks:
+            self._callbacks.append(callback)
+
+    def unlisten(self, callback: Callable[[], object]) -> None:
+        """End `listen`. Idempotent."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def _tell(self) -> None:
+        for callback in self._callbacks:
+            callback()
