@@ -140,7 +140,9 @@ class DataSourceConfig(Settings):
     @field_validator("mirrors", mode="before")
     @classmethod
     def _parse_mirrors(cls, value: object) -> object:
-        return [parse_source(item) for item in value] if isinstance(value, list | tuple) else value
+        if not isinstance(value, list | tuple):
+            return value
+        return [_parse_one(item, number, len(value)) for number, item in enumerate(value, 1)]
 
     @classmethod
     def from_url(cls, url: str | os.PathLike[str], name: str | None = None) -> DataSourceConfig:
@@ -285,13 +287,23 @@ class AdapterConfig(Settings):
     @classmethod
     def _parse_sources(cls, value: object) -> object:
         items: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
-        # A ready-made DataSource passes as it is; its class lies higher up than this module.
-        return _unique_names([item if hasattr(item, "iter_files") else parse_source(item) for item in items], items)
+        return _unique_names([_parse_one(item, number, len(items)) for number, item in enumerate(items, 1)], items)
 
     @field_validator("data_mapping", mode="before")
     @classmethod
     def _parse_mapping(cls, value: Any) -> dict[str, str] | None:
         return parse_mapping(value)
+
+
+def _parse_one(item: Any, number: int, count: int) -> Any:
+    """One of the sources; which one it is stands in the error."""
+    if hasattr(item, "iter_files"):
+        return item  # a ready-made DataSource, whose class lies higher up than this module
+    try:
+        return parse_source(item)
+    except ConfigError as exc:
+        name = item.get("name") if isinstance(item, Mapping) else None
+        raise ConfigError(f"source {number} of {count}{f' ({name!r})' if name else ''}: {exc}") from exc
 
 
 def _with_cache_size(settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from streaming.cache.sample import SmartLRUCache
 from streaming.codecs import decode
 from streaming.copies import CopyReader
 from streaming.counters import Counters
-from streaming.errors import ObjectChanged, PrepareError, StreamingError, TruncatedRead
+from streaming.errors import DecodeError, ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
 from streaming.pool import DecodePool
 from streaming.sources.base import Blob
@@ -44,6 +44,7 @@ INLINE_S = 0.000_2
 """Samples of up to so many bytes, whose decoding has lately taken less than this, are decoded on the event loop: a hop
 to the pool costs 50 to 100 microseconds of thread switches, and there too the interpreter's lock would be held."""
 
+_LINE = "line.json"  # chooses the codec of a line
 _LATELY = 4  # times over which is averaged
 _TIMED_EVERY = 8  # samples: a thread's own clock takes 1 to 16 us
 
@@ -227,11 +228,25 @@ class SampleFetcher:
     def _decode(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool) -> Any:
         sample: Any = {}
         for row, blob in zip(rows, blobs, strict=True):
-            name = f"{row.path}.json" if row.path.lower().endswith(".jsonl") else row.path  # a row is one line of it
             source = self._reader.source_of(row).name
-            sample[row.part] = decode(blob.data, name, max_bytes=self._max_bytes, source=source, may_view=may_view)
+            if row.path.lower().endswith(".jsonl"):
+                sample[row.part] = self._decode_line(position, row, blob, source)
+            else:
+                sample[row.part] = decode(
+                    blob.data, row.path, max_bytes=self._max_bytes, source=source, may_view=may_view
+                )
         sample["idx"] = position
         return sample
+
+    def _decode_line(self, position: int, row: Row, blob: Blob, source: str) -> Any:
+        try:
+            return decode(blob.data, _LINE, max_bytes=self._max_bytes)
+        except DecodeError as exc:
+            place = f"the line at byte {row.start:,} of {row.path!r} in source {source!r}"
+            text = str(exc).removeprefix(f"{_LINE!r}, ")
+            raise type(exc)(
+                f"sample {self._index.name(position)!r}, {place}, {text}", path=row.path, source=source
+            ) from exc.__cause__
 
     def _check(self, row: Row, blob: Blob) -> None:
         source = self._reader.source_of(row).name

@@ -422,3 +422,16 @@ async def _all_others_done():
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     if others:
         await asyncio.wait(others)
+
+
+def test_a_damaged_line_is_named_with_its_object(tmp_path):
+    """The error holds the object as it is called in its source, the sample, and where the line begins."""
+    (tmp_path / "stories.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a": nothing}\n')
+    with StreamingDatasetAdapter(str(tmp_path)) as dataset:
+        assert dataset[1]["idx"] == 1
+        with pytest.raises(
+            DecodeError, match=r"'stories#2', the line at byte 18 of 'stories\.jsonl' .*column 7"
+        ) as raised:
+            dataset[2]
+    assert raised.value.path == "stories.jsonl"
+    assert ".jsonl.json" not in str(raised.value)

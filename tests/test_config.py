@@ -316,3 +316,12 @@ def test_settings_are_read_without_torch() -> None:
     """A command that only reads settings does not wait for torch, numpy or a client library."""
     code = "import sys, streaming.config; print({'torch', 'numpy', 'obstore', 'yaml'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_an_error_in_a_source_says_in_which() -> None:
+    """Of several sources, and of mirrors in one, the number and the name are in the message."""
+    bad = {"name": "b", "path": "/b", "timeout_s": "soon"}
+    with pytest.raises(ConfigError, match=r"source 2 of 2 \('b'\): timeout_s='soon'"):
+        AdapterConfig(sources=["/a", bad])
+    with pytest.raises(ConfigError, match=r"source 1 of 1 \('a'\): .*source 2 of 2 \('b'\): timeout_s='soon'"):
+        AdapterConfig(sources=[{"name": "a", "path": "/a", "mirrors": ["/m", bad]}])

@@ -1,9 +1,9 @@
 """What `torch.save` wrote. Nothing in it is ever run.
 
-A file that holds but plain containers and whole tensors is read by a plan that was made once for its pickle
-(`pt_plan`); anything else by `torch.load(weights_only=True)`. Torch's reader takes sizes on trust in places, so the
-archive's directory is read first: members must be stored plainly and together fit into the file. The pickle is scanned
-only if it names one of the few constructors that allocate by a number.
+A file that holds but plain containers, whole tensors and NumPy arrays is read by a plan that was made once for its
+pickle (`pt_plan`); anything else by `torch.load(weights_only=True)`. Torch's reader takes sizes on trust in places, so
+the archive's directory is read first: members must be stored plainly and together fit into the file. The pickle is
+scanned only if it names one of the few constructors that allocate by a number.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from __future__ import annotations
 import io
 import pickle
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from streaming.codecs.base import Buffer, Codec, readable
 from streaming.codecs.pickle_scan import PickleScan
 from streaming.codecs.pt_archive import Archive, read_archive
 from streaming.codecs.pt_plan import build, plan_of
+from streaming.codecs.pt_refusal import refusal
 from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
 
 _ZIP_START = b"PK\x03\x04"
-# Ends of the names that may allocate by a number; six searches take 0.3 us, one regular expression 2 us.
-_SUSPECTS = (b"bytearray\n", b"Tensor\n", b"ypedStorage\n", b"encode\n", b"_rebuild_qtensor\n")
+# Ends of the names that may allocate by a number; seven searches take 0.3 us, one regular expression 2 us.
+_SUSPECTS = (b"bytearray\n", b"ndarray\n", b"Tensor\n", b"ypedStorage\n", b"encode\n", b"_rebuild_qtensor\n")
 # Protocol 2 and torch's magic number.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _CALL = re.compile(rb"c[\w.]+\n[\w.]+\n")
-_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _RECORD = re.compile(r"expected size \((\d+) bytes")
 
 
@@ -44,9 +45,11 @@ def view_pt(data: memoryview, max_bytes: int) -> Any:
 
 
 def _decode(data: Buffer, max_bytes: int, is_view: bool) -> Any:
+    pickles: Sequence[bytes] = ()
     if data[:4] == _ZIP_START:
         archive = read_archive(data)
         _check_archive(archive, data, max_bytes)
+        pickles = archive.pickles
         plan = plan_of(archive)
         if plan is not None:
             sample = build(plan, archive, data, is_view)
@@ -59,7 +62,7 @@ def _decode(data: Buffer, max_bytes: int, is_view: bool) -> Any:
     try:
         return torch.load(readable(data), map_location="cpu", weights_only=True, mmap=False)
     except Exception as exc:  # a damaged pickle can raise any kind
-        raise _explain(exc, max_bytes) from exc
+        raise _explain(exc, data, pickles, max_bytes) from exc
 
 
 def encode_pt(sample: Any) -> bytes:
@@ -107,26 +110,16 @@ def _check_legacy(data: Buffer, max_bytes: int) -> None:
         raise TruncatedData(f"declares {claimed:,} elements, has {len(data):,} bytes")
 
 
-def _explain(exc: Exception, max_bytes: int) -> DecodeError:
+def _explain(exc: Exception, data: Buffer, pickles: Sequence[bytes], max_bytes: int) -> DecodeError:
     text = str(exc)
     if isinstance(exc, pickle.UnpicklingError):
-        return UnsafeData(_refusal(text))
+        return UnsafeData(refusal(text, data, pickles))
     if record := _RECORD.search(text):
         kind = TooLarge if int(record[1]) > max_bytes else DecodeError
         return kind(f"declares a storage of {int(record[1]):,} bytes that its member does not hold")
     if isinstance(exc, EOFError) or "unexpected EOF" in text:
         return TruncatedData("ends before its last tensor")
     return DecodeError(f"is a damaged torch file: {type(exc).__name__}: {text.splitlines()[0] if text else ''}")
-
-
-def _refusal(text: str) -> str:
-    found = _GLOBAL.search(text)
-    if found is None:
-        return "holds a pickle that torch's weights_only loading refuses (nothing of it ran)"
-    return (
-        f"would import {found[1]}, which weights_only loading refuses (nothing of it ran); if you trust it, "
-        "call torch.serialization.add_safe_globals with it in this process"
-    )
 
 
 PT = Codec(name="pt", suffixes=(".pt", ".pth", ".ckpt"), decode=decode_pt, encode=encode_pt, view=view_pt)

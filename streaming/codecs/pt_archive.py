@@ -72,7 +72,7 @@ def read_archive(data: Buffer) -> Archive:
                     pickles.append(_content(data, member, size))
             position += extra + comment
     except (struct.error, IndexError, OverflowError) as exc:
-        raise DecodeError("has a damaged zip directory") from exc
+        raise DecodeError(f"has a damaged zip directory: {exc}") from exc
     return Archive(total, pickles, storages, byteorder)
 
 

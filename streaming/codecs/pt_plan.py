@@ -2,8 +2,9 @@
 
 Files of one data set mostly hold the same pickle, byte for byte, and differ in the tensors beside it. The opcodes are
 followed once, with inert values, as `pickle_scan` does: no name is imported, nothing is called. What comes out is a
-plan: plain containers, and which whole storage is which tensor. A pickle that holds anything else (strides, shared
-storages, subclasses, hooks) has no plan, and its file goes to `torch.load`.
+plan: plain containers, which whole storage is which tensor, and NumPy's arrays, whose bytes are in the pickle itself.
+A pickle that holds anything else (strides, shared storages, subclasses, hooks) has no plan, and its file goes to
+`torch.load`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from streaming.codecs.base import Buffer
 from streaming.codecs.pt_archive import Archive
+from streaming.codecs.pt_numpy import HAS_NUMPY, Array, ArrayContent, DType, make_array, rebuild
 
 __all__ = ["build", "plan_of"]
 
@@ -66,10 +68,11 @@ class _Leaf(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The sample with None for each tensor, by `marshal`, and the tensors."""
+    """The sample with None for each tensor and array, by `marshal`, and the tensors and arrays."""
 
     skeleton: bytes
     leaves: list[_Leaf]
+    arrays: list[tuple[tuple[Any, ...], ArrayContent]]
 
 
 _plans: dict[bytes, Plan | None] = {}
@@ -84,6 +87,8 @@ def plan_of(archive: Archive) -> Plan | None:
         return _plans[content]
     except KeyError:
         pass
+    if HAS_NUMPY.search(content):
+        return _make_plan(content)  # holds the bytes of its arrays, so no other is equal
     plan = _make_plan(content) if len(content) <= _MOST_PICKLE_BYTES else None
     if len(_plans) >= _MOST_PLANS:
         _plans.clear()  # every sample has a pickle of its own: nothing would be found anyway
@@ -100,13 +105,20 @@ def build(plan: Plan, archive: Archive, data: Buffer, is_view: bool = False) -> 
         start, size = archive.storages.get(key, (0, -1))
         if size != nbytes:
             return None
-        tensor = make(view[start : start + nbytes], dtype).view(shape)
-        if not path:
-            return tensor
-        place = sample
-        for step in path[:-1]:
-            place = place[step]
-        place[path[-1]] = tensor
+        sample = _placed(sample, path, make(view[start : start + nbytes], dtype).view(shape))
+    for path, content in plan.arrays:
+        sample = _placed(sample, path, make_array(content))
+    return sample
+
+
+def _placed(sample: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """The sample with a value in its place, which is the sample itself where there is no path."""
+    if not path:
+        return value
+    place = sample
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
     return sample
 
 
@@ -136,16 +148,22 @@ def _make_plan(content: bytes) -> Plan | None:
 
     try:
         root = _follow(content)
-        leaves = []
-        for path, tensor in _tensors(root, ()):
-            dtype = getattr(torch, tensor.storage.dtype)
-            leaves.append(_Leaf(path, tensor.storage.key, dtype, tensor.shape, tensor.storage.numel * dtype.itemsize))
+        leaves: list[_Leaf] = []
+        arrays: list[tuple[tuple[Any, ...], ArrayContent]] = []
+        for path, leaf in _leaves(root, ()):
+            if isinstance(leaf, Array):
+                if leaf.content is None:
+                    return None
+                arrays.append((path, leaf.content))
+                continue
+            dtype = getattr(torch, leaf.storage.dtype)
+            leaves.append(_Leaf(path, leaf.storage.key, dtype, leaf.shape, leaf.storage.numel * dtype.itemsize))
         if len({leaf.key for leaf in leaves}) < len(leaves):
             return None  # tensors that share memory must go on sharing it
-        skeleton = marshal.dumps(_without_tensors(root))
+        skeleton = marshal.dumps(_without_leaves(root))
     except (_Unplanned, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # torch says what is wrong with a damaged pickle
-    return Plan(skeleton, leaves)
+    return Plan(skeleton, leaves, arrays)
 
 
 def _follow(content: bytes) -> Any:
@@ -159,7 +177,7 @@ def _follow(content: bytes) -> Any:
         if name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
-            _require(not isinstance(memo[argument], list | dict | _Tensor))  # one object in two places
+            _require(not _is_shared(memo[argument]))
             stack.append(memo[argument])
         elif name == "MARK":
             marked.append(stack)
@@ -179,7 +197,11 @@ def _follow(content: bytes) -> Any:
             stack.append(_storage(stack.pop()))
         elif name == "REDUCE":
             arguments = stack.pop()
-            stack.append(_tensor(stack.pop(), arguments))
+            stack.append(_call(stack.pop(), arguments))
+        elif name == "BUILD":
+            state = stack.pop()
+            _require(isinstance(stack[-1], Array | DType))
+            stack[-1].build(state)
         elif name == "STOP":
             _require(len(stack) == 1)
             return stack[0]
@@ -216,12 +238,20 @@ def _storage(reference: Any) -> _Storage:
     return _Storage(key.encode(), _DTYPES[name], numel)
 
 
-def _tensor(function: Any, arguments: Any) -> Any:
-    """A whole, contiguous tensor without gradient; or the empty hooks that every tensor is pickled with."""
+def _call(function: Any, arguments: Any) -> Any:
+    """A tensor, the empty hooks that every tensor is pickled with, or what an array consists of."""
     _require(type(function) is _Name)
     if function == _HOOKS and arguments == ():
         return _Name(_HOOKS)
-    _require(function == _REBUILD)
+    if function == _REBUILD:
+        return _tensor(arguments)
+    made = rebuild(function, arguments)
+    _require(made is not None)
+    return made
+
+
+def _tensor(arguments: Any) -> _Tensor:
+    """A whole, contiguous tensor without gradient."""
     storage, offset, shape, stride, requires_grad, hooks = arguments
     _require(type(storage) is _Storage and type(hooks) is _Name and hooks == _HOOKS)
     _require(offset == 0 and requires_grad is False and math.prod(shape) == storage.numel)
@@ -229,25 +259,30 @@ def _tensor(function: Any, arguments: Any) -> Any:
     return _Tensor(storage, shape)
 
 
-def _tensors(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], _Tensor]]:
-    if isinstance(value, _Tensor):
+def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, _Tensor | Array):
         yield path, value
     elif type(value) is dict:
         for key, item in value.items():
-            yield from _tensors(item, (*path, key))
+            yield from _leaves(item, (*path, key))
     elif type(value) is list:
         for key, item in enumerate(value):
-            yield from _tensors(item, (*path, key))
+            yield from _leaves(item, (*path, key))
 
 
-def _without_tensors(value: Any) -> Any:
-    if isinstance(value, _Tensor):
+def _without_leaves(value: Any) -> Any:
+    if isinstance(value, _Tensor | Array):
         return None
     if type(value) is dict:
-        return {key: _without_tensors(item) for key, item in value.items()}
+        return {key: _without_leaves(item) for key, item in value.items()}
     if type(value) is list:
-        return [_without_tensors(item) for item in value]
+        return [_without_leaves(item) for item in value]
     return value  # marshal refuses what is not plain, a tensor inside a tuple too
+
+
+def _is_shared(value: Any) -> bool:
+    """Whether to use it again makes one object stand in two places, where changing one changes the other."""
+    return isinstance(value, list | dict | _Tensor) or (isinstance(value, Array) and not value.is_scalar)
 
 
 def _require(condition: object) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import struct
+import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -90,6 +93,21 @@ def declares_wide(data: bytes, size: int) -> bytes:
     long_end = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, length + len(extra), start)
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
     return body[:end] + long_end + locator + body[end : end + 10] + b"\xff" * 10 + body[end + 20 :]
+
+
+ARRAYS = [
+    *(np.arange(6).reshape(2, 3).astype(kind) for kind in ("f2", "f4", ">f8", "i1", "<i8", "u2", "c8", "?")),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1),
+    np.array(["zürich", "a"]),
+    np.array([b"ab", b"c"]),
+    np.array(1.5),
+    np.zeros((0, 4), "f4"),
+    np.arange(100_000.0),
+    np.float32(1.5),
+    np.int64(-3),
+    np.bool_(True),
+]
 
 
 class TestPt(CodecContract):
@@ -219,6 +237,66 @@ class TestPt(CodecContract):
         """The message of a refused class has its full name and how to allow it."""
         with pytest.raises(UnsafeData, match=r"import pathlib.*add_safe_globals"):
             decode(self.wrapped(save(Path("x"))), self.path)
+
+    @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype.str}{array.shape}")
+    def test_plain_numpy_arrays_load(self, array: Any) -> None:
+        """Arrays and scalars of numbers and text come back as they were, writable, beside tensors or alone."""
+        sample = {"a": array, "list": [array.copy(), {"b": torch.arange(3)}], "raw": b"bytes", "none": b""}
+        decoded = decode(self.wrapped(save(sample)), self.path)
+        assert (decoded["raw"], decoded["none"]) == (b"bytes", b"")
+        for read in (decoded["a"], decoded["list"][0], decode(self.wrapped(save(array)), self.path)):
+            assert type(read) is type(array)
+            assert (read.dtype, read.shape, read.tobytes()) == (array.dtype, array.shape, array.tobytes())
+            assert read.ndim == 0 or read.flags.writeable
+
+    def test_a_numpy_array_is_what_its_bytes_say(self) -> None:
+        """Another shape, type or flag than the bytes have is refused before memory is taken."""
+        data = save({"x": np.arange(3.0)})
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            content = archive.read("archive/data.pkl")
+        for old, new in [
+            (b"K\x03\x85", b"K\x04\x85"),
+            (b"X\x02\0\0\0f8", b"X\x02\0\0\0O8"),
+            (b"K\0\x85", b"J\0\0\0\x70\x85"),
+        ]:
+            assert content.count(old) == 1, old
+            with pytest.raises(UnsafeData):
+                decode(self.wrapped(with_pickle(content.replace(old, new))), self.path)
+
+    def test_a_call_of_numpy_allocates_nothing_even_if_it_is_allowed(self) -> None:
+        """A user who allows NumPy's names is not open to files that ask for memory by a number."""
+        for call in (b"cnumpy\nndarray\n", b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n"):
+            end = b"\x85R." if b"_reconstruct" not in call else b"\x85X\x01\0\0\0b\x87R."
+            content = b"\x80\x02" + call + b"\x8a\x06" + (10**13).to_bytes(6, "little") + end
+            with torch.serialization.safe_globals([np.ndarray, np._core.multiarray._reconstruct]):
+                with pytest.raises(UnsafeData, match="no saved sample has"):
+                    decode(self.wrapped(with_pickle(content)), self.path)
+
+    def test_one_message_gives_every_name_to_allow(self) -> None:
+        """Types that are made while loading are in it too: what it says to allow is enough, at the first attempt."""
+        sample = [Pair(), np.array([Pair()], object), np.array(["2026-01-01"], "M8[D]")]
+        with pytest.raises(UnsafeData) as refused:
+            decode(self.wrapped(save(sample)), self.path)
+        [listed] = re.findall(r"add_safe_globals\(\[(.*?)\]\)", str(refused.value))
+        names = listed.split(", ")
+        assert "numpy.dtypes.ObjectDType" in names
+        allowed = [getattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2]) for name in names]
+        with torch.serialization.safe_globals(allowed[:-1]):
+            with pytest.raises(UnsafeData, match=re.escape(f"add_safe_globals([{names[-1]}])")):
+                decode(self.wrapped(save(sample)), self.path)
+        with torch.serialization.safe_globals(allowed):
+            assert type(decode(self.wrapped(save(sample)), self.path)[0]) is Pair
+
+    def test_a_name_that_cannot_be_allowed_is_not_advised(self) -> None:
+        """What torch blocks for good is called so."""
+        with pytest.raises(UnsafeData, match=r"system.*never allows") as refused:
+            decode(self.wrapped(save(Reduced(os.system, "true"))), self.path)
+        assert "add_safe_globals" not in str(refused.value)
+
+    def test_a_refusal_without_a_name_keeps_torchs_reason(self) -> None:
+        """The useful part of what torch says is in the message."""
+        with pytest.raises(UnsafeData, match="Can only build Tensor"):
+            decode(self.wrapped(with_pickle(b"\x80\x02}X\x01\0\0\0aK\x01s}b.")), self.path)
 
     def test_allowed_names_load(self) -> None:
         """A class that the user allows through torch loads, with or without the careful scan."""
