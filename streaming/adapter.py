@@ -69,7 +69,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         index_path: where the index is saved, and opened from at the next start.
         policy: "retain" keeps a fixed set of samples, evenly spread, and streams the rest; "lru" keeps what was read
             last; "auto" is "retain" where the order is known, from the first announcement on, and "lru" otherwise.
-        concurrency: most samples being read ahead at once; None is 256.
+        concurrency: most samples being read ahead at once; None is 256, from local disk 8 for each decode thread.
         decode_threads: threads that decode; None is one a processor.
         max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
         resilience: `{constant: value}` of `streaming.resilience.Resilience`, such as `{"deadline_s": 300}`.

@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+_URL = "a path, or a URL that begins with file://, http://, https://, s3://, gs:// or hf://"
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file with the adapter's settings.")]
 
 
@@ -76,7 +77,7 @@ def demo(
 
 @app.command(epilog=_example("ls http://127.0.0.1:8000/latents/ --json"))
 def ls(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Folder: a path, file:// or http:// URL.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help=f"Folder: {_URL}.")],
     prefix: Annotated[str, typer.Option(help="Only objects whose path begins with this.")] = "",
     json: Json = False,
 ) -> None:
@@ -89,7 +90,7 @@ def ls(
 
 @app.command(epilog=_example("get http://127.0.0.1:8000/latents/0001.pt -o 0001.pt"))
 def get(
-    url: Annotated[str, typer.Argument(metavar="URL", help="One object: a path, file:// or http:// URL.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help=f"One object: {_URL}.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write, whole or not at all.")] = None,
     json: Json = False,
 ) -> None:
@@ -106,7 +107,9 @@ def get(
     epilog=_example("index /data/latents http://127.0.0.1:8000/conditions/ --mapping latents=latent -o my.index")
 )
 def index(
-    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Folders whose files are parts of the samples.")],
+    urls: Annotated[
+        list[str], typer.Argument(metavar="URL...", help=f"Folders whose files are parts of the samples, each {_URL}.")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to save the index in.")] = None,
     mapping: Annotated[
         list[str] | None, typer.Option(metavar="NAME=KEY", help="Source or folder, and its key in the sample; repeat.")
@@ -150,7 +153,7 @@ def bench(
 def doctor(
     urls: Annotated[
         list[str],
-        typer.Argument(metavar="URL...", help="Folders to look at; with --live PIDs or metrics URLs of runs."),
+        typer.Argument(metavar="URL...", help=f"Folders, each {_URL}; with --live PIDs or metrics URLs of runs."),
     ],
     mirrors: Annotated[bool, typer.Option("--mirrors", help="Compare the listings: they are to be copies.")] = False,
     live: Annotated[

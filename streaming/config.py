@@ -146,7 +146,7 @@ class DataSourceConfig(Settings):
 
     @classmethod
     def from_url(cls, url: str | os.PathLike[str], name: str | None = None) -> DataSourceConfig:
-        """The configuration for a folder, or a `file:`, `http:`, `https:` or `memory:` URL.
+        """The configuration for a folder, or a `file:`, `http:`, `https:`, `s3:`, `gs:`, `hf:` or `memory:` URL.
 
         Args:
             name: how to call it; None: the last component of the path, or the host.
@@ -243,7 +243,9 @@ class AdapterConfig(Settings):
         None, description="the age that ends an entry, more than 0 s; None: none does"
     )
     prefetch_ahead: int | None = Field(
-        None, ge=1, description="most samples read ahead of the one needed now; None: adaptive"
+        None,
+        ge=1,
+        description="most samples read ahead of the one needed now, or by prefetch_batch and unread; None: adaptive",
     )
     enable_prefetch: bool = Field(True, description="whether to read ahead at all")
     compression_type: Literal["zstd", "none"] = Field("zstd", description="of entries in the cache, where a trial pays")
@@ -253,8 +255,14 @@ class AdapterConfig(Settings):
     )
     index_path: Path | None = Field(None, description="where the index is saved; None: it is built at each start")
     policy: Literal["auto", "lru", "retain"] = Field("auto", description="which entries leave the cache first")
-    concurrency: int | None = Field(None, ge=1, description="most reads in flight; None: chosen by the adapter")
-    decode_threads: int | None = Field(None, ge=1, description="threads that decode; None: chosen by the adapter")
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="most samples being read ahead at once; None: 256, from local disk 8 for each of decode_threads",
+    )
+    decode_threads: int | None = Field(
+        None, ge=1, description="threads that decode and run prepare; None: one per processor"
+    )
     max_object_bytes: _Size = Field(8 * GB, description="a larger object is refused before memory is taken for it")
     resilience: dict[str, Any] | None = Field(
         None, description="{constant: value} for what `streaming.resilience.Resilience` holds; None: the defaults"

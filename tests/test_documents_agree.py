@@ -1,0 +1,163 @@
+"""What documents, docstrings and help texts say of defaults, numbers and names is what the code has."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from streaming import batching, cache, config, fetch, lookahead, readahead, sampler
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.cache.fill import UNKNOWN_BYTES
+from streaming.cli import app
+from streaming.config_reference import main, markdown
+from streaming.prefetch import AsyncPrefetcher
+from streaming.testing import MemorySource
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REFERENCE = REPOSITORY / "docs" / "reference"
+GUIDE = REPOSITORY / "INTEGRATION_GUIDE.md"
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def text_of(document: str) -> str:
+    """A document in one line, so that a sentence may be found wherever it breaks."""
+    return " ".join((REPOSITORY / document).read_text().split())
+
+
+def default_of(model: Any, name: str) -> Any:
+    """The value that a setting has when it is left out."""
+    return model.model_fields[name].get_default(call_default_factory=True)
+
+
+def test_the_reference_of_settings_is_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise write it: python -m streaming.config_reference docs/reference/settings.md"""
+    assert (REFERENCE / "settings.md").read_text() == markdown()
+    assert main([str(tmp_path / "settings.md")]) == 0
+    assert (tmp_path / "settings.md").read_text() == markdown()
+    assert main([]) == 2
+    assert "streaming.config_reference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", [config.AdapterConfig, config.DataSourceConfig])
+def test_every_setting_has_a_description(model: Any) -> None:
+    """The reference would have an empty cell, and an error no explanation."""
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def test_the_adapter_has_the_defaults_of_its_settings() -> None:
+    """Keyword arguments and a file that leave a setting out mean the same; None stands for an empty dict."""
+    parameters = inspect.signature(StreamingDatasetAdapter).parameters
+    for name in config.AdapterConfig.model_fields:
+        if name != "sources":
+            default = default_of(config.AdapterConfig, name)
+            assert parameters[name].default == (None if default == {} else default), name
+
+
+@pytest.mark.parametrize("model", [config.AdapterConfig, config.DataSourceConfig])
+def test_the_guide_has_the_defaults_of_the_settings(model: Any) -> None:
+    """The column of defaults in the guide, for each setting that has one."""
+    table = "Setting" if model is config.DataSourceConfig else "Option"
+    [rows] = re.findall(rf"^\| {table} \| Default \| Meaning \|\n(.*?)\n\n", GUIDE.read_text(), re.M | re.S)
+    shown = dict(re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? ?\|", rows, re.M))
+    for name, field in model.model_fields.items():
+        if not field.is_required():
+            value, default = eval(shown[name], {}), default_of(model, name)  # such as 8 * 10**9
+            assert value == (None if default == {} and value is None else default), name
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence", "value"),
+    [
+        ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", lookahead.HORIZON),
+        ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", sampler.HORIZON),
+        ("docs/explanation/memory.md", r"(\d+) MiB before the first", fetch.UNKNOWN_BYTES >> 20),
+        ("docs/explanation/memory.md", r"(\d+) MiB before the first", UNKNOWN_BYTES >> 20),
+        ("docs/explanation/memory.md", r"Local files of over (\d+) kB", fetch.LARGE_BYTES // 1000),
+        ("docs/howto/lengths.md", r"planned ([\d,]+) positions at a time", batching.WINDOW),
+        ("INTEGRATION_GUIDE.md", r"most samples being read ahead at once; `None` is (\d+)", readahead.CONCURRENCY),
+        ("streaming/adapter.py", r"most samples being read ahead at once; None is (\d+)", readahead.CONCURRENCY),
+        ("streaming/readahead.py", r"None adapts between (\d+) and", readahead.START_DEPTH),
+        ("streaming/readahead.py", r"None adapts between \d+ and ([\d,]+)", readahead.MAX_DEPTH),
+    ],
+)
+def test_numbers_in_the_text_are_those_of_the_code(document: str, sentence: str, value: int) -> None:
+    """A constant that a document quotes; rewording the sentence changes this table too."""
+    found = re.findall(sentence, text_of(document))
+    assert found
+    assert {int(number.replace(",", "")) for number in found} == {value}
+
+
+def options() -> list[Any]:
+    """Each option of each command that has a default worth saying."""
+    pairs = [(name, option) for name, command in COMMANDS.items() for option in command.params]
+    return [pytest.param(name, option, id=f"{name}{option.opts[-1]}") for name, option in pairs if option.default]
+
+
+@pytest.mark.parametrize(("command", "option"), options())
+def test_the_defaults_of_options_are_in_the_reference(command: str, option: Any) -> None:
+    """Each is a word of what the reference says of the option."""
+    text = (REFERENCE / "cli.md").read_text()
+    [section] = re.findall(rf"^## streaming {command}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    [meaning] = re.findall(rf"^\| [^|]*`{option.opts[-1]}`[^|]* \| (.*?) \|$", section, re.M)
+    default = f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+    assert default in re.split(r"[;,\s`]+", meaning)
+
+
+SCHEMES = sorted({*config.SOURCE_TYPES} - {"local", "memory", "https", "gcs", "huggingface"})
+"""What URLs begin with; objects in memory are of no use to a command, and the rest are other words for these."""
+
+
+def urls_of(command: str) -> list[Any]:
+    """The arguments of a command that are sources."""
+    return [option for option in COMMANDS[command].params if (option.metavar or "").startswith("URL")]
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if urls_of(name)])
+def test_the_help_of_a_url_names_every_type_of_source(command: str) -> None:
+    """And so do the reference of commands and the guide."""
+    [argument] = urls_of(command)
+    for scheme in SCHEMES:
+        for text in (argument.help, text_of("docs/reference/cli.md"), GUIDE.read_text()):
+            assert f"{scheme}:" in text
+    assert "path" in argument.help
+
+
+def test_the_types_of_sources_in_the_text_are_those_of_the_code() -> None:
+    """In the guide's table, and in the description that an error shows."""
+    kinds = set(config.SOURCE_TYPES.values())
+    [cell] = re.findall(r"^\| `source_type` \| \| (.*?) \|$", GUIDE.read_text(), re.M)
+    assert set(re.findall(r'"(\w+)"', cell)) == kinds
+    description = config.DataSourceConfig.model_fields["source_type"].description or ""
+    assert set(re.findall(r"\w+", description)) - {"or"} == kinds
+    assert all(f"{scheme}:" in (config.DataSourceConfig.from_url.__doc__ or "") for scheme in SCHEMES)
+
+
+def test_the_keys_without_a_mapping_are_in_the_text() -> None:
+    """In the guide, in the docstring of the adapter, and in the description of the setting."""
+    described = config.AdapterConfig.model_fields["data_mapping"].description or ""
+    for text in (GUIDE.read_text(), StreamingDatasetAdapter.__doc__ or "", described):
+        for word in (*config.DEFAULT_MAPPING, *config.DEFAULT_MAPPING.values()):
+            assert word in text
+
+
+def test_the_budget_of_a_node_is_divided_by_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What memory.md says of several ranks is what an adapter of one of them does."""
+    ranks = text_of("docs/explanation/memory.md").partition("## Ranks")[2]
+    assert "`LOCAL_WORLD_SIZE`" in ranks
+    assert "each rank takes its equal share" in ranks
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with StreamingDatasetAdapter(MemorySource("data", {"0.json": b"0"}), cache_size_gb=0.8) as adapter:
+        assert adapter.cache.max_bytes == 10**8
+
+
+@pytest.mark.parametrize("function", [cache.SmartLRUCache, AsyncPrefetcher, StreamingDatasetAdapter])
+def test_a_docstring_describes_each_argument(function: Any) -> None:
+    """Each parameter has its entry under "Args", in the same order, and there is no other entry."""
+    arguments = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    described = re.findall(r"^    (\w+): ", arguments, re.M)
+    assert sorted(described) == sorted(inspect.signature(function).parameters)
