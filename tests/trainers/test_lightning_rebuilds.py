@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
@@ -134,6 +136,22 @@ def test_limited_epochs_are_the_beginnings_of_different_ones(data: Any) -> None:
     module = Module()
     trainer(limit_train_batches=2, max_epochs=3).fit(module, StreamingDataLoader(data, 2, shuffle=True))
     assert module.seen == [batch for epoch in whole for batch in epoch[:2]]
+
+
+def test_fabric_sets_the_epochs_of_its_process(data: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Passes follow each other, left early or not; that a loaded state is dropped is said."""
+    whole = [[batch["idx"].tolist() for batch in loader] for loader in 3 * [StreamingDataLoader(data, 4, shuffle=True)]]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    ours = StreamingDataLoader(data, 4, shuffle=True)
+    loader = fabric.setup_dataloaders(ours)
+    for epoch in range(3):
+        assert [batch["idx"].tolist() for batch in islice(loader, 2)] == whole[epoch][:2]
+    assert caplog.records == []
+    state = ours.state_dict()
+    again = StreamingDataLoader(data, 4, shuffle=True)
+    again.load_state_dict(state)
+    next(iter(fabric.setup_dataloaders(again)))
+    assert "state_dropped" in caplog.text
 
 
 def test_what_cannot_be_taken_names_the_setting(data: Any) -> None:
