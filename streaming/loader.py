@@ -145,7 +145,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         """Refuse a pass that begins in another way on another rank, as after one rank alone looked at a first batch."""
         epoch, position = self._progress.start
         left_at = self._progress.left_at
-        begin = {"epoch": epoch, "position": position, "left the last pass at position": left_at}
+        begin = {"epoch": epoch, "position": position, "the last pass left at position": left_at}
         others = {**self._units.settings(epoch, position), "batch_size": self._per_batch}
         settings = {**begin, **others, "drop_last": self._units.drop_last}
         is_compared = check_agreement(self.rank, self.world_size, settings)

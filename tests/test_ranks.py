@@ -47,6 +47,27 @@ distributed.destroy_process_group()
 """
 
 
+PEEK = """
+import sys
+import torch
+from torch import distributed
+from streaming.loader import StreamingDataLoader
+rank, file = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+loader = StreamingDataLoader(torch.arange(40), 4, shuffle=True)
+next(iter(loader))  # both look at a first batch
+both = loader.epoch, torch.cat(list(loader)).tolist()
+next(iter(loader)) if rank == 0 else list(loader)
+try:
+    list(loader)
+except ValueError as error:
+    print(error)
+loader.set_epoch(7)
+print(both[0], len(both[1]), len(list(loader)), loader.epoch)
+distributed.destroy_process_group()
+"""
+
+
 def test_arguments_then_environment_then_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said outright wins; without anything there is one trainer."""
     monkeypatch.delenv("RANK", raising=False)
@@ -88,6 +109,13 @@ def test_a_loader_that_was_made_before_the_process_group(tmp_path: Path) -> None
     Lightning sets it, leaves it to the group."""
     for rank, told in enumerate(run_ranks(LATER, tmp_path / "group")):
         assert f"made as rank 0 of 1 and the process group says {rank} of 2" in "".join(told)
+
+
+def test_a_rank_that_alone_left_a_pass_is_named(tmp_path: Path) -> None:
+    """It would train on another epoch than the other; both are told, and go on with `set_epoch`."""
+    told = run_ranks(PEEK, tmp_path / "group")
+    assert told[0] == told[1] == [told[0][0], "0 20 5 8"]
+    assert "rank 1 has the last pass left at position=None where rank 0 has 8" in told[0][0]
 
 
 def test_ranks_that_do_not_agree_are_named(tmp_path) -> None:
