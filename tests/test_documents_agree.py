@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from streaming import batching, cache, config, fetch, lookahead, readahead, sampler
+from streaming import announcing, batching, cache, config, fetch, readahead
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cache.fill import UNKNOWN_BYTES
 from streaming.cli import app
@@ -73,8 +73,7 @@ def test_the_guide_has_the_defaults_of_the_settings(model: Any) -> None:
 @pytest.mark.parametrize(
     ("document", "sentence", "value"),
     [
-        ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", lookahead.HORIZON),
-        ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", sampler.HORIZON),
+        ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", announcing.HORIZON),
         ("docs/explanation/memory.md", r"(\d+) MiB before the first", fetch.UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"(\d+) MiB before the first", UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"Local files of over (\d+) kB", fetch.LARGE_BYTES // 1000),
