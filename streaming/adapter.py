@@ -19,13 +19,14 @@ from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
 from streaming.counters import Reading
 from streaming.epochs import epoch_of
-from streaming.errors import Closed, ConfigError
+from streaming.errors import Closed
 from streaming.forks import follow_forks, inherited
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
 from streaming.live import add_adapter, closed
 from streaming.lookahead import LookAhead
 from streaming.opening import open_owner
+from streaming.orders import OrderNumbers
 from streaming.owner import Owner
 from streaming.ranks import ranks_of_node
 from streaming.remote_owner import RemoteOwner
@@ -148,8 +149,10 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def _start(self) -> None:
         """Set what is not configuration, in a new object and in an unpickled one."""
-        self._reader: Owner | RemoteOwner | Worker | None = None
-        self._reads_ahead = self._config is None or self._config.enable_prefetch
+        self._reader: Owner | Worker | None = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._orders = OrderNumbers()
+        self._reads_ahead = self._config is not None and self._config.enable_prefetch
         self._length = 0
         self._is_closed = False
         self._opening = threading.Lock()
@@ -217,17 +220,18 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def announce(self, indices: Iterable[SupportsIndex], order: object) -> None:
         """Say which samples will be read next, in order, so that they are read ahead.
 
-        Announcements under one `order` (any object that stays alive meanwhile) continue each other. A worker process
-        announces nothing: the process that made the adapter does.
+        Announcements under one `order` (any object that stays alive meanwhile) continue each other. A DataLoader worker
+        announces nothing: the process that made the loader does.
         """
         reader = self._open()
-        if self._reads_ahead and not isinstance(reader, Worker):
-            reader.announce([self._position(index) for index in indices], order)
+        if self._reads_ahead and reader.announces:
+            reader.announce([self._position(index) for index in indices], self._orders.of(order))
 
     def forget(self, order: object) -> None:
         """Say that what was announced under this `order` and was not read yet will not be read."""
-        if isinstance(self._reader, Owner | RemoteOwner):
-            self._reader.forget(order)
+        number = self._orders.pop(order)
+        if number is not None and self._reader is not None:
+            self._reader.forget(number)
 
     def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:
         """Bring these samples into the cache in the background, where their first read counts as a prefetch hit.
@@ -237,7 +241,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         """
         reader = self._open()
         positions = [self._position(index) for index in indices]
-        if not self._reads_ahead or isinstance(reader, Worker):
+        if not self._reads_ahead or not reader.announces:
             return Done(None)
         return Pending(current_runtime().submit(reader.fetch(positions)))
 
@@ -247,10 +251,16 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return Done(None)
 
     def stop_prefetch_worker(self) -> Done[None]:
-        """Stop reading ahead and drop what was announced; samples are then fetched when asked for."""
+        """Stop reading ahead and drop what was announced; samples are then fetched when asked for.
+
+        In one process: other processes that share the cache go on.
+        """
         self._reads_ahead = False
-        if isinstance(self._reader, Owner | RemoteOwner):
-            self._reader.forget_all()
+        numbers = self._orders.pop_all()
+        if self._reader is not None:
+            for number in numbers:
+                self._reader.forget(number)
+            self._reader.stop_fetching()
         return Done(None)
 
     # -- numbers
@@ -258,12 +268,12 @@ class StreamingDatasetAdapter(Dataset[Any]):
     @property
     def index(self) -> SampleIndex:
         """Which bytes of which object are which sample."""
-        return self._owner().index
+        return self._open().index
 
     @property
     def fingerprint(self) -> str:
         """Of the samples: changes with names, sizes and validators, and not with the place of the sources."""
-        return self._owner().fingerprint
+        return self._open().fingerprint
 
     @property
     def seed(self) -> int:
@@ -272,7 +282,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     @property
     def reads(self) -> int:
-        """Samples that were asked for since the last `reset_metrics`, by this process and its workers."""
+        """Samples that were asked for since the last `reset_metrics`, by all processes that share the cache."""
         return self._open().reads
 
     @property
@@ -287,31 +297,26 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     @property
     def has_numbers(self) -> bool:
-        """Whether it is open, and what it reads is not counted by another process, as that of a worker is."""
-        return isinstance(self._reader, Owner | RemoteOwner)
+        """Whether it is open, and what it reads is not counted by another process: that of its parent, if any."""
+        return self._reader is not None and self._reader.has_numbers
 
     @property
     def cache(self) -> SmartLRUCache:
         """The sample cache; its keys are positions.
 
         Raises:
-            ConfigError: with `owner="process"` it lies in another process.
+            ConfigError: it lies in another process: with `owner="process"`, and in children of the process that made
+                the adapter.
         """
-        owner = self._owner()
-        if isinstance(owner, RemoteOwner):
-            raise ConfigError(
-                "adapter.cache lies in another process with owner='process': "
-                "use get_cache_stats, prefetch_batch and clear_cache, or owner='thread'"
-            )
-        return owner.cache
+        return self._open().cache
 
     def get_cache_stats(self) -> dict[str, Any]:
         """What the cache holds and what reading has cost since the last `reset_metrics`.
 
-        `hit_rate` is the share of reads that needed no fetch, ahead of time or on demand, by this process and its
-        workers together; `prefetch_hits` are the reads that found their sample fetched ahead of time.
+        `hit_rate` is the share of reads that needed no fetch, ahead of time or on demand, by all processes that share
+        the cache; `prefetch_hits` are the reads that found their sample fetched ahead of time.
         """
-        return self._owner().stats()
+        return self._open().stats()
 
     def readings(self) -> Reading:
         """The numbers of this moment as metrics: `{family: {label values: number}}`, without the label `dataset`.
@@ -320,32 +325,22 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
         Raises:
             Closed: the adapter was closed.
-            OwnerGone: with `owner="process"`, if that has ended.
+            OwnerGone: the process that reads for this one has ended.
         """
-        return self._owner().readings()
+        return self._open().readings()
 
     def reset_metrics(self) -> None:
         """Set every count back to zero; what is cached stays."""
-        self._owner().reset_metrics()
+        self._open().reset_metrics()
 
     def clear_cache(self) -> Done[None]:
         """Drop every cached sample. With or without `await`."""
-        owner = self._owner()
-        if isinstance(owner, RemoteOwner):
-            owner.clear()
-        else:
-            owner.cache.clear()
+        self._open().clear()
         return Done(None)
 
     # -- opening, closing, other processes
 
-    def _owner(self) -> Owner | RemoteOwner:
-        reader = self._open()
-        if isinstance(reader, Worker):
-            raise Closed("a worker process has no cache or index of its own; ask the process that made the adapter")
-        return reader
-
-    def _open(self) -> Owner | RemoteOwner | Worker:
+    def _open(self) -> Owner | Worker:
         if self._reader is None:
             with self._opening:
                 if self._is_closed:
@@ -354,7 +349,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
                     self._reader = self._make_owner()
         return self._reader
 
-    def _make_owner(self) -> Owner | RemoteOwner:
+    def _make_owner(self) -> Owner | Worker:
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
         worker = get_worker_info()
@@ -363,7 +358,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         if config.owner == "process":
             remote = RemoteOwner(config, self._prepare, shares)
             self._length = remote.length
-            self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, remote.close)
+            self._finalizer = weakref.finalize(self, remote.close)
             return remote
         owner = open_owner(config, self._prepare, shares)
         self._length = len(owner.index)
@@ -375,12 +370,11 @@ class StreamingDatasetAdapter(Dataset[Any]):
         """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
         self._is_closed = True  # first: nobody opens it again in between
         reader, self._reader = self._reader, None
-        if isinstance(reader, Owner | RemoteOwner):
+        if self._finalizer is not None:
             self._finalizer.detach()
-            closed(self._name, reader.readings)
-        if isinstance(reader, Owner):
-            current_runtime().run(reader.aclose())
-        elif isinstance(reader, RemoteOwner):
+        if reader is not None:
+            if reader.has_numbers:
+                closed(self._name, reader.readings)
             reader.close()
 
     def __enter__(self) -> Self:
@@ -394,7 +388,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         state: dict[str, Any] = {"seed": self._seed, "transform": self._transform, "name": self._name}
         if is_spawning() and not self._is_closed:
             reader = self._open()
-            return {**state, "handle": reader.handle(), "length": self._length}
+            return {**state, "handle": reader.handle(), "length": self._length, "reads_ahead": self._reads_ahead}
         if self._config is None:
             raise Closed("an adapter that reads through another process cannot be copied; pickle the one it came from")
         return {**state, "config": self._config, "prepare": self._prepare}
@@ -408,18 +402,21 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._start()
         if "handle" in state:
             self._length = state["length"]
+            self._reads_ahead = state["reads_ahead"]
             self._reader = Worker(state["handle"])
 
     def _before_fork(self) -> None:
         """See `streaming.forks`: the line to this process must be there before its children are."""
-        if isinstance(self._reader, Owner):
+        if self._reader is not None:
             self._reader.handle()
 
     def _after_fork_in_child(self) -> None:
         """See `streaming.forks`."""
         self._opening = threading.Lock()
-        if isinstance(self._reader, Owner | RemoteOwner):
+        self._orders = OrderNumbers()
+        if self._finalizer is not None:
             self._finalizer.detach()
+        if self._reader is not None:
             self._reader = inherited(self._reader)
 
 

@@ -7,7 +7,6 @@ import weakref
 from typing import Final, Protocol
 
 from streaming.owner import Owner
-from streaming.remote_owner import RemoteOwner
 from streaming.worker import Worker
 
 __all__ = ["Forkable", "follow_forks", "inherited"]
@@ -24,7 +23,7 @@ class Forkable(Protocol):
 
 
 _followed: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
-_of_parents: Final[list[Owner | RemoteOwner]] = []  # never finalised in the child
+_of_parents: Final[list[Owner | Worker]] = []  # never finalised in the child
 
 
 def follow_forks(forkable: Forkable) -> None:
@@ -32,13 +31,10 @@ def follow_forks(forkable: Forkable) -> None:
     _followed.add(forkable)
 
 
-def inherited(owner: Owner | RemoteOwner) -> Worker:
-    """In a forked child: a reader through the parent's owner, in whose place it comes."""
-    _of_parents.append(owner)
-    if isinstance(owner, RemoteOwner):
-        return owner.as_worker()
-    owner.close_inherited()
-    return Worker(owner.handle())
+def inherited(reader: Owner | Worker) -> Worker:
+    """In a forked child: a reader through the same owner, in place of that of the parent."""
+    _of_parents.append(reader)
+    return reader.as_worker()
 
 
 def _prepare() -> None:

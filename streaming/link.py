@@ -19,7 +19,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from typing import Any, NamedTuple
 
 from streaming.errors import OwnerGone
 from streaming.logs import get_logger
@@ -30,7 +30,8 @@ __all__ = ["FORK_LOCK", "LinkClient", "LinkHandle", "LinkServer", "is_spawning"]
 logger = get_logger(__name__)
 
 _LENGTH = struct.Struct("=I")
-_HELLO = b"streaming-link-1"
+_HELLO = b"streaming-link-2"
+_CLIENT_BYTES = 8
 _GONE = (
     "the process that reads for this worker has ended or closed its adapter; "
     "end this worker and start again from the training process"
@@ -70,20 +71,32 @@ class LinkHandle:
         self.hello_fd, self.arena_fd = (dup.detach() for dup in state)
 
 
+class _Connection(NamedTuple):
+    sock: socket.socket
+    client: bytes
+
+
 class LinkServer:
     """The owner's side: answers each request with what `answer` returns for it.
 
     Args:
         runtime: on whose loop the requests are answered.
         answer: `await answer(request)` gives the reply; both are plain values that `marshal` knows.
+        on_left: `on_left(client)` is called on the loop when the last connection of a client has ended.
     """
 
-    def __init__(self, runtime: Runtime, answer: Callable[[Any], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        answer: Callable[[Any], Awaitable[Any]],
+        on_left: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._runtime = runtime
         self._answer = answer
+        self._on_left = on_left
         self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._mine.setblocking(False)
-        self._connections: dict[asyncio.Task[None], socket.socket] = {}
+        self._connections: dict[asyncio.Task[None], _Connection] = {}
         runtime.call_soon(self._open)
 
     @property
@@ -106,13 +119,18 @@ class LinkServer:
         except BlockingIOError:
             return
         for fd in fds:
-            if message != _HELLO:
+            if not message.startswith(_HELLO):
                 os.close(fd)
                 continue
-            connection = socket.socket(fileno=fd)
-            task = self._runtime.loop.create_task(self._serve(connection))
+            connection = _Connection(socket.socket(fileno=fd), message.removeprefix(_HELLO))
+            task = self._runtime.loop.create_task(self._serve(connection.sock))
             self._connections[task] = connection
-            task.add_done_callback(self._connections.pop)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        client = self._connections.pop(task).client
+        if self._on_left is not None and all(other.client != client for other in self._connections.values()):
+            self._on_left(client)
 
     async def _serve(self, connection: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=connection)
@@ -141,7 +159,7 @@ class LinkServer:
 
     def close_inherited(self) -> None:
         """In a forked child: close the copies of the owner's ends, so that its death stays visible to every worker."""
-        for sock in (self._mine, *self._connections.values()):
+        for sock in (self._mine, *(connection.sock for connection in self._connections.values())):
             if sock.fileno() >= 0:
                 os.close(sock.detach())
 
@@ -155,8 +173,19 @@ class LinkClient:
 
     def __init__(self, hello_fd: int) -> None:
         self._hello_fd = hello_fd
+        self._begin()
+
+    def _begin(self) -> None:
         self._free: list[socket.socket] = []
         self._pid = os.getpid()
+        self._client = os.urandom(_CLIENT_BYTES)
+
+    @property
+    def client(self) -> bytes:
+        """What the other side knows this client by, in this process: all its connections have it."""
+        if self._pid != os.getpid():  # a fork of a worker shares no connection
+            self._begin()
+        return self._client
 
     def request(self, message: Any, timeout_s: float | None = None) -> Any:
         """Send one request and wait for its reply.
@@ -167,11 +196,10 @@ class LinkClient:
         Raises:
             OwnerGone: the owner process has ended or closed its adapter, or the time is up.
         """
-        if self._pid != os.getpid():  # a fork of a worker shares no connection
-            self._free, self._pid = [], os.getpid()
+        client = self.client
         connection = None
         try:
-            connection = self._free.pop() if self._free else self._connect()
+            connection = self._free.pop() if self._free else self._connect(client)
             connection.settimeout(timeout_s)
             connection.sendall(_frame(message))
             (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
@@ -192,7 +220,7 @@ class LinkClient:
             OwnerGone: the owner process has ended or closed its adapter.
         """
         try:
-            reader, writer = await asyncio.open_unix_connection(sock=self._connect())
+            reader, writer = await asyncio.open_unix_connection(sock=self._connect(self.client))
             try:
                 writer.write(_frame(message))
                 (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
@@ -208,12 +236,12 @@ class LinkClient:
         for connection in free:
             connection.close()
 
-    def _connect(self) -> socket.socket:
+    def _connect(self, client: bytes) -> socket.socket:
         with FORK_LOCK:
             near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 with far, socket.socket(fileno=os.dup(self._hello_fd)) as hello:
-                    socket.send_fds(hello, [_HELLO], [far.fileno()])
+                    socket.send_fds(hello, [_HELLO + client], [far.fileno()])
             except BaseException:
                 near.close()
                 raise

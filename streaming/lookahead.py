@@ -57,6 +57,7 @@ class LookAhead(Sampler[Any]):
         self._outer = _sampled(sampler, dataset)
         self._window = AnnounceWindow(partial(reads, dataset))
         self._next_epoch = 0
+        self._ended: list[_Order] = []  # announced to their end, and not forgotten
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to the wrapped sampler, where it has this method, and use it for the next iteration."""
@@ -68,7 +69,10 @@ class LookAhead(Sampler[Any]):
     def __iter__(self) -> Iterator[Any]:
         # An epoch begins when its first item is drawn: DataLoader makes two iterators and draws from the second.
         epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1
-        order = object()  # of this pass alone: several may be under way at once
+        for ended in self._ended:
+            self._dataset.forget(ended)
+        self._ended.clear()
+        order = _Order()  # of this pass alone: several may be under way at once
         window = self._window
         window.begin()
         items = iter(self.sampler)
@@ -88,6 +92,8 @@ class LookAhead(Sampler[Any]):
         finally:
             if pending:
                 self._dataset.forget(order)
+            else:
+                self._ended.append(order)  # its last samples may not be read yet
 
     def _draw(self, items: Iterator[Any], pending: deque[Any], wanted: int, order: object) -> int:
         drawn: list[int] = []
@@ -113,6 +119,10 @@ class LookAhead(Sampler[Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         is_own = name == "sampler" or name.startswith("_")
         object.__setattr__(self if is_own else self.sampler, name, value)
+
+
+class _Order:
+    """What the announcements of a pass belong to."""
 
 
 def _sampled(sampler: Any, dataset: ReadsAhead) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import pickle
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from streaming.bad_samples import BadSamples, Replacing
@@ -25,8 +25,9 @@ from streaming.read_counts import ReadCounts
 from streaming.readahead import CONCURRENCY, MISS, ReadAhead
 from streaming.readings import of_cache, of_read_ahead, of_reads
 from streaming.runtime import Runtime
+from streaming.served import Served
 from streaming.stages import ACCOUNTS, CACHE
-from streaming.worker import Other, Reply, Request, pickle_error
+from streaming.worker import Other, Reply, Request, Worker, pickle_error
 
 __all__ = ["Owner"]
 
@@ -49,7 +50,14 @@ class Owner:
         decode_threads: size of the pool; None for one a processor.
         max_bytes: bound of one decoded object.
         bad: replaces samples that cannot be loaded; None raises their errors.
+
+    Attributes:
+        has_numbers: metrics of this process show its numbers.
+        announces: this process says what it will read.
     """
+
+    has_numbers = True
+    announces = True
 
     def __init__(
         self,
@@ -201,20 +209,19 @@ class Owner:
         sample = self._read_now(position)
         return self._runtime.run(self._get(position)) if sample is MISS else sample
 
-    def announce(self, positions: Iterable[int], order: object) -> None:
-        """Say which samples will be read next, in order."""
+    def announce(self, positions: Iterable[int], order: Hashable) -> None:
+        """Say which samples will be read next, in order; announcements under equal `order` continue each other."""
         self.cache.retain()
         self._recent.note(self.counters.reads, self.counters.samples_fetched)
         self._advice.on_epoch(self._recent.epoch_s)
-        self._runtime.call_soon(self._engine.announce, list(positions), id(order))
+        self._runtime.call_soon(self._engine.announce, list(positions), order)
 
-    def forget(self, order: object) -> None:
+    def forget(self, order: Hashable) -> None:
         """Say that what was announced under this order will not be read."""
-        self._runtime.call_soon(self._engine.forget, id(order))
+        self._runtime.call_soon(self._engine.forget, order)
 
-    def forget_all(self) -> None:
-        """Drop every announced order, and what is left of batches."""
-        self._runtime.call_soon(self._engine.forget_all)
+    def stop_fetching(self) -> None:
+        """Drop what `fetch` was asked for and has not begun."""
         self._runtime.call_soon(self._batches.clear)
 
     def stats(self) -> dict[str, Any]:
@@ -267,16 +274,26 @@ class Owner:
         self.cache.reset_metrics()
         self._engine.hits = 0
 
+    def clear(self) -> None:
+        """Drop every cached sample."""
+        self.cache.clear()
+
     def handle(self) -> LinkHandle:
-        """What a child process needs to read through this owner; starts to listen for workers."""
+        """What a child process needs to read through this owner; starts to listen for other processes."""
         if self._server is None:
-            self._server = LinkServer(self._runtime, self.answer)
+            served = Served(self, self.readings)
+            self._server = LinkServer(self._runtime, served.answer, served.left)
         return LinkHandle(self._server.hello_fd, self.cache.arena.fd)
 
-    def close_inherited(self) -> None:
-        """In a forked child: let go of the descriptors that belong to the parent alone."""
+    def as_worker(self) -> Worker:
+        """In a forked child: what reads through this owner, without the descriptors that are the parent's alone."""
         if self._server is not None:
             self._server.close_inherited()
+        return Worker(self.handle())
+
+    def close(self) -> None:
+        """Stop reading, answer no more workers, close the sources and free the cache. Blocks meanwhile; idempotent."""
+        self._runtime.run(self.aclose())
 
     # -- on the loop
 
@@ -351,11 +368,15 @@ class Owner:
             self._advice.on_read_ahead(nbytes)
         return self.cache.reserve(nbytes, demanded=demanded, key=position)
 
+    def serve_processes(self) -> None:
+        """Keep what is read ahead in the cache from now on, for readers in other processes."""
+        self._engine.drop_ready()
+        self.cache.serves_processes = True
+
     async def answer(self, request: Request) -> Reply:
         """Reply to a worker: see `Reply`."""
         positions, is_stale, is_drawn = request
-        self._engine.drop_ready()
-        self.cache.serves_processes = True
+        self.serve_processes()
         if is_stale:  # evicted between the last answer and its reading: this time send the bytes
             inline = {at: await self._inline(position) for at, position in enumerate(positions)}
             return None, [None] * len(positions), inline, None

@@ -4,7 +4,7 @@ The descriptor is a stream pair to the training process. It sends the settings; 
 with the descriptors of the link and of the arena, or the error that opening met. From then on nothing more passes, and
 the end of the stream is the end of the training process, however that came about: this process then ends too.
 
-Everything else passes over the link: reads as those of workers, and the calls of `SERVED` with their arguments.
+Everything else passes over the link, see `streaming.served`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from streaming.machine import resident_memory
@@ -87,7 +86,6 @@ class _Service:
 
     def __init__(self) -> None:
         self._owner: Owner | None = None
-        self._orders: dict[int, object] = {}
 
     def open(self, line: socket.socket, settings: dict[str, Any]) -> None:
         """Open the owner and say so, or say why not."""
@@ -95,6 +93,7 @@ class _Service:
         from streaming.logs import configure
         from streaming.opening import open_owner
         from streaming.runtime import current_runtime
+        from streaming.served import Served
         from streaming.worker import pickle_error
 
         configure(settings["log_level"])  # to stderr
@@ -104,7 +103,8 @@ class _Service:
         except Exception as exc:
             send(line, {"error": pickle_error(exc)})
             return
-        self._server = LinkServer(current_runtime(), self.answer)
+        served = Served(owner, self.readings)
+        self._server = LinkServer(current_runtime(), served.answer, served.left)
         told = {"length": len(owner.index), "fingerprint": owner.index.fingerprint}
         send(line, told, [self._server.hello_fd, owner.cache.arena.fd])
 
@@ -114,38 +114,10 @@ class _Service:
         memory = resident_memory()
         return reading if memory is None else {**reading, "process_resident_memory_bytes": {("owner",): memory}}
 
-    async def answer(self, request: Any) -> Any:
-        """The reply to a read, or to a call: whether it failed, and the pickle of its result or error."""
-        assert self._owner is not None
-        if not isinstance(request[0], str):
-            return await self._owner.answer(request)
-        from streaming.worker import pickle_error
-
-        name, *arguments = request
-        try:
-            result = SERVED[name](self, *arguments)
-            if isinstance(result, Awaitable):
-                result = await result
-            return False, pickle.dumps(result, protocol=5)
-        except Exception as exc:
-            return True, pickle_error(exc)
-
     @property
     def owner(self) -> Owner:
         assert self._owner is not None
         return self._owner
-
-    def announce(self, order: int, positions: list[int]) -> None:
-        self.owner.announce(positions, self._orders.setdefault(order, object()))
-
-    def forget(self, order: int) -> None:
-        known = self._orders.pop(order, None)
-        if known is not None:
-            self.owner.forget(known)
-
-    def forget_all(self) -> None:
-        self._orders.clear()
-        self.owner.forget_all()
 
     def end_with(self, line: socket.socket) -> None:
         """Wait for the end of the line, stop reading, and end this process."""
@@ -165,22 +137,6 @@ class _Service:
         finally:
             logging.shutdown()
             os._exit(0)
-
-
-SERVED: dict[str, Callable[..., Any]] = {
-    "announce": _Service.announce,
-    "forget": _Service.forget,
-    "forget_all": _Service.forget_all,
-    "reads": lambda service: service.owner.reads,
-    "name_of": lambda service, position: service.owner.name_of(position),
-    "fetch": lambda service, positions: service.owner.fetch(positions),
-    "stats": lambda service: service.owner.stats(),
-    "readings": _Service.readings,
-    "reset_metrics": lambda service: service.owner.reset_metrics(),
-    "clear": lambda service: service.owner.cache.clear(),
-    "index": lambda service: service.owner.index,
-}
-"""The calls that `RemoteOwner` makes, by name."""
 
 
 def _load_settings(settings: dict[str, Any]) -> tuple[Any, Any]:

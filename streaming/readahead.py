@@ -191,11 +191,6 @@ class ReadAhead:
                 self._overtaken.clear()
             self._fill()
 
-    def forget_all(self) -> None:
-        """Drop every announced order."""
-        for order in list(self._plans):
-            self.forget(order)
-
     def drop_ready(self) -> None:
         """Stop keeping values for `take`: the readers are other processes, which read from the cache."""
         self._keeps_ready = False
@@ -265,6 +260,8 @@ class ReadAhead:
                 if not self._start_ahead(plan.keys[0], plan):
                     return
                 plan.keys.popleft()
+            if not plan.keys and not plan.ahead:  # over, and there may be one for each epoch of a long run
+                del self._plans[order]
 
     def _start_ahead(self, key: Hashable, plan: Plan) -> bool:
         """Start this load unless it is not needed; False when the byte budget has no room for it now."""

@@ -7,6 +7,7 @@ client or thread with the trainer; samples pass through its arena, which both ma
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -16,34 +17,25 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 from streaming.config import AdapterConfig
-from streaming.counters import Reading
 from streaming.errors import ConfigError, OwnerGone
-from streaming.index import SampleIndex
-from streaming.link import FORK_LOCK, LinkClient, LinkHandle
+from streaming.link import FORK_LOCK, LinkHandle
 from streaming.owner_process import receive, send
 from streaming.sources.memory import MemorySource
 from streaming.worker import Worker
 
 __all__ = ["RemoteOwner"]
 
-READING_TIMEOUT_S = 1.0
-"""How long the child has to tell its numbers, which takes it a millisecond: neither a scrape nor `close` hangs on one
-that is stopped."""
-
 CLOSE_TIMEOUT_S = 5.0
 """How long `close` waits for the child; more than the child gives its own reads, so that it is rarely killed."""
 
 
-class RemoteOwner:
-    """Serves samples by position as `Owner` does, from a child process. Safe in any thread.
-
-    Reads are those of a worker: one message per call, whatever the number of samples.
+class RemoteOwner(Worker):
+    """Serves samples by position as `Owner` does, from a child process: a worker that starts and ends its owner.
 
     Args:
         config: what the owner is made from.
@@ -60,6 +52,9 @@ class RemoteOwner:
         Exception: whatever opening raised in the child.
     """
 
+    has_numbers = True
+    announces = True
+
     def __init__(self, config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> None:
         settings = {
             "pickles": _pickled(config, prepare),
@@ -75,9 +70,8 @@ class RemoteOwner:
             self.close()
             raise
         self.length: int = told["length"]
-        self.fingerprint: str = told["fingerprint"]
-        self._calls = LinkClient(self._fds[0])
-        self._worker = Worker(LinkHandle(*self._fds))
+        self.fingerprint = told["fingerprint"]
+        super().__init__(LinkHandle(*self._fds))
 
     def _open(self, settings: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -90,88 +84,10 @@ class RemoteOwner:
         result: dict[str, Any] = told
         return result
 
-    def read(self, position: int) -> Any:
-        """One sample, owned by the caller."""
-        return self.read_many([position])[0]
-
-    def read_many(self, positions: Sequence[int]) -> list[Any]:
-        """Samples in the order asked, owned by the caller; those missing are fetched together.
-
-        Raises:
-            OwnerGone: the child has ended.
-            Exception: what the child met when it fetched a sample.
-        """
-        try:
-            return self._worker.read_many(positions)
-        except OwnerGone as exc:
-            raise self._gone() from exc
-
-    def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """As `read_many`, and how often each sample was asked for in this way before, by any process."""
-        try:
-            return self._worker.read_drawn(positions)
-        except OwnerGone as exc:
-            raise self._gone() from exc
-
-    @property
-    def reads(self) -> int:
-        """Samples that were asked for since the last `reset_metrics`."""
-        return int(self._call("reads"))
-
-    def name_of(self, position: int) -> str:
-        """Name of a sample, for messages."""
-        return str(self._call("name_of", position))
-
-    def announce(self, positions: Iterable[int], order: object) -> None:
-        """Say which samples will be read next, in order."""
-        self._call("announce", id(order), list(positions))
-
-    def forget(self, order: object) -> None:
+    def forget(self, order: int) -> None:
         """Say that what was announced under this order will not be read. Nothing happens once the child has ended."""
-        self._call("forget", id(order), or_gone=True)
-
-    def forget_all(self) -> None:
-        """Drop every announced order."""
-        self._call("forget_all")
-
-    async def fetch(self, positions: Iterable[int]) -> None:
-        """Bring these samples into the cache. Failures surface at their reads."""
-        try:
-            _result(await self._calls.request_async(("fetch", list(positions))))
-        except OwnerGone as exc:
-            raise self._gone() from exc
-
-    def stats(self) -> dict[str, Any]:
-        """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
-        result: dict[str, Any] = self._call("stats")
-        return result
-
-    def readings(self) -> Reading:
-        """The numbers of this moment as metrics, see `StreamingDatasetAdapter.readings`."""
-        result: Reading = self._call("readings", timeout_s=READING_TIMEOUT_S)
-        return result
-
-    def reset_metrics(self) -> None:
-        """Set every count back to zero."""
-        self._call("reset_metrics")
-
-    def clear(self) -> None:
-        """Drop every cached sample."""
-        self._call("clear")
-
-    @cached_property
-    def index(self) -> SampleIndex:
-        """Which bytes are which sample: a map of the saved file, or else a copy from the child."""
-        result: SampleIndex = self._call("index")
-        return result
-
-    def handle(self) -> LinkHandle:
-        """What another process needs to read through the child."""
-        return self._worker.handle()
-
-    def as_worker(self) -> Worker:
-        """In a forked child: what reads through the same owner, with a connection of its own."""
-        return self._worker
+        with contextlib.suppress(OwnerGone):
+            super().forget(order)
 
     def close(self) -> None:
         """End the child and wait for its end. Idempotent; does nothing in a fork of the process that made this."""
@@ -184,17 +100,20 @@ class RemoteOwner:
             self._process.kill()
             self._process.wait()
         if self._fds:
-            self._calls.close()
-            self._worker.close()
+            super().close()
         for fd in self._fds:
             os.close(fd)
 
-    def _call(self, name: str, *arguments: Any, or_gone: bool = False, timeout_s: float | None = None) -> Any:
+    def _request(self, message: Any, timeout_s: float | None = None) -> Any:
         try:
-            return _result(self._calls.request((name, *arguments), timeout_s))
+            return super()._request(message, timeout_s)
         except OwnerGone as exc:
-            if or_gone:
-                return None
+            raise self._gone() from exc
+
+    async def _request_async(self, message: Any) -> Any:
+        try:
+            return await super()._request_async(message)
+        except OwnerGone as exc:
             raise self._gone() from exc
 
     def _gone(self) -> OwnerGone:
@@ -210,14 +129,6 @@ class RemoteOwner:
             f"the process {self._process.pid} that reads for this one {how}{hint}; "
             "see what it wrote to stderr, and make a new adapter to go on"
         )
-
-
-def _result(reply: tuple[bool, bytes]) -> Any:
-    is_error, pickled = reply
-    value = pickle.loads(pickled)
-    if is_error:
-        raise value
-    return value
 
 
 # -- starting the child

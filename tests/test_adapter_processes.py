@@ -1,5 +1,6 @@
 """One owner, many processes: workers of every start method, and what happens when one of them dies."""
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -15,7 +16,9 @@ from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.config import DataSourceConfig
-from streaming.errors import NotFound, OwnerGone
+from streaming.errors import Closed, ConfigError, NotFound, OwnerGone, PrepareError
+from streaming.loader import StreamingDataLoader
+from streaming.runtime import current_runtime
 from streaming.testing import Fault, FaultySource, MemorySource
 
 COUNT = 24
@@ -291,3 +294,146 @@ def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, owner, w
         os.close(pidfd)
     assert {name for name in set(os.listdir("/dev/shm")) - before if str(process.pid) in name} == set()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run.py"]
+
+
+# -- trainer ranks that got the adapter from their parent
+
+
+def _fail_at_three(sample):
+    if sample["idx"] == 3:
+        raise ValueError("no such luck")
+    return sample
+
+
+def _loader(adapter, rank, workers):
+    return StreamingDataLoader(
+        adapter,
+        2,
+        shuffle=True,
+        rank=rank,
+        world_size=2,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
+        collate_fn=_as_list,
+    )
+
+
+def _train(rank, adapter, workers, folder):
+    """Two passes of one rank."""
+    loader = _loader(adapter, rank, workers)
+    passes = [[sample for batch in loader for sample in batch] for _ in range(2)]
+    for samples in passes:
+        _check(samples)
+    told = {"passes": [[sample["idx"] for sample in samples] for samples in passes], "state": loader.state_dict()}
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_ranks_share_the_adapter_of_their_parent(tmp_path, method, workers):
+    """Each sample is read once by one of them and fetched once by the parent; the run's fingerprint is the parent's."""
+    source = _source()
+    with StreamingDatasetAdapter(source) as adapter:
+        torch.multiprocessing.start_processes(_train, (adapter, workers, tmp_path), nprocs=2, start_method=method)
+        told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+        for number in range(2):
+            assert sorted(told[0]["passes"][number] + told[1]["passes"][number]) == list(range(COUNT))
+        assert {each["state"]["fingerprint"] for each in told} == {adapter.fingerprint}
+        assert set(source.reads.values()) == {1}
+        stats = adapter.get_cache_stats()
+        assert (stats["fetched_samples"], stats["total_hits"]) == (COUNT, COUNT)
+
+
+def _use_everything(rank, adapter, folder):
+    """What a trainer calls beside reading; each number is that of the parent's owner."""
+    stats = adapter.get_cache_stats()
+    assert stats["max_size_gb"] == 1.5  # not divided
+    assert len(adapter) == len(adapter.index) == COUNT
+    assert adapter.fingerprint == adapter.index.fingerprint
+    adapter.prefetch_batch([4, 5]).result(30)
+    assert adapter.get_cache_stats()["fetched_samples"] == 2
+    assert adapter.readings()["cache_entries"] == {(): 2}
+    _check(adapter.__getitems__([4, 5]))
+    assert adapter.reads == 2
+    adapter.reset_metrics()
+    assert adapter.reads == 0
+    adapter.clear_cache()
+    assert adapter.get_cache_stats()["num_items"] == 0
+    with pytest.raises(PrepareError, match=r"sample 3 \('003'\)"):
+        adapter[3]
+    with pytest.raises(ConfigError, match=r"adapter\.cache"):
+        _ = adapter.cache
+    assert not adapter.has_numbers  # the parent's metrics have them
+    sampler = adapter.look_ahead(range(COUNT))
+    _check([adapter[i] for i in sampler if i != 3])
+    adapter.stop_prefetch_worker()
+    adapter.close()
+    with pytest.raises(Closed):
+        adapter[0]
+    (folder / "done").touch()
+
+
+@pytest.mark.parametrize(("method", "owner"), [("fork", "thread"), ("spawn", "thread"), ("fork", "process")])
+def test_everything_works_in_a_rank(tmp_path, method, owner):
+    """Reading ahead, numbers, index and cache: calls in a rank reach the owner, which has the whole budget."""
+    for i in range(COUNT):
+        (tmp_path / f"{i:03d}.bin").write_bytes(bytes([i]) * 2000)
+    source = {"name": "data", "type": "local", "path": str(tmp_path)}
+    with StreamingDatasetAdapter(source, transform=_fail_at_three, cache_size_gb=1.5, owner=owner) as adapter:
+        folder = tmp_path.parent / f"{tmp_path.name}-told"
+        folder.mkdir()
+        torch.multiprocessing.start_processes(_use_everything, (adapter, folder), nprocs=1, start_method=method)
+        assert (folder / "done").exists()
+        _check([adapter[0]])
+
+
+def _announce_and_wait(rank, adapter, connection):
+    adapter.announce(range(COUNT), connection)
+    adapter.announce(range(COUNT - 1, -1, -1), adapter)
+    adapter[0]
+    connection.send("announced")
+    connection.recv()
+
+
+@pytest.mark.parametrize("how", ["it ends", "it is killed"])
+def test_what_an_ended_rank_announced_is_forgotten(how):
+    """Nothing is read ahead, and no room kept, for a rank that is gone; the orders of others stay."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    with StreamingDatasetAdapter(_source(), prefetch_ahead=2) as adapter:
+        mine = object()
+        adapter.announce([7, 8, 9], mine)
+        rank = context.Process(target=_announce_and_wait, args=(0, adapter, theirs))
+        rank.start()
+        assert ours.recv() == "announced"
+        assert adapter.readings()["prefetch_waiting"][()] > COUNT
+        if how == "it is killed":
+            rank.kill()
+        else:
+            ours.send("go on")
+        rank.join(30)
+        current_runtime().run(_settle())
+        reading = adapter.readings()
+        assert reading["prefetch_waiting"][()] == 1
+        assert reading["prefetch_ahead"][()] <= 2
+        adapter.forget(mine)
+        current_runtime().run(_settle())
+        assert adapter.readings()["prefetch_waiting"][()] == 0
+
+
+async def _settle():
+    """Let every callback that is due run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_an_order_is_not_taken_for_one_that_died():
+    """Orders are told apart though Python gives the place in memory of one to the next."""
+    with StreamingDatasetAdapter(_source(), prefetch_ahead=1) as adapter:
+        for first in range(0, COUNT, 4):
+            adapter.announce(range(first, first + 4), type("Order", (), {})())
+        newest = object()
+        adapter.announce([0], newest)
+        adapter.forget(newest)
+        current_runtime().run(_settle())
+        assert adapter.readings()["prefetch_waiting"][()] == COUNT - COUNT // 4

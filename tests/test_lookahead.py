@@ -92,15 +92,17 @@ def test_an_endless_sampler_is_drawn_within_the_horizon():
 
 
 def test_leaving_early_forgets_the_rest():
-    """What was announced and will not be yielded is taken back; a full epoch takes nothing back."""
+    """What was announced and will not be yielded is taken back; of a full epoch nothing is, before the next begins."""
     listener = Listener()
-    iterator = iter(listener.wrap(range(10)))
+    sampler = listener.wrap(range(10))
+    iterator = iter(sampler)
     next(iterator)
     assert listener.forgotten == 0
     iterator.close()
     assert listener.forgotten == 1
-    list(listener.wrap(range(3)))
-    assert listener.forgotten == 1
+    for _ in range(3):
+        list(sampler)
+    assert listener.forgotten == 3
 
 
 def test_epochs_are_counted_and_can_be_set():

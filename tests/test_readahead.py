@@ -305,17 +305,6 @@ async def test_forgetting_an_order_leaves_the_others():
     await engine.aclose()
 
 
-async def test_forgetting_everything_stops_reading_ahead():
-    """Nothing announced is left, and new reads still work."""
-    store = Store()
-    engine = engine_over(store)
-    engine.announce("ab", 1)
-    engine.announce("cd", 2)
-    engine.forget_all()
-    await settle()
-    assert (engine.waiting, engine.in_flight, store.reserved) == (0, 0, 0)
-
-
 async def test_depth_grows_when_a_reader_is_late():
     """An adaptive depth doubles when it was the limit, and a fixed one stays."""
     store = Store()

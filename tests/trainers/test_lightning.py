@@ -1,8 +1,10 @@
-"""A LightningModule on two processes, killed and resumed from `ModelCheckpoint`'s files."""
+"""A LightningModule on two processes: killed and resumed from `ModelCheckpoint`'s files, and spawned or forked."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from tests.trainers.jobs import (
     BATCH,
@@ -48,3 +50,11 @@ def test_limited_epochs_go_on_with_the_next_epoch(tmp_path: Path) -> None:
     for rank, whole in uninterrupted().items():
         expected = [(step.epoch, step.samples) for step in whole if step.number % 10 < steps]
         assert [(step.epoch, step.samples) for step in found[rank]] == expected
+
+
+@pytest.mark.parametrize(("strategy", "workers"), [("ddp_spawn", 0), ("ddp_fork", 2), ("ddp_notebook", 0)])
+def test_ranks_that_share_an_adapter_read_each_sample_once(tmp_path: Path, strategy: str, workers: int) -> None:
+    """An adapter made before Lightning starts the ranks serves both: together they read each sample once an epoch."""
+    data = write_samples(tmp_path / "data")
+    job = run("lightning_spawn_script.py", data, strategy, BATCH, EPOCHS, workers)
+    assert finished(job).steps == uninterrupted()  # which checks that it has each sample once
