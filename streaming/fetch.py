@@ -277,7 +277,7 @@ class SampleFetcher:
             return self._prepare(sample)
         except StreamingError:
             raise
-        except Exception as exc:
+        except BaseException as exc:  # also SystemExit: this is not the thread that it would end
             name = self._index.name(position)
             raise PrepareError(
                 f"prepare failed on sample {position} ({name!r}): {type(exc).__name__}: {exc}", path=name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pickle
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
@@ -15,7 +14,9 @@ from streaming.cache.rates import RecentHits
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.sample import Reservation, SmartLRUCache
 from streaming.copies import CopyReader
+from streaming.copying import Uncopyable, copy_sample, pickle_sample
 from streaming.counters import Counters, Reading
+from streaming.errors import PrepareError
 from streaming.fetch import IN_CACHE, SampleFetcher
 from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
@@ -104,6 +105,7 @@ class Owner:
             concurrency=concurrency or (8 * self._pool.threads if reader.is_blocking else None),
             reserve=self._reserve,
             is_held=cache.contains,
+            copied=self._copied,
         )
         self._batches = PrefetchQueue(
             self._start_prefetch,
@@ -418,17 +420,40 @@ class Owner:
             sample = await self._engine.get(position)
             self.cache.unread.discard(position)
             place = None if self.cache.is_fleeting(position) else self.cache.place(position)
-            if place is None and sample is IN_CACHE:
-                return None, await self._inline(position)
+            if place is not None:
+                return place, None
+            return None, await self._inline(position) if sample is IN_CACHE else (
+                False,
+                self._pickled(position, sample),
+            )
         except Exception as exc:
             return None, (True, pickle_error(exc))
-        return (None, (False, pickle.dumps(sample, protocol=5))) if place is None else (place, None)
 
     async def _inline(self, position: int) -> Other:
         try:
             sample = self.cache.get_nowait(position, MISS)
             if sample is MISS:
                 sample = await self._get(position)
-            return False, pickle.dumps(sample, protocol=5)
+            return False, self._pickled(position, sample)
         except Exception as exc:
             return True, pickle_error(exc)
+
+    def _copied(self, position: int, sample: Any) -> Any:
+        try:
+            return sample if sample is IN_CACHE else copy_sample(sample)
+        except Uncopyable as exc:
+            raise self._not_copied(position, exc) from exc
+
+    def _pickled(self, position: int, sample: Any) -> bytes:
+        try:
+            return pickle_sample(sample)
+        except Uncopyable as exc:
+            raise self._not_copied(position, exc) from exc
+
+    def _not_copied(self, position: int, reason: Uncopyable) -> PrepareError:
+        name = self.index.name(position)
+        return PrepareError(
+            f"sample {position} ({name!r}) cannot be given to several readers: {reason}; let prepare return tensors, "
+            "arrays, text or what can be copied",
+            path=name,
+        )

@@ -118,8 +118,12 @@ class DecodePool:
         if not self._is_closed and not future.cancelled():
             try:
                 result = function(*args)
-            except BaseException as exc:
+            except Exception as exc:
                 error = exc
+            except BaseException as exc:  # of SystemExit, the loop itself would end
+                error = _as_exception(exc)
+            if isinstance(error, StopIteration):  # which a future refuses
+                error = _as_exception(error)
         seconds = min(time.perf_counter() - started, 2 * _SHORT_JOB_S)  # one hiccup of the machine says nothing
         self._mean_s += (seconds - self._mean_s) / _TOGETHER
         self._results.append((future, result, error))
@@ -159,3 +163,10 @@ class DecodePool:
                 future.set_result(result)
             else:
                 future.set_exception(error)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    text = f"a job of the decode pool raised {type(error).__name__}: {error}"
+    wrapped = RuntimeError(text)
+    wrapped.__cause__ = error
+    return wrapped

@@ -46,6 +46,7 @@ class ReadAhead:
         is_held: whether a key needs no load, because a cache has it.
         keep_unused: keep what was loaded ahead for `take`, and count it until it is used. Otherwise a load ahead is
             done when it ends.
+        copied: `copied(key, value)` is a copy for one of several readers of one load; what it raises, all of them get.
 
     Attributes:
         hits: reads that found their key loaded ahead of time.
@@ -61,6 +62,7 @@ class ReadAhead:
         reserve: Callable[[Any, bool], Reservation | None] | None = None,
         is_held: Callable[[Any], bool] = lambda key: False,
         keep_unused: bool = True,
+        copied: Callable[[Any, Any], Any] = lambda key, value: copy.deepcopy(value),
     ) -> None:
         self._load = load
         self.loop = loop
@@ -69,6 +71,7 @@ class ReadAhead:
         self._concurrency = concurrency or CONCURRENCY
         self._reserve = reserve
         self._is_held = is_held
+        self._copied = copied
         self._counts_unused = keep_unused
         self._keeps_ready = keep_unused
         self._plans: dict[Hashable, Plan] = {}
@@ -101,6 +104,11 @@ class ReadAhead:
     def ahead(self) -> int:
         """Announced keys that are loaded or loading, and not yet used."""
         return len(self._ahead)
+
+    @property
+    def orders(self) -> int:
+        """Announced orders of which something was not read yet."""
+        return len(self._plans)
 
     @property
     def is_full(self) -> bool:
@@ -268,14 +276,20 @@ class ReadAhead:
         if key in self._overtaken:
             self._overtaken.remove(key)
             return True
-        if key in self._ahead or key in self._flights or self._is_held(key):
+        if key in self._ahead or key in self._flights:
             return True
         reservation = None
-        if self._reserve is not None:
-            reservation = self._reserve(key, False)
-            if reservation is None:
-                self._is_full = True
-                return False
+        try:
+            if self._is_held(key):
+                return True
+            if self._reserve is not None:
+                reservation = self._reserve(key, False)
+                if reservation is None:
+                    self._is_full = True
+                    return False
+        except Exception as exc:
+            self._fail(key, True, [], exc)
+            return True
         self._ahead[key] = Ahead(plan, reservation)
         plan.ahead += 1
         self._start(key, True)
@@ -303,13 +317,17 @@ class ReadAhead:
             if len(self._overtaken) >= MAX_DEPTH:  # of readers beside the order: theirs are never announced
                 self._overtaken.clear()
             self._overtaken.add(key)
-        if is_ahead or self._has_room_for(key, flight):
-            load = self._load(key)
-        else:
-            turn = self.loop.create_future()
-            self._queue.append((key, flight, turn))
-            load = self._load_at(turn, key)
-        flight.task = self.loop.create_task(load) if asyncio.iscoroutine(load) else asyncio.ensure_future(load)
+        try:
+            if is_ahead or self._has_room_for(key, flight):
+                load = self._load(key)
+            else:
+                turn = self.loop.create_future()
+                self._queue.append((key, flight, turn))
+                load = self._load_at(turn, key)
+            flight.task = self.loop.create_task(load) if asyncio.iscoroutine(load) else asyncio.ensure_future(load)
+        except Exception as exc:  # the flight is known already, and others may join it
+            flight.task = self.loop.create_future()
+            flight.task.set_exception(exc)
         # A callback and not a wrapping coroutine: a task cancelled before its first step runs no `finally`.
         flight.task.add_done_callback(partial(self._landed, key, flight))
         return flight
@@ -328,8 +346,12 @@ class ReadAhead:
         if self._flights.get(key) is flight:  # else it was dropped meanwhile, and settled then
             del self._flights[key]
             waiters = [waiter for waiter in flight.waiters if not waiter.done()]
+            try:
+                values = [] if error is not None else self._values(key, len(waiters), task.result())
+            except Exception as exc:
+                error = exc
             if error is None:
-                self._deliver(key, waiters, task.result())
+                self._deliver(key, waiters, values)
             else:
                 self._fail(key, flight.is_ahead, waiters, error)
             self._open_gate(key)
@@ -337,15 +359,17 @@ class ReadAhead:
         if not self._is_closed and not (self._is_full and self._ahead and not self._used and not self._queue):
             self._fill()
 
-    def _deliver(self, key: Hashable, waiters: list[asyncio.Future[Any]], value: Any) -> None:
-        for waiter in waiters[1:]:
-            waiter.set_result(copy.deepcopy(value))  # each reader owns what it gets
-        if waiters:
-            waiters[0].set_result(value)
+    def _values(self, key: Hashable, many: int, value: Any) -> list[Any]:
+        """What was loaded, and a copy for each further reader: each owns what it gets."""
+        return [value, *(self._copied(key, value) for _ in range(many - 1))]
+
+    def _deliver(self, key: Hashable, waiters: list[asyncio.Future[Any]], values: list[Any]) -> None:
+        for waiter, value in zip(waiters, values, strict=False):
+            waiter.set_result(value)
         if waiters or not self._counts_unused:
             self._settle(key)
         elif self._keeps_ready and (key in self._ahead or key in self._watched):
-            self._ready[key] = value
+            self._ready[key] = values[0]
 
     def _fail(self, key: Hashable, is_ahead: bool, waiters: list[asyncio.Future[Any]], error: BaseException) -> None:
         for waiter in waiters:
@@ -374,9 +398,12 @@ class ReadAhead:
         while self._queue:
             key, flight, turn = self._queue[0]
             if not (turn.done() or flight.task.done()):  # else it was cancelled
-                if not self._has_room_for(key, flight):
-                    return
-                turn.set_result(None)
+                try:
+                    if not self._has_room_for(key, flight):
+                        return
+                    turn.set_result(None)
+                except Exception as exc:
+                    turn.set_exception(exc)
             self._queue.popleft()
 
     def _has_room_for(self, key: Hashable, flight: Flight) -> bool:

@@ -18,10 +18,13 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from streaming.errors import WrongThread
+from streaming.logs import get_logger
 
 __all__ = ["Done", "Pending", "Runtime", "current_runtime"]
 
 T = TypeVar("T")
+
+logger = get_logger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
 """How long `Runtime.close` waits for cancelled tasks; they only have to reach their next await."""
@@ -50,6 +53,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.loop = _new_event_loop()
+        self._is_over = False
         self._lags = deque([0.0] * _LAGS_KEPT, _LAGS_KEPT)
         self._thread = threading.Thread(target=self._main, name="streaming-loop", daemon=True)
         self._thread.start()
@@ -58,9 +62,16 @@ class Runtime:
         asyncio.set_event_loop(self.loop)
         self._watch_lag(self.loop.time())
         try:
-            self.loop.run_forever()
+            while not self._is_over:
+                self._run()
         finally:
             self.loop.close()
+
+    def _run(self) -> None:
+        try:
+            self.loop.run_forever()
+        except BaseException as exc:  # SystemExit or KeyboardInterrupt of one task: its caller gets it, others go on
+            logger.warning("loop_interrupted error=%s", type(exc).__name__)
 
     @property
     def lag_s(self) -> float:
@@ -118,6 +129,7 @@ class Runtime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S / 2)
+        self._is_over = True
         self.loop.stop()
 
 

@@ -23,7 +23,7 @@ LAYERS = (
         *("cache", "prefetch", "prefetch_queue", "pool", "link", "announcing", "torch_datasets", "lookahead"),
         *("flights", "readahead"),
     ),
-    ("collate", "packing", "copies", "timeline", "fetch", "readings", "testing"),
+    ("collate", "packing", "copies", "timeline", "fetch", "copying", "readings", "testing"),
     (
         "bad_samples",
         "owner",

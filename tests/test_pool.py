@@ -106,3 +106,17 @@ async def test_a_job_that_is_stuck_among_short_ones_holds_nobody_up(pool):
         gate.set()
         assert await stuck is True
         gate.clear()
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", [StopIteration(1), SystemExit(2), KeyboardInterrupt(), asyncio.CancelledError()])
+async def test_errors_that_mean_something_to_a_loop_reach_the_caller_alone(pool, error):
+    """A future or a loop that met them as they are would leave the caller waiting, or end with all others."""
+    others = [pool.run(pow, 2, i) for i in range(8)]
+    with pytest.raises(RuntimeError, match=type(error).__name__) as told:
+        await pool.run(_raise, error)
+    assert told.value.__cause__ is error
+    assert await asyncio.gather(*others) == [2**i for i in range(8)]

@@ -422,3 +422,92 @@ async def test_numbers_are_read_in_any_thread():
     counting.join()
     await engine.aclose()
     assert errors == []
+
+
+# -- errors where nobody awaits them
+
+
+async def test_an_error_while_copies_are_made_reaches_every_reader():
+    """Not the second one alone, and nobody waits for ever; the budget is given back and the next read works."""
+    store = Store(budget=1)
+
+    def copied(key, value):
+        raise ZeroDivisionError(key)
+
+    engine = engine_over(store, copied=copied)
+    readers = [asyncio.ensure_future(engine.get("a")) for _ in range(3)]
+    await settle()
+    store.finish("a")
+    told = await asyncio.gather(*readers, return_exceptions=True)
+    assert [type(error) for error in told] == [ZeroDivisionError] * 3
+    assert (store.reserved, engine.in_flight) == (0, 0)
+    assert await engine.get("a") == ["a"]
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("name", ["load", "reserve", "is_held"])
+async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
+    """Announced or not: the reader of that key gets it, others are loaded, and nothing stays behind."""
+    store = Store()
+
+    def fail(function):
+        def checked(key, *rest):
+            if key == "b":
+                raise ZeroDivisionError(key)
+            return function(key, *rest)
+
+        return checked
+
+    calls = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
+    calls[name] = fail(calls[name])
+    load = calls.pop("load")
+    engine = ReadAhead(load, asyncio.get_running_loop(), **calls)
+    engine.announce("abc")
+    await settle()
+    for key in "ac":
+        store.finish(key)
+        assert await engine.get(key) == [key]
+    with pytest.raises(ZeroDivisionError):
+        await engine.get("b")
+    if name != "is_held":  # which is asked of what was announced alone
+        told = await asyncio.gather(engine.get("b"), engine.get("b"), return_exceptions=True)
+        assert [type(error) for error in told] == [ZeroDivisionError] * 2
+    assert (store.reserved, engine.in_flight, engine.ahead, engine.waiting) == (0, 0, 0, 0)
+    await engine.aclose()
+
+
+async def test_an_error_when_a_queued_read_gets_its_turn_reaches_it():
+    """A read that waited for room, and whose room cannot be had after all, ends."""
+    store = Store(budget=1)
+    is_broken = False
+
+    def reserve(key, demanded):
+        if is_broken:
+            raise ZeroDivisionError(key)
+        return store.reserve(key, demanded)
+
+    engine = ReadAhead(store.load, asyncio.get_running_loop(), reserve=reserve)
+    first, second = asyncio.ensure_future(engine.get("a")), asyncio.ensure_future(engine.get("b"))
+    await settle()
+    assert store.started == ["a"]
+    is_broken = True
+    store.finish("a")
+    assert await first == ["a"]
+    with pytest.raises(ZeroDivisionError):
+        await second
+    assert (store.reserved, engine.in_flight) == (0, 0)
+    await engine.aclose()
+
+
+async def test_orders_that_are_over_are_not_kept():
+    """One for each epoch would add up in a long run."""
+    store = Store()
+    engine = engine_over(store)
+    for order in range(3):
+        engine.announce("a", order)
+        store.finish("a")
+        assert await engine.get("a") == ["a"]
+        store.gates.clear()
+    await settle()
+    assert engine.orders == 0
+    await engine.aclose()

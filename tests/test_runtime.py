@@ -163,3 +163,17 @@ def test_importing_starts_no_thread():
     """The loop thread starts on first use, not on import."""
     code = "import threading, streaming.runtime; assert threading.active_count() == 1"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env={**os.environ})
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_a_task_that_would_end_the_loop_ends_alone(runtime, error):
+    """Its caller gets the error; the loop goes on for everybody else."""
+
+    async def end():
+        raise error
+
+    waiting = runtime.submit(asyncio.sleep(0, "served"))
+    with pytest.raises(type(error)):
+        runtime.run(end())
+    assert waiting.result(10) == "served"
+    assert runtime.run(_double(4)) == 8

@@ -46,6 +46,7 @@ class Race(ABC):
     _errors: list[Exception] | None = None
     _winner: Blob | None = None
     _turn: asyncio.Future[None] | None = None
+    _fault: Exception | None = None  # of `more` or `is_final`, which ends the race
 
     def __init__(self, time: Time) -> None:
         self._time = time
@@ -131,13 +132,21 @@ class Race(ABC):
         return blob
 
     async def _wait_for_others(self) -> Blob | None:
-        while self._beside and self._winner is None:
+        while self._beside and self._winner is None and self._fault is None:
             self._turn = asyncio.get_running_loop().create_future()
             await self._turn
+        if self._fault is not None:
+            raise self._fault
         self.was_second = self._winner is not None
         return self._winner
 
     def _on_late(self) -> None:
+        try:
+            self._start_another()
+        except Exception as exc:
+            self._end_with(exc)
+
+    def _start_another(self) -> None:
         contender = self.more(True)
         if contender is None:
             return
@@ -166,9 +175,19 @@ class Race(ABC):
                     self._cut.fire()
         elif isinstance(error, Exception):
             self._keep(error)
-            if self._cut is not None and not self.is_final(error):
-                self._timer.cancel()
-                self._on_late()  # the one awaited is late already
+            try:
+                if self._cut is not None and not self.is_final(error):
+                    self._timer.cancel()
+                    self._on_late()  # the one awaited is late already
+            except Exception as exc:
+                self._end_with(exc)
+        self._go_on()
+
+    def _end_with(self, fault: Exception) -> None:
+        """End the race with an error of a callback, which nobody awaits."""
+        self._fault = self._fault or fault
+        if self._cut is not None:
+            self._cut.fire()
         self._go_on()
 
     def _go_on(self) -> None:

@@ -1,0 +1,110 @@
+"""Copies of samples that the cache cannot hold: a copy for each reader, or the name of what cannot be copied.
+
+Samples of plain values, tensors and arrays come out of the cache, each read with memory of its own. What `prepare` may
+return beyond that is copied here, and sent to other processes by pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Uncopyable", "copy_sample", "pickle_sample"]
+
+_MOST_NODES = 100_000  # looked at for the leaf that an error names
+
+
+class Uncopyable(TypeError):
+    """A sample cannot be copied; the message names the leaf, and the cause is the error that it met."""
+
+
+def copy_sample(sample: Any) -> Any:
+    """Return a copy that shares no memory with the sample.
+
+    A tensor keeps its values, its layout and whether it requires grad. What it was computed from is not copied: its
+    copy is a leaf of the autograd graph.
+
+    Raises:
+        Uncopyable: something in it cannot be copied, such as a generator.
+    """
+    try:
+        return copy.deepcopy(sample)
+    except Exception:  # also of tensors whose values can be copied: those that have a history, sparse CSR, nested
+        pass
+    copies = {id(leaf): _copy_tensor(leaf) for _, leaf in _leaves(sample) if isinstance(leaf, Tensor)}
+    try:
+        return copy.deepcopy(sample, dict(copies))
+    except Exception as exc:
+        raise _uncopyable(sample, lambda leaf: copy.deepcopy(leaf, dict(copies)), exc, "copied") from exc
+
+
+def pickle_sample(sample: Any) -> bytes:
+    """Return the pickle of a sample for another process. Tensors do not require grad there: autograd ends here.
+
+    Raises:
+        Uncopyable: something in it cannot be pickled.
+    """
+    try:
+        return _pickle(sample)
+    except Exception as exc:
+        raise _uncopyable(sample, _pickle, exc, "sent to another process") from exc
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is Tensor and obj.requires_grad:
+            return obj.detach().__reduce_ex__(5)  # type: ignore[no-untyped-call]  # torch's own queues and its default collate refuse it otherwise
+        return NotImplemented
+
+
+def _pickle(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
+
+
+def _copy_tensor(tensor: Tensor) -> Tensor:
+    try:
+        return copy.deepcopy(tensor)
+    except Exception:
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+def _uncopyable(sample: Any, do: Callable[[Any], Any], error: Exception, done: str) -> Uncopyable:
+    for path, leaf in _leaves(sample):
+        try:
+            do(leaf)
+        except Exception as exc:
+            return Uncopyable(f"{path or 'it'} is a {type(leaf).__qualname__}, which cannot be {done}: {exc}")
+    return Uncopyable(f"it is a {type(sample).__qualname__}, which cannot be {done}: {error}")
+
+
+def _leaves(sample: Any) -> Iterator[tuple[str, Any]]:
+    """What is in the nest of dicts, lists and tuples, and in the attributes of objects, with its path."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", sample)]
+    while waiting and len(seen) < _MOST_NODES:
+        path, node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        inside = _inside(node)
+        if inside is None:
+            yield path, node
+        else:
+            waiting.extend((path + name, inner) for name, inner in reversed(inside))
+
+
+def _inside(node: Any) -> list[tuple[str, Any]] | None:
+    if isinstance(node, Mapping):
+        return [(f"[{key!r}]", value) for key, value in node.items()]
+    if isinstance(node, list | tuple | set | frozenset):
+        return [(f"[{at}]", value) for at, value in enumerate(node)]
+    if isinstance(node, Tensor) or not hasattr(node, "__dict__") or isinstance(node, type) or callable(node):
+        return None
+    return [(f".{name}", value) for name, value in vars(node).items()]
