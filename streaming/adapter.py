@@ -19,7 +19,7 @@ from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
 from streaming.counters import Reading
 from streaming.epochs import epoch_of
-from streaming.errors import Closed
+from streaming.errors import Closed, StreamingError
 from streaming.forks import follow_forks, inherited
 from streaming.index import SampleIndex
 from streaming.link import is_spawning
@@ -176,10 +176,23 @@ class StreamingDatasetAdapter(Dataset[Any]):
         if self._transform is not None:
             return self.__getitems__([index])[0]
         reader = self._reader or self._open()
-        return reader.read(self._position(index))
+        try:
+            return reader.read(self._position(index))
+        except StreamingError as error:
+            if get_worker_info() is not None:
+                error.note_attributes()  # torch takes the text alone to the training process
+            raise
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Several samples at once, as DataLoader asks for them: what is missing is fetched together."""
+        try:
+            return self._read(indices)
+        except StreamingError as error:
+            if get_worker_info() is not None:
+                error.note_attributes()
+            raise
+
+    def _read(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         reader = self._reader or self._open()
         positions = [self._position(index) for index in indices]
         transform = self._transform

@@ -16,6 +16,7 @@ from torch import Tensor
 
 __all__ = ["Uncopyable", "copy_sample", "pickle_sample"]
 
+_CONTAINERS = (Mapping, list, tuple, set, frozenset)
 _MOST_NODES = 100_000  # looked at for the leaf that an error names
 
 
@@ -85,26 +86,31 @@ def _uncopyable(sample: Any, do: Callable[[Any], Any], error: Exception, done: s
 
 
 def _leaves(sample: Any) -> Iterator[tuple[str, Any]]:
-    """What is in the nest of dicts, lists and tuples, and in the attributes of objects, with its path."""
+    """What is in the nest of dicts, lists and tuples, with its path; an object comes after its attributes."""
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", sample)]
+    objects: list[tuple[str, Any]] = []
     while waiting and len(seen) < _MOST_NODES:
         path, node = waiting.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
         inside = _inside(node)
-        if inside is None:
-            yield path, node
+        waiting.extend((path + name, inner) for name, inner in reversed(inside))
+        if isinstance(node, _CONTAINERS):
+            continue
+        if inside:
+            objects.append((path, node))
         else:
-            waiting.extend((path + name, inner) for name, inner in reversed(inside))
+            yield path, node
+    yield from reversed(objects)
 
 
-def _inside(node: Any) -> list[tuple[str, Any]] | None:
+def _inside(node: Any) -> list[tuple[str, Any]]:
     if isinstance(node, Mapping):
         return [(f"[{key!r}]", value) for key, value in node.items()]
-    if isinstance(node, list | tuple | set | frozenset):
+    if isinstance(node, _CONTAINERS):
         return [(f"[{at}]", value) for at, value in enumerate(node)]
     if isinstance(node, Tensor) or not hasattr(node, "__dict__") or isinstance(node, type) or callable(node):
-        return None
+        return []
     return [(f".{name}", value) for name, value in vars(node).items()]

@@ -36,6 +36,8 @@ was tried and the next step.
 
 from __future__ import annotations
 
+import json
+
 __all__ = [
     "AccessDenied",
     "BadRequest",
@@ -67,10 +69,15 @@ __all__ = [
 ]
 
 
+_NOTE = "attributes: "
+_NOTED = ("path", "source", "status", "retry_after_s")
+
+
 class StreamingError(Exception):
     """Base of every error raised on purpose.
 
-    Can be made from a message alone, as PyTorch does when it carries an error out of a DataLoader worker.
+    Can be made from a message alone, as PyTorch does when it carries an error out of a DataLoader worker: its text is
+    then the whole traceback there, from which `path` and the like are taken (see `note_attributes`).
 
     Attributes:
         path: the object or file concerned, relative to its source, or None.
@@ -84,6 +91,23 @@ class StreamingError(Exception):
         super().__init__(message)
         self.path = path
         self.source = source
+        if path is None and isinstance(message, str) and message.startswith("Caught "):
+            self._take_noted(message)
+
+    def _take_noted(self, message: str) -> None:
+        noted = [line for line in message.splitlines() if line.startswith(_NOTE)]
+        if noted:
+            try:
+                self.__dict__.update(json.loads(noted[-1].removeprefix(_NOTE)))
+            except ValueError:
+                return
+
+    def note_attributes(self) -> None:
+        """Add a note with the attributes, for those who get the text of this error alone. Idempotent."""
+        found = {name: getattr(self, name, None) for name in _NOTED}
+        note = _NOTE + json.dumps({name: value for name, value in found.items() if value is not None})
+        if note not in getattr(self, "__notes__", ()):
+            self.add_note(note)
 
 
 class ConfigError(StreamingError, ValueError):

@@ -5,14 +5,17 @@ places in the shared arena. To connect, a worker makes a stream pair and passes 
 inherited (fork) or was sent (spawn, forkserver); nothing has a name, so nothing can be left behind. When either side
 dies the kernel closes its end, and the other side sees that at its next read.
 
-Messages are a 4-byte length and a `marshal` value: both ends run the same interpreter, and only kin hold the line.
+Messages are an 8-byte length and a `marshal` value: both ends run the same interpreter, and only kin hold the line. A
+reply says whether it is a value, or the pickle of the error that the request met; the line goes on after errors.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import marshal
 import os
+import pickle
 import socket
 import struct
 import threading
@@ -23,15 +26,17 @@ from typing import Any, NamedTuple
 
 from streaming.errors import OwnerGone
 from streaming.logs import get_logger
+from streaming.pickled_errors import pickle_error
 from streaming.runtime import Runtime
 
 __all__ = ["FORK_LOCK", "LinkClient", "LinkHandle", "LinkServer", "is_spawning"]
 
 logger = get_logger(__name__)
 
-_LENGTH = struct.Struct("=I")
+_LENGTH = struct.Struct("=Q")
 _HELLO = b"streaming-link-2"
 _CLIENT_BYTES = 8
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}  # in this process
 _GONE = (
     "the process that reads for this worker has ended or closed its adapter; "
     "end this worker and start again from the training process"
@@ -77,7 +82,7 @@ class _Connection(NamedTuple):
 
 
 class LinkServer:
-    """The owner's side: answers each request with what `answer` returns for it.
+    """The owner's side: answers each request with what `answer` returns for it, or with the error that it raises.
 
     Args:
         runtime: on whose loop the requests are answered.
@@ -141,13 +146,23 @@ class LinkServer:
         try:
             while True:
                 (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-                request = marshal.loads(await reader.readexactly(length))
-                writer.write(_frame(await self._answer(request)))
+                writer.write(await self._reply(await reader.readexactly(length)))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             logger.debug("worker_left workers=%d", len(self._connections) - 1)
         finally:
             writer.close()
+
+    async def _reply(self, request: bytes) -> bytes:
+        try:
+            return _frame((False, await self._answer(marshal.loads(request))))
+        except Exception as exc:
+            return _frame((True, pickle_error(exc)))
+        except BaseException as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the server closes
+                raise
+            return _frame((True, pickle_error(RuntimeError(f"{type(exc).__name__}: {exc}"))))
 
     async def aclose(self) -> None:
         """Stop answering; workers see the end of the line. Runs on the runtime's loop. Idempotent."""
@@ -199,40 +214,47 @@ class LinkClient:
 
         Raises:
             OwnerGone: the owner process has ended or closed its adapter, or the time is up.
+            Exception: what the owner met when it answered.
         """
+        request = _frame(message)
         client = self.client
         connection = None
         try:
             connection = self._free.pop() if self._free else self._connect(client)
             connection.settimeout(timeout_s)
-            connection.sendall(_frame(message))
+            connection.sendall(request)
             (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
-            reply = marshal.loads(_receive(connection, length))
+            reply = _receive(connection, length)
         except BaseException as exc:
             if connection is not None:  # also after an interrupt: the next request must not get this reply
                 connection.close()
-            if isinstance(exc, OSError):
+            if isinstance(exc, OSError) and exc.errno not in _EXHAUSTED:
                 raise OwnerGone(_GONE) from exc
             raise
         self._free.append(connection)
-        return reply
+        return _value(reply)
 
     async def request_async(self, message: Any) -> Any:
         """As `request`, on any loop; cancelling it ends only the waiting.
 
         Raises:
             OwnerGone: the owner process has ended or closed its adapter.
+            Exception: what the owner met when it answered.
         """
+        request = _frame(message)
         try:
             reader, writer = await asyncio.open_unix_connection(sock=self._connect(self.client))
             try:
-                writer.write(_frame(message))
+                writer.write(request)
                 (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-                return marshal.loads(await reader.readexactly(length))
+                reply = await reader.readexactly(length)
             finally:
                 writer.close()
         except (OSError, asyncio.IncompleteReadError) as exc:
+            if isinstance(exc, OSError) and exc.errno in _EXHAUSTED:
+                raise
             raise OwnerGone(_GONE) from exc
+        return _value(reply)
 
     def close(self) -> None:
         """End the line. Idempotent; the next request opens it again."""
@@ -253,6 +275,13 @@ class LinkClient:
 
     def __reduce__(self) -> Any:
         raise TypeError("a line belongs to its process; send the handle while a child process is being started")
+
+
+def _value(reply: bytes | bytearray) -> Any:
+    is_error, value = marshal.loads(reply)
+    if is_error:
+        raise pickle.loads(value)
+    return value
 
 
 def _receive(connection: socket.socket, size: int) -> bytearray:

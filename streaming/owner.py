@@ -20,6 +20,7 @@ from streaming.errors import PrepareError
 from streaming.fetch import IN_CACHE, SampleFetcher
 from streaming.index import SampleIndex
 from streaming.link import LinkHandle, LinkServer
+from streaming.pickled_errors import pickle_error
 from streaming.pool import DecodePool
 from streaming.prefetch_queue import PrefetchQueue
 from streaming.read_counts import ReadCounts
@@ -28,7 +29,7 @@ from streaming.readings import of_cache, of_read_ahead, of_reads
 from streaming.runtime import Runtime
 from streaming.served import Served
 from streaming.stages import ACCOUNTS, CACHE
-from streaming.worker import Other, Reply, Request, Worker, pickle_error
+from streaming.worker import Other, Reply, Request, Worker
 
 __all__ = ["Owner"]
 

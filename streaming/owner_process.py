@@ -92,9 +92,9 @@ class _Service:
         from streaming.link import LinkServer
         from streaming.logs import configure
         from streaming.opening import open_owner
+        from streaming.pickled_errors import pickle_error
         from streaming.runtime import current_runtime
         from streaming.served import Served
-        from streaming.worker import pickle_error
 
         configure(settings["log_level"])  # to stderr
         try:

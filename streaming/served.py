@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from streaming.counters import Reading
-from streaming.worker import pickle_error
 
 if TYPE_CHECKING:
     from streaming.owner import Owner
@@ -29,17 +28,12 @@ class Served:
         self._orders: dict[bytes, set[int]] = {}  # announced and not forgotten, by client
 
     async def answer(self, request: Any) -> Any:
-        """The reply to a read, or to a call: whether it failed, and the pickle of its result or error."""
+        """The reply to a read, or the pickle of the result of a call."""
         if not isinstance(request[0], str):
             return await self.owner.answer(request)
         name, *arguments = request
-        try:
-            result = SERVED[name](self, *arguments)
-            if isinstance(result, Awaitable):
-                result = await result
-            return False, pickle.dumps(result, protocol=5)
-        except Exception as exc:
-            return True, pickle_error(exc)
+        result = SERVED[name](self, *arguments)
+        return pickle.dumps(await result if isinstance(result, Awaitable) else result, protocol=5)
 
     def left(self, client: bytes) -> None:
         """Forget what a process announced that has ended or closed its adapter."""

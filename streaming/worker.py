@@ -15,12 +15,12 @@ from streaming.cache.batch import read_batch
 from streaming.cache.reading import STALE, PlaceTuple
 from streaming.cache.sample import SmartLRUCache
 from streaming.counters import Reading
-from streaming.errors import ConfigError
+from streaming.errors import ConfigError, PrepareError
 from streaming.index import SampleIndex
 from streaming.link import LinkClient, LinkHandle
 from streaming.stages import ACCOUNTS, CACHE, QUEUE
 
-__all__ = ["Other", "Reply", "Request", "Worker", "pickle_error"]
+__all__ = ["Other", "Reply", "Request", "Worker"]
 
 Request = tuple[list[int], bool, bool]
 """What a worker asks for: the positions, whether they were in the last answer and are gone from their places, and
@@ -39,16 +39,6 @@ that is stopped."""
 Reply = tuple[list[int] | None, list[PlaceTuple | None], dict[int, Other], list[float] | None]
 """An owner's answer: how often each sample was counted before, if that was asked, where each sample is, those that are
 nowhere by their number in the request, and what it waited for, in seconds by stage, if it had to."""
-
-
-def pickle_error(error: Exception) -> bytes:
-    """An error for another process; one of a library that does not pickle keeps its text alone."""
-    try:
-        data = pickle.dumps(error)
-        pickle.loads(data)
-        return data
-    except Exception:
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 class Worker:
@@ -136,7 +126,7 @@ class Worker:
 
     async def fetch(self, positions: Iterable[int]) -> None:
         """Bring these samples into the cache. Failures surface at their reads."""
-        _result(await self._request_async(("fetch", list(positions))))
+        await self._request_async(("fetch", list(positions)))
 
     def stats(self) -> dict[str, Any]:
         """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
@@ -180,7 +170,7 @@ class Worker:
         self._client.close()
 
     def _call(self, name: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        return _result(self._request((name, *arguments), timeout_s))
+        return pickle.loads(self._request((name, *arguments), timeout_s))
 
     def _request(self, message: Any, timeout_s: float | None = None) -> Any:
         return self._client.request(message, timeout_s)
@@ -201,17 +191,19 @@ class Worker:
         samples = read_batch(arena.memory, arena.generations, placed, shared=get_worker_info() is not None)  # type: ignore[arg-type]
         for at in sorted(others):
             is_error, pickled = others[at]
-            value = pickle.loads(pickled)
             if is_error:
-                raise value
-            samples.insert(at, value)
+                raise pickle.loads(pickled)
+            samples.insert(at, self._unpickled(request[0][at], pickled))
         ACCOUNTS.mine.seconds[CACHE] += perf_counter() - answered
         return samples, draws
 
-
-def _result(reply: tuple[bool, bytes]) -> Any:
-    is_error, pickled = reply
-    value = pickle.loads(pickled)
-    if is_error:
-        raise value
-    return value
+    def _unpickled(self, position: int, sample: bytes) -> Any:
+        try:
+            return pickle.loads(sample)
+        except Exception as exc:
+            name = self.name_of(position)
+            raise PrepareError(
+                f"sample {position} ({name!r}) cannot be loaded in this process: {type(exc).__name__}: {exc}; "
+                "define what prepare returns in a module that can be imported here",
+                path=name,
+            ) from exc

@@ -296,6 +296,90 @@ def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, owner, w
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run.py"]
 
 
+class _OwnError(Exception):
+    """Cannot be made from its text."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+
+
+class _Unsendable(_Odd):
+    def __reduce__(self):
+        raise _OwnError(5, "stays here")
+
+
+def _refuse(sample):
+    if sample["idx"] == 1:
+        raise _OwnError(7, "refused")
+    if sample["idx"] == 2:
+        return {"odd": _Unsendable(0)}
+    if sample["idx"] == 3:
+        return {"odd": _Odd(_unloadable)}
+    return sample
+
+
+def _unloadable():
+    """Is taken away from the module in the process that reads."""
+
+
+def _errors_of(adapter, indices):
+    found = []
+    for index in indices:
+        try:
+            adapter[index]
+        except Exception as exc:
+            found.append(exc)
+    return found
+
+
+def _tell_errors(adapter, connection):
+    del globals()["_unloadable"]
+    for error in _errors_of(adapter, [1, 2, 3, 4]):
+        connection.send((type(error), str(error), error.path, error.source, repr(error.__cause__)))
+    _check([adapter[0]])
+    connection.send(None)
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be cached")
+def test_errors_reach_another_process_as_themselves():
+    """Type, sample, cause and attributes, and the library serves on."""
+    gone = NotFound("004.bin is not there", path="004.bin", source="data")
+    source = FaultySource(_source(), [Fault(path="004.bin", error=gone)])
+    ours, theirs = multiprocessing.Pipe()
+    with StreamingDatasetAdapter(source, prepare=_refuse) as adapter:
+        child = multiprocessing.get_context("fork").Process(target=_tell_errors, args=(adapter, theirs))
+        child.start()
+        theirs.close()
+        told = list(iter(ours.recv, None))
+        child.join(30)
+        assert [(kind, path) for kind, _, path, *_ in told] == [
+            (PrepareError, "001"),
+            (PrepareError, "002"),
+            (PrepareError, "003"),
+            (NotFound, "004.bin"),
+        ]
+        assert [source for *_, source, _ in told] == [None, None, None, "data"]
+        for (_, text, _, _, cause), number, why in zip(
+            told[:3], "123", ("_OwnError", "Uncopyable", "AttributeError"), strict=True
+        ):
+            assert f"sample {number}" in text
+            assert why in cause
+        assert "['odd']" in told[1][1]
+        _check([adapter[0]])
+
+
+def test_attributes_survive_torchs_way_out_of_a_worker():
+    """torch makes the error again from the text of its traceback."""
+    gone = NotFound("003.bin is not there for once", path="003.bin", source="data")
+    gone.status = 404
+    with StreamingDatasetAdapter(FaultySource(_source(), [Fault(path="003.bin", error=gone)])) as adapter:
+        loader = DataLoader(adapter, batch_size=4, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
+        with pytest.raises(NotFound) as error:
+            list(loader)
+        assert (error.value.path, error.value.source, error.value.status) == ("003.bin", "data", 404)
+
+
 # -- trainer ranks that got the adapter from their parent
 
 

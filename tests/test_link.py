@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -146,3 +147,75 @@ def test_what_is_no_line_is_refused(arena_fd):
         client.request("x")
     with pytest.raises(TypeError):
         pickle.dumps(client)
+
+
+class _Odd(Exception):
+    def __init__(self, code, where):
+        super().__init__(f"{code} at {where}")
+        self.code = code
+
+
+@pytest.fixture
+def failing(runtime):
+    """A server that fails as it is asked to, and serves everything else."""
+
+    async def answer(request):
+        match request:
+            case "raise":
+                raise _Odd(7, "home") from KeyError("cause")
+            case "key":
+                raise KeyError("missing")
+            case "os":
+                raise FileNotFoundError(2, "no such file", "a.bin")
+            case "unmarshallable":
+                return object()
+            case "cancelled":
+                raise asyncio.CancelledError
+        return request
+
+    server = LinkServer(runtime, answer)
+    yield server
+    runtime.run(server.aclose())
+
+
+CASES = [
+    ("raise", _Odd, "7 at home"),
+    ("key", KeyError, "missing"),
+    ("os", FileNotFoundError, "a.bin"),
+    ("unmarshallable", ValueError, "unmarshallable"),
+    ("cancelled", RuntimeError, "CancelledError"),
+    (object(), ValueError, "unmarshallable"),
+]
+
+
+@pytest.mark.parametrize(("request_", "kind", "text"), CASES, ids=[kind.__name__ for _, kind, _ in CASES])
+async def test_a_failed_request_is_its_own_error_and_the_line_goes_on(failing, request_, kind, text):
+    """Not the end of the owner: this client and others are served, on the same connection."""
+    client, other = LinkClient(failing.hello_fd), LinkClient(failing.hello_fd)
+    assert [client.request("a"), other.request("b")] == ["a", "b"]
+    for _ in range(2):
+        with pytest.raises(kind, match=text) as error:
+            client.request(request_)
+        assert type(error.value) is kind
+        with pytest.raises(kind, match=text):
+            await client.request_async(request_)
+    if kind is _Odd:
+        assert (error.value.code, type(error.value.__cause__)) == (7, KeyError)
+    assert [client.request("a"), other.request("b")] == ["a", "b"]
+    client.close()
+    other.close()
+
+
+def test_a_worker_without_descriptors_is_not_told_that_its_owner_is_gone(server):
+    """The error is that of the worker, which can be helped there."""
+    client = LinkClient(server.hello_fd)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as error:
+            client.request("x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not isinstance(error.value, OwnerGone)
+    assert client.request("x") == ["x", os.getpid()]
+    client.close()
