@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from torch.utils.data import default_collate
 from torch.utils.data._utils.collate import collate
 
-from streaming.cache.batch import Sample
+from streaming.cache.batch import Sample, entries
 
 __all__ = ["PadCollate", "collate_rows", "stack_collate"]
 
@@ -115,7 +115,7 @@ def collate_rows(samples: Sequence[Any], *, collate_fn_map: Any = None) -> Any:
     """What `default_collate` would make of samples read together, without copying their tensors again."""
     first = samples[0]
     if type(first) in (dict, Sample):
-        return {key: collate_rows([sample[key] for sample in samples], collate_fn_map=collate_fn_map) for key in first}
+        return {key: collate_rows(entries(samples, key), collate_fn_map=collate_fn_map) for key in first}
     batch = _joined(samples)
     return collate(samples, collate_fn_map=collate_fn_map) if batch is None else batch
 
@@ -151,7 +151,7 @@ def _collate_mapping(samples: Sequence[Any], name: str, stack: Stack) -> dict[st
             raise ValueError(f"{name} has different keys in one batch: {keys} and {found}")
     batch: dict[str, Any] = {}
     for key in keys:
-        column = _collate([sample[key] for sample in samples], f"{name}[{key!r}]", stack)
+        column = _collate(entries(samples, key), f"{name}[{key!r}]", stack)
         batch[key] = _unwrap(column)
         if isinstance(column, _Padded):
             batch[f"{key}_lengths"] = column.lengths

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streaming.cache.batch import entries, entry
+
 __all__ = ["Pack"]
 
 
@@ -53,7 +55,7 @@ class Pack:
             for row, pack in enumerate(packs)
         ]
         self._check(lengths)
-        batch = {key: self._rows([[sample[key] for sample in pack] for pack in packs], key) for key in self.keys}
+        batch = {key: self._rows([entries(pack, key) for pack in packs], key) for key in self.keys}
         documents = torch.full((len(packs), self.max_tokens), -1)
         positions = torch.zeros((len(packs), self.max_tokens), dtype=torch.int64)
         for row, many in enumerate(lengths):
@@ -68,7 +70,7 @@ class Pack:
         for key in self.keys:
             if key not in sample:
                 raise ValueError(f"{name} has no {key!r}, only {list(sample)}; name its entries in keys")
-            shapes[key] = list(sample[key].shape)
+            shapes[key] = list(entry(sample, key).shape)
         first = shapes[self.keys[0]]
         if len(first) != 1 or any(shape != first for shape in shapes.values()):
             raise ValueError(f"{name} has shapes {shapes}; one value a token is [tokens], equal for all keys")

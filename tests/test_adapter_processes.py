@@ -1,6 +1,7 @@
 """One owner, many processes: workers of every start method, and what happens when one of them dies."""
 
 import asyncio
+import io
 import json
 import multiprocessing
 import os
@@ -378,6 +379,40 @@ def test_attributes_survive_torchs_way_out_of_a_worker():
         with pytest.raises(NotFound) as error:
             list(loader)
         assert (error.value.path, error.value.source, error.value.status) == ("003.bin", "data", 404)
+
+
+class _Kept:
+    """A collate function of a user's, who saves what it gets."""
+
+    def __call__(self, samples):
+        saved = []
+        for sample in samples:
+            buffer = io.BytesIO()
+            torch.save(sample, buffer)
+            saved.append(
+                torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)["data"].untyped_storage().nbytes()
+            )
+        return samples, saved
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_given_to_a_users_function_own_their_memory(tmp_path, workers):
+    """A row that is kept or saved is not the batch that it was read with, in the worker and after it."""
+    for i in range(COUNT):
+        torch.save(torch.full((12,), i), tmp_path / f"{i:03d}.pt")
+    with StreamingDatasetAdapter({"name": "data", "type": "local", "path": str(tmp_path)}) as adapter:
+        adapter.prefetch_batch(range(COUNT)).result(30)
+        loader = DataLoader(
+            adapter,
+            8,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            collate_fn=_Kept(),
+        )
+        for samples, saved in loader:
+            assert saved == [96] * 8
+            assert {sample["data"].untyped_storage().nbytes() for sample in samples} == {96}
+            assert all((sample["data"] == sample["idx"]).all() for sample in samples)
 
 
 # -- trainer ranks that got the adapter from their parent

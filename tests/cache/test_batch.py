@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import default_collate
 
-import streaming.adapter  # noqa: F401  # tells torch's default_collate about rows
+from streaming.adapter import StreamingDatasetAdapter  # tells torch's default_collate about rows
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
 from streaming.cache.sample import MISS, STALE, SmartLRUCache
 from streaming.collate import PadCollate, stack_collate
+from streaming.testing import MemorySource
 
 DTYPES = [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.uint8, torch.complex64]
 
@@ -64,13 +66,16 @@ def test_a_batch_equals_its_samples(compression, collate):
 
 @pytest.mark.parametrize("collate", [default_collate, stack_collate])
 def test_collating_takes_the_tensor_whose_rows_the_samples_are(collate):
-    """No second copy: the batch lies where the samples do, also with one sample changed in place."""
+    """No second copy where nobody looked at a sample; one that was changed in place is collated as it is."""
     cache = _cache([_sample(i) for i in range(4)])
     samples = cache.get_many([3, 1, 2])
-    samples[1]["part"]["x"].fill_(-1)
+    row = dict.__getitem__(samples[0], "part")["x"]
     batch = collate(samples)
-    assert batch["part"]["x"].data_ptr() == samples[0]["part"]["x"].data_ptr()
-    assert batch["part"]["x"][:, 0, 0].tolist() == [3, -1, 2]
+    assert batch["part"]["x"].data_ptr() == row.data_ptr()
+    assert batch["part"]["x"][:, 0, 0].tolist() == [3, 1, 2]
+    samples = cache.get_many([3, 1, 2])
+    samples[1]["part"]["x"].fill_(-1)
+    assert collate(samples)["part"]["x"][:, 0, 0].tolist() == [3, -1, 2]
 
 
 @pytest.mark.parametrize("collate", [default_collate, stack_collate])
@@ -208,3 +213,81 @@ def test_shared_batches_lie_in_shared_memory(strategy):
     assert batch["part"]["x"].is_shared()
     _assert_same(samples[0], _sample(2))
     _assert_same(samples[1], _sample(0))
+
+
+# -- whose memory it is
+
+
+def _stored(value: Any) -> int:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return len(torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)["x"].untyped_storage())
+
+
+LOOKS: dict[str, Callable[[Any], torch.Tensor]] = {
+    "item": lambda sample: sample["x"],
+    "get": lambda sample: sample.get("x"),
+    "items": lambda sample: dict(sample.items())["x"],
+    "values": lambda sample: next(iter(sample.values())),
+    "pop": lambda sample: sample.pop("x"),
+    "popitem": lambda sample: dict([sample.popitem() for _ in range(3)])["x"],
+    "setdefault": lambda sample: sample.setdefault("x"),
+    "dict": lambda sample: dict(sample)["x"],
+    "unpacked": lambda sample: {**sample}["x"],
+    "arguments": lambda sample: (lambda x, **rest: x)(**sample),
+    "joined": lambda sample: (sample | {"z": 1})["x"],
+    "joined to": lambda sample: ({"z": 1} | sample)["x"],
+    "updated": lambda sample: _updated(sample)["x"],
+    "copy": lambda sample: sample.copy()["x"],
+    "copied": lambda sample: copy.copy(sample)["x"],
+    "deep": lambda sample: copy.deepcopy(sample)["x"],
+    "pickled": lambda sample: pickle.loads(pickle.dumps(sample))["x"],
+    "changed": lambda sample: (sample.__setitem__("z", 1), sample["x"])[1],
+    "matched": lambda sample: _matched(sample),
+    "nested": lambda sample: sample["inner"]["y"],
+}
+
+
+def _updated(sample: Any) -> Any:
+    target: dict[str, Any] = {}
+    target.update(sample)
+    return target
+
+
+def _matched(sample: Any) -> Any:
+    match sample:
+        case {"x": x}:
+            return x
+    raise AssertionError
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_what_is_looked_at_has_memory_of_its_own(look: Callable[[Any], torch.Tensor]) -> None:
+    """However it is: a kept row does not hold its batch, and is right."""
+    samples = _samples_of_rows()
+    row = look(samples[3])
+    assert len(row.untyped_storage()) == 48
+    assert torch.equal(row, torch.full((12,), 3.0))
+    assert torch.equal(samples[2]["x"], torch.full((12,), 2.0))
+
+
+def test_a_sample_nobody_looked_at_is_saved_alone() -> None:
+    """As what it is, without the rows of others."""
+    assert _stored(_samples_of_rows()[5]) == 48
+
+
+def _samples_of_rows() -> list[Any]:
+    source = MemorySource("data", {})
+    for i in range(16):
+        buffer = io.BytesIO()
+        torch.save({"x": torch.full((12,), float(i)), "inner": {"y": torch.full((12,), float(i))}}, buffer)
+        source.put(f"{i:02d}.pt", buffer.getvalue())
+    with StreamingDatasetAdapter(source, prepare=_unwrapped) as adapter:
+        adapter.prefetch_batch(range(16)).result(30)
+        samples = adapter.__getitems__(range(16))
+        assert len(dict.__getitem__(samples[0], "x").untyped_storage()) == 16 * 48  # read in one piece
+        return samples
+
+
+def _unwrapped(sample: Any) -> Any:
+    return {**sample["data"], "idx": sample["idx"]}
