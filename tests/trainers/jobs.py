@@ -109,7 +109,7 @@ def _watched(command: list[str], stop_at: tuple[int, int] | None) -> Job:
         errors: list[str] = []
         reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()))
         reader.start()
-        bound = threading.Timer(100, lambda: _kill(job.pids))  # a job that hangs
+        bound = threading.Timer(240, lambda: _kill(job.pids))  # a job that hangs
         bound.start()
         for line in process.stdout or ():  # ends when no process is left that could write
             step = job.note(line)
