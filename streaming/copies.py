@@ -15,23 +15,13 @@ from streaming.config import DataSourceConfig, parse_source, suggest
 from streaming.counters import Reading, SourceCounters, ThreadCounters
 from streaming.errors import ConfigError
 from streaming.index import Row, SampleIndex, validator
-from streaming.resilience import Resilience, Wrapper, outcome_of, stack
+from streaming.resilience import Expected, Resilience, Wrapper, outcome_of, stack
 from streaming.resilience.readings import CopyReadings, counts_requests
+from streaming.resilience.wrapper import Read, read_of
 from streaming.sources import create_data_source
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 __all__ = ["CopyReader", "Entry", "open_entries"]
-
-
-class _Sizes:
-    """What is known of the objects that are being read, for the check of each copy."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, int] = {}
-
-    def __call__(self, path: str) -> tuple[int, None, None] | None:
-        size = self.known.get(path)
-        return None if size is None else (size, None, None)
 
 
 class Entry(NamedTuple):
@@ -40,13 +30,11 @@ class Entry(NamedTuple):
     Attributes:
         source: what lists, and reads unless other entries hold the same part.
         copies: the source itself, and its mirrors.
-        sizes: for the checks of `source`; None where nothing stands around it.
         settings: the constants of what stands around it.
     """
 
     source: DataSource
     copies: tuple[DataSource, ...]
-    sizes: _Sizes | None
     settings: Resilience
 
 
@@ -74,13 +62,12 @@ def _settings(constants: Mapping[str, Any]) -> Resilience:
 
 def _entry(configured: Any, settings: Resilience) -> Entry:
     if isinstance(configured, DataSource):
-        return Entry(configured, (configured,), None, settings)
+        return Entry(configured, (configured,), settings)
     config: DataSourceConfig = parse_source(configured)
     copies = tuple(create_data_source(each) for each in (config, *config.mirrors))
     if len(copies) == 1 and copies[0].read_blocking is not None:
-        return Entry(copies[0], copies, None, settings)
-    sizes = _Sizes()
-    return Entry(stack(copies, settings, expected=[sizes] * len(copies)), copies, sizes, settings)
+        return Entry(copies[0], copies, settings)
+    return Entry(stack(copies, settings), copies, settings)
 
 
 class _Below(Wrapper):
@@ -90,8 +77,8 @@ class _Below(Wrapper):
         super().__init__(source)
         self._folder = folder
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        return await self.source.read(self._folder + path, start, end)
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
+        return await self._read_below(self._folder + path, start, end, expect=expect)
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         async for info in self.source.iter_files(self._folder + prefix):
@@ -105,7 +92,7 @@ class _Shared(NamedTuple):
     """A part that several entries hold: what reads it, and its folder in each entry."""
 
     source: DataSource
-    sizes: _Sizes
+    read: Read
     folders: dict[int, str]
 
 
@@ -122,6 +109,7 @@ class CopyReader:
 
     def __init__(self, entries: Sequence[Entry], index: SampleIndex) -> None:
         self._entries = entries
+        self._reads = [read_of(entry.source) for entry in entries]
         self._shared = {
             part: _shared([(entries[number], number, folder) for number, folder in roots])
             for part, roots in zip(index.parts, index.roots, strict=True)
@@ -154,23 +142,15 @@ class CopyReader:
         Raises:
             SourceError: no copy could be read.
         """
-        path = row.path
-        sizes: _Sizes | None
         shared = self._shared.get(row.part) if self._shared else None
         if shared is not None:
-            source, sizes, path = shared.source, shared.sizes, path.removeprefix(shared.folders[row.source])
+            read, path = shared.read, row.path.removeprefix(shared.folders[row.source])
         else:
-            source, _, sizes, _ = self._entries[row.source]
             counters = self._counters[row.source]
             if counters is not None:
-                return await _counted(source, row, counters.mine)
-        if sizes is None or row.size < 0:
-            return await source.read(path, row.start, _end(row))
-        sizes.known[path] = row.size
-        try:
-            return await source.read(path, row.start, _end(row))
-        finally:
-            sizes.known.pop(path, None)
+                return await _counted(self._entries[row.source].source, row, counters.mine)
+            read, path = self._reads[row.source], row.path
+        return await read(path, row.start, _end(row), expect=(row.size, None, None))
 
     def read_blocking(self, row: Row, buffer: memoryview | None, began: float) -> tuple[Blob, float]:
         """The bytes of a row, in this thread; into the buffer if there is one and the source can.
@@ -219,11 +199,9 @@ class CopyReader:
 
 
 def _shared(roots: Sequence[tuple[Entry, int, str]]) -> _Shared:
-    sizes = _Sizes()
     copies = [_Below(copy, folder) for entry, _, folder in roots for copy in entry.copies]
-    folders = {number: folder for _, number, folder in roots}
-    settings = roots[0][0].settings
-    return _Shared(stack(copies, settings, expected=[sizes] * len(copies)), sizes, folders)
+    source = stack(copies, roots[0][0].settings)
+    return _Shared(source, read_of(source), {number: folder for _, number, folder in roots})
 
 
 async def _counted(source: DataSource, row: Row, counters: SourceCounters) -> Blob:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
+from streaming.config import DataSourceConfig
 from streaming.copies import CopyReader, open_entries
 from streaming.errors import ConfigError, NotFound, ObjectChanged, SourceError
 from streaming.index import Row, SampleIndex
 from streaming.resilience import Retry, stack
-from streaming.sources import LocalDataSource
+from streaming.sources import LocalDataSource, register_scheme
 from streaming.sources.base import Blob
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
 from tests.resilience.parts import Held, driven, memory, settle
@@ -85,6 +87,69 @@ def test_a_replaced_object_of_the_same_size_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(ObjectChanged, match=r"'a\.bin' .* was replaced since it was indexed"):
             adapter[0]
         assert adapter[1]["data"] == b"b.bin"
+
+
+class Gated(MemorySource):
+    """Objects in memory of which the read of one range waits for a signal; behind an adapter, on any loop.
+
+    Attributes:
+        held: first byte of the range that waits.
+        begun: set once that read has begun.
+        signal: what it waits for.
+    """
+
+    def __init__(self, config: DataSourceConfig) -> None:
+        super().__init__(config)
+        self.held: int | None = None
+        self.begun = threading.Event()
+        self.signal = threading.Event()
+
+    read_blocking = None  # type: ignore[assignment]  # as if it were remote
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        if start == self.held:
+            self.begun.set()
+            await asyncio.to_thread(self.signal.wait, 60)
+        return MemorySource.read_blocking(self, path, start, end)
+
+
+@pytest.fixture
+def gated() -> dict[str, Gated]:
+    """What `gated://NAME` leads to, by name, once it was made."""
+    made: dict[str, Gated] = {}
+
+    def make(config: DataSourceConfig) -> Gated:
+        source = made[config.path_or_uri] = Gated(config)
+        source.put("rows/a.jsonl", b'{"n": 0}\n{"n": 1}\n')
+        return source
+
+    register_scheme("gated", make)
+    return made
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        [{"name": "primary", "path": "gated://primary", "mirrors": ["gated://mirror"]}],
+        [{"name": "primary", "path": "gated://primary"}, {"name": "mirror", "path": "gated://mirror"}],
+    ],
+    ids=["a mirror", "the same folders"],
+)
+def test_rows_of_one_object_in_flight_at_once_are_each_checked(
+    gated: dict[str, Gated], sources: list[dict[str, Any]]
+) -> None:
+    """The primary was replaced since it was indexed: both rows are read from the mirror, whichever ends first."""
+    with StreamingDatasetAdapter(sources, ["rows"]) as adapter, ThreadPoolExecutor() as pool:
+        assert len(adapter) == 2
+        primary = gated["gated://primary"]
+        primary.put("rows/a.jsonl", b'{"n": 7}\n{"n": 8}\n{"n": 9}\n')
+        primary.held = len(b'{"n": 7}\n')
+        late = pool.submit(adapter.__getitem__, 1)
+        assert primary.begun.wait(60)
+        first = adapter[0]
+        primary.signal.set()
+        assert [first["rows"], late.result()["rows"]] == [{"n": 0}, {"n": 1}]
+        assert adapter.readings()["source_mismatches"]["primary",] == 2
 
 
 def test_a_given_source_is_not_tried_again() -> None:

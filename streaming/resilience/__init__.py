@@ -41,8 +41,8 @@ from streaming.resilience.outcome import is_throttle, outcome_of
 from streaming.resilience.retry import Retry, RetryBudget
 from streaming.resilience.settings import Resilience
 from streaming.resilience.stack import stack
-from streaming.resilience.verify import Expected, Verify
-from streaming.resilience.wrapper import Wrapper
+from streaming.resilience.verify import Verify
+from streaming.resilience.wrapper import Expected, Wrapper
 
 __all__ = [
     "Attempt",

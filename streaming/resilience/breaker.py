@@ -14,7 +14,7 @@ from streaming.resilience.latencies import Latencies
 from streaming.resilience.limit import ASKED_S
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.wrapper import Wrapper
+from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource
 
 _log = get_logger(__name__)
@@ -88,15 +88,15 @@ class Breaker(Wrapper):
             return False
         return self._is_probing or self._time.now() < self._open_until
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
         if self._closed:
             self._check_open()
         if self._state is not State.CLOSED:
-            return await self._probe(path, start, end)
+            return await self._probe(path, start, end, expect)
         now = self._time.now
         started = now()
         try:
-            blob = await self.source.read(path, start, end)
+            blob = await self._read_below(path, start, end, expect=expect)
         except (asyncio.CancelledError, Exception) as error:
             self.note_failed(error, now() - started)
             raise
@@ -121,13 +121,13 @@ class Breaker(Wrapper):
             return True if asked_s >= self._latencies.late_after_s(self.settings) else None
         return is_failure(error)
 
-    async def _probe(self, path: str, start: int, end: int | None) -> Blob:
+    async def _probe(self, path: str, start: int, end: int | None, expect: Expected | None) -> Blob:
         self._begin_probe(path)
         now = self._time.now
         started = now()
         failed: bool | None = None
         try:
-            blob = await self.source.read(path, start, end)
+            blob = await self._read_below(path, start, end, expect=expect)
             self._latencies.add(now() - started)
             failed = False
             return blob

@@ -24,7 +24,7 @@ from streaming.resilience.listing import whole_listing
 from streaming.resilience.race import Contender, Race
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.wrapper import Wrapper
+from streaming.resilience.wrapper import Expected, Wrapper, read_of
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 _log = get_logger(__name__)
@@ -35,10 +35,11 @@ _MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead)
 class _Copy:
     """One copy and what is known of it."""
 
-    __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "source", "was_denied")
+    __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "read", "source", "was_denied")
 
     def __init__(self, source: DataSource, is_primary: bool) -> None:
         self.source = source
+        self.read = read_of(source)
         self.is_primary = is_primary
         self.in_flight = 0
         self.latencies = Latencies()
@@ -98,17 +99,21 @@ class Failover(Wrapper):
     def is_throttled(self) -> bool:
         return any(getattr(source, "is_throttled", False) for source in self.sources)
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
         if self._closed:
             self._check_open()
         order = self._order()
-        return await self._read(order, path, start, end, moved=self._is_ordered and order[0] is not self._copies[0])
+        return await self._read(
+            order, path, start, end, expect, moved=self._is_ordered and order[0] is not self._copies[0]
+        )
 
-    async def read_elsewhere(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read_elsewhere(
+        self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None
+    ) -> Blob:
         """Read beside a first read: from the copies that it did not ask first, and from that one last."""
         first, *others = self._order()
         others.sort(key=lambda copy: copy.is_failing)
-        return await self._read([*others, first], path, start, end)
+        return await self._read([*others, first], path, start, end, expect)
 
     def _order(self) -> list[_Copy]:
         """The copies in the order in which they are asked; those that would refuse unasked come last."""
@@ -117,14 +122,23 @@ class Failover(Wrapper):
             return sorted(order, key=lambda copy: getattr(copy.source, "is_resting", False))
         return order
 
-    async def _read(self, order: list[_Copy], path: str, start: int, end: int | None, *, moved: bool = False) -> Blob:
+    async def _read(
+        self,
+        order: list[_Copy],
+        path: str,
+        start: int,
+        end: int | None,
+        expect: Expected | None,
+        *,
+        moved: bool = False,
+    ) -> Blob:
         """Ask one copy after the other; `moved` if the first of all is passed over."""
-        race = _Copies(self, order, path, start, end)
+        race = _Copies(self, order, path, start, end, expect)
         first = order[0]
         race.begin(first.latencies.late_after_s(self.settings))
         try:
             try:
-                blob = await self._ask(first, path, start, end, race)
+                blob = await self._ask(first, path, start, end, expect, race)
             except BaseException as error:
                 blob = await race.go_on(error)
             else:
@@ -141,12 +155,14 @@ class Failover(Wrapper):
         self.failovers += moved or (race.failures is not None and bool(race.failures.attempts))
         return blob
 
-    async def _ask(self, copy: _Copy, path: str, start: int, end: int | None, race: _Copies) -> Blob:
+    async def _ask(
+        self, copy: _Copy, path: str, start: int, end: int | None, expect: Expected | None, race: _Copies
+    ) -> Blob:
         now = self._time.now
         started = now()
         copy.in_flight += 1
         try:
-            blob = await copy.source.read(path, start, end)
+            blob = await copy.read(path, start, end, expect=expect)
         except asyncio.CancelledError:
             race.noted().attempts.append(Attempt(copy.source.name, "no answer", "", now() - started))
             raise
@@ -237,11 +253,19 @@ class _Copies(Race):
 
     failures: _Failures | None = None
 
-    def __init__(self, failover: Failover, order: list[_Copy], path: str, start: int, end: int | None) -> None:
+    def __init__(
+        self,
+        failover: Failover,
+        order: list[_Copy],
+        path: str,
+        start: int,
+        end: int | None,
+        expect: Expected | None,
+    ) -> None:
         self._time = failover._time
         self._failover = failover
         self._order = order
-        self._asked = path, start, end
+        self._asked = path, start, end, expect
         self._next = 1
 
     def noted(self) -> _Failures:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from typing import Any
 
 from streaming.resilience.latencies import Latencies
 from streaming.resilience.race import Contender, Race
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.wrapper import Wrapper
+from streaming.resilience.wrapper import Expected, Read, Wrapper
 from streaming.sources.base import Blob, DataSource
 
 MOST_TOKENS = 64.0  # second reads saved up for a moment in which a whole batch is late
@@ -50,7 +48,7 @@ class Hedge(Wrapper):
         self._tokens = 0.0
         self._latencies = Latencies()
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
         if self._closed:
             self._check_open()
         settings = self.settings
@@ -59,14 +57,14 @@ class Hedge(Wrapper):
         now = self._time.now
         started = now()
         if self._latencies.count < settings.hedge_least_samples:
-            blob = await self.source.read(path, start, end)
+            blob = await self._read_below(path, start, end, expect=expect)
             self._latencies.add(now() - started)
             return blob
         late_after_s = max(self._latencies.quantile(settings.hedge_quantile), settings.hedge_least_s)
-        race = _Second(self, late_after_s, path, start, end)
+        race = _Second(self, late_after_s, path, start, end, expect)
         race.begin(late_after_s)
         try:
-            blob = await self.source.read(path, start, end)
+            blob = await self._read_below(path, start, end, expect=expect)
         except BaseException as error:
             blob = await race.go_on(error)
             self.hedge_wins += race.was_second
@@ -90,11 +88,14 @@ class _Second(Race):
 
     _is_hedged = False
 
-    def __init__(self, hedge: Hedge, late_after_s: float, path: str, start: int, end: int | None) -> None:
+    def __init__(
+        self, hedge: Hedge, late_after_s: float, path: str, start: int, end: int | None, expect: Expected | None
+    ) -> None:
         self._time = hedge._time
         self._hedge = hedge
         self._late_after_s = late_after_s
         self._asked = path, start, end
+        self._expect = expect
 
     def more(self, is_late: bool) -> Contender | float | None:
         if self._is_hedged or not is_late:
@@ -102,6 +103,5 @@ class _Second(Race):
         if not self._hedge._spend():
             return self._late_after_s  # asked again then: the later a read is, the more a second one helps
         self._is_hedged = True
-        source = self._hedge.source
-        read: Callable[..., Any] = getattr(source, "read_elsewhere", source.read)
-        return read(*self._asked), NEVER_S
+        read: Read = getattr(self._hedge.source, "read_elsewhere", self._hedge._read_below)
+        return read(*self._asked, expect=self._expect), NEVER_S

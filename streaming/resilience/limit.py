@@ -26,7 +26,7 @@ from streaming.resilience.outcome import THROTTLED, outcome_of
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.shared import shared
 from streaming.resilience.timing import Clock, Sleep, Time
-from streaming.resilience.wrapper import Wrapper
+from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource
 
 LEAST_ROUND = 64  # answers; a mean over fewer says little where latencies scatter
@@ -202,7 +202,7 @@ class Limit(Wrapper):
     def is_throttled(self) -> bool:
         return self.gate.is_throttled
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
         if self._closed:
             self._check_open()
         gate = self.gate
@@ -212,7 +212,7 @@ class Limit(Wrapper):
         started = now()
         self.counters.in_flight += 1
         try:
-            blob = await self.source.read(path, start, end)
+            blob = await self._read_below(path, start, end, expect=expect)
             seconds = now() - started
             self.counters.answered(blob.data, seconds)
         except BaseException as error:

@@ -16,7 +16,7 @@ from streaming.resilience.listing import whole_listing
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.shared import shared
 from streaming.resilience.timing import Clock, Interruption, Sleep, Time, Timer
-from streaming.resilience.wrapper import Wrapper
+from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 _log = get_logger(__name__)
@@ -143,7 +143,7 @@ class Retry(Wrapper):
         assert self._budget is not None
         return self._budget
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
         if self._closed:
             self._check_open()
         self.requests += 1
@@ -153,12 +153,12 @@ class Retry(Wrapper):
         attempts: list[Attempt] = []
         try:
             try:
-                blob = await self.source.read(path, start, end)
+                blob = await self._read_below(path, start, end, expect=expect)
             except StreamingError as error:
                 if not error.retryable:
                     raise
                 attempts.extend(failed(self.name, error, self._time.now() - begun))
-                blob = await self._read_again(path, start, end, begun, error, attempts)
+                blob = await self._read_again(path, start, end, expect, begun, error, attempts)
         except asyncio.CancelledError as cancelled:
             if not cut.is_own():
                 raise
@@ -171,7 +171,14 @@ class Retry(Wrapper):
         return blob
 
     async def _read_again(
-        self, path: str, start: int, end: int | None, begun: float, error: StreamingError, attempts: list[Attempt]
+        self,
+        path: str,
+        start: int,
+        end: int | None,
+        expect: Expected | None,
+        begun: float,
+        error: StreamingError,
+        attempts: list[Attempt],
     ) -> Blob:
         now = self._time.now
         count = 0
@@ -186,7 +193,7 @@ class Retry(Wrapper):
             started = now()
             _log.debug("read_again source=%s path=%s attempt=%d reason=%s", self.name, path, count + 1, error)
             try:
-                return await self.source.read(path, start, end)
+                return await self._read_below(path, start, end, expect=expect)
             except StreamingError as exc:
                 attempts.extend(failed(self.name, exc, now() - started))
                 if not exc.retryable:

@@ -15,7 +15,8 @@ from streaming.resilience.limit import Limit
 from streaming.resilience.retry import Retry
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.verify import Expected, Verify
+from streaming.resilience.verify import Verify
+from streaming.resilience.wrapper import Expected
 from streaming.sources.base import DataSource
 
 
@@ -35,7 +36,7 @@ def stack(
 
     Args:
         sources: the copies, in the order in which they are asked.
-        expected: for each copy what is known of its objects, see `Verify`; empty for none.
+        expected: for each copy what is always known of its objects, see `Verify`; empty for none.
 
     Raises:
         ConfigError: if there is no source, or another number of `expected`.

@@ -7,18 +7,15 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from streaming.errors import ConfigError, ObjectChanged, TruncatedRead
 from streaming.resilience.breaker import Breaker
 from streaming.resilience.limit import Limit
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.wrapper import Wrapper
+from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource
-
-Expected: TypeAlias = tuple[int | None, str | None, Mapping[str, str] | None]
-"""Size (None or -1: unknown), ETag as this copy's own listing gave it, and `{"md5": hex}` or `{"sha256": hex}`."""
 
 CHECKSUMS = ("md5", "sha256")
 INLINE_BYTES = 256_000  # up to here a checksum is taken on the loop: 0.4 ms of md5, where a thread costs 0.1 ms
@@ -37,8 +34,8 @@ class Verify(Wrapper):
     are of whole objects and say nothing on a part.
 
     Args:
-        expected: gives what is known of a path, or None; None: only the announced length is checked. Must pickle if
-            the source is to.
+        expected: gives what is always known of a path, or None, beside what comes with the read; it keeps no state.
+            Must pickle if the source is to.
 
     Attributes:
         mismatches: reads that were refused.
@@ -61,9 +58,9 @@ class Verify(Wrapper):
         if type(source) is Breaker and type(source.source) is Limit:
             self._guard = source, source.source
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
         if self._guard is None:
-            blob = await self.source.read(path, start, end)
+            blob = await self._read_below(path, start, end, expect=expect)
         else:
             breaker, limit = self._guard
             if breaker.is_closed:
@@ -88,17 +85,18 @@ class Verify(Wrapper):
                     raise
                 breaker.note_answered(ended - entered)
             else:
-                blob = await self.source.read(path, start, end)
+                blob = await self._read_below(path, start, end, expect=expect)
         data = blob.data
         stop = blob.size if end is None or end > blob.size else end
         nbytes = data.nbytes if type(data) is memoryview else len(data)
         if nbytes != stop - start:
             raise self._damaged(path, f"gave {nbytes} of {stop - start} bytes; read it again")
-        if self._expected is not None and (expected := self._expected(path)) is not None:
-            size, etag, checksums = expected
-            self._check_identity(path, blob, size, etag)
-            if checksums and nbytes == blob.size:
-                await self._check_content(path, blob, checksums)
+        for known in (expect, None if self._expected is None else self._expected(path)):
+            if known is not None:
+                size, etag, checksums = known
+                self._check_identity(path, blob, size, etag)
+                if checksums and nbytes == blob.size:
+                    await self._check_content(path, blob, checksums)
         return blob
 
     def _check_identity(self, path: str, blob: Blob, size: int | None, etag: str | None) -> None:

@@ -5,18 +5,44 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep, Time
-from streaming.sources.base import DataSource, FileInfo
+from streaming.sources.base import Blob, DataSource, FileInfo
+
+Expected: TypeAlias = tuple[int | None, str | None, Mapping[str, str] | None]
+"""Size (None or -1: unknown), ETag as this copy's own listing gave it, and `{"md5": hex}` or `{"sha256": hex}`."""
 
 _RANDOM = random.SystemRandom()  # differs between forked processes, which must not retry in step
 
 
+class Read(Protocol):
+    """What a wrapper reads by: `Wrapper.read`, or `DataSource.read` without what it does not know."""
+
+    def __call__(
+        self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None
+    ) -> Coroutine[Any, Any, Blob]: ...
+
+
+def read_of(source: DataSource) -> Read:
+    """Return how to read `source` with `expect`, which only a wrapper passes on."""
+    return source.read if isinstance(source, Wrapper) else partial(_read_plain, source)
+
+
+def _read_plain(
+    source: DataSource, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None
+) -> Coroutine[Any, Any, Blob]:
+    return source.read(path, start, end)
+
+
 class Wrapper(DataSource):
     """A source over another one, which it closes; named and configured as that one.
+
+    What a reader knows of an object goes down with each read, as `expect`: reads in flight share nothing.
 
     Args:
         source: what is read.
@@ -36,10 +62,19 @@ class Wrapper(DataSource):
     ) -> None:
         super().__init__(source.config)
         self.source = source
+        self._read_below = read_of(source)
         self.settings = settings
         self._time = Time(clock, sleep)
         self._given_rng = rng
         self._rng = rng or _RANDOM
+
+    @abstractmethod
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
+        """Read as `DataSource.read` does.
+
+        Args:
+            expect: what is known of the object; `Verify` holds the answer of each copy against it.
+        """
 
     @property
     def is_throttled(self) -> bool:

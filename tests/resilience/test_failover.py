@@ -18,7 +18,7 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
-from streaming.resilience import Breaker, Failover, Resilience, attempts_of
+from streaming.resilience import Breaker, Expected, Failover, Resilience, attempts_of
 from streaming.sources.base import Blob
 from streaming.testing import FakeClock, LatencySource
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, memory, settle
@@ -327,9 +327,9 @@ class CountedBreaker(Breaker):
 
     asked = 0
 
-    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
         self.asked += 1
-        return await super().read(path, start, end)
+        return await super().read(path, start, end, expect=expect)
 
 
 async def test_a_copy_that_rests_is_not_asked_first() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 import pytest
 
 from streaming.errors import ConfigError, ObjectChanged, TruncatedRead
-from streaming.resilience import Expected, Failover, Verify
+from streaming.resilience import Breaker, Expected, Failover, Hedge, Limit, Retry, Verify
 from streaming.testing import Fault, FaultySource
 from tests.resilience.parts import DATA, memory
 
@@ -68,6 +69,17 @@ async def test_a_cut_body_is_noticed_without_knowing_anything(part: tuple[int, i
     with pytest.raises(TruncatedRead, match=f"gave {kept} of"):
         await source.read("0.bin", *part)
     assert source.mismatches == 1
+
+
+@pytest.mark.parametrize("in_flight", [1, 8])
+async def test_what_comes_with_a_read_is_for_that_read_alone(in_flight: int) -> None:
+    """Through all wrappers, hedged or not: reads of one path that know different sizes are each held to their own."""
+    copies = [memory("one"), memory("two")]
+    copies[0].put("0.bin", b"replaced")
+    source = Retry(Hedge(Failover([Breaker(Limit(Verify(copy))) for copy in copies])))
+    expected = [(len(WHOLE), "two"), (8, "one")] * in_flight
+    blobs = await asyncio.gather(*(source.read("0.bin", expect=(size, None, None)) for size, _ in expected))
+    assert [(blob.size, blob.source) for blob in blobs] == expected
 
 
 async def test_large_objects_are_checked_in_a_thread() -> None:
