@@ -98,6 +98,9 @@ class DataSourceConfig(Settings):
     timeout_s: _Seconds = Field(60.0, description="the longest a read may take; more than 0 s")
     connect_timeout_s: _Seconds = Field(10.0, description="the longest a connect may take; more than 0 s")
     max_object_bytes: _Size = Field(8 * GB, description="a larger object is refused before memory is taken for it")
+    spool_bytes: _Size = Field(
+        2 * GB, description="the most temporary disk for objects of a web server that sends no ranges"
+    )
     engine: str | None = Field(None, description="the client library; None: the fastest for this type")
 
     def __init__(

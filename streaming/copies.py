@@ -132,6 +132,11 @@ class CopyReader:
         """The families `source_*`, each under the name of a copy; from any thread, also once the reader is closed."""
         return self._readings.take()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that came from all copies so far: those of failed attempts, of hedges and of the index too."""
+        return self._readings.nbytes
+
     def source_of(self, row: Row) -> DataSource:
         """The source that the index names for a row."""
         return self._entries[row.source].source

@@ -48,7 +48,7 @@ class Counters:
         reads: samples handed to a reader, in this process or a worker.
         samples_fetched: samples made from their sources, ahead of time or on demand.
         objects_fetched: objects, or ranges of objects, that were read for them.
-        bytes_fetched: bytes of these, as they came from the source.
+        bytes_fetched: bytes of these, as the sources keep them; what crossed the wire is counted at the sources.
         bytes_served: bytes that the same reads would have fetched without a cache.
         waits: reads, or batches of reads, that had to wait for a fetch.
         wait_seconds: how long they waited.

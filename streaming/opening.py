@@ -8,7 +8,7 @@ from typing import Any
 from streaming.bad_samples import BadSamples
 from streaming.cache.sample import SmartLRUCache
 from streaming.config import AdapterConfig
-from streaming.copies import CopyReader, open_entries
+from streaming.copies import CopyReader, Entry, open_entries
 from streaming.errors import IndexFileError
 from streaming.index import SampleIndex, configuration
 from streaming.owner import Owner
@@ -33,7 +33,7 @@ def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shar
     """
     runtime = current_runtime()
     entries = open_entries(config.sources, config.resilience)
-    index = runtime.run(_load_index(config, [entry.source for entry in entries]))
+    index = runtime.run(_load_index(config, entries))
     cache = SmartLRUCache(
         config.cache_size_gb / shares,
         config.max_ttl_seconds,
@@ -61,7 +61,17 @@ def _bad_samples(config: AdapterConfig, count: int) -> BadSamples | None:
     return BadSamples(count, config.seed, config.quarantine_path, config.max_bad_share)
 
 
-async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
+async def _load_index(config: AdapterConfig, entries: Sequence[Entry]) -> SampleIndex:
+    """The index; where there is none, the sources are closed again."""
+    try:
+        return await _index_of(config, [entry.source for entry in entries])
+    except BaseException:
+        for entry in entries:
+            await entry.source.aclose()
+        raise
+
+
+async def _index_of(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
     path = config.index_path
     if path is not None and path.exists():
         expected = configuration(

@@ -80,6 +80,7 @@ class Owner:
         self.cache = cache
         self._bad = bad
         self.counters = Counters()
+        self._received_before = 0  # bytes that came in before the metrics were reset
         self._recent = RecentHits(len(index))
         self._advice = Advice(cache.max_bytes, cache.max_ttl_seconds)
         self._read_counts = ReadCounts(len(index))
@@ -242,7 +243,7 @@ class Owner:
             "prefetch_hits": self._prefetch_hits,
             "fetched_samples": counters.samples_fetched,
             "fetched_objects": counters.objects_fetched,
-            "fetched_bytes": counters.bytes_fetched,
+            "fetched_bytes": self._received,
             "saved_bytes": round(hits * mean_bytes),  # at the mean size of what was fetched
             "waits": counters.waits,
             "wait_seconds": counters.wait_seconds,
@@ -266,7 +267,7 @@ class Owner:
             **of_cache(self.cache, max(counters.reads - misses, 0), misses, observed),
             "cache_prefetch_hits": {(): self._prefetch_hits},
             **of_read_ahead(self._engine, self.cache),
-            **of_reads(counters, 0 if self._bad is None else self._bad.count),
+            **of_reads(counters, self._received, 0 if self._bad is None else self._bad.count),
             "dataset_samples": {(): len(self.index)},
             "loop_lag_seconds": {(process,): self._runtime.lag_s},
         }
@@ -274,12 +275,18 @@ class Owner:
     def reset_metrics(self) -> None:
         """Set every count back to zero."""
         self.counters.reset()
+        self._received_before = self._reader.nbytes
         self.cache.reset_metrics()
         self._engine.hits = 0
 
     def clear(self) -> None:
         """Drop every cached sample."""
         self.cache.clear()
+
+    @property
+    def _received(self) -> int:
+        """Bytes that came from the sources since the metrics were reset."""
+        return self._reader.nbytes - self._received_before
 
     def handle(self) -> LinkHandle:
         """What a child process needs to read through this owner; starts to listen for other processes."""

@@ -54,13 +54,13 @@ def of_read_ahead(engine: ReadAhead, cache: SmartLRUCache) -> Reading:
     }
 
 
-def of_reads(counters: Counters, bad_samples: int) -> Reading:
-    """What was read, and how long readers waited."""
+def of_reads(counters: Counters, received_bytes: int, bad_samples: int) -> Reading:
+    """What was read, how many bytes came for it, and how long readers waited."""
     return {
         "prefetch_late": {(): counters.late},
         "reads": {(): counters.reads},
         "fetched_objects": {(): counters.objects_fetched},
-        "fetched_bytes": {(): counters.bytes_fetched},
+        "fetched_bytes": {(): received_bytes},
         "bad_samples": {(): bad_samples},
         "read_waits": {(): counters.waits},
         "read_wait_seconds": by_stage(counters.waited),

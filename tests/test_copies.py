@@ -150,6 +150,7 @@ def test_rows_of_one_object_in_flight_at_once_are_each_checked(
         primary.signal.set()
         assert [first["rows"], late.result()["rows"]] == [{"n": 0}, {"n": 1}]
         assert adapter.readings()["source_mismatches"]["primary",] == 2
+        assert adapter.get_cache_stats()["fetched_bytes"] == 18 * len(sources) + 4 * 8, "with the index"
 
 
 def test_a_given_source_is_not_tried_again() -> None:

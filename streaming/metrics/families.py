@@ -58,7 +58,7 @@ _SOURCES = (
     Family(
         "source_requests", "counter", "Requests to a copy of the data, by what came of them.", (*_SOURCE, "outcome")
     ),
-    _counter("source_bytes", "Bytes that a copy sent.", *_SOURCE),
+    _counter("source_bytes", "Bytes of objects that a copy sent, used or not.", *_SOURCE),
     Family("source_request_duration_seconds", "histogram", "How long answered requests took.", _SOURCE),
     _counter("source_retries", "Attempts beyond the first of a read or listing.", *_SOURCE),
     _counter("source_deadlines", "Reads given up because their deadline passed.", *_SOURCE),
@@ -108,7 +108,7 @@ _READS = (
     _gauge("dataset_samples", "Samples of the data set."),
     _counter("reads", "Samples handed to the trainer or a worker."),
     _counter("fetched_objects", "Objects, or ranges of objects, read from sources."),
-    _counter("fetched_bytes", "Bytes of these as the sources keep them."),
+    _counter("fetched_bytes", "Bytes of objects that came from all sources, also for retries, hedges and the index."),
     _counter("bad_samples", "Samples replaced because they could not be loaded, each counted once."),
     _counter("read_waits", "Reads, or batches of reads, that had to wait for a fetch."),
     _counter("read_wait_seconds", "Seconds that they waited, by what they waited for.", "dataset", "stage"),

@@ -49,7 +49,7 @@ class _Copy:
         requests = SourceCounters.total([counters for each in self.counted for counters in tuple(each)])
         for outcome, count in requests.outcomes.items():
             yield "source_requests", (outcome,), count
-        yield "source_bytes", (), requests.nbytes
+        yield "source_bytes", (), self._bytes(requests.nbytes)
         yield "source_request_duration_seconds", (), [*requests.buckets, requests.seconds]
         yield "source_in_flight", (), requests.in_flight
         for family, kind, attribute in _SUMS:
@@ -57,6 +57,16 @@ class _Copy:
                 yield family, (), sum(getattr(part, attribute) for part in found)
         yield from self._breaker_state()
         yield from self._limit()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that came from it."""
+        return self._bytes(sum([counters.nbytes for each in self.counted for counters in tuple(each)]))
+
+    def _bytes(self, answered: int) -> int:
+        """What the source itself has counted, else the bytes of the answers."""
+        received = self.source.received_bytes
+        return answered if received is None else received
 
     def _breaker_state(self) -> Iterator[tuple[str, tuple[str, ...], int]]:
         states = {part.state for part in self.parts if isinstance(part, Breaker)}
@@ -100,6 +110,11 @@ class CopyReadings:
                     if isinstance(part, Limit) and not counts_requests(part.source):
                         copy.counted.append((part.counters,))
         self._copies = dict(zip(_names([copy.source.name for copy in copies.values()]), copies.values(), strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that came from all copies so far, also by attempts that failed and reads that were not needed."""
+        return sum([copy.nbytes for copy in self._copies.values()])
 
     def take(self) -> Reading:
         """The numbers at this moment, of every family whose key begins with `source_` and that has any."""

@@ -128,8 +128,11 @@ class DataSource(ABC):
     Attributes:
         name: how messages, metrics and `data_mapping` call it.
         config: what it was made from.
+        received_bytes: bytes of objects that came over the network so far, used or not, without listings; None for a
+            source that does not count them.
     """
 
+    received_bytes: int | None = None
     read_blocking: Callable[[str, int, int | None], Blob] | None = None
     read_into: Callable[[str, int, memoryview], Blob] | None = None
 
@@ -221,6 +224,10 @@ class DataSource(ABC):
             for _ in range(PREFETCH_READS_AT_ONCE):
                 group.create_task(read_next())
         return done
+
+    def _receive(self, nbytes: int) -> None:
+        """Count bytes of an object that came over the network."""
+        self.received_bytes = (self.received_bytes or 0) + nbytes
 
     def _check_open(self) -> None:
         if self._closed:

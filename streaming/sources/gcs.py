@@ -87,10 +87,10 @@ class GCSDataSource(DataSource):
         if self.config.engine == "gcsfs":
             from streaming.sources.gcs_gcsfs import GcsfsReader  # 0.6 s, which reads by obstore save
 
-            self._reader = GcsfsReader(self.config, self._place)
+            self._reader = GcsfsReader(self.config, self._place, self._receive)
         else:
             from streaming.sources.gcs_obstore import GcsObstoreReader
 
-            self._reader = GcsObstoreReader(self.config, self._place)
+            self._reader = GcsObstoreReader(self.config, self._place, self._receive)
         self._pid = os.getpid()
         return self._reader

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import import_module
@@ -36,7 +36,7 @@ from streaming.errors import (
 )
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.gcs_place import access_denied, no_bucket
-from streaming.sources.http_aiohttp import proxy_for
+from streaming.sources.http_proxy import proxy_for
 from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
 from streaming.sources.object_listing import PAGE, list_in_parallel
 
@@ -71,9 +71,11 @@ class GcsfsReader:
     Args:
         config: limits, times, and the name for messages.
         place: where, and as whom.
+        receive: told of the bytes of each body, as soon as they are announced.
     """
 
-    def __init__(self, config: DataSourceConfig, place: GCSPlace) -> None:
+    def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
+        self._receive = receive
         self._gcsfs = _import_gcsfs()
         self._source = config.name
         self._limit = config.max_object_bytes
@@ -171,6 +173,7 @@ class GcsfsReader:
             raise BadRequest(text, path=path, source=self._source)
         if length > self._limit:
             raise too_large(path, length, self._limit, self._source)
+        self._receive(length)
         data = await answer.read()
         etag, generation = plain_etag(answer.headers.get("ETag")), answer.headers.get("X-Goog-Generation")
         return Blob(data, etag, size, generation, self._source)

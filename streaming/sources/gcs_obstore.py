@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,11 @@ class GcsObstoreReader(ObjectStoreReader):
     Args:
         config: limits, times, and the name for messages.
         place: where, and as whom.
+        receive: see `ObjectStoreReader`.
     """
 
-    def __init__(self, config: DataSourceConfig, place: GCSPlace) -> None:
-        super().__init__(config, lambda: make_store(config, place), place.prefix)
+    def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
+        super().__init__(config, lambda: make_store(config, place), place.prefix, receive)
         self._place = place
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:

@@ -48,6 +48,7 @@ class HTTPDataSource(DataSource):
         self._urls = self._place.urls
         self._pid = 0
         self._obstore: ObstoreClient | None = None
+        self._is_plain = True  # as far as known, whole answers of the root's server are such as obstore takes
         self._aiohttp: AiohttpClient | None = None
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -56,12 +57,25 @@ class HTTPDataSource(DataSource):
         check_path(path)
         if start or end is not None:
             check_range(path, start, end, self.name)
-        if self._obstore is not None and start != end and path not in self._urls:
+        is_part = bool(start or end is not None)
+        if (
+            self._obstore is not None
+            and start != end
+            and path not in self._urls
+            and self._is_for_obstore(path, is_part)
+        ):
             try:
                 return await self._obstore.get(path, start, end)
-            except NotPlain:
-                pass
+            except NotPlain as error:
+                if is_part:
+                    self._opened().doubt_ranges()
+                elif error.is_of_server:
+                    self._is_plain = False
         return await self._opened().get(self._place.url_of(path), path, start, end)
+
+    def _is_for_obstore(self, path: str, is_part: bool) -> bool:
+        """Whether obstore can read this, as far as known; the first part shows aiohttp whether there are ranges."""
+        return self._is_plain and (not is_part or self._opened().sends_range(path))
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         client = self._opened()
@@ -93,7 +107,7 @@ class HTTPDataSource(DataSource):
             raise opened_before_fork(self.name, self._pid)
         engine = self.config.engine
         if engine == "obstore" or (engine is None and not self._place.query and is_usable()):
-            self._obstore = ObstoreClient(self.config, self._place.root, self._place.headers)
+            self._obstore = ObstoreClient(self.config, self._place.root, self._place.headers, self._receive)
         self._pid = os.getpid()
 
     def _opened(self) -> AiohttpClient:
@@ -102,7 +116,7 @@ class HTTPDataSource(DataSource):
         if self._aiohttp is None:
             from streaming.sources.http_aiohttp import AiohttpClient  # 0.15 s, which plain reads by obstore save
 
-            self._aiohttp = AiohttpClient(self.config, self._place.root, self._place.headers)
+            self._aiohttp = AiohttpClient(self.config, self._place.root, self._place.headers, self._receive)
         return self._aiohttp
 
     async def _read_index(self, client: AiohttpClient, url: str) -> list[FileInfo]:

@@ -1,7 +1,7 @@
 """GET by aiohttp: listings, signed URLs, and every answer that obstore does not take.
 
-It copes with servers that ignore ranges, encode bodies without being asked, or leave out the length. One session per
-event loop, opened at the first read in it.
+It copes with servers that encode bodies without being asked, or leave out the length; objects of those that ignore
+ranges are kept whole in a `Spool`. One session per event loop, opened at the first read in it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import asyncio
 import atexit
 import contextlib
 import os
-import re
 import weakref
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.request import getproxies, proxy_bypass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import yarl
@@ -25,19 +23,18 @@ from streaming.errors import (
     BadRequest,
     NotFound,
     ObjectChanged,
-    SourceError,
-    SourceTimeout,
-    SourceUnavailable,
     TruncatedRead,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
+from streaming.sources.http_answer import SentWhole, content_range, range_header, translated, unpacked
+from streaming.sources.http_proxy import proxy_for
+from streaming.sources.http_spool import WRITE_BYTES, Spool
 from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
 
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
 @dataclass(slots=True)
@@ -56,11 +53,18 @@ class AiohttpClient:
         config: limits, times, and the name for messages.
         root: URL whose scheme, host and port `headers` are for.
         headers: sent there, and to no other host.
+        receive: told of the bytes of each body as they come.
     """
 
-    def __init__(self, config: DataSourceConfig, root: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: DataSourceConfig, root: str, headers: Mapping[str, str], receive: Callable[[int], None]
+    ) -> None:
         self._source = config.name
+        self._receive = receive
         self._limit = config.max_object_bytes
+        self._spool_bytes = config.spool_bytes
+        self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
+        self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
         self._headers = dict(headers)
         self._origin = yarl.URL(root, encoded=True).origin()
         self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
@@ -70,22 +74,81 @@ class AiohttpClient:
     async def get(self, url: str, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` of the object at `url`, percent-encoded; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
-        headers = {}
         if start or end is not None:
-            # An empty range cannot be asked for; one byte brings the size too.
-            headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"
+            return await self._part(target.origin(), path, start, end, partial(self._get, target, path, start, end))
+        return await self._get(target, path, start, end)
+
+    def sends_range(self, path: str) -> bool:
+        """Whether a part of an object below the root is best asked for: its server has lately cut parts."""
+        return self._origin in self._with_ranges and path not in self._spool()
+
+    def doubt_ranges(self) -> None:
+        """Take note that the root's server answered a range in another way."""
+        self._with_ranges.discard(self._origin)
+
+    async def _get(self, target: yarl.URL, path: str, start: int, end: int | None, spool: Spool | None = None) -> Blob:
+        """One request; see `_answered` for the arguments."""
+        headers = range_header(start, end)
         with self._translated(path):
             async with (await self._session()).get(target, headers=self._headers_for(target, headers)) as answer:
-                if answer.status == 416:
-                    return self._blob_beyond(answer, path, start)
-                if answer.status not in (200, 206):
+                if answer.status not in (200, 206, 416):
                     raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
                     raise NotFound(text, path=path, source=self._source)
-                if answer.headers.get("Content-Encoding", "identity") != "identity":
-                    return await self._read_encoded(answer, path, start, end)
-                return await self._read(answer, path, start, end)
+                return await self._answered(answer, path, start, end, spool)
+
+    async def _part(
+        self,
+        origin: yarl.URL,
+        path: str,
+        start: int,
+        end: int | None,
+        request: Callable[..., Coroutine[Any, Any, Blob]],
+    ) -> Blob:
+        """A part of an object, by a request of its own where the server is known to cut parts.
+
+        Otherwise all who want a part of the object wait for one request. Where that brings the whole object, it is
+        kept for them.
+
+        Args:
+            origin: of the server.
+            request: makes one request; its answer goes through `_answered` with the `spool` given to it.
+        """
+        spool = self._spool()
+        while path not in spool:
+            try:
+                if origin in self._with_ranges:
+                    return await request()
+                blob, is_mine = await spool.join(path, partial(request, spool=spool))
+            except SentWhole:
+                self._with_ranges.discard(origin)
+                continue
+            self._with_ranges.add(origin)
+            if is_mine:
+                return blob
+        return await spool.read(path, start, end)
+
+    async def _answered(
+        self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None, spool: Spool | None
+    ) -> Blob:
+        """What a success brought, or a range beyond the end.
+
+        Args:
+            spool: takes the object if all of it was sent where a part was asked for.
+
+        Raises:
+            SentWhole: if that is so; with a spool once the object is there, without one before the body is read.
+        """
+        if answer.status == 416:
+            return self._blob_beyond(answer, path, start)
+        if answer.status == 200 and (start or end is not None):
+            if spool is not None:
+                await self._keep(answer, path, spool)
+            raise SentWhole
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            return await self._read_encoded(answer, path)
+        return await self._read(answer, path, start, end)
 
     async def get_page(self, url: str, path: str) -> Page:
         """Read the whole answer of `url`, a listing; `path` is its name in messages."""
@@ -95,22 +158,40 @@ class AiohttpClient:
                 if answer.status != 200:
                     raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
-                    body = bytes((await self._read_encoded(answer, path, 0, None)).data)
+                    body = bytes((await self._read_encoded(answer, path)).data)
                 else:
-                    body = await self._body(answer, path, 0, None)
+                    body = await self._body(answer, path, is_object=False)
                 return Page(body, str(answer.url.with_query(None)), answer.content_type)
 
     async def aclose(self) -> None:
-        """Close the sessions of all loops."""
+        """Close the sessions of all loops, and what is kept of objects."""
         if self._pid != os.getpid():
             self._sessions.clear()  # the parent's; see `_keep_inherited`
+        while self._spools:
+            await self._close_spool(*self._spools.popitem())
         while self._sessions:
-            await _close(*self._sessions.popitem())
+            loop, session = self._sessions.popitem()
+            await _close(loop, session.close)
 
     def close_at_exit(self) -> None:
         """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
         if self._pid == os.getpid() and self._sessions:
             asyncio.run(self.aclose())
+
+    async def _close_spool(self, loop: asyncio.AbstractEventLoop, spool: Spool) -> None:
+        if self._pid != os.getpid() or not loop.is_running():
+            spool.close_file()
+        else:
+            await _close(loop, spool.aclose)
+
+    def _spool(self) -> Spool:
+        """Where objects of servers without ranges are kept on the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._spools:
+            for ended in [each for each in self._spools if each.is_closed()]:
+                self._spools.pop(ended).close_file()
+            self._spools[loop] = Spool(self._source, self._spool_bytes, self._limit)
+        return self._spools[loop]
 
     async def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -132,84 +213,97 @@ class AiohttpClient:
         )
         _clients.add(self)
         for ended in [each for each in self._sessions if each.is_closed()]:
-            await _close(ended, self._sessions.pop(ended))
+            await _close(ended, self._sessions.pop(ended).close)
         return session
 
     def _headers_for(self, url: yarl.URL, extra: dict[str, str]) -> dict[str, str]:
         own = self._headers if url.origin() == self._origin else {}
         return {**own, "Accept-Encoding": "identity", **extra}
 
+    def _etag_of(self, answer: aiohttp.ClientResponse) -> str | None:
+        return plain_etag(answer.headers.get("ETag"))
+
     async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
-        """The part asked for of a plain body, whether the server cut it out or sent all."""
-        etag = plain_etag(answer.headers.get("ETag"))
-        size, skip = answer.content_length, start
+        """A plain body: what was asked for."""
+        etag = self._etag_of(answer)
+        size = answer.content_length
         if answer.status == 206:
-            first, size = _content_range(answer)
+            first, size = content_range(answer)
             if first != start or size is None:
                 text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
                 raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
-            skip = 0
         elif size is None:
-            data = await self._body(answer, path, 0, None)
-            return self._part(data, path, start, end, etag)
-        if start > size:
-            raise beyond_object(path, start, size, self._source)
+            data = await self._body(answer, path)
+            return Blob(data, etag, len(data), None, self._source)
         length = (size if end is None or end > size else end) - start
-        data = await self._body(answer, path, skip, skip + length)
+        data = await self._body(answer, path, length)
+        if start == end:
+            data = b""  # of the one byte that was asked for in place of none
         if len(data) != length:
             text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
             raise TruncatedRead(text, path=path, source=self._source)
         return Blob(data, etag, size, None, self._source)
 
-    def _part(self, data: bytes, path: str, start: int, end: int | None, etag: str | None) -> Blob:
-        """The part asked for of an object that had to be read whole."""
-        if start > len(data):
-            raise beyond_object(path, start, len(data), self._source)
-        return Blob(data[start:end], etag, len(data), None, self._source)
+    async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: Spool) -> None:
+        """Take the whole object into the spool; in pieces, if its size is announced."""
+        server = str(answer.url.origin())
+        size = answer.content_length
+        is_encoded = answer.headers.get("Content-Encoding", "identity") != "identity"
+        if size is None or is_encoded:
+            data = (await self._read_encoded(answer, path)).data if is_encoded else await self._body(answer, path)
+            size = len(data)
+            spool.check_room(path, size, server)
+            await spool.write(path, size, 0, data)
+        else:
+            spool.check_room(path, size, server)
+            at = 0
+            async for piece in self._pieces(answer):
+                await spool.write(path, size, at, piece)
+                at += len(piece)
+        spool.keep(path, size, self._etag_of(answer))
 
-    async def _body(self, answer: aiohttp.ClientResponse, path: str, skip: int, stop: int | None) -> bytes:
-        """Bytes `skip` to `stop` of a body; None: to its end. Never takes more than the limit into memory."""
-        if stop is not None and stop - skip > self._limit:
-            raise too_large(path, stop - skip, self._limit, self._source)
-        parts, at, kept = [], 0, 0
+    async def _pieces(self, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """A body in pieces of about `WRITE_BYTES`."""
+        parts, held = [], 0
         async for chunk in answer.content.iter_any():
-            part = chunk[max(skip - at, 0) : None if stop is None else max(stop - at, 0)]
-            at += len(chunk)
-            kept += len(part)
+            self._receive(len(chunk))
+            parts.append(chunk)
+            held += len(chunk)
+            if held >= WRITE_BYTES:
+                yield b"".join(parts)
+                parts, held = [], 0
+        if parts:
+            yield b"".join(parts)
+
+    async def _body(
+        self, answer: aiohttp.ClientResponse, path: str, length: int | None = None, *, is_object: bool = True
+    ) -> bytes:
+        """A body, of which so many bytes are expected. Never takes more than the limit into memory."""
+        if length is not None and length > self._limit:
+            raise too_large(path, length, self._limit, self._source)
+        parts, kept = [], 0
+        async for chunk in answer.content.iter_any():
+            if is_object:
+                self._receive(len(chunk))
+            kept += len(chunk)
             if kept > self._limit:
                 raise too_large(path, kept, self._limit, self._source)
-            parts.append(part)
-            if stop is not None and at >= stop and answer.status == 200:
-                break  # the rest is not wanted, so the connection is dropped
+            parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
+    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str) -> Blob:
         """The object behind a body that the server compressed although it was asked not to."""
         encoding = answer.headers["Content-Encoding"]
         if answer.status != 200 or encoding not in ("gzip", "x-gzip", "deflate"):
             text = f"the server of source {self._source!r} sends {path!r} with Content-Encoding {encoding!r}"
             raise BadRequest(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
-        packed = await self._body(answer, path, 0, None)
-        data = await asyncio.to_thread(self._unpacked, packed, path)
-        return self._part(data, path, start, end, plain_etag(answer.headers.get("ETag")))
-
-    def _unpacked(self, packed: bytes, path: str) -> bytes:
-        unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # finds out whether gzip or zlib
-        try:
-            data = unpacker.decompress(packed, self._limit + 1)
-        except zlib.error as error:
-            text = f"{path!r} of source {self._source!r} came in a damaged encoding: {error}; read it again"
-            raise TruncatedRead(text, path=path, source=self._source) from error
-        if len(data) > self._limit:
-            raise too_large(path, len(data), self._limit, self._source)
-        if not unpacker.eof:
-            text = f"{path!r} of source {self._source!r} came in an encoding that ends early; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
-        return data
+        packed = await self._body(answer, path)
+        data = await asyncio.to_thread(unpacked, packed, path, self._source, self._limit)
+        return Blob(data, self._etag_of(answer), len(data), None, self._source)
 
     def _blob_beyond(self, answer: aiohttp.ClientResponse, path: str, start: int) -> Blob:
         """The answer to a range from the end of the object on: empty just there, an error beyond."""
-        size = _content_range(answer)[1]
+        size = content_range(answer)[1]
         if size is None:
             text = f"the server of source {self._source!r} answered 416 for {path!r}, so it has no byte {start}"
             raise BadRequest(f"{text}; ask within it", path=path, source=self._source)
@@ -218,31 +312,10 @@ class AiohttpClient:
         if start < size:
             text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
             raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
-        return Blob(b"", plain_etag(answer.headers.get("ETag")), size, None, self._source)
+        return Blob(b"", self._etag_of(answer), size, None, self._source)
 
-    @contextlib.contextmanager
-    def _translated(self, path: str) -> Iterator[None]:
-        """Turns aiohttp's errors into this library's."""
-        where = f"{path!r} of source {self._source!r}"
-        try:
-            yield
-        except SourceError:
-            raise
-        except TimeoutError as error:
-            text = f"{where} did not come within {self._timeout.total} s (timeout_s); try again or raise that"
-            raise SourceTimeout(text, path=path, source=self._source) from error
-        except aiohttp.ClientPayloadError as error:
-            text = f"{where} broke off before its announced end; read it again"
-            raise TruncatedRead(text, path=path, source=self._source) from error
-        except aiohttp.TooManyRedirects as error:
-            text = f"{where} is redirected without end; check the URL of the source"
-            raise BadRequest(text, path=path, source=self._source) from error
-        except (aiohttp.InvalidURL, aiohttp.ClientResponseError) as error:
-            text = f"{where} was answered by something that is not HTTP or leads to no URL ({type(error).__name__})"
-            raise SourceUnavailable(f"{text}; try again, then check the URL", path=path, source=self._source) from error
-        except (aiohttp.ClientError, OSError) as error:
-            text = f"the server of {where} cannot be reached ({type(error).__name__}); check host, port and network"
-            raise SourceUnavailable(text, path=path, source=self._source) from error
+    def _translated(self, path: str) -> contextlib.AbstractContextManager[None]:
+        return translated(path, self._source, self._timeout.total)
 
 
 _clients: weakref.WeakSet[AiohttpClient] = weakref.WeakSet()
@@ -266,27 +339,10 @@ def _close_clients() -> None:
         client.close_at_exit()
 
 
-async def _close(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
-    """Close a session in its loop; where that has ended, the connections ended with it."""
+async def _close(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close what belongs to a loop in it; where that has ended, the connections ended with it."""
     if loop is not asyncio.get_running_loop() and loop.is_running():
-        closing = asyncio.run_coroutine_threadsafe(session.close(), loop)
+        closing = asyncio.run_coroutine_threadsafe(close(), loop)
         await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
     else:
-        await session.close()
-
-
-def proxy_for(origin: yarl.URL) -> str | None:
-    """The proxy that the environment names for a server (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), or None.
-
-    Looked up once: aiohttp's own `trust_env` does so for each request, and reads netrc too.
-    """
-    return None if proxy_bypass(origin.host or "") else getproxies().get(origin.scheme)
-
-
-def _content_range(answer: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
-    """The first byte and the size of the whole that Content-Range tells."""
-    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if match is None:
-        return None, None
-    first, _, size = match.groups()
-    return (int(first) if first else None), (int(size) if size != "*" else None)
+        await close()

@@ -6,7 +6,7 @@ Only plain answers are taken here. For what is out of the ordinary `NotPlain` as
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,15 @@ _NEEDS_AIOHTTP = re.compile(r"\b(MissingContentLength|UnexpectedRange|InvalidCon
 
 
 class NotPlain(Exception):
-    """This answer needs aiohttp: no length, no ranges, an encoded body, a range at the end, an unusual name."""
+    """This answer needs aiohttp: no length, no ranges, an encoded body, a range at the end, an unusual name.
+
+    Args:
+        is_of_server: other objects of this server will need it too: no length, no ranges, an encoded body.
+    """
+
+    def __init__(self, is_of_server: bool = False) -> None:
+        super().__init__(is_of_server)
+        self.is_of_server = is_of_server
 
 
 class ObstoreClient:
@@ -37,13 +45,17 @@ class ObstoreClient:
         config: limits, times, and the name for messages.
         root: the URL, percent-encoded, without login and query.
         headers: sent with each request.
+        receive: told of the bytes of each body, as soon as they are announced.
 
     Raises:
         Closed: if obstore was used before this process was forked.
     """
 
-    def __init__(self, config: DataSourceConfig, root: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: DataSourceConfig, root: str, headers: Mapping[str, str], receive: Callable[[int], None]
+    ) -> None:
         claim(config.name)
+        self._receive = receive
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
@@ -74,10 +86,11 @@ class ObstoreClient:
             meta = answer.meta
             size = meta["size"]
             if "Content-Encoding" in answer.attributes:
-                raise NotPlain
+                raise NotPlain(is_of_server=True)
             length = size if whole else (size if end is None or end > size else end) - start
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
+            self._receive(length)
             data = await answer.bytes_async()
         except (BaseError, OSError, ValueError) as error:
             raise self._translated(path, error) from error
@@ -95,7 +108,9 @@ class ObstoreClient:
         if match := _STATUS.search(text):
             status = int(match[1])
             return NotPlain() if status == 416 else error_of_status(status, path, self._source)
-        if isinstance(error, ValueError | NotSupportedError) or _NEEDS_AIOHTTP.search(text):
+        if isinstance(error, NotSupportedError) or _NEEDS_AIOHTTP.search(text):
+            return NotPlain(is_of_server=True)
+        if isinstance(error, ValueError):
             return NotPlain()
         kind, told = self._failure(text)
         return kind(f"{path!r} of source {self._source!r} {told}", path=path, source=self._source)

@@ -96,7 +96,7 @@ class HuggingFaceDataSource(DataSource):
         endpoint, headers = await asyncio.to_thread(self._login)
         from streaming.sources.huggingface_online import OnlineRepo
 
-        repo = OnlineRepo(self.config, self._place, endpoint, headers, self._commit)
+        repo = OnlineRepo(self.config, self._place, endpoint, headers, self._commit, self._receive)
         try:
             await repo.pin()
         except BaseException:

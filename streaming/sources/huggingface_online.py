@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -19,6 +20,8 @@ import yarl
 from streaming.errors import AccessDenied, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.http_aiohttp import AiohttpClient
+from streaming.sources.http_answer import range_header
+from streaming.sources.http_spool import Spool
 from streaming.sources.huggingface_place import HubPlace
 from streaming.sources.huggingface_status import EntryNotFound, error_of_hub
 
@@ -46,12 +49,19 @@ class OnlineRepo(AiohttpClient):
         endpoint: the Hub, without a final slash; `headers` are for it alone.
         headers: sent there, with the token.
         commit: what the revision is known to be; None: `pin` asks.
+        receive: see `AiohttpClient`.
     """
 
     def __init__(
-        self, config: DataSourceConfig, place: HubPlace, endpoint: str, headers: dict[str, str], commit: str | None
+        self,
+        config: DataSourceConfig,
+        place: HubPlace,
+        endpoint: str,
+        headers: dict[str, str],
+        commit: str | None,
+        receive: Callable[[int], None],
     ) -> None:
-        super().__init__(config, endpoint, headers)
+        super().__init__(config, endpoint, headers, receive)
         self._place = place
         self._endpoint = endpoint
         self._hub_headers = {**headers, "Accept-Encoding": "identity"}
@@ -90,16 +100,23 @@ class OnlineRepo(AiohttpClient):
     async def _read_once(self, path: str, start: int, end: int | None) -> Blob:
         """As `get`, with the meaning that the Hub gives to statuses, and its ETag in place of the storage's."""
         url = yarl.URL(self._files + quote(path, errors="surrogateescape"), encoded=True)
-        headers = self._hub_headers  # this URL is always the Hub's; aiohttp drops the token where it redirects
         if start or end is not None:
-            last = "" if end is None else max(end - 1, start)  # an empty range cannot be asked for
-            headers = {**headers, "Range": f"bytes={start}-{last}"}
-        with self._translated(path):
-            async with (await self._session()).get(url, headers=headers) as answer:
-                blob = await self._blob_of(answer, path, start, end)
-        blob.etag = self._etag(answer) or blob.etag
+            blob = await self._part(self._origin, path, start, end, partial(self._get, url, path, start, end))
+        else:
+            blob = await self._get(url, path, start, end)
         blob.version = self.commit
         return blob
+
+    async def _get(self, target: yarl.URL, path: str, start: int, end: int | None, spool: Spool | None = None) -> Blob:
+        # This URL is always the Hub's; aiohttp drops the token where it redirects.
+        headers = {**self._hub_headers, **range_header(start, end)}
+        with self._translated(path):
+            async with (await self._session()).get(target, headers=headers) as answer:
+                if answer.status not in (200, 206, 416):
+                    if answer.status in _EXPIRED and answer.url.origin() != self._origin:
+                        raise _SignedUrlRefused(answer.status)
+                    raise self._error(answer, path)
+                return await self._answered(answer, path, start, end, spool)
 
     async def iter_files(self, prefix: str) -> AsyncIterator[FileInfo]:
         """All files below the source's folder whose path begins with `prefix`, in the Hub's order.
@@ -137,7 +154,7 @@ class OnlineRepo(AiohttpClient):
             async with (await self._session()).get(target, headers=self._headers_for(target, {})) as answer:
                 if answer.status != 200:
                     raise self._error(answer, path)
-                body = await self._body(answer, path, 0, None)
+                body = await self._body(answer, path, is_object=False)
                 link = answer.links.get("next")
         try:
             page = await asyncio.to_thread(json.loads, body)  # 1,000 entries, but a mirror may send all at once
@@ -145,25 +162,14 @@ class OnlineRepo(AiohttpClient):
             raise self._no_hub(path) from error
         return page, None if link is None else str(link["url"])
 
-    async def _blob_of(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
-        if answer.status == 416:
-            return self._blob_beyond(answer, path, start)
-        if answer.status not in (200, 206):
-            if answer.status in _EXPIRED and answer.url.origin() != self._origin:
-                raise _SignedUrlRefused(answer.status)
-            raise self._error(answer, path)
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
-            return await self._read_encoded(answer, path, start, end)
-        return await self._read(answer, path, start, end)
-
-    def _etag(self, answer: aiohttp.ClientResponse) -> str | None:
+    def _etag_of(self, answer: aiohttp.ClientResponse) -> str | None:
         """What the Hub calls the content in listings too: SHA-256 where it is in storage, else the git blob."""
         if not answer.history:  # so the Hub answered itself
             return _plain(answer)
         for each in (answer, *reversed(answer.history)):
             if each.url.origin() == self._origin:
-                return _plain(each)
-        return None
+                return _plain(each) or super()._etag_of(answer)
+        return super()._etag_of(answer)
 
     def _error(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
         return error_of_hub(

@@ -48,6 +48,7 @@ class ObjectStoreReader:
         make_store: makes the store of obstore, over the whole bucket. It is called again when the server says that
             the login has expired, to look for it anew.
         prefix: of the root in the bucket; with or without slashes around.
+        receive: told of the bytes of each body, as soon as they are announced.
         versions: the version to read, by path, where not the newest.
     """
 
@@ -56,12 +57,14 @@ class ObjectStoreReader:
         config: DataSourceConfig,
         make_store: Callable[[], Any],
         prefix: str,
+        receive: Callable[[int], None],
         versions: Mapping[str, str] | None = None,
     ) -> None:
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
         self._make_store = make_store
+        self._receive = receive
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._versions = versions or {}
         self._pid = 0
@@ -143,6 +146,7 @@ class ObjectStoreReader:
             length = (size if end is None or end > size else end) - start
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
+            self._receive(length)
             data = await answer.bytes_async()
         except _FAILURES as error:
             if whole or status_of(error) != 416:

@@ -7,7 +7,7 @@ loopback). `engine="aioboto3"` is for what only boto knows: its credential chain
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -44,7 +44,9 @@ class S3DataSource(DataSource):
         super().__init__(config)
         place = place_of(config)
         self._reader: ObjectStoreReader | Aioboto3Reader = (
-            _aioboto3_reader(config, place) if config.engine == "aioboto3" else _obstore_reader(config, place)
+            _aioboto3_reader(config, place, self._receive)
+            if config.engine == "aioboto3"
+            else _obstore_reader(config, place, self._receive)
         )
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -70,19 +72,19 @@ class S3DataSource(DataSource):
         await self._reader.aclose()
 
 
-def _obstore_reader(config: DataSourceConfig, place: S3Place) -> ObjectStoreReader:
+def _obstore_reader(config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> ObjectStoreReader:
     from streaming.sources.object_store import ObjectStoreReader
 
-    return ObjectStoreReader(config, lambda: _make_store(config, place), place.prefix, place.versions)
+    return ObjectStoreReader(config, lambda: _make_store(config, place), place.prefix, receive, place.versions)
 
 
-def _aioboto3_reader(config: DataSourceConfig, place: S3Place) -> Aioboto3Reader:
+def _aioboto3_reader(config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> Aioboto3Reader:
     if importlib.util.find_spec("aioboto3") is None:
         text = f"engine 'aioboto3' of source {config.name!r} is not installed: pip install 'aiprod-streaming[s3]'"
         raise MissingExtra(text, source=config.name)
     from streaming.sources.s3_aioboto3 import Aioboto3Reader
 
-    return Aioboto3Reader(config, place)
+    return Aioboto3Reader(config, place, receive)
 
 
 def _make_store(config: DataSourceConfig, place: S3Place) -> Any:

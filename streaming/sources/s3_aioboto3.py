@@ -40,9 +40,11 @@ class Aioboto3Reader:
     Args:
         config: limits, times, and the name for messages.
         place: the bucket, and how to log in.
+        receive: told of the bytes of each body, as soon as they are announced.
     """
 
-    def __init__(self, config: DataSourceConfig, place: S3Place) -> None:
+    def __init__(self, config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> None:
+        self._receive = receive
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
@@ -184,6 +186,7 @@ class Aioboto3Reader:
         if length > self._limit:
             body.close()
             raise too_large(path, length, self._limit, self._source)
+        self._receive(length)
         async with body as stream:
             data = await stream.read()
         wanted = (size if end is None or end > size else end) - start

@@ -1,0 +1,83 @@
+"""What an answer of a web server says beside its body, and what aiohttp's errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import zlib
+from collections.abc import Iterator
+
+import aiohttp
+
+from streaming.errors import BadRequest, SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
+from streaming.sources.base import too_large
+
+__all__ = ["SentWhole", "content_range", "range_header", "translated", "unpacked"]
+
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+
+
+class SentWhole(Exception):
+    """The server answered a range with the whole object."""
+
+
+def range_header(start: int, end: int | None) -> dict[str, str]:
+    """The header that asks for a part; an empty one cannot be asked for, and one byte brings the size too."""
+    if not start and end is None:
+        return {}
+    return {"Range": f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"}
+
+
+def content_range(answer: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
+    """The first byte and the size of the whole that Content-Range tells."""
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    first, _, size = match.groups()
+    return (int(first) if first else None), (int(size) if size != "*" else None)
+
+
+def unpacked(packed: bytes, path: str, source: str, limit: int) -> bytes:
+    """What a body of the encoding gzip or deflate holds.
+
+    Raises:
+        TooLarge: if that is more than `limit`, of which no more is unpacked.
+        TruncatedRead: if it is damaged or ends early.
+    """
+    unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # finds out whether gzip or zlib
+    try:
+        data = unpacker.decompress(packed, limit + 1)
+    except zlib.error as error:
+        text = f"{path!r} of source {source!r} came in a damaged encoding: {error}; read it again"
+        raise TruncatedRead(text, path=path, source=source) from error
+    if len(data) > limit:
+        raise too_large(path, len(data), limit, source)
+    if not unpacker.eof:
+        text = f"{path!r} of source {source!r} came in an encoding that ends early; read it again"
+        raise TruncatedRead(text, path=path, source=source)
+    return data
+
+
+@contextlib.contextmanager
+def translated(path: str, source: str, timeout_s: float | None) -> Iterator[None]:
+    """Turns aiohttp's errors into this library's."""
+    where = f"{path!r} of source {source!r}"
+    try:
+        yield
+    except (StreamingError, SentWhole):
+        raise
+    except TimeoutError as error:
+        text = f"{where} did not come within {timeout_s} s (timeout_s); try again or raise that"
+        raise SourceTimeout(text, path=path, source=source) from error
+    except aiohttp.ClientPayloadError as error:
+        text = f"{where} broke off before its announced end; read it again"
+        raise TruncatedRead(text, path=path, source=source) from error
+    except aiohttp.TooManyRedirects as error:
+        text = f"{where} is redirected without end; check the URL of the source"
+        raise BadRequest(text, path=path, source=source) from error
+    except (aiohttp.InvalidURL, aiohttp.ClientResponseError) as error:
+        text = f"{where} was answered by something that is not HTTP or leads to no URL ({type(error).__name__})"
+        raise SourceUnavailable(f"{text}; try again, then check the URL", path=path, source=source) from error
+    except (aiohttp.ClientError, OSError) as error:
+        text = f"the server of {where} cannot be reached ({type(error).__name__}); check host, port and network"
+        raise SourceUnavailable(text, path=path, source=source) from error
