@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streaming.errors import SourceError, SourceUnavailable, StreamingError
 
-MOST_TOLD = 8  # attempts spelled out in a message: the first ones and the last ones
+MOST_TOLD = 8  # kinds of attempts spelled out in a message: the first ones and the last ones
+_SECONDS = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def told(error: StreamingError, attempts: Sequence[Attempt], why: str, path: str
         why: the beginning of the message, after path and source.
     """
     kind = type(error) if isinstance(error, SourceError) else SourceUnavailable
-    said = [str(attempt) for attempt in attempts]
+    said = _summary(attempts)
     if len(said) > MOST_TOLD:
         half = MOST_TOLD // 2
         said = [*said[:half], f"{len(said) - 2 * half} more", *said[-half:]]
@@ -64,3 +66,18 @@ def told(error: StreamingError, attempts: Sequence[Attempt], why: str, path: str
         if name in error.__dict__:
             whole.__dict__[name] = error.__dict__[name]
     return whole
+
+
+def _summary(attempts: Sequence[Attempt]) -> list[str]:
+    """Each kind of attempt once, with its number; those that differ in seconds alone are of one kind."""
+    kinds: dict[tuple[str, str, str], list[Attempt]] = {}
+    for attempt in attempts:
+        kinds.setdefault((attempt.source, attempt.kind, _SECONDS.sub("", attempt.text)), []).append(attempt)
+    return [str(same[0]) if len(same) == 1 else _several(same) for same in kinds.values()]
+
+
+def _several(same: Sequence[Attempt]) -> str:
+    first = same[0]
+    seconds = sum([attempt.seconds for attempt in same])
+    told = f" ({first.text})" if first.text else ""
+    return f"{first.source}: {first.kind} {len(same)} times, {seconds:.1f} s in all{told}"
