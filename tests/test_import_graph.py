@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
-    ("errors", "units", "masking", "machine", "logs", "settings", "config", "config_reference"),
+    ("errors", "units", "masking", "machine", "logs", "settings", "web_pages", "git_lfs", "config", "config_reference"),
     ("counters", "stages", "live", "runtime", "ranks", "epochs", "read_counts", "transform", "pickled_errors"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),

@@ -12,6 +12,7 @@ from streaming.codecs.raw import RAW, TEXT
 from streaming.codecs.safetensors import SAFETENSORS
 from streaming.codecs.zstd import wrap
 from streaming.errors import ConfigError, DecodeError, TooLarge, TruncatedData, UnknownFormat, UnsafeData
+from streaming.git_lfs import check_no_pointer
 
 _by_suffix: dict[str, Codec] = {}
 
@@ -74,6 +75,7 @@ def decode(
     """
     codec = _codec_for(path, source)
     buffer = as_buffer(data)
+    check_no_pointer(buffer, path, source)
     try:
         if len(buffer) > max_bytes:
             raise TooLarge(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from streaming.errors import ObjectChanged, TruncatedRead
+from streaming.git_lfs import check_no_pointer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +43,7 @@ async def find_lines(source: DataSource, path: str, size: int, *, chunk_bytes: i
 
     Raises:
         ObjectChanged: if it has another size than listed, or changes while it is read.
+        DecodeError: if Git LFS has left a pointer in its place.
         SourceError: if it cannot be read.
     """
     finder = _Finder()
@@ -58,6 +60,8 @@ async def find_lines(source: DataSource, path: str, size: int, *, chunk_bytes: i
         if not len(blob.data) and size:
             text = f"{path!r} of source {source.name!r} gave {finder.position} of {size} bytes; read it again"
             raise TruncatedRead(text, path=path, source=source.name)
+        if not finder.position:
+            check_no_pointer(blob.data, path, source.name)
         finder.add(blob.data)
     return finder.finish()
 

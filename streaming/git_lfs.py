@@ -1,0 +1,28 @@
+"""Pointers that Git LFS leaves in place of files that were not fetched."""
+
+from __future__ import annotations
+
+import re
+
+from streaming.errors import DecodeError
+
+__all__ = ["check_no_pointer"]
+
+MOST_BYTES = 1024  # of a pointer, by its specification
+_BEGIN = b"version https://git-lfs.github.com/spec/v1\n"
+_SIZE = re.compile(rb"\nsize (\d+)\n")
+
+
+def check_no_pointer(data: bytes | bytearray | memoryview, path: str, source: str | None) -> None:
+    """Refuse the whole content of an object that is a pointer of Git LFS.
+
+    Raises:
+        DecodeError: naming the object, and what brings it.
+    """
+    if len(data) >= MOST_BYTES or bytes(data[: len(_BEGIN)]) != _BEGIN:
+        return
+    size = _SIZE.search(bytes(data))
+    where = repr(path) if source is None else f"{path!r} in source {source!r}"
+    what = "Git LFS pointer" + (f" to {size[1].decode()} bytes" if size else "")
+    text = f"{where} is a {what}, not the object itself; run git lfs pull in the repository that it was copied from"
+    raise DecodeError(text, path=path, source=source)
