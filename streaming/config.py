@@ -20,6 +20,7 @@ from streaming.errors import ConfigError
 from streaming.masking import mask_options, mask_secrets
 from streaming.settings import Settings, is_near, suggest
 from streaming.units import GB, parse_duration, parse_size
+from streaming.web_pages import place_of_page
 
 __all__ = [
     "DEFAULT_MAPPING",
@@ -138,6 +139,8 @@ class DataSourceConfig(Settings):
             return _local_path(value)
         if kind == "http" and (scheme not in ("http", "https") or not urlsplit(value).hostname):
             raise ConfigError("a source of type http needs a URL like http://host/folder/")
+        if kind == "http" and (place := place_of_page(value)):
+            raise ConfigError(f"this is a page for people; write {place} to read what it shows")
         return value
 
     @field_validator("mirrors", mode="before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -325,3 +326,33 @@ def test_an_error_in_a_source_says_in_which() -> None:
         AdapterConfig(sources=["/a", bad])
     with pytest.raises(ConfigError, match=r"source 1 of 1 \('a'\): .*source 2 of 2 \('b'\): timeout_s='soon'"):
         AdapterConfig(sources=[{"name": "a", "path": "/a", "mirrors": ["/m", bad]}])
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        ("https://huggingface.co/datasets/org/name", "hf://datasets/org/name"),
+        ("https://huggingface.co/datasets/org/name/", "hf://datasets/org/name"),
+        ("https://www.huggingface.co/datasets/org/name?row=1", "hf://datasets/org/name"),
+        ("https://hf.co/org/name", "hf://org/name"),
+        ("https://huggingface.co/spaces/org/name", "hf://spaces/org/name"),
+        ("https://huggingface.co/datasets/org/name/tree/main", "hf://datasets/org/name@main"),
+        ("https://huggingface.co/datasets/org/name/tree/v1/train/a", "hf://datasets/org/name@v1/train/a"),
+        ("https://huggingface.co/datasets/org/name/blob/main/train/a.pt", "hf://datasets/org/name@main/train"),
+        ("https://console.cloud.google.com/storage/browser/bucket/folder", "gs://bucket/folder"),
+        ("https://s3.console.aws.amazon.com/s3/buckets/bucket?prefix=folder/", "s3://bucket/folder/"),
+        ("https://eu-west-1.console.aws.amazon.com/s3/buckets/bucket", "s3://bucket"),
+    ],
+)
+def test_a_page_for_people_is_not_taken_for_a_web_server(page, address):
+    """The address of a page that shows a repository or bucket is refused, with what to write in its place."""
+    for source in (page, {"path": page}, {"type": "http", "name": "x", "path": page}):
+        with pytest.raises(ConfigError, match=f"{re.escape(address)}( |$|;)"):
+            parse_source(source)
+
+
+def test_files_of_the_hub_are_read_where_they_are_listed():
+    """With URLs or an index of its own, a source may read from the Hub's host as from any other."""
+    root = "https://huggingface.co/datasets/org/name/resolve/main/"
+    for options in ({"urls": ["a.bin"]}, {"index": "index.txt"}):
+        assert parse_source({"path": root, "storage_options": options}).path_or_uri == root
