@@ -17,13 +17,13 @@ from urllib.parse import quote
 import aiohttp
 import yarl
 
-from streaming.errors import AccessDenied, SourceError, SourceUnavailable
+from streaming.errors import AccessDenied, NotFound, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.http_aiohttp import AiohttpClient
 from streaming.sources.http_answer import range_header
 from streaming.sources.http_spool import Spool
 from streaming.sources.huggingface_place import HubPlace
-from streaming.sources.huggingface_status import EntryNotFound, error_of_hub
+from streaming.sources.huggingface_status import EntryNotFound, RepositoryNotFound, error_of_hub, revision_not_found
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -78,7 +78,10 @@ class OnlineRepo(AiohttpClient):
         """Ask the Hub which commit the revision is now, unless one is known."""
         if self.commit:
             return
-        answer, _ = await self._get_json(self._place.revision_url(self._endpoint), self._place.repo_id)
+        try:
+            answer, _ = await self._get_json(self._place.revision_url(self._endpoint), self._place.repo_id)
+        except NotFound as error:
+            raise await self._blamed(error, self._place.repo_id) from error
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or not commit:
             raise self._no_hub(self._place.repo_id)
@@ -88,6 +91,8 @@ class OnlineRepo(AiohttpClient):
         """Bytes `start` to `end` of a file. If storage refuses the URL that the Hub signed, the Hub signs one more."""
         try:
             return await self._read_once(path, start, end)
+        except RepositoryNotFound as error:
+            raise await self._blamed(error, path) from error
         except _SignedUrlRefused:
             pass
         try:
@@ -132,12 +137,22 @@ class OnlineRepo(AiohttpClient):
                 for entry in page:
                     if entry["type"] == "file" and entry["path"].startswith(begin):
                         yield _info(entry, len(root))
+        except RepositoryNotFound as error:
+            raise await self._blamed(error, prefix) from error
         except EntryNotFound:
             if folder == root.rstrip("/"):
                 raise
             if root:
                 # Nothing begins with the prefix, unless the root itself is missing, which is an error.
                 await self._get_json(self._place.tree_url(self._endpoint, self.commit, root.rstrip("/")), prefix)
+
+    async def _blamed(self, error: NotFound, path: str) -> NotFound:
+        """The error for what is missing: some Hubs answer for an unknown revision as for an unknown repository."""
+        try:
+            await self._get_json(self._place.repository_url(self._endpoint), path)
+        except SourceError:
+            return error
+        return revision_not_found(self._place, self._endpoint, path, self._source)
 
     async def _pages(self, folder: str, prefix: str) -> AsyncIterator[list[dict[str, Any]]]:
         url: str | None = self._place.tree_url(self._endpoint, self.commit, folder)

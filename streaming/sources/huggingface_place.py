@@ -54,6 +54,10 @@ class HubPlace:
         kind = "" if self.repo_type == "model" else f"{_TYPES[self.repo_type]}/"
         return f"{endpoint}/{kind}{self.repo_id}"
 
+    def repository_url(self, endpoint: str) -> str:
+        """What answers if the repository exists, whatever its revisions."""
+        return self._api(endpoint)
+
     def revision_url(self, endpoint: str) -> str:
         """What tells the commit of the revision."""
         return f"{self._api(endpoint)}/revision/{quote(self.revision, safe='')}?expand=sha"

@@ -16,6 +16,16 @@ class EntryNotFound(NotFound):
     """The Hub knows the repository and the revision, and no such file or folder in them."""
 
 
+class RepositoryNotFound(NotFound):
+    """The Hub knows no such repository, or does not show it to this login."""
+
+
+def revision_not_found(place: HubPlace, endpoint: str, path: str, source: str) -> NotFound:
+    """The error for a branch, tag or commit that the repository does not have."""
+    told = f"{place.shown} has no revision {place.revision!r}; see its branches and tags at {place.page(endpoint)}"
+    return NotFound(f"{path!r} of source {source!r}: {told}", path=path, source=source)
+
+
 def error_of_hub(
     status: int, headers: Mapping[str, str], place: HubPlace, endpoint: str, path: str, source: str, has_token: bool
 ) -> SourceError:
@@ -45,11 +55,10 @@ def error_of_hub(
             if has_token
             else "does not exist, or is private and no token was given; check name and repo_type, or set HF_TOKEN"
         )
-        return NotFound(f"{where}: {place.shown} {told}", path=path, source=source)
+        return RepositoryNotFound(f"{where}: {place.shown} {told}", path=path, source=source)
     if code == "RevisionNotFound":
-        told = f"{place.shown} has no revision {place.revision!r}; see its branches and tags at {page}"
-        return NotFound(f"{where}: {told}", path=path, source=source)
+        return revision_not_found(place, endpoint, path, source)
     if code == "EntryNotFound":
         told = f"does not exist in {place.shown}, revision {place.revision!r}; list the source to see what does"
         return EntryNotFound(f"{where} {told}", path=path, source=source)
-    return error_of_status(status, path, source)
+    return error_of_status(status, path, source, headers)

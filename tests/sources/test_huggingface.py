@@ -301,17 +301,38 @@ async def test_refusals_of_a_file(raw: FaultServer, answer: Answer, kind: type[E
             await source.list_files()
 
 
+async def test_when_to_come_back(raw: FaultServer) -> None:
+    """A Hub that wants fewer requests says after how long: what waits before another try reads it from the error."""
+    raw.answers.update({FILE: respond(429, Retry_After="7"), TREE: respond(503, Retry_After="8")})
+    async with over(raw.url) as source:
+        for use, seconds in ((source.read("a.bin"), 7), (source.list_files(), 8)):
+            with pytest.raises(SourceUnavailable) as caught:
+                await use
+            assert caught.value.retry_after_s == seconds
+
+
 async def test_missing_things_on_the_stand_in(hub: Hub, repo: str) -> None:
     """Repository, revision and file that do not exist each have their own words."""
     hub.commit(repo, {"a.bin": b"a"})
     for root, told in (
         ("test/nothing", "dataset test/nothing does not exist, or is private"),
         (f"{repo}@{'0' * 40}", "has no revision '0000"),
+        (f"{repo}@nope", "has no revision 'nope'"),
         (repo, r"'no\.bin' of source 'hub' does not exist in dataset"),
     ):
         async with over(hub.url, root) as source:
             with pytest.raises(NotFound, match=told):
                 await source.read("no.bin")
+
+
+@pytest.mark.parametrize("code", [{}, {"X_Error_Code": "RepoNotFound"}])
+async def test_a_revision_that_a_hub_calls_a_missing_repository(raw: FaultServer, code: dict[str, str]) -> None:
+    """Before it says that the data set is missing, the source asks whether that is so."""
+    raw.answers[ASK_COMMIT] = respond(404, **code)
+    raw.answers["/api/datasets/org/data"] = respond(200, b"{}")
+    async with over(raw.url) as source:
+        with pytest.raises(NotFound, match=r"dataset org/data has no revision 'main'; see its branches"):
+            await source.read("a.bin")
 
 
 async def test_token_with_a_missing_repository(raw: FaultServer) -> None:
