@@ -36,7 +36,7 @@ from streaming.errors import (
 )
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.gcs_place import access_denied, no_bucket
-from streaming.sources.http_proxy import proxy_for
+from streaming.sources.http_proxy import Proxy, proxy_for, unreached, usable
 from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
 from streaming.sources.object_listing import PAGE, list_in_parallel
 
@@ -76,6 +76,7 @@ class GcsfsReader:
 
     def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
         self._receive = receive
+        self._proxy: Proxy | None = None
         self._gcsfs = _import_gcsfs()
         self._source = config.name
         self._limit = config.max_object_bytes
@@ -216,7 +217,7 @@ class GcsfsReader:
             return
         if answer.status in (401, 403):
             raise access_denied(answer.status, path, self._source, self._place.login)
-        raise error_of_status(answer.status, path, self._source)
+        raise error_of_status(answer.status, path, self._source, answer.headers)
 
     async def _open(self) -> _Client:
         """Make the client of the running loop."""
@@ -250,13 +251,15 @@ class GcsfsReader:
             raise ConfigError(f"{text}; download the key anew", source=self._source) from error
 
     def _new_session(self, base: str) -> aiohttp.ClientSession:
+        origin = yarl.URL(base).origin()
+        self._proxy = proxy_for(origin.scheme, origin.host or "")
         # No limit of connections: who reads decides how much is in flight.
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy_for(yarl.URL(base).origin()),
+            proxy=usable(self._proxy, self._source),
         )
 
     @contextlib.asynccontextmanager
@@ -280,8 +283,8 @@ class GcsfsReader:
             text = f"{where} broke off before its announced end; read it again"
             raise TruncatedRead(text, path=path, source=self._source) from error
         except (aiohttp.ClientError, OSError) as error:
-            text = f"the server of {where} cannot be reached ({type(error).__name__}); check host, port and network"
-            raise SourceUnavailable(text, path=path, source=self._source) from error
+            told = unreached(f"{type(error).__name__} {error}", "endpoint", self._proxy)
+            raise SourceUnavailable(f"{where} {told}", path=path, source=self._source) from error
         except Exception as error:
             raise self._login_failed(path, error) from error
 

@@ -20,14 +20,17 @@ import aiohttp
 import yarl
 
 from streaming.errors import (
+    AccessDenied,
     BadRequest,
     NotFound,
     ObjectChanged,
+    SourceError,
     TruncatedRead,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
 from streaming.sources.http_answer import SentWhole, content_range, range_header, translated, unpacked
-from streaming.sources.http_proxy import proxy_for
+from streaming.sources.http_proxy import proxy_for, usable
+from streaming.sources.http_signed import is_signed, refusal_of_signature
 from streaming.sources.http_spool import WRITE_BYTES, Spool
 from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
 
@@ -67,6 +70,7 @@ class AiohttpClient:
         self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
         self._headers = dict(headers)
         self._origin = yarl.URL(root, encoded=True).origin()
+        self._proxy = proxy_for(self._origin.scheme, self._origin.host or "")
         self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
         self._pid = os.getpid()
@@ -92,11 +96,20 @@ class AiohttpClient:
         with self._translated(path):
             async with (await self._session()).get(target, headers=self._headers_for(target, headers)) as answer:
                 if answer.status not in (200, 206, 416):
-                    raise error_of_status(answer.status, path, self._source, answer.headers)
+                    raise self._refusal(answer, path)
                 if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
                     raise NotFound(text, path=path, source=self._source)
                 return await self._answered(answer, path, start, end, spool)
+
+    def _refusal(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
+        if answer.status in (400, 401, 403) and is_signed(answer.url.query):
+            told = refusal_of_signature(answer.url.query)
+            text = f"the server of source {self._source!r} answered {answer.status} for {path!r}: {told}"
+            error = AccessDenied(text, path=path, source=self._source)
+            error.status = answer.status
+            return error
+        return error_of_status(answer.status, path, self._source, answer.headers)
 
     async def _part(
         self,
@@ -209,7 +222,7 @@ class AiohttpClient:
             timeout=self._timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy_for(self._origin),
+            proxy=usable(self._proxy, self._source),
         )
         _clients.add(self)
         for ended in [each for each in self._sessions if each.is_closed()]:
@@ -315,7 +328,7 @@ class AiohttpClient:
         return Blob(b"", self._etag_of(answer), size, None, self._source)
 
     def _translated(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return translated(path, self._source, self._timeout.total)
+        return translated(path, self._source, self._timeout.total, self._proxy)
 
 
 _clients: weakref.WeakSet[AiohttpClient] = weakref.WeakSet()

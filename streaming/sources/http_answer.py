@@ -11,6 +11,8 @@ import aiohttp
 
 from streaming.errors import BadRequest, SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
 from streaming.sources.base import too_large
+from streaming.sources.http_proxy import Proxy, unreached
+from streaming.sources.http_status import error_of_status
 
 __all__ = ["SentWhole", "content_range", "range_header", "translated", "unpacked"]
 
@@ -59,7 +61,7 @@ def unpacked(packed: bytes, path: str, source: str, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def translated(path: str, source: str, timeout_s: float | None) -> Iterator[None]:
+def translated(path: str, source: str, timeout_s: float | None, proxy: Proxy | None = None) -> Iterator[None]:
     """Turns aiohttp's errors into this library's."""
     where = f"{path!r} of source {source!r}"
     try:
@@ -75,9 +77,14 @@ def translated(path: str, source: str, timeout_s: float | None) -> Iterator[None
     except aiohttp.TooManyRedirects as error:
         text = f"{where} is redirected without end; check the URL of the source"
         raise BadRequest(text, path=path, source=source) from error
+    except aiohttp.ClientHttpProxyError as error:
+        if error.status == 407:
+            raise error_of_status(407, path, source) from error
+        told = unreached(f"it answered {error.status}", proxy=proxy)
+        raise SourceUnavailable(f"{where} {told}", path=path, source=source) from error
     except (aiohttp.InvalidURL, aiohttp.ClientResponseError) as error:
         text = f"{where} was answered by something that is not HTTP or leads to no URL ({type(error).__name__})"
         raise SourceUnavailable(f"{text}; try again, then check the URL", path=path, source=source) from error
     except (aiohttp.ClientError, OSError) as error:
-        text = f"the server of {where} cannot be reached ({type(error).__name__}); check host, port and network"
-        raise SourceUnavailable(text, path=path, source=source) from error
+        told = unreached(f"{type(error).__name__} {error}", proxy=proxy)
+        raise SourceUnavailable(f"{where} {told}", path=path, source=source) from error

@@ -113,7 +113,7 @@ def _size(entry: dict[str, Any]) -> int:
 def _time(text: object) -> float | None:
     try:
         return parsedate_to_datetime(str(text)).timestamp()
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

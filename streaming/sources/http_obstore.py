@@ -9,12 +9,14 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import HTTPStore
 
-from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
+from streaming.errors import AccessDenied, BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
 from streaming.sources.base import Blob, too_large
+from streaming.sources.http_proxy import proxy_for, unreached
 from streaming.sources.http_status import error_of_status
 from streaming.sources.obstore_process import begin_read, claim, end_read
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 _STATUS = re.compile(r"Status \{\s*status: (\d{3}),")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+),")
-_NEEDS_AIOHTTP = re.compile(r"\b(MissingContentLength|UnexpectedRange|InvalidContentRange)\b")
+_NEEDS_AIOHTTP = re.compile(r"\b(NotPartial|UnexpectedRange|InvalidContentRange)\b|source: Header \{")
 
 
 class NotPlain(Exception):
@@ -59,6 +61,8 @@ class ObstoreClient:
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
+        parts = urlsplit(root)
+        self._proxy = proxy_for(parts.scheme, parts.hostname or "")
         self._get = HTTPStore.from_url(
             root.removesuffix("/"),  # or each URL has two
             client_options={
@@ -124,6 +128,8 @@ class ObstoreClient:
             return TruncatedRead, "broke off before its announced end; read it again"
         if "kind: Redirect," in text:
             return BadRequest, "is redirected without end; check the URL of the source"
+        if "TunnelAuthRequired" in text:
+            return AccessDenied, "cannot be reached, the proxy wants a login; put it into the variable that names it"
         if kind == "Connect":
-            return SourceUnavailable, "cannot be reached, its server does not answer; check host, port and network"
+            return SourceUnavailable, unreached(text, proxy=self._proxy)
         return SourceUnavailable, "was not answered, the server ended the connection; try again, then check the URL"

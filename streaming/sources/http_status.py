@@ -22,6 +22,10 @@ _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     401: (AccessDenied, "so it wants a login; set credentials token, or username and password"),
     403: (AccessDenied, "so this login may not read it; check credentials, or that the server allows it"),
     404: (NotFound, "so it does not exist; list the source to see what does"),
+    407: (
+        AccessDenied,
+        "so the proxy wants a login; put it into the variable that names it: http://USER:PASSWORD@HOST",
+    ),
     408: (SourceTimeout, "so the request took too long; try again"),
     410: (NotFound, "so it was removed for good"),
     412: (ObjectChanged, "so it is not the object that was listed; list the source anew"),
@@ -51,7 +55,7 @@ def _retry_after_s(value: str | None) -> float | None:
         return float(value)
     try:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

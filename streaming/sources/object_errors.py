@@ -10,11 +10,13 @@ import re
 
 from streaming.errors import AccessDenied, BadRequest, NotFound, SourceError, SourceTimeout, SourceUnavailable
 from streaming.errors import TruncatedRead as Truncated
+from streaming.sources.http_proxy import unreached
 from streaming.sources.http_status import error_of_status
 
 _STATUS = re.compile(r"(?:Status \{\s*status: |returned non-2xx status code: )(\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _REGION = re.compile(r"<Region>([\w-]+)</Region>|'(?:[\w-]+)' is wrong; expecting '([\w-]+)'")
+_HEADER = re.compile(r"source: Header \{\s*source: (\w+)")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+),")
 _PYTHON_ERROR = re.compile(r"type: <class '([\w.]+)'>")  # in a credential provider
 _NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|metadata/computeMetadata")
@@ -117,7 +119,14 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
     if kind == "Interrupted" or "kind: Body," in text:
         return Truncated, "broke off before its announced end; read it again"
     if kind == "Connect":
-        return SourceUnavailable, "cannot be reached, its server does not answer; check endpoint, port and network"
+        return SourceUnavailable, unreached(text, "endpoint")
+    if class_name == "NotSupportedError" or "NotPartial" in text:
+        return BadRequest, "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
+    if match := _HEADER.search(text):
+        told = f"was answered with headers that obstore cannot read ({match[1]})"
+        if match[1].startswith("Missing"):  # by something between, perhaps, whose answer this is
+            return SourceUnavailable, f"{told}; try again, then choose the other engine"
+        return BadRequest, f"{told}; choose the other engine"
     if class_name in ("PermissionDeniedError", "UnauthenticatedError") or "credential" in text.lower():
         return AccessDenied, f"was not asked for, no login could be had ({_cause(text, class_name)}); {_CHECK_LOGIN}"
     if isinstance(error, FileNotFoundError):

@@ -15,9 +15,11 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from streaming.errors import AccessDenied, BadRequest, ObjectChanged, SourceError, TruncatedRead
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.http_proxy import proxy_for, usable
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED
 from streaming.sources.object_listing import PAGE, list_in_parallel
@@ -128,6 +130,10 @@ class Aioboto3Reader:
         }
         if reached.place.anon:
             settings["signature_version"] = UNSIGNED
+        parts = urlsplit(reached.endpoint or "https://s3.amazonaws.com")
+        proxy = proxy_for(parts.scheme, parts.hostname or "")
+        if proxy is not None and proxy.variable == "ALL_PROXY":  # the others boto finds by itself
+            settings["proxies"] = {parts.scheme: usable(proxy, self._source)}
         for name in ("request_checksum_calculation", "response_checksum_validation"):
             if name in Config.OPTION_DEFAULTS:  # newer versions would read each object in pieces to check it
                 settings[name] = "when_required"

@@ -7,7 +7,16 @@ from typing import Any
 import aiohttp
 import botocore.exceptions as boto
 
-from streaming.errors import AccessDenied, BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+    StreamingError,
+    TruncatedRead,
+)
+from streaming.sources.http_proxy import unreached
 from streaming.sources.object_errors import error_of_answer
 
 _NO_LOGIN = (
@@ -49,9 +58,12 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
     elif isinstance(error, _TIMEOUTS):
         kind, told = SourceTimeout, f"did not come within {timeout_s} s (timeout_s); try again or raise that"
     elif isinstance(error, _UNREACHED):
-        kind, told = SourceUnavailable, "cannot be reached or was not answered; check endpoint, port and network"
+        cause = getattr(error, "kwargs", {}).get("error")
+        kind, told = SourceUnavailable, unreached(f"{type(cause).__name__} {cause} {type(error).__name__}", "endpoint")
     elif isinstance(error, boto.BotoCoreError):
         kind, told = BadRequest, f"cannot be asked for ({type(error).__name__}: {error}); correct that"
+    elif isinstance(error, ValueError) and not isinstance(error, StreamingError):
+        kind, told = BadRequest, f"was answered with what boto cannot read ({error}); choose the other engine"
     else:
         return None
     return kind(f"{where} {told}", path=path, source=source)

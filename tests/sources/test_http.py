@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import pickle
+import ssl
+import subprocess
 import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -62,6 +65,7 @@ STATUSES = [
     (401, AccessDenied),
     (403, AccessDenied),
     (404, NotFound),
+    (407, AccessDenied),
     (408, SourceTimeout),
     (410, NotFound),
     (412, ObjectChanged),
@@ -389,3 +393,141 @@ async def test_a_server_without_tls_is_not_read_by_https(nginx: WebServer, make:
     async with HTTPDataSource(DataSourceConfig("web", "http", url, engine=engine)) as source:
         with pytest.raises(SourceUnavailable, match=r"a\.bin"):
             await source.read("a.bin")
+
+
+@pytest.mark.parametrize("date", ["yesterday", "", "Mon, 99 Foo 2025 25:61:61 GMT", "-1"])
+async def test_a_date_that_is_none_costs_nothing(make: Make, server: FaultServer, date: str) -> None:
+    """A Last-Modified that cannot be read is no reason not to read the object, nor to ask again and again."""
+    server.answers["/a.bin"] = respond(body=BODY, Last_Modified=date)
+    server.answers["/b.bin"] = respond(body=BODY, Last_Modified=date)
+    source = make()
+    for path in ("a.bin", "b.bin"):
+        assert bytes((await source.read(path)).data) == BODY
+    assert len(server.requests) <= 3
+
+
+def signed(kind: str, since: timedelta) -> str:
+    """The query of a signed URL that was valid for a minute and ended so long ago."""
+    ended = datetime.now(UTC) - since
+    begun = (ended - timedelta(minutes=1)).strftime("%Y%m%dT%H%M%SZ")
+    return {
+        "S3": f"X-Amz-Date={begun}&X-Amz-Expires=60&X-Amz-Signature=secret-1",
+        "GCS": f"X-Goog-Date={begun}&X-Goog-Expires=60&X-Goog-Signature=secret-1",
+        "S3 before version 4": f"AWSAccessKeyId=x&Expires={int(ended.timestamp())}&Signature=secret-1",
+        "CloudFront": f"Expires={int(ended.timestamp())}&Signature=secret-1&Key-Pair-Id=k",
+        "Azure": f"se={ended.strftime('%Y-%m-%dT%H:%M:%SZ').replace(':', '%3A')}&sp=r&sig=secret-1",
+    }[kind]
+
+
+SIGNED = ["S3", "GCS", "S3 before version 4", "CloudFront", "Azure"]
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_a_signed_url_that_has_expired(server: FaultServer, kind: str, status: int) -> None:
+    """The refusal names the moment the signature ended, and says to sign anew; it speaks of no credentials."""
+    query = signed(kind, timedelta(hours=2))
+    server.answers[f"/a.bin?{query}"] = respond(status)
+    for url, options in (
+        (server.url, {"storage_options": {"urls": [f"{server.url}a.bin?{query}"]}}),
+        (f"{server.url}?{query}", {}),
+    ):
+        async with HTTPDataSource(DataSourceConfig("web", "http", url, **options)) as source:
+            with pytest.raises(AccessDenied, match=r"'a\.bin'.*signed URL.*expired.*20\d\d-.*sign") as caught:
+                await source.read("a.bin")
+            assert "credentials" not in str(caught.value)
+            assert "secret-1" not in str(caught.value)
+            assert caught.value.status == status
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+async def test_a_signed_url_that_is_refused_before_its_time(server: FaultServer, kind: str) -> None:
+    """It is not called expired: signature, clock or rights are wrong."""
+    query = signed(kind, timedelta(hours=-2))
+    server.answers[f"/a.bin?{query}"] = respond(403)
+    options = {"urls": [f"{server.url}a.bin?{query}"]}
+    async with HTTPDataSource(DataSourceConfig("web", "http", server.url, storage_options=options)) as source:
+        with pytest.raises(AccessDenied, match=r"signed URL.*signature.*clock") as caught:
+            await source.read("a.bin")
+    assert "expired" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def untrusted(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """TLS by a certificate that nobody has signed."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "1"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+async def test_why_a_server_cannot_be_reached(make: Make, untrusted: ssl.SSLContext) -> None:
+    """A name that does not resolve, a port that refuses and a certificate that is not trusted each have their words."""
+    tls = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=untrusted)
+    for url, told in (
+        ("http://nowhere.invalid/", "host name does not resolve"),
+        ("http://127.0.0.1:1/", "connection was refused"),
+        (f"https://127.0.0.1:{tls.sockets[0].getsockname()[1]}/", "certificate is not trusted"),
+    ):
+        with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 'web'.*{told}.*check"):
+            await make(url).read("a.bin")
+    tls.close()
+    await tls.wait_closed()
+
+
+def only_proxy(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    """Let these be the only variables that name a proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy"])
+async def test_all_proxy_is_asked(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Where no variable names a proxy for the scheme, that for all schemes is asked, but for hosts in NO_PROXY."""
+    server.answers["http://far.invalid/a.bin"] = respond(body=b"by proxy")
+    server.answers["/a.bin"] = respond(body=b"direct")
+    only_proxy(monkeypatch, **{name: server.url, "no_proxy": "127.0.0.1"})
+    assert bytes((await make("http://far.invalid/").read("a.bin")).data) == b"by proxy"
+    assert bytes((await make().read("a.bin")).data) == b"direct"
+    only_proxy(monkeypatch, **{name: "http://127.0.0.1:1", "http_proxy": server.url})
+    assert bytes((await make("http://far.invalid/").read("a.bin")).data) == b"by proxy"
+
+
+async def test_a_proxy_that_fails_is_named(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is down, opens no tunnel, or wants a login is told from a server that is down; its login is not
+    shown."""
+    server.answers["http://far.invalid/a.bin"] = respond(407)
+    only_proxy(monkeypatch, http_proxy="http://me:secret-1@127.0.0.1:1")
+    with pytest.raises(SourceUnavailable, match=r"proxy.*127\.0\.0\.1:1.*HTTP_PROXY") as caught:
+        await make("http://far.invalid/").read("a.bin")
+    assert "secret-1" not in str(caught.value)
+    only_proxy(monkeypatch, https_proxy=server.url)
+    with pytest.raises(SourceUnavailable, match=r"proxy .*HTTPS_PROXY"):
+        await make("https://far.invalid/").read("a.bin")
+    only_proxy(monkeypatch, http_proxy=server.url)
+    with pytest.raises(AccessDenied, match=r"proxy .*login"):
+        await make("http://far.invalid/").read("a.bin")
+
+
+async def test_a_proxy_that_aiohttp_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SOCKS proxy is not passed over in silence."""
+    only_proxy(monkeypatch, ALL_PROXY="socks5://127.0.0.1:1")
+    async with HTTPDataSource(DataSourceConfig("web", "http", "http://far.invalid/", engine="aiohttp")) as source:
+        with pytest.raises(ConfigError, match=r"ALL_PROXY names a SOCKS proxy.*NO_PROXY"):
+            await source.read("a.bin")
+
+
+async def test_a_date_to_come_back_that_is_none(server: FaultServer) -> None:
+    """A Retry-After that no calendar has is as if there were none."""
+    for number, value in enumerate(("Mon, 99 Foo 2025 25:61:61 GMT", "Mon, 01 Jan 99999 00:00:00 GMT", "-5", "")):
+        server.answers[f"/{number}.bin"] = respond(503, Retry_After=value)
+        async with HTTPDataSource(DataSourceConfig("web", "http", server.url, engine="aiohttp")) as source:
+            with pytest.raises(SourceUnavailable) as caught:
+                await source.read(f"{number}.bin")
+        assert caught.value.retry_after_s is None

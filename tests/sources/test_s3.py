@@ -439,15 +439,49 @@ async def test_refusals(engine: str, status: int, code: str, kind: type[Exceptio
 
 
 @both_engines
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (respond(body=b"x" * 50, ETag='"e"', Last_Modified="yesterday"), "cannot read .*engine"),
+        (
+            respond(body=b"x" * 50, ETag='"e"', Last_Modified="Wed, 21 Oct 2015 07:28:00 GMT"),
+            "a part .*read .*whole|whole",
+        ),
+    ],
+)
+async def test_answers_that_no_retry_makes_better(engine: str, answer: Answer, told: str) -> None:
+    """A date that is none, and a store without ranges, are named as such, and final."""
+    async with FaultServer() as server, reading_from(server, engine) as source:
+        server.answers["/bucket/a.bin"] = answer
+        with pytest.raises(BadRequest, match=rf"'a\.bin'.*{told}"):
+            await source.read("a.bin", 5, 10)
+        assert len(server.requests) == 1
+
+
+@both_engines
+async def test_why_a_store_cannot_be_reached(engine: str) -> None:
+    """A name that does not resolve is told from a port that refuses."""
+    for url, told in (("http://nowhere.invalid", "does not resolve"), ("http://127.0.0.1:1", "was refused")):
+        options = {"endpoint_url": url, "addressing_style": "path"}
+        config = DataSourceConfig("s3", "s3", "s3://bucket", KEYS, storage_options=options, engine=engine)
+        async with S3DataSource(config) as source:
+            with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 's3'.*{told}.*check endpoint"):
+                await source.read("a.bin")
+
+
+@both_engines
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
 @pytest.mark.parametrize("style", ["virtual", "path"])
-async def test_addressing_style_and_proxy(engine: str, style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_addressing_style_and_proxy(
+    engine: str, style: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bucket stands in the host or in the path, as set, and requests go by the proxy of the environment."""
     url = {"virtual": "http://bucket.store.invalid/a.bin", "path": "http://store.invalid/bucket/a.bin"}[style]
-    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     async with FaultServer() as proxy:
         proxy.answers[url] = respond(body=b"abc", ETag='"e"', Last_Modified="Wed, 21 Oct 2015 07:28:00 GMT")
-        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv(variable, proxy.url)
         options = {"endpoint_url": "http://store.invalid", "addressing_style": style}
         config = DataSourceConfig("s3", "s3", "s3://bucket", KEYS, storage_options=options, engine=engine)
         async with S3DataSource(config) as source:

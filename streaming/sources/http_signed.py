@@ -1,0 +1,41 @@
+"""URLs that carry their own permission for a while: S3 and what speaks like it, GCS, CloudFront, Azure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+__all__ = ["is_signed", "refusal_of_signature"]
+
+_SIGNATURES = ("X-Amz-Signature", "X-Goog-Signature", "Signature", "sig")
+
+
+def is_signed(query: Mapping[str, str]) -> bool:
+    """Whether the query of a URL holds a signature."""
+    return any(name in query for name in _SIGNATURES)
+
+
+def refusal_of_signature(query: Mapping[str, str]) -> str:
+    """Why a signed URL was refused, and the next step; without anything secret."""
+    ended = _end_of(query)
+    if ended is not None and ended < datetime.now(UTC):
+        moment = ended.strftime("%Y-%m-%d %H:%M:%S")
+        return f"its signed URL expired at {moment} UTC; sign it anew, for longer than the run takes"
+    return (
+        "its signed URL is not taken; check that the signature is for this object, this machine's clock, and sign anew"
+    )
+
+
+def _end_of(query: Mapping[str, str]) -> datetime | None:
+    """When the permission ends; None where the query does not tell."""
+    try:
+        for kind in ("Amz", "Goog"):
+            if f"X-{kind}-Date" in query:
+                begun = datetime.strptime(query[f"X-{kind}-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                return begun + timedelta(seconds=int(query[f"X-{kind}-Expires"]))
+        if "Expires" in query:
+            return datetime.fromtimestamp(int(query["Expires"]), UTC)
+        ended = datetime.fromisoformat(query["se"])
+        return ended if ended.tzinfo else ended.replace(tzinfo=UTC)
+    except (KeyError, ValueError, OverflowError, OSError):
+        return None
