@@ -265,10 +265,10 @@ class AiohttpClient:
         if size is None or is_encoded:
             data = (await self._read_encoded(answer, path)).data if is_encoded else await self._body(answer, path)
             size = len(data)
-            spool.check_room(path, size, server)
+            spool.take_room(path, size, server)
             await spool.write(path, size, 0, data)
         else:
-            spool.check_room(path, size, server)
+            spool.take_room(path, size, server)
             at = 0
             async for piece in self._pieces(answer):
                 await spool.write(path, size, at, piece)

@@ -127,18 +127,22 @@ class Spool:
         if download.task.done() and not download.task.cancelled():
             download.task.exception()  # seen, also if all who waited were cancelled in the same moment
 
-    def check_room(self, path: str, size: int, server: str) -> None:
-        """Refuse an object that does not fit, now and from now on.
+    def take_room(self, path: str, size: int, server: str) -> None:
+        """Take room for an object, or refuse it, now and from now on.
 
         Args:
-            size: of the object, or how much of it has come so far.
+            size: of the object.
             server: what sends it, for the message.
 
         Raises:
             BadRequest: it does not fit.
         """
         left = self._limit - self._used
-        if size <= left or (path, size) in self._regions:
+        if (path, size) in self._regions:
+            return
+        if size <= left:
+            self._regions[path, size] = self._used
+            self._used += size
             return
         text = (
             f"the server {server} sends no ranges, so that {path!r} of source {self._source!r} ({size} bytes) has to "
@@ -149,15 +153,12 @@ class Spool:
         raise _again(self._refused[path])
 
     async def write(self, path: str, size: int, at: int, data: Buffer) -> None:
-        """Write a piece of an object for which there is room.
+        """Write a piece of an object for which room was taken.
 
         Args:
             size: of the whole object.
             at: where the piece begins in it.
         """
-        if (path, size) not in self._regions:
-            self._regions[path, size] = self._used
-            self._used += size
         try:
             await asyncio.to_thread(self._write_at, self._regions[path, size] + at, data)
         except (OSError, ValueError) as error:
@@ -165,7 +166,7 @@ class Spool:
 
     def keep(self, path: str, size: int, etag: str | None) -> None:
         """Take note that an object is here as a whole."""
-        self._stored[path] = _Stored(self._regions.get((path, size), 0), size, etag)
+        self._stored[path] = _Stored(self._regions[path, size], size, etag)
 
     async def aclose(self) -> None:
         """End what is under way and let the file go. Idempotent."""

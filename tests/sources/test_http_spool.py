@@ -179,6 +179,16 @@ async def test_a_refused_object_is_not_asked_for_again(server: FaultServer) -> N
     assert len(server.requests) == 1
 
 
+async def test_objects_that_come_at_the_same_time_share_the_room(server: FaultServer) -> None:
+    """Two objects, of which only one fits, are asked for at once: one is kept and the other refused."""
+    for name in "ab":
+        server.answers[f"/{name}.bin"] = respond(body=BODY)
+    async with over(server.url, "aiohttp", spool_bytes=len(BODY) + 1000) as source:
+        reads = [source.read(f"{name}.bin", 1, 2) for name in "ab"]
+        ends = await asyncio.gather(*reads, return_exceptions=True)
+    assert sorted(type(end).__name__ for end in ends) == ["BadRequest", "Blob"]
+
+
 async def test_readers_at_the_same_time_share_one_download(source: DataSource, server: FaultServer) -> None:
     """Before anything is known of the server, many rows of one object are asked for at once: one request."""
     server.answers[paths_of(source, "a.bin")] = respond(body=BODY, ETag='"e"')
