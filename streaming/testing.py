@@ -33,6 +33,7 @@ class _Wrapper(DataSource):
         self._check_open()
         async for info in self.source.iter_files(prefix):
             yield info
+        self.skipped = self.source.skipped
 
     async def aclose(self) -> None:
         self._closed = True

@@ -222,7 +222,9 @@ class Failover(Wrapper):
             patience_s = float("inf") if is_last else self.settings.listing_patience_s
             started = self._time.now()
             try:
-                return await whole_listing(copy.source, prefix, self._time, patience_s)
+                found = await whole_listing(copy.source, prefix, self._time, patience_s)
+                self.skipped = copy.source.skipped
+                return found
             except StreamingError as error:
                 if _is_final(error):
                     raise

@@ -234,7 +234,9 @@ class Retry(Wrapper):
         for count in range(self.settings.listing_attempts):
             started = self._time.now()
             try:
-                return await whole_listing(self.source, prefix, self._time)
+                found = await whole_listing(self.source, prefix, self._time)
+                self.skipped = self.source.skipped
+                return found
             except StreamingError as error:
                 attempts.extend(failed(self.name, error, self._time.now() - started))
                 if not error.retryable or count + 1 == self.settings.listing_attempts:

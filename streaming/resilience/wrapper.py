@@ -90,6 +90,7 @@ class Wrapper(DataSource):
         self._check_open()
         async for info in self.source.iter_files(prefix):
             yield info
+        self.skipped = self.source.skipped
 
     async def aclose(self) -> None:
         self._closed = True

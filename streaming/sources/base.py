@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -130,9 +130,12 @@ class DataSource(ABC):
         config: what it was made from.
         received_bytes: bytes of objects that came over the network so far, used or not, without listings; None for a
             source that does not count them.
+        skipped: how many objects the last complete listing left out because they cannot be read, by reason. Each
+            listing that runs to its end replaces it; one that fails or is not followed to its end leaves it.
     """
 
     received_bytes: int | None = None
+    skipped: Mapping[str, int] = {}
     read_blocking: Callable[[str, int, int | None], Blob] | None = None
     read_into: Callable[[str, int, memoryview], Blob] | None = None
 

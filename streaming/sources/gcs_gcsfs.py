@@ -43,6 +43,7 @@ from streaming.sources.object_listing import PAGE, list_in_parallel
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.sources.gcs_place import GCSPlace, Login
+    from streaming.sources.skipped import Skips
 
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 _FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"
@@ -104,13 +105,13 @@ class GcsfsReader:
                     return await self._read(answer, path, start, end)
             return await self._read_nothing(path, start)
 
-    def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side.
 
         Raises:
             NotFound: at the first step, if there is no such bucket.
         """
-        return list_in_parallel(self, prefix)
+        return list_in_parallel(self, prefix, skips)
 
     async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
@@ -209,8 +210,9 @@ class GcsfsReader:
 
     def _infos(self, page: dict[str, Any]) -> list[FileInfo]:
         skip = len(self._place.prefix)
-        # A name that ends in a slash is how consoles write down an empty folder.
-        return [_file_info(item["name"][skip:], item) for item in page.get("items", ()) if item["name"][-1:] != "/"]
+        found = [_file_info(item["name"][skip:], item) for item in page.get("items", ())]
+        # An empty object whose name ends in a slash is how consoles write down an empty folder.
+        return [info for info in found if info.size or not info.path or info.path[-1] != "/"]
 
     def _check_status(self, answer: aiohttp.ClientResponse, path: str) -> None:
         if answer.status in (200, 206):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from obstore.exceptions import BaseError
 from obstore.store import GCSStore
@@ -15,11 +18,12 @@ from streaming.errors import ConfigError, NotFound
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.gcs_place import access_denied, no_bucket
 from streaming.sources.object_errors import status_of
-from streaming.sources.object_store import ObjectStoreReader, client_settings
+from streaming.sources.object_store import ObjectStoreReader, client_settings, signed
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.sources.gcs_place import GCSPlace
+    from streaming.sources.skipped import Skips
 
 GOOGLE_URL = "https://storage.googleapis.com"
 _LOGIN_TIMEOUT_S = 10.0  # the server of metadata stands in the same rack
@@ -36,12 +40,12 @@ class GcsObstoreReader(ObjectStoreReader):
     """
 
     def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
-        super().__init__(config, lambda: make_store(config, place), place.prefix, receive)
+        super().__init__(config, GCSStores(config, place), place.prefix, receive)
         self._place = place
 
-    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+    async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
         """As of every store, but that a missing bucket is named."""
-        files = super().iter_files(prefix)
+        files = super().iter_files(prefix, skips)
         try:
             async for info in files:
                 yield info
@@ -67,6 +71,42 @@ class GcsObstoreReader(ObjectStoreReader):
         if status in (401, 403):
             return access_denied(status, path, self._source, self._place.login)
         return super()._translated(error, path)
+
+
+class GCSStores:
+    """Makes stores for a place.
+
+    Args:
+        config: times, and the name for messages.
+        place: where, and as whom.
+
+    Attributes:
+        bucket_url: of the bucket.
+    """
+
+    def __init__(self, config: DataSourceConfig, place: GCSPlace) -> None:
+        self._config = config
+        self._place = place
+        self.bucket_url = f"{place.endpoint or GOOGLE_URL}/{quote(place.bucket, safe='')}"
+
+    def open(self) -> GCSStore:
+        """A store over the whole bucket."""
+        return make_store(self._config, self._place)
+
+    async def list_request(self, query: str) -> tuple[str, dict[str, str]]:
+        """The URL and headers of a listing: with a token where there is one, else signed by the service account."""
+        login = self._place.login
+        if self._place.user_project is not None:
+            query = f"{query}&userProject={quote(self._place.user_project, safe='')}"
+        url = f"{self.bucket_url}?{query}"
+        if login.kind == "anon":
+            return url, {}
+        if login.kind in ("token", "cloud"):
+            token = login.value if login.kind == "token" else (await _machine_login())["token"]
+            return url, {"Authorization": f"Bearer {token}"}
+        # obstore puts the bucket behind its endpoint: into the fragment, which is not sent.
+        there = replace(self._place, endpoint=f"{url}#")
+        return await signed(await asyncio.to_thread(make_store, self._config, there), self._config.name), {}
 
 
 def make_store(config: DataSourceConfig, place: GCSPlace) -> GCSStore:

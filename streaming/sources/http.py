@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from streaming.errors import NotFound
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_listing import parse_index
 from streaming.sources.http_obstore import NotPlain, ObstoreClient
@@ -19,6 +20,7 @@ from streaming.sources.http_place import place_of
 from streaming.sources.http_status import opened_before_fork
 from streaming.sources.http_walk import walk
 from streaming.sources.obstore_process import is_usable
+from streaming.sources.skipped import Skips, why_unreadable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -57,13 +59,13 @@ class HTTPDataSource(DataSource):
         check_path(path)
         if start or end is not None:
             check_range(path, start, end, self.name)
+        is_named = path in self._urls
+        if path.endswith("/") and not is_named:
+            # obstore would ask for the name without the slash, and a server answers with the folder's listing.
+            text = f"{path!r} of source {self.name!r} is a folder; name an object in it, or list it"
+            raise NotFound(text, path=path, source=self.name)
         is_part = bool(start or end is not None)
-        if (
-            self._obstore is not None
-            and start != end
-            and path not in self._urls
-            and self._is_for_obstore(path, is_part)
-        ):
+        if self._obstore is not None and start != end and not is_named and self._is_for_obstore(path, is_part):
             try:
                 return await self._obstore.get(path, start, end)
             except NotPlain as error:
@@ -80,17 +82,18 @@ class HTTPDataSource(DataSource):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         client = self._opened()
         check_prefix(prefix)
+        skips = Skips(self, self._why_unreadable)
         if self._place.paths is not None:
             listed = [FileInfo(path, -1) for path in self._place.paths]
         elif self._place.index is not None:
             listed = await self._read_index(client, self._place.index)
         else:
-            async for info in walk(client, self._place.url_of, prefix, self.name):
+            async for info in walk(client, self._place.url_of, prefix, self.name, skips):
                 yield info
-            return
-        for info in listed:
-            if info.path.startswith(prefix):
-                yield info
+            listed = []
+        for info in skips.readable(info for info in listed if info.path.startswith(prefix)):
+            yield info
+        skips.report()
 
     async def aclose(self) -> None:
         self._closed = True
@@ -99,6 +102,9 @@ class HTTPDataSource(DataSource):
         client, self._aiohttp = self._aiohttp, None
         if client is not None:
             await client.aclose()
+
+    def _why_unreadable(self, path: str) -> str | None:
+        return None if path in self._urls else why_unreadable(path)
 
     def _open(self) -> None:
         """Make the clients, at the first use in a process."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from streaming.errors import BadRequest
@@ -23,8 +23,22 @@ _DETAILS = re.compile(r"\s*(\d{1,2}-[A-Za-z]{3}-\d{4} \d\d:\d\d)\s+(\d+)\s*")  #
 _IS_LISTING = re.compile(r"index of|directory listing|<a\s[^>]*href\s*=\s*[\"']\.\./?[\"']", re.IGNORECASE)
 
 
-def parse_autoindex(body: bytes, content_type: str, url: str, source: str) -> tuple[list[FileInfo], list[str]]:
-    """The files and folders that the listing at `url` names, both relative to it; folders end in `/`.
+class Names(NamedTuple):
+    """What a listing names, relative to it.
+
+    Attributes:
+        files: with what the listing tells of them.
+        folders: with their final `/`.
+        odd: names with a hidden separator or a NUL, which no path below the listing can be made of.
+    """
+
+    files: list[FileInfo]
+    folders: list[str]
+    odd: list[str]
+
+
+def parse_autoindex(body: bytes, content_type: str, url: str, source: str) -> Names:
+    """Return the names in the listing at `url`.
 
     Raises:
         BadRequest: if `body` is no listing.
@@ -34,14 +48,16 @@ def parse_autoindex(body: bytes, content_type: str, url: str, source: str) -> tu
     text = body.decode("utf-8", "surrogateescape")
     if not _IS_LISTING.search(text):
         raise _no_listing(url, source)
-    files, folders = [], []
+    names = Names([], [], [])
     for double, single, after in _LINK.findall(text):
         name = _below(url, html.unescape(double or single))
-        if name.endswith("/"):
-            folders.append(name)
+        if _is_odd(name):
+            names.odd.append(name)
+        elif name.endswith("/"):
+            names.folders.append(name)
         elif name:
-            files.append(_with_details(name, after))
-    return files, folders
+            names.files.append(_with_details(name, after))
+    return names
 
 
 def _no_listing(url: str, source: str) -> BadRequest:
@@ -50,23 +66,29 @@ def _no_listing(url: str, source: str) -> BadRequest:
 
 
 def _below(url: str, link: str) -> str:
-    """The name directly below `url` that a link leads to; empty for any other place, or a way to sort the page."""
+    """The name directly below `url` that a link leads to, which may be odd; empty for any other place, or a way to
+    sort the page."""
     target = urlsplit(urljoin(url, link))
     page = urlsplit(url)
     if (target.scheme, target.netloc) != (page.scheme, page.netloc) or target.query or target.fragment:
+        return ""
+    if target.path.removesuffix("/").count("/") != page.path.count("/"):
         return ""
     folder = page.path[: page.path.rfind("/") + 1]
     if not target.path.startswith(folder):
         # The server may escape the names of the folder in another way than its link does.
         folder, path = unquote(folder, errors="surrogateescape"), unquote(target.path, errors="surrogateescape")
-        return _one_name(path.removeprefix(folder)) if path.startswith(folder) else ""
-    return _one_name(unquote(target.path.removeprefix(folder), errors="surrogateescape"))
+        return _entry(path.removeprefix(folder)) if path.startswith(folder) else ""
+    return _entry(unquote(target.path.removeprefix(folder), errors="surrogateescape"))
 
 
-def _one_name(name: str) -> str:
-    """`name`, if it is that of one file or folder (with a final `/`), else the empty text."""
-    bare = name.removesuffix("/")
-    return "" if bare in ("", ".", "..") or "/" in bare or "\0" in bare else name
+def _entry(name: str) -> str:
+    """`name`, unless it is that of the listing itself or of what is above it."""
+    return "" if name.removesuffix("/") in ("", ".", "..") else name
+
+
+def _is_odd(name: str) -> bool:
+    return "/" in name.removesuffix("/") or "\0" in name
 
 
 def _with_details(name: str, after: str) -> FileInfo:
@@ -81,18 +103,21 @@ def _with_details(name: str, after: str) -> FileInfo:
     return FileInfo(name, int(match[2]), None, time)
 
 
-def _parse_json(body: bytes, url: str, source: str) -> tuple[list[FileInfo], list[str]]:
-    files, folders = [], []
+def _parse_json(body: bytes, url: str, source: str) -> Names:
+    names = Names([], [], [])
     for entry in _json_list(body, url, source):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise _no_listing(url, source)
-        if not (name := _one_name(entry["name"])):
+        kind, name = entry.get("type"), _entry(entry["name"])
+        if not name or kind not in ("directory", "file"):
             continue
-        if entry.get("type") == "directory":
-            folders.append(f"{name}/")
-        elif entry.get("type") == "file":
-            files.append(FileInfo(name, _size(entry), None, _time(entry.get("mtime"))))
-    return files, folders
+        if _is_odd(name):
+            names.odd.append(name)
+        elif kind == "directory":
+            names.folders.append(f"{name}/")
+        else:
+            names.files.append(FileInfo(name, _size(entry), None, _time(entry.get("mtime"))))
+    return names
 
 
 def _json_list(body: bytes, url: str, source: str) -> list[Any]:

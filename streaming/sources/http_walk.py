@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from streaming.errors import AccessDenied, BadRequest, NotFound
 from streaming.sources.base import FileInfo
-from streaming.sources.http_listing import parse_autoindex
+from streaming.sources.http_listing import Names, parse_autoindex
+from streaming.sources.skipped import Skips, why_unreadable
 
 if TYPE_CHECKING:
     from streaming.sources.http_aiohttp import AiohttpClient
@@ -19,26 +20,27 @@ MAX_DEPTH = 32  # a link on the server that leads to a folder around it repeats 
 
 
 async def walk(
-    client: AiohttpClient, url_of: Callable[[str], str], prefix: str, source: str
+    client: AiohttpClient, url_of: Callable[[str], str], prefix: str, source: str, skips: Skips
 ) -> AsyncIterator[FileInfo]:
-    """The objects whose path begins with `prefix`, folder by folder, each level before the next.
+    """The readable objects whose path begins with `prefix`, folder by folder, each level before the next.
 
     Args:
         url_of: the URL of a path; that of a folder is asked with a final `/`.
+        skips: notes the others.
 
     Raises:
         NotFound: if the root does not exist.
         AccessDenied: if a folder may not be listed.
         BadRequest: if a page is no listing, or folders nest deeper than `MAX_DEPTH`.
     """
-    pages = _Pages(client, url_of, prefix, source)
+    pages = _Pages(client, url_of, prefix, source, skips)
     level = [prefix[: prefix.rfind("/") + 1]]
     for _ in range(MAX_DEPTH):
         below: list[str] = []
         for start in range(0, len(level), PAGES_AT_ONCE):
             for files, folders in await asyncio.gather(*map(pages.get, level[start : start + PAGES_AT_ONCE])):
                 below += folders
-                for info in files:
+                for info in skips.readable(files):
                     yield info
         level = below
         if not level:
@@ -48,11 +50,14 @@ async def walk(
 
 
 class _Pages:
-    def __init__(self, client: AiohttpClient, url_of: Callable[[str], str], prefix: str, source: str) -> None:
+    def __init__(
+        self, client: AiohttpClient, url_of: Callable[[str], str], prefix: str, source: str, skips: Skips
+    ) -> None:
         self._client = client
         self._url_of = url_of
         self._prefix = prefix
         self._source = source
+        self._skips = skips
 
     async def get(self, folder: str) -> tuple[list[FileInfo], list[str]]:
         """The files and folders in `folder` that `prefix` selects, sorted, with their paths from the root."""
@@ -68,11 +73,14 @@ class _Pages:
             text = f"{error}; where a server has no listings, set storage_options urls or index"
             raise AccessDenied(text, path=folder, source=self._source) from error
         names = await asyncio.to_thread(parse_autoindex, page.body, page.content_type, page.url, self._source)
-        return self._selected(folder, *names)
+        return self._selected(folder, names)
 
-    def _selected(self, folder: str, files: list[FileInfo], folders: list[str]) -> tuple[list[FileInfo], list[str]]:
-        found = {info.path: replace(info, path=folder + info.path) for info in files}
-        inner = {folder + name for name in folders}
+    def _selected(self, folder: str, names: Names) -> tuple[list[FileInfo], list[str]]:
+        found = {info.path: replace(info, path=folder + info.path) for info in names.files}
+        inner = {folder + name for name in names.folders}
+        for path in (folder + name for name in names.odd):
+            if path.startswith(self._prefix):
+                self._skips.add(path, why_unreadable(path) or "separator_in_name")
         return (
             [found[name] for name in sorted(found) if found[name].path.startswith(self._prefix)],
             [path for path in sorted(inner) if path.startswith(self._prefix) or self._prefix.startswith(path)],

@@ -15,6 +15,7 @@ from streaming.errors import MissingExtra
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_status import opened_before_fork
 from streaming.sources.huggingface_place import endpoint_of, is_offline, place_of
+from streaming.sources.skipped import Skips
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -64,8 +65,11 @@ class HuggingFaceDataSource(DataSource):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
         check_prefix(prefix)
+        skips = Skips(self)
         async for info in (await self._opened()).iter_files(prefix):
-            yield info
+            for readable in skips.readable([info]):
+                yield readable
+        skips.report()
 
     async def aclose(self) -> None:
         self._closed = True

@@ -37,6 +37,7 @@ from streaming.sources.base import (
     too_large,
 )
 from streaming.sources.local_scan import scan
+from streaming.sources.skipped import Skips
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -113,11 +114,13 @@ class LocalDataSource(DataSource):
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
-        files = scan(self._base, prefix, self.name)
+        skips = Skips(self)
+        files = scan(self._base, prefix, self.name, skips)
         next_chunk = aiofiles.os.wrap(lambda: list(islice(files, SCAN_CHUNK)))
         while chunk := await next_chunk():
-            for info in chunk:
+            for info in skips.readable(chunk):
                 yield info
+        skips.report()
 
     async def aclose(self) -> None:
         self._closed = True

@@ -7,17 +7,15 @@ import stat
 from collections.abc import Iterator
 
 from streaming.errors import AccessDenied, NotFound, SourceError
-from streaming.logs import get_logger
 from streaming.sources.base import FileInfo, check_prefix
+from streaming.sources.skipped import Skips
 
-_log = get_logger(__name__)
 
-
-def scan(base: str, prefix: str, source: str) -> Iterator[FileInfo]:
+def scan(base: str, prefix: str, source: str, skips: Skips) -> Iterator[FileInfo]:
     """The regular files whose path below `base` begins with `prefix`, by name within each folder.
 
     A link to a file or folder inside `base` is listed under its own name; links out of it and those that lead to a
-    folder around them are left out, the former with one warning. What vanishes during the scan is left out too.
+    folder around them are left out, the former noted in `skips`. What vanishes during the scan is left out too.
 
     Args:
         base: a real path (no links in it) that ends in a separator.
@@ -34,15 +32,15 @@ def scan(base: str, prefix: str, source: str) -> Iterator[FileInfo]:
         raise NotFound(text, source=source) from error
     except OSError as error:
         raise _not_listed(base, source, error) from error
-    yield from _Scan(base, prefix, source).files_in(prefix.rpartition("/")[0])
+    yield from _Scan(base, prefix, source, skips).files_in(prefix.rpartition("/")[0])
 
 
 class _Scan:
-    def __init__(self, base: str, prefix: str, source: str) -> None:
+    def __init__(self, base: str, prefix: str, source: str, skips: Skips) -> None:
         self._base = base
         self._prefix = prefix
         self._source = source
-        self._warned = False
+        self._skips = skips
 
     def files_in(self, folder: str) -> Iterator[FileInfo]:
         real = os.path.realpath(self._base + folder)
@@ -62,7 +60,7 @@ class _Scan:
                 if entry.is_symlink():
                     real_entry = os.path.realpath(real_entry, strict=True)
                     if not real_entry.startswith(self._base) and real_entry + os.sep != self._base:
-                        self._warn_of(path)
+                        self._skips.add(path, "link_out_of_root")
                         continue
                 status = entry.stat()
             except OSError:
@@ -82,11 +80,6 @@ class _Scan:
             return []
         except OSError as error:
             raise _not_listed(folder or real, self._source, error) from error
-
-    def _warn_of(self, path: str) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning("link_out_of_root source=%s path=%s more=not_logged", self._source, path)
 
 
 def _not_listed(folder: str, source: str, error: OSError) -> SourceError:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from streaming.sources.base import FileInfo
+from streaming.sources.skipped import Skips
 
 PAGE = 1000  # objects in an answer of S3 and GCS
 LISTINGS_AT_ONCE = 16
@@ -22,22 +23,30 @@ class Listing(Protocol):
     """What is asked of a client. A folder is written with its final `/`; the root is empty."""
 
     def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
-        """All objects below `folder`, in pages of about `PAGE`; a shorter one is the last, none is empty."""
+        """All objects below `folder`, in pages of about `PAGE`; a shorter one is the last, none is empty.
+
+        The empty objects `x/` that web consoles make of folders are left out; keys are otherwise as the store has them.
+        """
 
     async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
         """The objects just in `folder`, and the folders in it; of both those whose path begins with `folder + start`
         and possibly more."""
 
 
-async def list_in_parallel(listing: Listing, prefix: str) -> AsyncIterator[FileInfo]:
-    """All objects whose path begins with `prefix`, in an order that depends on nothing but the objects."""
+async def list_in_parallel(listing: Listing, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+    """All readable objects whose path begins with `prefix`, in an order that depends on nothing but the objects.
+
+    Args:
+        skips: decides which can be read, and reports the others at the end.
+    """
     gate = asyncio.Semaphore(LISTINGS_AT_ONCE)
     folder, slash, start = prefix.rpartition("/")
     found = _pages(listing, folder + slash, start, gate)
     try:
         async for page in found:
-            for info in page:
+            for info in skips.readable(page):
                 yield info
+        skips.report()
     finally:
         await found.aclose()
 

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-
-from obstore.exceptions import BaseError
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streaming.errors import BadRequest, ObjectChanged, StreamingError, TruncatedRead
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED, code_of, status_of, translated
-from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.object_listing import list_in_parallel
+from streaming.sources.obstore_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore_process import begin_read, claim, end_read
+from streaming.sources.skipped import Skips, why_unreadable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.sources.key_listing import KeyListing
 
-__all__ = ["ObjectStoreReader", "client_settings", "translated"]
+__all__ = ["ObjectStoreReader", "Stores", "client_settings", "signed", "translated", "why_unreadable_by_obstore"]
 
 REOPEN_AFTER_S = 10.0  # a refused login is asked for anew at most this often
-_FAILURES = (BaseError, OSError, ValueError)
+SIGNED_FOR = timedelta(minutes=5)  # a clock may be wrong by that much; the request is made at once
+# The last stands in a listing for what its XML cannot hold.
+_NO_PATH_OF_OBSTORE = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.?(?:/|$)|\ufffd")
+
+
+class Stores(Protocol):
+    """Makes the stores of obstore for one bucket.
+
+    Attributes:
+        bucket_url: what requests for a listing begin with.
+    """
+
+    @property
+    def bucket_url(self) -> str: ...
+
+    def open(self) -> Any:
+        """A store over the whole bucket; called again when its login has expired, to look for it anew."""
+
+    async def list_request(self, query: str) -> tuple[str, dict[str, str]]:
+        """URL and headers of a request for a listing, with the login of the store that was opened last."""
 
 
 def client_settings(config: DataSourceConfig) -> dict[str, Any]:
     """`client_options` and `retry_config` for a store of obstore: the times of `config`, http allowed, no retries."""
-    from datetime import timedelta
-
     return {
         "client_options": {
             "allow_http": True,
@@ -40,13 +59,37 @@ def client_settings(config: DataSourceConfig) -> dict[str, Any]:
     }
 
 
+async def signed(store: Any, source: str) -> str:
+    """The URL of a store over a bucket, signed with its login.
+
+    Raises:
+        ListingRefused: if its login cannot sign.
+    """
+    import obstore
+
+    from streaming.sources.key_listing import ListingRefused
+
+    begin_read(source)
+    try:
+        url: str = await obstore.sign_async(store, "GET", "", SIGNED_FOR)
+    except (*FAILURES, NotImplementedError) as error:
+        raise ListingRefused from error
+    finally:
+        end_read()
+    return url
+
+
+def why_unreadable_by_obstore(path: str) -> str | None:
+    """As `why_unreadable`; `"not_in_engine"` for a path that obstore takes for none, or for another one."""
+    return why_unreadable(path) or ("not_in_engine" if _NO_PATH_OF_OBSTORE.search(path) else None)
+
+
 class ObjectStoreReader:
     """Reads and lists the objects below a prefix of a bucket. The store is made at the first use in a process.
 
     Args:
         config: limits, times, and the name for messages.
-        make_store: makes the store of obstore, over the whole bucket. It is called again when the server says that
-            the login has expired, to look for it anew.
+        stores: makes the stores.
         prefix: of the root in the bucket; with or without slashes around.
         receive: told of the bytes of each body, as soon as they are announced.
         versions: the version to read, by path, where not the newest.
@@ -55,20 +98,23 @@ class ObjectStoreReader:
     def __init__(
         self,
         config: DataSourceConfig,
-        make_store: Callable[[], Any],
+        stores: Stores,
         prefix: str,
         receive: Callable[[int], None],
         versions: Mapping[str, str] | None = None,
     ) -> None:
+        self._config = config
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
-        self._make_store = make_store
+        self._stores = stores
         self._receive = receive
         self._root = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._versions = versions or {}
         self._pid = 0
         self._store: Any = None
+        self._keys: KeyListing | None = None
+        self._keys_refused = False
         self._reopened_at = -REOPEN_AFTER_S
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -83,13 +129,14 @@ class ObjectStoreReader:
         """
         store = self._store if self._pid == os.getpid() else self._open()
         if path.endswith("/"):  # obstore would read the name without it
-            raise self._unreadable(path)
+            text = f"{path!r} of source {self._source!r} is the name of a folder; name an object in it"
+            raise BadRequest(text, path=path, source=self._source)
         begin_read(self._source)
         try:
             return await self._get(store, path, start, end)
         except StreamingError:
             raise
-        except _FAILURES as error:
+        except FAILURES as error:
             if code_of(error) not in LOGIN_OUTDATED:
                 raise self._translated(error, path) from error
             refused = error
@@ -100,23 +147,70 @@ class ObjectStoreReader:
             raise self._translated(refused, path) from refused
         return await self.get(path, start, end)
 
-    def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+        """All objects whose path below the root begins with `prefix`; folders are listed side by side.
+
+        Raises:
+            BadRequest: if obstore cannot read any object below the root.
+        """
         if self._pid != os.getpid():
             self._open()
-        return list_in_parallel(self, prefix)
+        if _NO_PATH_OF_OBSTORE.search(self._root.removesuffix("/") or "root"):
+            raise self._translated(ValueError(), self._root)
+        return list_in_parallel(self, prefix, skips)
+
+    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+        """All objects below a folder, in pages."""
+        from streaming.sources.key_listing import ListingRefused
+
+        if not self._keys_refused:
+            try:
+                async for page in self._key_listing().pages(folder):
+                    yield page
+                return
+            except ListingRefused:
+                pass
+        async for page in self._obstore_listing().pages(folder):
+            self._keys_refused = True
+            yield page
+
+    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+        """The objects and folders just in a folder whose path begins with `folder + start`, or more of them."""
+        from streaming.sources.key_listing import ListingRefused
+
+        if not self._keys_refused:
+            try:
+                return await self._key_listing().level(folder, start)
+            except ListingRefused:
+                pass
+        found = await self._obstore_listing().level(folder, start)
+        self._keys_refused = True
+        return found
 
     async def aclose(self) -> None:
         """Let go of the store."""
+        keys, self._keys = self._keys, None
+        if keys is not None:
+            await keys.aclose()
         self._pid = 0
         self._store = None
+
+    def _key_listing(self) -> KeyListing:
+        if self._keys is None:
+            from streaming.sources.key_listing import KeyListing  # aiohttp takes 0.15 s, which mere reads save
+
+            self._keys = KeyListing(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
+        return self._keys
+
+    def _obstore_listing(self) -> ObstoreListing:
+        return ObstoreListing(self._store, self._root, self._source, self._translated)
 
     def _open(self) -> Any:
         """Make the store, at the first use in a process."""
         if self._pid:
             raise opened_before_fork(self._source, self._pid)
         claim(self._source)
-        self._store = self._make_store()
+        self._store = self._stores.open()
         self._pid = os.getpid()
         return self._store
 
@@ -127,7 +221,7 @@ class ObjectStoreReader:
             if now < self._reopened_at + REOPEN_AFTER_S:
                 return None
             self._reopened_at = now
-            self._store = self._make_store()
+            self._store = self._stores.open()
         return self._store
 
     async def _get(self, store: Any, path: str, start: int, end: int | None) -> Blob:
@@ -148,7 +242,7 @@ class ObjectStoreReader:
                 raise too_large(path, length, self._limit, self._source)
             self._receive(length)
             data = await answer.bytes_async()
-        except _FAILURES as error:
+        except FAILURES as error:
             if whole or status_of(error) != 416:
                 raise
             return await self._empty(store, path, start, end)
@@ -173,58 +267,3 @@ class ObjectStoreReader:
 
     def _translated(self, error: Exception, path: str) -> Exception:
         return translated(error, path, self._source, self._timeout_s)
-
-    def _unreadable(self, path: str) -> BadRequest:
-        text = f"{path!r} of source {self._source!r} is the name of a folder; name an object in it"
-        return BadRequest(text, path=path, source=self._source)
-
-    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages."""
-        last: list[FileInfo] = []  # held back until the next is known: it may be the mark of the next one's folder
-        stream = self._store.list((self._root + folder) or None, chunk_size=PAGE)
-        while True:
-            begin_read(self._source)
-            try:
-                metas = await anext(stream, None)
-            except _FAILURES as error:
-                raise self._translated(error, folder) from error
-            finally:
-                end_read()
-            found = [*last, *self._infos(metas or ())]
-            if metas is None:
-                if found and not _is_mark(found[0], "", folder):
-                    yield found
-                return
-            last = found[-1:]
-            if page := [info for info, after in pairwise(found) if info.size or not _is_mark(info, after.path, folder)]:
-                yield page
-
-    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder."""
-        begin_read(self._source)
-        try:
-            found = await self._store.list_with_delimiter_async((self._root + folder) or None)
-        except _FAILURES as error:
-            raise self._translated(error, folder + start) from error
-        finally:
-            end_read()
-        skip = len(self._root)
-        objects = [info for info in self._infos(found["objects"]) if not _is_mark(info, "", folder)]
-        return objects, [f"{each[skip:]}/" for each in found["common_prefixes"]]
-
-    def _infos(self, metas: Iterable[Any]) -> list[FileInfo]:
-        skip = len(self._root)
-        return [
-            FileInfo(meta["path"][skip:], meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"].timestamp())
-            for meta in metas
-        ]
-
-
-def _is_mark(info: FileInfo, after: str, folder: str) -> bool:
-    """Whether this is the empty object `x/` that web consoles make of a folder; obstore names it `x`.
-
-    Args:
-        after: the path of the next object, as listings are sorted.
-        folder: what is listed.
-    """
-    return not info.size and (not info.path or f"{info.path}/" == folder or after.startswith(f"{info.path}/"))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.s3_place import S3Place, place_of
+from streaming.sources.skipped import Skips
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -59,8 +59,7 @@ class S3DataSource(DataSource):
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
-        check_prefix(prefix)
-        files = self._reader.iter_files(prefix)
+        files = self._reader.iter_files(check_prefix(prefix), self._skips())
         try:
             async for info in files:
                 yield info
@@ -71,11 +70,19 @@ class S3DataSource(DataSource):
         self._closed = True
         await self._reader.aclose()
 
+    def _skips(self) -> Skips:
+        if self.config.engine == "aioboto3":
+            return Skips(self)
+        from streaming.sources.object_store import why_unreadable_by_obstore
+
+        return Skips(self, why_unreadable_by_obstore, "set engine to 'aioboto3', or rename these objects")
+
 
 def _obstore_reader(config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> ObjectStoreReader:
     from streaming.sources.object_store import ObjectStoreReader
+    from streaming.sources.s3_stores import S3Stores
 
-    return ObjectStoreReader(config, lambda: _make_store(config, place), place.prefix, receive, place.versions)
+    return ObjectStoreReader(config, S3Stores(config, place), place.prefix, receive, place.versions)
 
 
 def _aioboto3_reader(config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> Aioboto3Reader:
@@ -85,44 +92,3 @@ def _aioboto3_reader(config: DataSourceConfig, place: S3Place, receive: Callable
     from streaming.sources.s3_aioboto3 import Aioboto3Reader
 
     return Aioboto3Reader(config, place, receive)
-
-
-def _make_store(config: DataSourceConfig, place: S3Place) -> Any:
-    """A store of obstore over the whole bucket."""
-    from obstore.store import S3Store
-
-    from streaming.sources.object_store import client_settings
-    from streaming.sources.s3_login import ProfileLogin, asking, connection_of
-
-    reached = connection_of(place, config.name)
-    place = reached.place
-    settings: dict[str, Any] = {
-        "region": reached.region,
-        "virtual_hosted_style_request": not reached.path_style,
-        "request_payer": place.requester_pays,
-        **client_settings(config),
-    }
-    if reached.endpoint:
-        endpoint = reached.endpoint if reached.path_style else _with_host(reached.endpoint, place.bucket)
-        settings["endpoint"] = settings["aws_endpoint_url_s3"] = endpoint.rstrip("/")  # or the environment's would win
-    if place.anon:
-        settings["skip_signature"] = True
-    elif place.keys is not None:
-        # Not as plain settings: obstore would join a session token of the environment to them.
-        keys = {
-            "access_key_id": place.keys.key,
-            "secret_access_key": place.keys.secret,
-            "token": place.keys.token,
-            "expires_at": None,
-        }
-        settings["credential_provider"] = lambda: keys
-    elif place.provider is not None:
-        settings["credential_provider"] = asking(place.provider)
-    elif reached.session is not None:
-        settings["credential_provider"] = ProfileLogin(reached.session, config.name)
-    return S3Store(place.bucket, **settings)
-
-
-def _with_host(endpoint: str, bucket: str) -> str:
-    parts = urlsplit(endpoint)
-    return urlunsplit(parts._replace(netloc=f"{bucket}.{parts.netloc}"))

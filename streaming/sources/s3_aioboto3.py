@@ -29,6 +29,7 @@ from streaming.sources.s3_login import Connection, asking, connection_of
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.sources.s3_place import S3Place
+    from streaming.sources.skipped import Skips
 
 CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
 CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less
@@ -81,9 +82,9 @@ class Aioboto3Reader:
                 raise
         return await self.get(path, start, end)
 
-    def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
-        return list_in_parallel(self, prefix)
+        return list_in_parallel(self, prefix, skips)
 
     async def aclose(self) -> None:
         """Close the clients of all loops."""
@@ -266,7 +267,7 @@ class Aioboto3Reader:
         return [
             FileInfo(each["Key"][skip:], each["Size"], plain_etag(each.get("ETag")), each["LastModified"].timestamp())
             for each in answer.get("Contents", ())
-            if not each["Key"].endswith("/")  # the mark that web consoles make of a folder
+            if each["Size"] or not each["Key"].endswith("/")  # the mark that web consoles make of a folder
         ]
 
 

@@ -1,15 +1,18 @@
 """What every `DataSource` promises, as one suite: backends and wrappers run it by subclassing `SourceContract`.
 
 A subclass gives two fixtures: `source`, open and empty, and `place`, which writes raw bytes (or None, to remove them)
-under a path *without* the source, so that the suite cannot agree with the source's own mistake.
+under a path *without* the source, so that the suite cannot agree with the source's own mistake. It says which of
+`ODD_KEYS` its backend cannot hold, and why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import pytest
 import zstandard
@@ -43,14 +46,89 @@ ODD_NAMES = [
     "dots..in..name.bin",
     "n" * 251 + ".bin",
 ]
+ODD_KEYS = {
+    "tab": "tab\there.bin",
+    "newline": "new\nline.bin",
+    "carriage_return": "carriage\rreturn.bin",
+    "escape": "escape\x1b[31m.bin",
+    "delete": "delete\x7f.bin",
+    "c1_control": "next\x85line.bin",
+    "line_separator": "line\u2028separator.bin",
+    "double_slash": "double//a//b.bin",
+    "leading_slash": "/leading.bin",
+    "leading_double_slash": "//leading.bin",
+    "trailing_slash": "trailing.bin/",
+    "dot_part": "dots/./a.bin",
+    "dot_first": "./a.bin",
+    "dot_dot_part": "dots/../a.bin",
+    "dot_dot_last": "dots/..",
+    "percent_2F": "a%2Fb.bin",
+    "percent_2f_first": "%2fa.bin",
+    "percent": "100%.bin",
+    "hash": "part#1.bin",
+    "question_mark": "what?.bin",
+    "plus": "a+b.bin",
+    "space_first": " a.bin",
+    "space_last": "a.bin ",
+    "spaces_around_a_folder": "spaces/ a /b.bin",
+    "backslash": "a\\b.bin",
+    "backslash_first": "\\a.bin",
+    "backslash_dot_dot": "a\\..\\b.bin",
+    "drive": "C:\\a.bin",
+    "quotes": "quotes'\"`.bin",
+    "composed": "\u00e9.bin",
+    "decomposed": "e\u0301.bin",
+    "emoji": "\U0001f680.bin",
+}
+"""Keys that a store may hold and a client may stumble over; with them a key of 1,024 bytes below the store's root."""
+NO_FILE_NAME = dict.fromkeys(
+    [name for name in ODD_KEYS if name.startswith("dot_") or name.endswith("_slash")],
+    "a file system takes this for the path of another file",
+)
 REFUSED = ["", "..", "../x", "a/../x", "a/..", "/etc/passwd", "//host/x", "nul\0byte", "a/\0"]
 # Each example finds the object as the last one left it, and each source runs the one method: both are meant.
 SHARED_SUITE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 CONTENT = bytes(range(256)) * 4
 
 
+def long_key(nbytes: int) -> str:
+    """A key of so many bytes, in folders whose names a file system can hold."""
+    return ("n" * 199 + "/") * (nbytes // 200) + "n" * (nbytes % 200)
+
+
+def plain_twin(key: str) -> str:
+    """The key that a client would make of an odd one by taking it for a path of files."""
+    parts: list[str] = []
+    for part in key.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
 class SourceContract:
-    """The promises; see the module's docstring for what a subclass gives."""
+    """The promises; see the module's docstring for what a subclass gives.
+
+    Attributes:
+        cannot_hold: for each name in `ODD_KEYS` that the backend cannot hold, the reason.
+        root_bytes: bytes of a key that the root of the source takes.
+    """
+
+    cannot_hold: ClassVar[Mapping[str, str]] = {}
+    root_bytes: ClassVar[int] = 0
+
+    @classmethod
+    def odd_keys(cls) -> dict[str, str]:
+        """The odd keys that the backend can hold, by name."""
+        keys = {**ODD_KEYS, "1024_bytes": long_key(1024 - cls.root_bytes)}
+        return {name: key for name, key in keys.items() if name not in cls.cannot_hold}
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Take the odd keys that this backend can hold."""
+        if "odd_key" in metafunc.fixturenames:
+            keys = self.odd_keys()
+            metafunc.parametrize("odd_key", list(keys.values()), ids=list(keys))
 
     async def test_reads_the_bytes_that_are_there(self, source: DataSource, place: Place) -> None:
         """A whole read brings every byte, the size, and the name of the source."""
@@ -140,6 +218,56 @@ class SourceContract:
         assert await source.list_files() == sorted(["other.bin", name])
         assert bytes((await source.read(name)).data) == CONTENT
         assert bytes((await source.read(name, 5, 9)).data) == CONTENT[5:9]
+
+    async def test_odd_key_is_read_or_skipped_by_name(
+        self, source: DataSource, place: Place, odd_key: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """An odd key is listed and read, or left out, counted and named once; the objects around it are not touched."""
+        plain = {"Before.bin": b"before", "other.bin": b"other", "~after.bin": b"after"}
+        if (twin := plain_twin(odd_key)) not in ("", odd_key):
+            plain[twin] = b"twin"
+        for path, data in plain.items():
+            place(path, data)
+        place(odd_key, CONTENT)
+        found = await source.list_files()
+        contents = {path: bytes((await source.read(path)).data) for path in found}
+        warnings = skip_warnings(caplog)
+        if odd_key in found:
+            assert contents == {**plain, odd_key: CONTENT}
+            assert bytes((await source.read(odd_key, 5, 9)).data) == CONTENT[5:9]
+            assert (dict(source.skipped), warnings) == ({}, [])
+            return
+        assert contents == plain
+        assert sum(source.skipped.values()) == 1
+        (warning,) = warnings
+        assert "count=1 " in warning
+        assert repr(odd_key)[1:-1].replace("\\", "") in warning.replace("\\", "")
+        assert warning.isprintable()
+
+    async def test_odd_keys_together(self, source: DataSource, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+        """Many odd keys in one listing: each is read or counted, in one warning, and counted anew in the next."""
+        odd = set(self.odd_keys().values())
+        place("other.bin", b"other")
+        for key in odd:
+            place(key, key.encode())
+        for _ in range(2):
+            found = await source.list_files()
+            assert len(found) == len(set(found))
+            assert set(found) - {"other.bin"} <= odd
+            assert sum(source.skipped.values()) == len(odd) + 1 - len(found)
+            assert len(skip_warnings(caplog)) == (len(found) <= len(odd))
+            caplog.clear()
+        for key in set(found) - {"other.bin"}:
+            assert bytes((await source.read(key)).data) == key.encode()
+
+    async def test_name_of_a_folder_is_no_object(self, source: DataSource, place: Place) -> None:
+        """A path that ends in `/` never brings the object without it, nor what a server shows of a folder."""
+        place("folder/a.bin", CONTENT)
+        for path in ("folder/a.bin/", "folder/"):
+            with pytest.raises((NotFound, BadRequest)):
+                await source.read(path)
+            with pytest.raises((NotFound, BadRequest)):
+                await source.read(path, 0, 4)
 
     @pytest.mark.parametrize("path", REFUSED)
     async def test_paths_out_of_the_root_are_refused(self, source: DataSource, path: str) -> None:
@@ -274,6 +402,12 @@ class SourceContract:
     async def test_repr_names_the_source(self, source: DataSource) -> None:
         """A source prints its name."""
         assert source.name in repr(source)
+
+
+def skip_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged about objects that a listing skipped."""
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    return [text for record in records if (text := record.getMessage()).startswith("objects_skipped ")]
 
 
 async def listed(source: DataSource) -> list[FileInfo]:

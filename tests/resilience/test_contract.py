@@ -8,9 +8,12 @@ from streaming.resilience import Breaker, Failover, Hedge, Limit, Retry, Verify,
 from streaming.sources.base import DataSource
 from streaming.testing import MemorySource
 from tests.contracts.source import Place, SourceContract
+from tests.sources.test_contract import NOT_IN_MEMORY
 
 
 class _OverMemory(SourceContract):
+    cannot_hold = NOT_IN_MEMORY
+
     @pytest.fixture
     def memory(self) -> MemorySource:
         """The objects."""

@@ -13,7 +13,7 @@ from streaming.sources import HTTPDataSource, LocalDataSource
 from streaming.sources.base import DataSource
 from streaming.testing import FaultySource, LatencySource, MemorySource
 from tests.conftest import WebServer
-from tests.contracts.source import Place, SourceContract
+from tests.contracts.source import NO_FILE_NAME, ODD_KEYS, Place, SourceContract
 
 
 def place_in(folder: Path) -> Place:
@@ -42,6 +42,8 @@ def folder(tmp_path: Path) -> Path:
 class TestLocal(SourceContract):
     """A folder."""
 
+    cannot_hold = NO_FILE_NAME
+
     @pytest.fixture
     def place(self, folder: Path) -> Place:
         """Files below the root."""
@@ -54,7 +56,16 @@ class TestLocal(SourceContract):
             yield source
 
 
+NOT_IN_MEMORY = {
+    name: "a dict is filled through the source, which takes no such path"
+    for name in ODD_KEYS
+    if name.startswith(("leading_", "dot_dot_", "backslash_", "drive"))
+}
+
+
 class _PlacedInMemory(SourceContract):
+    cannot_hold = NOT_IN_MEMORY
+
     @pytest.fixture
     def memory(self) -> MemorySource:
         """The objects."""
@@ -101,6 +112,7 @@ class TestFaultyWithoutFaults(_PlacedInMemory):
 
 
 class _BehindNginx(SourceContract):
+    cannot_hold = NO_FILE_NAME
     engine: str
     listing = ""
 

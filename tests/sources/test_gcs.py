@@ -22,6 +22,7 @@ __all__ = ["gcs"]  # a fixture
 
 class _OnGcs(SourceContract):
     engine: str
+    root_bytes = len("root %41/")
 
     @pytest.fixture
     def bucket(self, gcs: GcsServer) -> str:

@@ -20,7 +20,7 @@ from streaming.config import DataSourceConfig
 from streaming.errors import AccessDenied, BadRequest, Closed, ConfigError, NotFound, SourceTimeout, SourceUnavailable
 from streaming.sources import HuggingFaceDataSource, create_data_source
 from streaming.sources.base import DataSource
-from tests.contracts.source import CONTENT, Place, SourceContract, listed
+from tests.contracts.source import CONTENT, NO_FILE_NAME, Place, SourceContract, listed
 from tests.fault_server import Answer, FaultServer, Request, in_turn, never, respond
 from tests.sources.hub_server import Hub, running_hub
 
@@ -71,6 +71,8 @@ def over(endpoint: str | None, root: str = "org/data", /, **options: Any) -> Hug
 
 class TestContract(SourceContract):
     """A data set of the stand-in; what comes after the first use is another commit, which pinning keeps out."""
+
+    cannot_hold = NO_FILE_NAME  # as git has it too
 
     @pytest.fixture
     def place(self, hub: Hub, repo: str) -> Place:
