@@ -19,6 +19,7 @@ _REGION = re.compile(r"<Region>([\w-]+)</Region>|'(?:[\w-]+)' is wrong; expectin
 _HEADER = re.compile(r"source: Header \{\s*source: (\w+)")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+),")
 _PYTHON_ERROR = re.compile(r"type: <class '([\w.]+)'>")  # in a credential provider
+_ODD_KEY = re.compile(r'[Pp]ath "(.*?)"(?: contained empty|: Encountered)', re.DOTALL)
 _NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|metadata/computeMetadata")
 
 _CHECK_LOGIN = "check the credentials of the source"
@@ -132,7 +133,10 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
     if isinstance(error, FileNotFoundError):
         return NotFound, "does not exist; list the source to see what does"
     if class_name == "InvalidPathError" or isinstance(error, ValueError):
-        return BadRequest, "holds names with an empty folder or '.', which obstore cannot read; choose the other engine"
+        match = _ODD_KEY.search(text)
+        named = f"holds {match[1]!r}, a name" if match else "is or holds a name"
+        what = "with an empty folder, '.' or a control character, which obstore cannot read"
+        return BadRequest, f"{named} {what}; choose the other engine, or rename the object"
     return SourceUnavailable, "was not answered, the server ended the connection; try again, then check the endpoint"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -58,6 +59,10 @@ class TestGCSByObstore(_OnGcs):
     """Read by obstore."""
 
     engine = "obstore"
+
+    def shown(self, key: str) -> str:
+        """The key with U+FFFD for what XML cannot hold: fake-gcs-server takes no `encoding-type=url`, as GCS does."""
+        return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f]", "\ufffd", key)
 
 
 class TestGCSByGcsfs(_OnGcs):

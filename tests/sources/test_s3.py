@@ -349,6 +349,50 @@ async def test_names_that_obstore_cannot_read(s3: S3Server, bucket: str) -> None
 
 
 @both_engines
+async def test_object_in_parts_has_one_etag(s3: S3Server, bucket: str, engine: str) -> None:
+    """The ETag of an object that was uploaded in parts is the same in listings and reads."""
+    key = {"Bucket": bucket, "Key": "a.bin"}
+    upload = {**key, "UploadId": s3.client.create_multipart_upload(**key)["UploadId"]}
+    bodies = [bytes(5 * 2**20), b"end"]
+    sent = [s3.client.upload_part(**upload, PartNumber=n, Body=body) for n, body in enumerate(bodies, 1)]
+    parts = [{"PartNumber": number, "ETag": each["ETag"]} for number, each in enumerate(sent, 1)]
+    s3.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    async with S3DataSource(s3.config(f"s3://{bucket}", engine=engine)) as source:
+        (info,) = [info async for info in source.iter_files()]
+        assert str(info.etag).endswith("-2")
+        for start, end in ((0, None), (3, 9), (5 * 2**20, None)):
+            assert (await source.read("a.bin", start, end)).etag == info.etag
+
+
+LISTED = b"""<ListBucketResult><IsTruncated>false</IsTruncated>
+<Contents><Key>a.bin</Key><LastModified>2025-01-01T00:00:00.000Z</LastModified><Size>3</Size></Contents>%s
+</ListBucketResult>"""
+ODD = (
+    b"""<Contents><Key>b//%c.bin</Key><LastModified>2025-01-01T00:00:00.000Z</LastModified><Size>3</Size></Contents>"""
+)
+
+
+async def test_server_that_takes_no_signed_urls() -> None:
+    """Where signed URLs are refused obstore lists; a key that fails it is named, with what to do."""
+    async with FaultServer() as server, reading_from(server, "obstore") as source:
+        server.answers["/bucket?list-type=2"] = respond(body=LISTED % b"")
+        assert await source.list_files() == ["a.bin"]
+        server.answers["/bucket?list-type=2"] = respond(body=LISTED % (ODD % b"x"))
+        with pytest.raises(BadRequest, match=r"'b//x\.bin'.*aioboto3|'b//x\.bin'.*other engine"):
+            await source.list_files()
+
+
+async def test_odd_root_is_refused_by_name(s3: S3Server, bucket: str) -> None:
+    """A root that obstore cannot reach is an error that says so, not an empty source."""
+    s3.put(bucket, "a//b/c.bin", b"abc")
+    async with S3DataSource(s3.config(f"s3://{bucket}/a//b")) as source:
+        with pytest.raises(BadRequest, match="other engine"):
+            await source.list_files()
+    async with S3DataSource(s3.config(f"s3://{bucket}/a//b", engine="aioboto3")) as source:
+        assert await source.list_files() == ["c.bin"]
+
+
+@both_engines
 async def test_large_object_is_refused_before_its_body(s3: S3Server, bucket: str, engine: str) -> None:
     """What passes max_object_bytes is not read; a part of it is."""
     s3.put(bucket, "a.bin", bytes(2000))
