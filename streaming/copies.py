@@ -185,16 +185,14 @@ class CopyReader:
         return blob, ended
 
     def is_other(self, row: Row, blob: Blob) -> bool:
-        """Whether a blob has another ETag than its object had in the listing.
+        """Whether a blob is of another object than the listing had, by its ETag or what its source knows better.
 
         ETags of different copies differ, so this is only asked of sources without any.
         """
-        return bool(
-            self._comparable[row.source]
-            and blob.etag
-            and row.part not in self._shared
-            and validator(blob.etag, 0, None) != row.validator
-        )
+        if not self._comparable[row.source] or row.part in self._shared:
+            return False
+        source = self._entries[row.source].source
+        return not source.is_unchanged(blob, lambda etag: validator(etag, 0, None) == row.validator)
 
     async def aclose(self) -> None:
         """Close every source."""

@@ -35,6 +35,9 @@ class _Wrapper(DataSource):
             yield info
         self.skipped = self.source.skipped
 
+    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
+        return self.source.is_unchanged(blob, is_listed)
+
     async def aclose(self) -> None:
         self._closed = True
         await self.source.aclose()

@@ -50,7 +50,7 @@ class Listing:
         sizes: bytes, -1 where unknown.
         validators: see `validator`.
         is_lines: 1 where each line is a sample of its own.
-        has_etags: whether validators come from ETags, with which those of reads can be compared.
+        has_etags: whether all validators come from ETags, with which those of reads can be compared.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -105,6 +105,7 @@ async def _fill(listing: Listing, files: AsyncIterable[FileInfo]) -> list[str]:
     last, last_id = None, -1
     add_folder_id, add_name, add_stem = listing.folder_ids.append, listing.names.append, listing.stems.append
     add_size, add_validator, add_kind = listing.sizes.append, listing.validators.append, listing.is_lines.append
+    with_etag = 0
     async for info in files:
         path = info.path
         cut = path.rfind("/") + 1
@@ -122,8 +123,9 @@ async def _fill(listing: Listing, files: AsyncIterable[FileInfo]) -> list[str]:
         add_stem(len(stem))
         add_size(info.size)
         add_validator(validator(info.etag, info.size, info.modified))
-        listing.has_etags = info.etag is not None
+        with_etag += info.etag is not None
         add_kind(suffix.lower() == LINES_SUFFIX)
+    listing.has_etags = 0 < with_etag == len(listing)
     return skipped
 
 

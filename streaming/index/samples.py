@@ -92,7 +92,11 @@ def configuration(
     missing: str = "raise",
 ) -> str:
     """What an index depends on apart from the data, as a short text: `SampleIndex.open(path, expect=...)`."""
-    roots = [(source.name, source.config.source_type, mask_secrets(source.config.path_or_uri)) for source in sources]
+    roots = [
+        # gcsfs gives other ETags than obstore does, so an index of one engine is none of the other's.
+        (each.name, each.source_type, mask_secrets(each.path_or_uri), *(["gcsfs"] if each.engine == "gcsfs" else []))
+        for each in (source.config for source in sources)
+    ]
     mapping = parse_mapping(data_mapping)
     keys = list(mapping.items()) if mapping else ("default", DEFAULT_MAPPING)
     rules = [keys, list((rename or {}).items()), missing]

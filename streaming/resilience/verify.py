@@ -16,14 +16,10 @@ from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource
+from streaming.sources.http_status import plain_etag
 
 CHECKSUMS = ("md5", "sha256")
 INLINE_BYTES = 256_000  # up to here a checksum is taken on the loop: 0.4 ms of md5, where a thread costs 0.1 ms
-
-
-def plain_etag(etag: str) -> str:
-    """An ETag without quotation marks and the `W/` of a weak one."""
-    return etag.removeprefix("W/").strip('"')
 
 
 class Verify(Wrapper):

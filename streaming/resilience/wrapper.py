@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -91,6 +91,9 @@ class Wrapper(DataSource):
         async for info in self.source.iter_files(prefix):
             yield info
         self.skipped = self.source.skipped
+
+    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
+        return self.source.is_unchanged(blob, is_listed)
 
     async def aclose(self) -> None:
         self._closed = True

@@ -167,6 +167,15 @@ class DataSource(ABC):
             Closed: at the first step, after `aclose`.
         """
 
+    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
+        """Whether a read brought the object that was listed, as far as the source can tell. Its size is compared apart.
+
+        Args:
+            blob: what a read brought.
+            is_listed: whether a listing of this source gave the object this ETag.
+        """
+        return not blob.etag or is_listed(blob.etag)
+
     @abstractmethod
     async def aclose(self) -> None:
         """Close what the source opened. Closing twice is fine; reading afterwards raises `Closed`."""

@@ -32,7 +32,7 @@ from streaming.sources.http_answer import SentWhole, content_range, range_header
 from streaming.sources.http_proxy import proxy_for, usable
 from streaming.sources.http_signed import is_signed, refusal_of_signature
 from streaming.sources.http_spool import WRITE_BYTES, Spool
-from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
+from streaming.sources.http_status import error_of_status, opened_before_fork, stable_etag
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -233,12 +233,12 @@ class AiohttpClient:
         own = self._headers if url.origin() == self._origin else {}
         return {**own, "Accept-Encoding": "identity", **extra}
 
-    def _etag_of(self, answer: aiohttp.ClientResponse) -> str | None:
-        return plain_etag(answer.headers.get("ETag"))
+    def _etag_of(self, answer: aiohttp.ClientResponse, size: int) -> str | None:
+        """The validator of an object of so many bytes."""
+        return stable_etag(answer.headers.get("ETag"), size)
 
     async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
         """A plain body: what was asked for."""
-        etag = self._etag_of(answer)
         size = answer.content_length
         if answer.status == 206:
             first, size = content_range(answer)
@@ -247,7 +247,7 @@ class AiohttpClient:
                 raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
         elif size is None:
             data = await self._body(answer, path)
-            return Blob(data, etag, len(data), None, self._source)
+            return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
         length = (size if end is None or end > size else end) - start
         data = await self._body(answer, path, length)
         if start == end:
@@ -255,7 +255,7 @@ class AiohttpClient:
         if len(data) != length:
             text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
             raise TruncatedRead(text, path=path, source=self._source)
-        return Blob(data, etag, size, None, self._source)
+        return Blob(data, self._etag_of(answer, size), size, None, self._source)
 
     async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: Spool) -> None:
         """Take the whole object into the spool; in pieces, if its size is announced."""
@@ -273,7 +273,7 @@ class AiohttpClient:
             async for piece in self._pieces(answer):
                 await spool.write(path, size, at, piece)
                 at += len(piece)
-        spool.keep(path, size, self._etag_of(answer))
+        spool.keep(path, size, self._etag_of(answer, size))
 
     async def _pieces(self, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """A body in pieces of about `WRITE_BYTES`."""
@@ -312,7 +312,7 @@ class AiohttpClient:
             raise BadRequest(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
         packed = await self._body(answer, path)
         data = await asyncio.to_thread(unpacked, packed, path, self._source, self._limit)
-        return Blob(data, self._etag_of(answer), len(data), None, self._source)
+        return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
 
     def _blob_beyond(self, answer: aiohttp.ClientResponse, path: str, start: int) -> Blob:
         """The answer to a range from the end of the object on: empty just there, an error beyond."""
@@ -325,7 +325,7 @@ class AiohttpClient:
         if start < size:
             text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
             raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
-        return Blob(b"", self._etag_of(answer), size, None, self._source)
+        return Blob(b"", self._etag_of(answer, size), size, None, self._source)
 
     def _translated(self, path: str) -> contextlib.AbstractContextManager[None]:
         return translated(path, self._source, self._timeout.total, self._proxy)

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from streaming.errors import BadRequest
 from streaming.sources.base import FileInfo, check_path
-from streaming.sources.http_status import plain_etag
+from streaming.sources.http_status import stable_etag
 
 _LINK = re.compile(r"""<a\s[^>]*?href\s*=\s*(?:"([^"]*)"|'([^']*)')[^>]*>.*?</a>([^<\n]*)""", re.IGNORECASE | re.DOTALL)
 _DETAILS = re.compile(r"\s*(\d{1,2}-[A-Za-z]{3}-\d{4} \d\d:\d\d)\s+(\d+)\s*")  # nginx: 21-Nov-2025 03:54   20480
@@ -161,11 +161,9 @@ def parse_index(body: bytes, url: str, root: str, source: str) -> Iterator[FileI
         if not isinstance(path, str):
             raise _bad_entry(entry, url, source, "has no path")
         etag = details.get("etag")
-        yield FileInfo(
-            _path_of_entry(path, url, root, source),
-            _size(details),
-            plain_etag(etag) if isinstance(etag, str) else None,
-        )
+        size = _size(details)
+        etag = stable_etag(etag, size) if isinstance(etag, str) else None
+        yield FileInfo(_path_of_entry(path, url, root, source), size, etag)
 
 
 def _path_of_entry(entry: str, url: str, root: str, source: str) -> str:

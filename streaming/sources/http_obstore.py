@@ -17,7 +17,7 @@ from obstore.store import HTTPStore
 from streaming.errors import AccessDenied, BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
 from streaming.sources.base import Blob, too_large
 from streaming.sources.http_proxy import proxy_for, unreached
-from streaming.sources.http_status import error_of_status
+from streaming.sources.http_status import error_of_status, stable_etag
 from streaming.sources.obstore_process import begin_read, claim, end_read
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ class ObstoreClient:
         if len(data) != length:
             text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
             raise TruncatedRead(text, path=path, source=self._source)
-        etag = meta["e_tag"]
-        return Blob(memoryview(data), etag and etag.strip('"'), size, None, self._source)
+        return Blob(memoryview(data), stable_etag(meta["e_tag"], size), size, None, self._source)
 
     def _translated(self, path: str, error: Exception) -> Exception:
         """The error that says what obstore's does; it tells more in its text than by its class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -32,6 +33,8 @@ _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     425: (SourceUnavailable, "so it wants the request later; try again"),
     429: (SourceUnavailable, "so it wants fewer requests; try again more slowly"),
 }
+_CODING = re.compile(r"(?:-{1,2}|;|:)(?:gzip|br|zstd|deflate)$")
+_THREE_NUMBERS = re.compile(r"[0-9a-f]+-([0-9a-f]{1,16})-([0-9a-f]+)")
 _OTHER_REDIRECT = (BadRequest, "which leads nowhere; check the URL of the source")
 _OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of the source")
 _SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
@@ -60,8 +63,27 @@ def _retry_after_s(value: str | None) -> float | None:
 
 
 def plain_etag(etag: str | None) -> str | None:
-    """An ETag without its quotation marks, which some servers leave out of listings; None if there is none."""
-    return etag.strip('"') or None if etag else None
+    """An ETag as all servers between would write it; None if there is none.
+
+    Without quotation marks, which some leave out of listings, without the `W/` of a server that compresses, and without
+    the coding that Apache and others join to it: all these are the same object.
+    """
+    if not etag:
+        return None
+    return _CODING.sub("", etag.removeprefix("W/").strip('"')) or None
+
+
+def stable_etag(etag: str | None, size: int) -> str | None:
+    """An ETag of a web server that is the same on each of its nodes.
+
+    Apache's `inode-size-mtime` has another inode on each node that keeps the files; it is left out. Where the size is
+    not known (-1), what may be such an ETag is None.
+    """
+    etag = plain_etag(etag)
+    match = _THREE_NUMBERS.fullmatch(etag) if etag else None
+    if etag is None or match is None or (size >= 0 and int(match[1], 16) != size):
+        return etag
+    return f"{match[1]}-{match[2]}" if size >= 0 else None
 
 
 def opened_before_fork(source: str, pid: int) -> Closed:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from streaming.errors import MissingExtra
+from streaming.errors import MissingExtra, NotFound
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_status import opened_before_fork
-from streaming.sources.huggingface_place import endpoint_of, is_offline, place_of
+from streaming.sources.huggingface_place import checksums, endpoint_of, is_offline, place_of
 from streaming.sources.skipped import Skips
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ class HuggingFaceDataSource(DataSource):
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         check_path(path)
         check_range(path, start, end, self.name)
+        if path.endswith("/"):
+            text = f"{path!r} of source {self.name!r} is a folder; name a file in it, or list it"
+            raise NotFound(text, path=path, source=self.name)
         repo = self._repo
         if repo is None or self._pid != os.getpid():
             repo = await self._opened()
@@ -70,6 +73,17 @@ class HuggingFaceDataSource(DataSource):
             for readable in skips.readable([info]):
                 yield readable
         skips.report()
+
+    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
+        """Whether a read brought what the commit holds.
+
+        A commit does not change, and what answers for its files (a mirror, a proxy, other storage) may give them ETags
+        of its own. So an ETag of the listing is trusted, and any other is no sign of a change: then the bytes are held
+        against the listing's checksum, where a read brought all of them.
+        """
+        if super().is_unchanged(blob, is_listed) or len(blob.data) != blob.size:
+            return True
+        return any(is_listed(checksum) for checksum in checksums(blob.data))
 
     async def aclose(self) -> None:
         self._closed = True

@@ -177,14 +177,14 @@ class OnlineRepo(AiohttpClient):
             raise self._no_hub(path) from error
         return page, None if link is None else str(link["url"])
 
-    def _etag_of(self, answer: aiohttp.ClientResponse) -> str | None:
+    def _etag_of(self, answer: aiohttp.ClientResponse, size: int) -> str | None:
         """What the Hub calls the content in listings too: SHA-256 where it is in storage, else the git blob."""
         if not answer.history:  # so the Hub answered itself
             return _plain(answer)
         for each in (answer, *reversed(answer.history)):
             if each.url.origin() == self._origin:
-                return _plain(each) or super()._etag_of(answer)
-        return super()._etag_of(answer)
+                return _plain(each) or super()._etag_of(answer, size)
+        return super()._etag_of(answer, size)
 
     def _error(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
         return error_of_hub(

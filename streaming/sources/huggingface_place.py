@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from streaming.config import mask_secrets, suggest
 from streaming.errors import ConfigError, InvalidPath
-from streaming.sources.base import check_prefix
+from streaming.sources.base import Buffer, check_prefix
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -155,3 +157,12 @@ def endpoint_of(config: DataSourceConfig) -> str:
 def is_offline() -> bool:
     """Whether the user forbade requests, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
     return any(os.environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def checksums(data: Buffer) -> Iterator[str]:
+    """What a listing of the Hub may call this content: the id of its git blob, or the SHA-256 of what is in storage."""
+    head = b"blob %d\0" % memoryview(data).nbytes
+    git_blob = hashlib.sha1(head, usedforsecurity=False)
+    git_blob.update(data)
+    yield git_blob.hexdigest()
+    yield hashlib.sha256(data).hexdigest()

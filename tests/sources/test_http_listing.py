@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Callable
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from streaming.adapter import StreamingDatasetAdapter
 from streaming.config import DataSourceConfig
-from streaming.errors import AccessDenied, BadRequest, NotFound
+from streaming.errors import AccessDenied, BadRequest, NotFound, ObjectChanged
+from streaming.index.lines import find_lines
 from streaming.sources import HTTPDataSource
 from streaming.sources.base import FileInfo
 from tests.conftest import WebServer
-from tests.fault_server import FaultServer, respond
+from tests.fault_server import FaultServer, in_turn, respond
 
 Make = Callable[..., HTTPDataSource]
 
@@ -252,6 +255,81 @@ async def test_list_of_urls(server: FaultServer, make: Make) -> None:
 async def test_empty_list_of_urls_is_an_empty_source(make: Make) -> None:
     """No URLs means no objects, not a look at the server's listing."""
     assert await make(urls=[]).list_files() == []
+
+
+SAME_OBJECT = {
+    "as listed": '"9c41-8-5f3a1b"',
+    "weak": 'W/"9c41-8-5f3a1b"',
+    "packed by Apache": '"9c41-8-5f3a1b-gzip"',
+    "packed by another server": 'W/"9c41-8-5f3a1b--gzip"',
+    "on another node": '"77e0-8-5f3a1b"',
+    "none": "",
+}
+
+
+@pytest.mark.parametrize("etag", SAME_OBJECT.values(), ids=SAME_OBJECT)
+@pytest.mark.parametrize("engine", ["obstore", "aiohttp"])
+async def test_etags_of_one_object_agree(server: FaultServer, etag: str, engine: str) -> None:
+    """Servers that compress and nodes with files of their own write the ETag of an unchanged object in other ways."""
+    entry = {"path": "a.json", "size": 8, "etag": '"9c41-8-5f3a1b"'}
+    server.answers["/data/index.json"] = respond(body=json.dumps([entry]).encode())
+    time = {"Last_Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    server.answers["/data/a.json"] = respond(body=b'{"x": 1}', **time, **({"ETag": etag} if etag else {}))
+    assert await asyncio.to_thread(first_sample, server, engine) == {"x": 1}
+    server.answers["/data/a.json"] = respond(body=b'{"x": 2}', **time, ETag='"9c41-8-5f3a1c"')
+    with pytest.raises(ObjectChanged, match=r"a\.json"):
+        await asyncio.to_thread(first_sample, server, engine)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_index_with_an_etag_for_some(server: FaultServer, make: Make, is_first: bool) -> None:
+    """Where an index file gives some objects an ETag, the others are read all the same."""
+    entries: list[Any] = [{"path": "a.json", "size": 8}, {"path": "b.json", "size": 8, "etag": '"b"'}]
+    if not is_first:
+        entries = [{**entries[0], "etag": '"a"'}, {"path": "b.json", "size": 8}]
+    server.answers["/data/index.json"] = respond(body=json.dumps(entries).encode())
+    for name in ("a", "b"):
+        server.answers[f"/data/{name}.json"] = respond(body=b'{"x": 1}', ETag=f'"{name}"')
+    assert await asyncio.to_thread(first_sample, server, "aiohttp") == {"x": 1}
+
+
+async def test_lines_from_several_nodes(server: FaultServer, make: Make) -> None:
+    """An object of lines is read in pieces, which may come from different nodes with ETags of their own."""
+    lines = b"".join(b'{"x": %d}\n' % number for number in range(3))
+    nodes = [respond(body=lines, ETag=f'"{node}-{len(lines):x}-5f3a1b"') for node in ("9c41", "77e0", "1a")]
+    changed = respond(body=lines, ETag=f'"1a-{len(lines):x}-5f3a1c"')
+    source = make()
+    server.answers["/data/a.jsonl"] = in_turn(*nodes, *nodes)
+    found = await find_lines(source, "a.jsonl", -1, chunk_bytes=10)
+    assert found.starts.tolist() == [0, 9, 18]
+    server.answers["/data/a.jsonl"] = in_turn(*nodes[:2], changed)
+    with pytest.raises(ObjectChanged, match=r"a\.jsonl"):
+        await find_lines(source, "a.jsonl", -1, chunk_bytes=10)
+
+
+def first_sample(server: FaultServer, engine: str) -> Any:
+    """The first sample of a data set over the server's folder and index."""
+    options = {"index": "index.json"}
+    config = {"name": "web", "type": "http", "path": f"{server.url}data", "engine": engine, "storage_options": options}
+    with StreamingDatasetAdapter(config) as adapter:
+        return adapter[0]["web"]
+
+
+async def test_folders_in_an_index_are_skipped(server: FaultServer, make: Make) -> None:
+    """An index that names folders too, as `find` does, has its objects listed, and the folders counted."""
+    server.answers["/data/index.txt"] = respond(body=b"sub/\nsub/a.bin\n")
+    source = make(index="index.txt")
+    assert await source.list_files() == ["sub/a.bin"]
+    assert dict(source.skipped) == {"folder_name": 1}
+
+
+@pytest.mark.parametrize("name", ["a%2Fb.bin", "nul%00.bin", "..%2Fup.bin"])
+async def test_names_with_hidden_separators_are_skipped(server: FaultServer, make: Make, name: str) -> None:
+    """A listed name that no path can be made of is counted, and the rest of the page is listed."""
+    server.answers["/data/"] = respond(body=page("a.bin", name, "z.bin"))
+    source = make()
+    assert await source.list_files() == ["a.bin", "z.bin"]
+    assert sum(source.skipped.values()) == 1
 
 
 async def test_listing_of_an_encoded_page(server: FaultServer, make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import pickle
@@ -11,13 +12,23 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import zstandard
 
+from streaming.adapter import StreamingDatasetAdapter
 from streaming.config import DataSourceConfig
-from streaming.errors import AccessDenied, BadRequest, Closed, ConfigError, NotFound, SourceTimeout, SourceUnavailable
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    Closed,
+    ConfigError,
+    NotFound,
+    ObjectChanged,
+    SourceTimeout,
+    SourceUnavailable,
+)
 from streaming.sources import HuggingFaceDataSource, create_data_source
 from streaming.sources.base import DataSource
 from tests.contracts.source import CONTENT, NO_FILE_NAME, Place, SourceContract, listed
@@ -72,7 +83,10 @@ def over(endpoint: str | None, root: str = "org/data", /, **options: Any) -> Hug
 class TestContract(SourceContract):
     """A data set of the stand-in; what comes after the first use is another commit, which pinning keeps out."""
 
-    cannot_hold = NO_FILE_NAME  # as git has it too
+    cannot_hold: ClassVar = {  # git has no such names either
+        **NO_FILE_NAME,
+        **dict.fromkeys(("newline", "carriage_return"), "the stand-in takes it for the end of a line"),
+    }
 
     @pytest.fixture
     def place(self, hub: Hub, repo: str) -> Place:
@@ -591,3 +605,54 @@ except MissingExtra as error:
 def test_missing_package_names_its_extra() -> None:
     """Without huggingface_hub the first use says what to install."""
     assert "aiprod-streaming[hf]" in run_python(MISSING)
+
+
+def git_blob(content: bytes) -> str:
+    """The id that git gives to a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def tree_of(path: str, content: bytes, is_lfs: bool) -> bytes:
+    """A listing of one file, as the Hub gives it."""
+    entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_blob(content)}
+    if is_lfs:
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        entry["oid"] = git_blob(b"pointer")
+    return json.dumps([entry]).encode()
+
+
+@pytest.mark.parametrize("is_lfs", [False, True])
+@pytest.mark.parametrize("etag", ['"of-the-mirror"', 'W/"of-the-mirror"', f'"{"0" * 40}"', "d41d8cd98f-1"])
+async def test_endpoint_with_etags_of_its_own(raw: FaultServer, is_lfs: bool, etag: str) -> None:
+    """A mirror may give a pinned file another ETag than the tree has: its size and checksum say whether it is right."""
+    content, other = b'{"x": 1}', b'{"x": 2}'
+    path = FILE.replace("a.bin", "a.json")
+    raw.answers[TREE] = respond(200, tree_of("a.json", content, is_lfs))
+    options = {"endpoint": raw.url, "token": False}
+    config = {"name": "hub", "type": "huggingface", "path": "org/data", "storage_options": options}
+
+    def read() -> Any:
+        with StreamingDatasetAdapter(config) as adapter:
+            return adapter[0]["hub"]
+
+    raw.answers[path] = respond(200, content, ETag=etag)
+    assert await asyncio.to_thread(read) == {"x": 1}
+    for wrong in (other, content + b" "):
+        raw.answers[path] = respond(200, wrong, ETag=etag)
+        with pytest.raises(ObjectChanged, match=r"a\.json"):
+            await asyncio.to_thread(read)
+
+
+async def test_lines_from_an_endpoint_with_etags_of_its_own(raw: FaultServer) -> None:
+    """Parts of a pinned file, of which no checksum is known, are held against its size alone."""
+    content = b'{"x": 1}\n{"x": 2}\n'
+    raw.answers[TREE] = respond(200, tree_of("a.jsonl", content, is_lfs=True))
+    raw.answers[FILE.replace("a.bin", "a.jsonl")] = respond(200, content, ETag='"of-the-mirror"')
+    options = {"endpoint": raw.url, "token": False}
+    config = {"name": "hub", "type": "huggingface", "path": "org/data", "storage_options": options}
+
+    def read() -> Any:
+        with StreamingDatasetAdapter(config) as adapter:
+            return [adapter[number]["hub"] for number in range(len(adapter))]
+
+    assert await asyncio.to_thread(read) == [{"x": 1}, {"x": 2}]
