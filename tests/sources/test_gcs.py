@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from streaming.config import DataSourceConfig
 from streaming.errors import Closed, NotFound, TooLarge
@@ -215,3 +218,18 @@ async def test_settings_win_over_the_environment(make: Make, bucket: str, monkey
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/file.json")
     for options in ({"token": "anon"}, {"anon": True}, {"anon": True, "token": "anon"}, {}):
         assert await make(f"gs://{bucket}", **options).list_files() == ["a.bin"]
+
+
+@pytest.mark.parametrize("login", ["token", "service account"])
+async def test_odd_names_with_a_login(gcs: GcsServer, bucket: str, login: str) -> None:
+    """obstore's listings name each key as it is with a token, and with a service account, which signs their URLs."""
+    gcs.put(bucket, "odd//b.bin", b"1")
+    key = generate_private_key(65537, 2048)
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    account = {"type": "service_account", "client_email": "a@p", "private_key_id": "1", "private_key": text}
+    given = {"token": "t0ken"} if login == "token" else {"service_account_json": json.dumps(account)}
+    options = {"endpoint_url": gcs.url}
+    config = DataSourceConfig("cloud", "gcs", f"gs://{bucket}", given, storage_options=options)
+    async with GCSDataSource(config) as source:
+        assert await source.list_files() == ["a.bin"]
+        assert dict(source.skipped) == {"not_in_engine": 1}

@@ -181,6 +181,7 @@ async def test_links_out_of_the_root_are_refused(
             await source.read(path)
     with caplog.at_level(logging.WARNING):
         assert await source.list_files() == ["own.bin"]
+        assert dict(source.skipped) == {"link_out_of_root": 2}
         assert await source.list_files("folder/") == []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "file.bin" in caplog.text
