@@ -83,7 +83,7 @@ class _Below(Wrapper):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         async for info in self.source.iter_files(self._folder + prefix):
             yield FileInfo(info.path.removeprefix(self._folder), info.size, info.etag, info.modified)
-        self.skipped = self.source.skipped
+        self.skipped = self.source.skipped.below(self._folder)
 
     async def aclose(self) -> None:
         self._closed = True

@@ -39,6 +39,21 @@ def respond(status: int = OK, body: bytes = b"", length: int | None = -1, **head
     return answer
 
 
+def ranged(body: bytes, **headers: str) -> Answer:
+    """Answer ranges as they are asked for, and whole reads with all."""
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        if "range" not in request.headers:
+            await respond(OK, body, **headers)(request, writer)
+            return
+        first, _, last = request.headers["range"].removeprefix("bytes=").partition("-")
+        part = body[int(first) : int(last) + 1 if last else None]
+        told = f"bytes {first}-{int(first) + len(part) - 1}/{len(body)}"
+        await respond(206, part, Content_Range=told, **headers)(request, writer)
+
+    return answer
+
+
 def trickle(body: bytes, delay_s: float, chunk: int = 1) -> Answer:
     """Answer 200 with `body`, `chunk` bytes every `delay_s` seconds."""
 

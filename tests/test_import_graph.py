@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
     ("errors", "units", "masking", "machine", "logs", "settings", "web_pages", "git_lfs", "config", "config_reference"),
-    ("counters", "stages", "live", "runtime", "ranks", "epochs", "read_counts", "transform", "pickled_errors"),
+    ("counters", "skips", "stages", "live", "runtime", "ranks", "epochs", "read_counts", "transform", "pickled_errors"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),
     ("resilience",),

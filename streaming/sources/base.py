@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from streaming.errors import BadRequest, Closed, InvalidPath, NotFound, StreamingError, TooLarge
 from streaming.masking import remember_secrets
+from streaming.skips import Skips, warn_of
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -130,12 +131,11 @@ class DataSource(ABC):
         config: what it was made from.
         received_bytes: bytes of objects that came over the network so far, used or not, without listings; None for a
             source that does not count them.
-        skipped: how many objects the last complete listing left out because they cannot be read, by reason. Each
-            listing that runs to its end replaces it; one that fails or is not followed to its end leaves it.
+        skipped: what the last complete listing left out because it cannot be read. Each listing counts in a `Skips` of
+            its own and sets it here when it has come to its end; one that fails or is left early changes nothing.
     """
 
     received_bytes: int | None = None
-    skipped: Mapping[str, int] = {}
     read_blocking: Callable[[str, int, int | None], Blob] | None = None
     read_into: Callable[[str, int, memoryview], Blob] | None = None
 
@@ -143,6 +143,7 @@ class DataSource(ABC):
         remember_secrets({"credentials": config.credentials, **config.storage_options, "root": config.path_or_uri})
         self.config = config
         self.name = config.name
+        self.skipped = Skips()
         self._closed = False
 
     @abstractmethod
@@ -212,8 +213,10 @@ class DataSource(ABC):
             raise
 
     async def list_files(self, prefix: str = "") -> list[str]:
-        """The paths of all objects that begin with `prefix`, sorted."""
-        return sorted([info.path async for info in self.iter_files(prefix)])
+        """The paths of all objects that begin with `prefix`, sorted; what the listing left out is logged once."""
+        paths = sorted([info.path async for info in self.iter_files(prefix)])
+        warn_of(self.skipped, self.name)
+        return paths
 
     async def prefetch_files(self, paths: Iterable[str]) -> dict[str, bool]:
         """Read objects and drop the bytes, which warms what lies below: page cache, connections, a caching proxy.

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
+from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.gcs_place import place_of
 from streaming.sources.http_status import opened_before_fork
-from streaming.sources.skipped import Skips
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -66,12 +66,14 @@ class GCSDataSource(DataSource):
         reader = self._reader if self._pid == os.getpid() else None
         if reader is None:
             reader = self._open()
-        files = reader.iter_files(check_prefix(prefix), self._skips())
+        skips = Skips()
+        files = reader.iter_files(check_prefix(prefix), skips)
         try:
             async for info in files:
                 yield info
         finally:
             await files.aclose()  # type: ignore[attr-defined]
+        self.skipped = skips
 
     async def aclose(self) -> None:
         self._closed = True
@@ -79,13 +81,6 @@ class GCSDataSource(DataSource):
         if reader is not None and self._pid == os.getpid():
             await reader.aclose()
         self._pid = 0
-
-    def _skips(self) -> Skips:
-        if self.config.engine == "gcsfs":
-            return Skips(self)
-        from streaming.sources.object_store import why_unreadable_by_obstore
-
-        return Skips(self, why_unreadable_by_obstore, "set engine to 'gcsfs', or rename these objects")
 
     def _open(self) -> GcsfsReader | GcsObstoreReader:
         """Make the reader, at the first use in a process."""

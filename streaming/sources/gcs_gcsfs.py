@@ -42,8 +42,8 @@ from streaming.sources.object_listing import PAGE, list_in_parallel
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.skips import Skips
     from streaming.sources.gcs_place import GCSPlace, Login
-    from streaming.sources.skipped import Skips
 
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 _FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"

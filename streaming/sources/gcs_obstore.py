@@ -22,8 +22,8 @@ from streaming.sources.object_store import ObjectStoreReader, client_settings, s
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.skips import Skips
     from streaming.sources.gcs_place import GCSPlace
-    from streaming.sources.skipped import Skips
 
 GOOGLE_URL = "https://storage.googleapis.com"
 _LOGIN_TIMEOUT_S = 10.0  # the server of metadata stands in the same rack

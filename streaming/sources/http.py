@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from streaming.errors import NotFound
+from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_listing import parse_index
 from streaming.sources.http_obstore import NotPlain, ObstoreClient
@@ -20,7 +21,7 @@ from streaming.sources.http_place import place_of
 from streaming.sources.http_status import opened_before_fork
 from streaming.sources.http_walk import walk
 from streaming.sources.obstore_process import is_usable
-from streaming.sources.skipped import Skips, why_unreadable
+from streaming.sources.readable import readable, why_unreadable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -82,7 +83,7 @@ class HTTPDataSource(DataSource):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         client = self._opened()
         check_prefix(prefix)
-        skips = Skips(self, self._why_unreadable)
+        skips = Skips()
         if self._place.paths is not None:
             listed = [FileInfo(path, -1) for path in self._place.paths]
         elif self._place.index is not None:
@@ -91,9 +92,10 @@ class HTTPDataSource(DataSource):
             async for info in walk(client, self._place.url_of, prefix, self.name, skips):
                 yield info
             listed = []
-        for info in skips.readable(info for info in listed if info.path.startswith(prefix)):
+        selected = (info for info in listed if info.path.startswith(prefix))
+        for info in readable(selected, skips, self._why_unreadable):
             yield info
-        skips.report()
+        self.skipped = skips
 
     async def aclose(self) -> None:
         self._closed = True

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streaming.errors import AccessDenied, BadRequest, NotFound
+from streaming.skips import Skips
 from streaming.sources.base import FileInfo
 from streaming.sources.http_listing import Names, parse_autoindex
-from streaming.sources.skipped import Skips, why_unreadable
+from streaming.sources.readable import readable, why_unreadable
 
 if TYPE_CHECKING:
     from streaming.sources.http_aiohttp import AiohttpClient
@@ -26,7 +27,7 @@ async def walk(
 
     Args:
         url_of: the URL of a path; that of a folder is asked with a final `/`.
-        skips: notes the others.
+        skips: counts the others.
 
     Raises:
         NotFound: if the root does not exist.
@@ -40,7 +41,7 @@ async def walk(
         for start in range(0, len(level), PAGES_AT_ONCE):
             for files, folders in await asyncio.gather(*map(pages.get, level[start : start + PAGES_AT_ONCE])):
                 below += folders
-                for info in skips.readable(files):
+                for info in readable(files, skips):
                     yield info
         level = below
         if not level:
@@ -80,7 +81,7 @@ class _Pages:
         inner = {folder + name for name in names.folders}
         for path in (folder + name for name in names.odd):
             if path.startswith(self._prefix):
-                self._skips.add(path, why_unreadable(path) or "separator_in_name")
+                self._skips.add(why_unreadable(path) or "separator_in_name", path)
         return (
             [found[name] for name in sorted(found) if found[name].path.startswith(self._prefix)],
             [path for path in sorted(inner) if path.startswith(self._prefix) or self._prefix.startswith(path)],

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from streaming.errors import MissingExtra, NotFound
+from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_status import opened_before_fork
 from streaming.sources.huggingface_place import checksums, endpoint_of, is_offline, place_of
-from streaming.sources.skipped import Skips
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -68,11 +68,10 @@ class HuggingFaceDataSource(DataSource):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
         check_prefix(prefix)
-        skips = Skips(self)
-        async for info in (await self._opened()).iter_files(prefix):
-            for readable in skips.readable([info]):
-                yield readable
-        skips.report()
+        repo, skips = await self._opened(), Skips()
+        async for info in repo.iter_files(prefix, skips):
+            yield info
+        self.skipped = skips
 
     def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
         """Whether a read brought what the commit holds.

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from streaming.errors import NotFound
+from streaming.skips import Skips
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.huggingface_place import HubPlace
 from streaming.sources.local import LocalDataSource
@@ -53,12 +54,17 @@ class CachedRepo:
         blob.version = self.commit
         return blob
 
-    async def iter_files(self, prefix: str) -> AsyncIterator[FileInfo]:
-        """The files below the source's folder that are in the cache, which may be fewer than the Hub has."""
+    async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+        """The files below the source's folder that are in the cache, which may be fewer than the Hub has.
+
+        Args:
+            skips: counts what is left out, such as files whose download broke off.
+        """
         skip = len(self._folder)
         async for info in self._files.iter_files(self._folder + prefix):
             path = info.path[skip:]
             yield FileInfo(path, info.size, self._etag(path) or info.etag, info.modified)
+        skips.update(self._files.skipped.below(self._folder))
 
     async def aclose(self) -> None:
         """Nothing is open."""

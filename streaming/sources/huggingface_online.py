@@ -18,12 +18,14 @@ import aiohttp
 import yarl
 
 from streaming.errors import AccessDenied, NotFound, SourceError, SourceUnavailable
+from streaming.skips import Skips
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.http_aiohttp import AiohttpClient
 from streaming.sources.http_answer import range_header
 from streaming.sources.http_spool import Spool
 from streaming.sources.huggingface_place import HubPlace
 from streaming.sources.huggingface_status import EntryNotFound, RepositoryNotFound, error_of_hub, revision_not_found
+from streaming.sources.readable import readable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -123,8 +125,8 @@ class OnlineRepo(AiohttpClient):
                     raise self._error(answer, path)
                 return await self._answered(answer, path, start, end, spool)
 
-    async def iter_files(self, prefix: str) -> AsyncIterator[FileInfo]:
-        """All files below the source's folder whose path begins with `prefix`, in the Hub's order.
+    async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+        """All files below the source's folder whose path begins with `prefix`, in the Hub's order; some are skipped.
 
         Raises:
             NotFound: at the first step, if repository, revision or the source's folder do not exist.
@@ -134,9 +136,9 @@ class OnlineRepo(AiohttpClient):
         folder = begin.rpartition("/")[0]
         try:
             async for page in self._pages(folder, prefix):
-                for entry in page:
-                    if entry["type"] == "file" and entry["path"].startswith(begin):
-                        yield _info(entry, len(root))
+                files = (each for each in page if each["type"] == "file" and each["path"].startswith(begin))
+                for info in readable((_info(each, len(root)) for each in files), skips):
+                    yield info
         except RepositoryNotFound as error:
             raise await self._blamed(error, prefix) from error
         except EntryNotFound:

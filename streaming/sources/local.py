@@ -26,6 +26,7 @@ from streaming.errors import (
     SourceError,
     TruncatedRead,
 )
+from streaming.skips import Skips
 from streaming.sources.base import (
     Blob,
     Buffer,
@@ -37,7 +38,7 @@ from streaming.sources.base import (
     too_large,
 )
 from streaming.sources.local_scan import scan
-from streaming.sources.skipped import Skips
+from streaming.sources.readable import readable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -114,13 +115,13 @@ class LocalDataSource(DataSource):
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
-        skips = Skips(self)
+        skips = Skips()
         files = scan(self._base, prefix, self.name, skips)
         next_chunk = aiofiles.os.wrap(lambda: list(islice(files, SCAN_CHUNK)))
         while chunk := await next_chunk():
-            for info in skips.readable(chunk):
+            for info in readable(chunk, skips):
                 yield info
-        skips.report()
+        self.skipped = skips
 
     async def aclose(self) -> None:
         self._closed = True

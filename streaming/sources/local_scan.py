@@ -7,18 +7,19 @@ import stat
 from collections.abc import Iterator
 
 from streaming.errors import AccessDenied, NotFound, SourceError
+from streaming.skips import Skips
 from streaming.sources.base import FileInfo, check_prefix
-from streaming.sources.skipped import Skips
 
 
 def scan(base: str, prefix: str, source: str, skips: Skips) -> Iterator[FileInfo]:
     """The regular files whose path below `base` begins with `prefix`, by name within each folder.
 
-    A link to a file or folder inside `base` is listed under its own name; links out of it and those that lead to a
-    folder around them are left out, the former noted in `skips`. What vanishes during the scan is left out too.
+    A link to a file or folder inside `base` is listed under its own name; one that leads to a folder around it is left
+    out, as is what vanishes during the scan.
 
     Args:
         base: a real path (no links in it) that ends in a separator.
+        skips: where links out of `base` or to nothing are counted, and pipes, sockets and devices.
 
     Raises:
         NotFound: at the first step, if `base` does not exist.
@@ -48,6 +49,8 @@ class _Scan:
             parts = folder.split("/") if folder else []
             around = {os.path.realpath(self._base + "/".join(parts[:depth])) for depth in range(len(parts) + 1)}
             yield from self._walk(f"{folder}/" if folder else "", real, frozenset(around))
+        else:
+            self._skips.add("link_out_of_root", folder)
 
     def _walk(self, folder: str, real: str, around: frozenset[str]) -> Iterator[FileInfo]:
         """Files below `folder` (a path that ends in `/`), which is `real`; `around` are the real folders it lies in."""
@@ -60,17 +63,23 @@ class _Scan:
                 if entry.is_symlink():
                     real_entry = os.path.realpath(real_entry, strict=True)
                     if not real_entry.startswith(self._base) and real_entry + os.sep != self._base:
-                        self._skips.add(path, "link_out_of_root")
+                        self._skips.add("link_out_of_root", path)
                         continue
                 status = entry.stat()
-            except OSError:
-                continue  # vanished since, or a link to nothing
+            except OSError:  # vanished since, or a link to nothing
+                if entry.is_symlink():
+                    self._skips.add("broken_link", path)
+                continue
             if stat.S_ISDIR(status.st_mode):
                 if real_entry not in around:
                     yield from self._walk(f"{path}/", real_entry, around | {real_entry})
-            elif stat.S_ISREG(status.st_mode) and path.startswith(self._prefix):
+            elif not path.startswith(self._prefix):
+                continue
+            elif stat.S_ISREG(status.st_mode):
                 size = status.st_size
                 yield FileInfo(path, size, f"{status.st_mtime_ns:x}-{size:x}", status.st_mtime)
+            else:
+                self._skips.add("special_file", path)
 
     def _entries(self, folder: str, real: str) -> list[os.DirEntry[str]]:
         try:

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
+from streaming.skips import Skips
 from streaming.sources.base import FileInfo
-from streaming.sources.skipped import Skips
+from streaming.sources.readable import Why, readable
 
 PAGE = 1000  # objects in an answer of S3 and GCS
 LISTINGS_AT_ONCE = 16
@@ -33,20 +34,22 @@ class Listing(Protocol):
         and possibly more."""
 
 
-async def list_in_parallel(listing: Listing, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+async def list_in_parallel(
+    listing: Listing, prefix: str, skips: Skips, why: Why | None = None
+) -> AsyncIterator[FileInfo]:
     """All readable objects whose path begins with `prefix`, in an order that depends on nothing but the objects.
 
     Args:
-        skips: decides which can be read, and reports the others at the end.
+        skips: counts the others.
+        why: see `readable`.
     """
     gate = asyncio.Semaphore(LISTINGS_AT_ONCE)
     folder, slash, start = prefix.rpartition("/")
     found = _pages(listing, folder + slash, start, gate)
     try:
         async for page in found:
-            for info in skips.readable(page):
+            for info in readable(page, skips, why):
                 yield info
-        skips.report()
     finally:
         await found.aclose()
 

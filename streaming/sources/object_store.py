@@ -16,10 +16,11 @@ from streaming.sources.object_errors import LOGIN_OUTDATED, code_of, status_of, 
 from streaming.sources.object_listing import list_in_parallel
 from streaming.sources.obstore_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore_process import begin_read, claim, end_read
-from streaming.sources.skipped import Skips, is_plain, why_unreadable
+from streaming.sources.readable import is_plain, why_unreadable
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.skips import Skips
     from streaming.sources.key_listing import KeyListing
 
 __all__ = ["ObjectStoreReader", "Stores", "client_settings", "signed", "translated", "why_unreadable_by_obstore"]
@@ -159,7 +160,7 @@ class ObjectStoreReader:
             self._open()
         if _NO_PATH_OF_OBSTORE.search(self._root.removesuffix("/") or "root"):
             raise self._translated(ValueError(), self._root)
-        return list_in_parallel(self, prefix, skips)
+        return list_in_parallel(self, prefix, skips, why_unreadable_by_obstore)
 
     async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
+from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.s3_place import S3Place, place_of
-from streaming.sources.skipped import Skips
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -59,23 +59,18 @@ class S3DataSource(DataSource):
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
-        files = self._reader.iter_files(check_prefix(prefix), self._skips())
+        skips = Skips()
+        files = self._reader.iter_files(check_prefix(prefix), skips)
         try:
             async for info in files:
                 yield info
         finally:
             await files.aclose()  # type: ignore[attr-defined]
+        self.skipped = skips
 
     async def aclose(self) -> None:
         self._closed = True
         await self._reader.aclose()
-
-    def _skips(self) -> Skips:
-        if self.config.engine == "aioboto3":
-            return Skips(self)
-        from streaming.sources.object_store import why_unreadable_by_obstore
-
-        return Skips(self, why_unreadable_by_obstore, "set engine to 'aioboto3', or rename these objects")
 
 
 def _obstore_reader(config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> ObjectStoreReader:

@@ -28,8 +28,8 @@ from streaming.sources.s3_login import Connection, asking, connection_of
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.skips import Skips
     from streaming.sources.s3_place import S3Place
-    from streaming.sources.skipped import Skips
 
 CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
 CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less

@@ -232,4 +232,4 @@ async def test_odd_names_with_a_login(gcs: GcsServer, bucket: str, login: str) -
     config = DataSourceConfig("cloud", "gcs", f"gs://{bucket}", given, storage_options=options)
     async with GCSDataSource(config) as source:
         assert await source.list_files() == ["a.bin"]
-        assert dict(source.skipped) == {"not_in_engine": 1}
+        assert source.skipped.counts == {"not_in_engine": {".bin": 1}}

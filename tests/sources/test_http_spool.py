@@ -23,7 +23,7 @@ from streaming.errors import BadRequest, Closed, SourceError, TruncatedRead
 from streaming.sources import HTTPDataSource, HuggingFaceDataSource
 from streaming.sources.base import DataSource
 from tests.conftest import WebServer
-from tests.fault_server import Answer, FaultServer, Request, in_turn, respond
+from tests.fault_server import FaultServer, Request, in_turn, ranged, respond
 
 ROWS = 400
 BODY = bytes(range(200)) * 500
@@ -197,18 +197,6 @@ async def test_readers_at_the_same_time_share_one_download(source: DataSource, s
     assert {(blob.size, blob.etag) for blob in blobs} == {(len(BODY), "e")}
     assert len(server.requests) == 1
     assert source.received_bytes == len(BODY)
-
-
-def ranged(body: bytes) -> Answer:
-    """Answer ranges as they are asked for."""
-
-    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
-        first, _, last = request.headers["range"].removeprefix("bytes=").partition("-")
-        part = body[int(first) : int(last) + 1]
-        told = f"bytes {first}-{last}/{len(body)}"
-        await respond(206, part, Content_Range=told)(request, writer)
-
-    return answer
 
 
 async def test_a_server_with_ranges_sends_no_more_than_asked(source: DataSource, server: FaultServer) -> None:

@@ -170,7 +170,7 @@ async def test_links_inside_the_root_are_followed(root: Path, source: LocalDataS
 async def test_links_out_of_the_root_are_refused(
     root: Path, source: LocalDataSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What lies outside is denied when read, also through a folder, and left out of listings with one warning."""
+    """What lies outside is denied when read, also through a folder; a listing leaves it out with one warning."""
     (tmp_path / "root-twin").mkdir()  # begins with the name of the root
     (tmp_path / "root-twin" / "secret.bin").write_bytes(b"secret")
     (root / "file.bin").symlink_to(tmp_path / "root-twin" / "secret.bin")
@@ -181,10 +181,23 @@ async def test_links_out_of_the_root_are_refused(
             await source.read(path)
     with caplog.at_level(logging.WARNING):
         assert await source.list_files() == ["own.bin"]
-        assert dict(source.skipped) == {"link_out_of_root": 2}
-        assert await source.list_files("folder/") == []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "2 a link out of the root" in caplog.text
     assert "file.bin" in caplog.text
+    assert await source.list_files("folder/") == []
+    assert source.skipped.counts == {"link_out_of_root": {"": 1}}
+
+
+async def test_what_is_no_file_is_counted(root: Path, source: LocalDataSource) -> None:
+    """Links to nothing and pipes are left out of a listing, which says how many there were."""
+    (root / "nothing.bin").symlink_to("missing.bin")
+    (root / "self.bin").symlink_to("self.bin")
+    os.mkfifo(root / "pipe")
+    (root / "a.bin").touch()
+    assert await source.list_files() == ["a.bin"]
+    assert source.skipped.counts == {"broken_link": {".bin": 2}, "special_file": {"": 1}}
+    assert await source.list_files("a") == ["a.bin"]
+    assert not source.skipped
 
 
 async def test_link_loops_end(root: Path, source: LocalDataSource) -> None:
