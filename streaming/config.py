@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from streaming.errors import ConfigError
+from streaming.globs import Selection, check_globs, selection
 from streaming.masking import mask_options, mask_secrets
 from streaming.settings import Settings, is_near, suggest
 from streaming.units import GB, parse_duration, parse_size
@@ -103,6 +104,8 @@ class DataSourceConfig(Settings):
         2 * GB, description="the most temporary disk for objects of a web server that sends no ranges"
     )
     engine: str | None = Field(None, description="the client library; None: the fastest for this type")
+    include: tuple[str, ...] = Field((), description="globs, of which an object must match one to be part of a sample")
+    exclude: tuple[str, ...] = Field((), description="globs of objects that are not part of any sample")
 
     def __init__(
         self,
@@ -150,6 +153,18 @@ class DataSourceConfig(Settings):
             return value
         return [_parse_one(item, number, len(value)) for number, item in enumerate(value, 1)]
 
+    @field_validator("mirrors")
+    @classmethod
+    def _has_no_globs(cls, value: list[DataSourceConfig]) -> list[DataSourceConfig]:
+        if any(mirror.selection for mirror in value):
+            raise ConfigError("include and exclude belong to the source, and hold for its mirrors too: give them there")
+        return value
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _parse_globs(cls, value: object) -> tuple[str, ...]:
+        return check_globs(value)
+
     @classmethod
     def from_url(cls, url: str | os.PathLike[str], name: str | None = None) -> DataSourceConfig:
         """The configuration for a folder, or a `file:`, `http:`, `https:`, `s3:`, `gs:`, `hf:` or `memory:` URL.
@@ -159,6 +174,11 @@ class DataSourceConfig(Settings):
         """
         text = os.fspath(url)
         return cls(name or _last_component(text), _scheme(text) or "local", text)
+
+    @property
+    def selection(self) -> Selection | None:
+        """Tells why `include` and `exclude` leave a path out; None if they leave nothing out."""
+        return selection(self.include, self.exclude)
 
     @property
     def shown_uri(self) -> str:

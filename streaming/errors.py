@@ -24,7 +24,8 @@
     ├── TooManyBadSamples      (RuntimeError)       more samples had to be replaced than allowed
     ├── IndexBuildError        (ValueError)         samples cannot be matched
     │   ├── MissingPart        (LookupError)        a sample lacks one of its parts
-    │   └── DuplicateName                           two objects claim one sample
+    │   ├── DuplicateName                           two objects claim one sample
+    │   └── NoSamples                               there are objects, and none becomes a sample
     ├── IndexFileError         (ValueError)         a saved index is cut short or of another version
     ├── Closed                 (RuntimeError)       used after close
     ├── WrongThread            (RuntimeError)       a blocking call on the library's own loop thread
@@ -50,6 +51,7 @@ __all__ = [
     "InvalidPath",
     "MissingExtra",
     "MissingPart",
+    "NoSamples",
     "NotFound",
     "ObjectChanged",
     "OwnerGone",
@@ -210,6 +212,10 @@ class MissingPart(IndexBuildError, LookupError):
 
 class DuplicateName(IndexBuildError):
     """Two objects of one source claim to be the same part of the same sample."""
+
+
+class NoSamples(IndexBuildError):
+    """The sources hold objects, but none becomes a sample; the message counts them by reason and suffix."""
 
 
 class IndexFileError(StreamingError, ValueError):

@@ -249,6 +249,7 @@ class Owner:
             "wait_seconds": counters.wait_seconds,
             "in_flight": self._engine.in_flight,
             "dropped": self.index.dropped,
+            "skipped_objects": self.index.skipped_objects,
             "bad_samples": 0 if self._bad is None else self._bad.count,
         }
 

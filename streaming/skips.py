@@ -30,8 +30,10 @@ REASONS: Final = {
     "not_mapped": "outside the folders of data_mapping",
     "excluded": "left out by exclude",
     "not_included": "not selected by include",
+    "metadata_name": "named like metadata",
+    "other_format": "of another format than the rest",
 }
-"""Why an object can be left out, and how a message says that."""
+"""Why an object can be left out, or should be looked at, and how a message says that."""
 
 _RENAME: Final = "rename these objects"
 NEXT_STEPS: Final = {
@@ -130,14 +132,15 @@ class Skips:
 
     def describe(self, *, without: frozenset[str] = frozenset()) -> str:
         """In words, the most frequent reason first; empty if there is none apart from these."""
-        return "; ".join(map(self._describe_one, self._by_count(without)))
+        return "; ".join(map(self._describe_one, self.reasons(without=without)))
 
     def next_steps(self, *, without: frozenset[str] = frozenset()) -> str:
         """What a user can do, for the most frequent reason first."""
-        known = (NEXT_STEPS[reason] for reason in self._by_count(without) if reason in NEXT_STEPS)
+        known = (NEXT_STEPS[reason] for reason in self.reasons(without=without) if reason in NEXT_STEPS)
         return "; ".join(dict.fromkeys(known)) or "check what is stored there"
 
-    def _by_count(self, without: frozenset[str]) -> list[str]:
+    def reasons(self, *, without: frozenset[str] = frozenset()) -> list[str]:
+        """Every reason apart from these, the most frequent first."""
         told = [reason for reason in self.counts if reason not in without]
         return sorted(told, key=lambda reason: -sum(self.counts[reason].values()))
 

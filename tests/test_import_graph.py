@@ -14,7 +14,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
-    ("errors", "units", "masking", "machine", "logs", "settings", "web_pages", "git_lfs", "config", "config_reference"),
+    (
+        "errors",
+        "units",
+        "masking",
+        "machine",
+        "logs",
+        "settings",
+        "web_pages",
+        "git_lfs",
+        "globs",
+        "config",
+        "config_reference",
+    ),
     ("counters", "skips", "stages", "live", "runtime", "ranks", "epochs", "read_counts", "transform", "pickled_errors"),
     ("codecs", "order", "shares", "mixture", "fitting", "batching", "sources.base"),
     ("sources", "index"),

@@ -54,6 +54,11 @@ def split_suffix(path: str) -> tuple[str, str]:
     return path, ""
 
 
+def known_suffixes() -> list[str]:
+    """Every suffix with a codec, sorted; each may have `.zst` behind it."""
+    return sorted(name for name in _by_suffix if not name.endswith(".zst"))
+
+
 def codec_for(path: str) -> Codec:
     """The codec of an object's name. Raises UnknownFormat, with the known suffixes, if there is none."""
     return _codec_for(path, None)
@@ -103,7 +108,7 @@ def _codec_for(path: str, source: str | None) -> Codec:
     codec = _by_suffix.get(split_suffix(path)[1].lower())
     if codec is not None:
         return codec
-    known = " ".join(sorted(name for name in _by_suffix if not name.endswith(".zst")))
+    known = " ".join(known_suffixes())
     raise UnknownFormat(
         f"{_place(path, source)}: no codec for this suffix; known are {known}, each also with .zst; rename the object "
         "or register one with streaming.codecs.register_codec",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +16,9 @@ from streaming.index.listing import Listing, list_source
 from streaming.index.matching import NONE, Table, match
 from streaming.index.naming import Naming
 from streaming.index.parts import Part, check_distinct, find_parts
+from streaming.index.unused import check_readable, check_samples, classify, find_unlikely, find_unread, find_unused
 from streaming.logs import get_logger
+from streaming.skips import BY_SETTINGS, USUAL, Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,7 @@ async def build_buffer(sources: Sequence[DataSource], header: Mapping[str, Any],
     """
     check_distinct(sources)
     listings = await _all([list_source(source) for source in sources])
+    check_readable(sources, listings)
     parts = find_parts(sources, listings, header["data_mapping"])
     naming = Naming([part.name for part in parts], header["rename"])
     claims, numbers = await asyncio.to_thread(find_claims, sources, listings, parts, naming)
@@ -106,15 +108,21 @@ def _join(
     table = match(listings, parts, claims, numbers, lines)
     is_complete = (table.cells != NONE).all(axis=1)
     dropped = len(is_complete) - int(is_complete.sum())
+    unread = find_unread(listings, parts, header["data_mapping"])
     if dropped and header["missing"] == "raise":
-        raise _missing(sources, listings, parts, table, is_complete, dropped)
+        raise _missing(sources, listings, parts, table, is_complete, dropped, unread)
+    statuses = classify(listings, claims, lines, table, is_complete)
+    skips = find_unused(listings, statuses)
+    for each in unread:
+        skips.update(each)
+    check_samples(sources, len(is_complete) - dropped, skips)
     if dropped:
-        level = logging.INFO if dropped < len(is_complete) else logging.WARNING
-        _log.log(level, "samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
+        _log.info("samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
+    told = {"skips": skips.to_json(), "unlikely": find_unlikely(listings, claims, statuses).to_json()}
     rows = [{"key": part.key, "name": part.name, "roots": part.roots} for part in parts]
     etags = [listing.has_etags for listing in listings]
     return pack(
-        {**header, "parts": rows, "dropped": dropped, "etags": etags}, listings, table, table.cells[is_complete]
+        {**header, **told, "parts": rows, "dropped": dropped, "etags": etags}, listings, table, table.cells[is_complete]
     )
 
 
@@ -125,6 +133,7 @@ def _missing(
     table: Table,
     is_complete: NDArray[np.bool_],
     dropped: int,
+    unread: Sequence[Skips],
 ) -> MissingPart:
     sample = int(np.flatnonzero(~is_complete)[0])
     row = table.cells[sample]
@@ -132,12 +141,14 @@ def _missing(
     source, k, line = table.place(int(row[row != NONE][0]))
     path = listings[source].path(k)
     name = table.names[int(np.searchsorted(table.starts, sample, side="right")) - 1] + ("" if line < 0 else f"#{line}")
+    left_out = [unread[place].describe(without=BY_SETTINGS | USUAL) for place in dict(part.roots)]
+    also = "".join(f" (not read there: {text})" for text in left_out if text)
     looked = " and ".join(f"{sources[place].name!r} below {root or '/'!r}" for place, root in part.roots)
     return MissingPart(
-        f"sample {name!r} lacks its part {part.name!r} (key {part.key!r}): looked in {looked}, and found only "
-        f"{path!r} in {sources[source].name!r}; {dropped} of {len(is_complete)} samples lack a part: add the objects, "
-        "give `rename` rules that make their names equal, name in data_mapping only the parts you want, "
-        "or say missing='drop'",
+        f"sample {name!r} lacks its part {part.name!r} (key {part.key!r}): looked in {looked}{also}, and found "
+        f"only {path!r} in {sources[source].name!r}; {dropped} of {len(is_complete)} samples lack a part: add the "
+        "objects, give `rename` rules that make their names equal, name in data_mapping only the parts you want, "
+        "leave what is no sample out by `exclude` in the source's settings, or say missing='drop'",
         path=path,
         source=sources[source].name,
     )

@@ -33,12 +33,14 @@ class Claim:
         source: its place in the list of sources.
         objects: places in the source's listing.
         names: the number of the name of each.
+        twins: places of objects that are left out, as the same is there uncompressed.
     """
 
     part: int
     source: int
     objects: NDArray[np.int64]
     names: NDArray[np.int64]
+    twins: NDArray[np.int64]
 
 
 def find_claims(
@@ -55,7 +57,7 @@ def find_claims(
         for source, root in part.roots:
             objects, names = _name_objects(listings[source], root, naming, numbers)
             keep = _settle(sources[source], listings[source], part, objects, names, numbers)
-            claims.append(Claim(place, source, objects[keep], names[keep]))
+            claims.append(Claim(place, source, objects[keep], names[keep], objects[~keep]))
     return claims, numbers
 
 

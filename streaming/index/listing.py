@@ -12,18 +12,17 @@ import xxhash
 
 from streaming.codecs.registry import split_suffix
 from streaming.index.naming import PRECOMPUTED
-from streaming.logs import get_logger
+from streaming.skips import Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from streaming.globs import Selection
     from streaming.sources.base import DataSource, FileInfo
 
-__all__ = ["Listing", "list_source", "validator"]
+__all__ = ["Listing", "fill", "list_source", "validator"]
 
 LINES_SUFFIX = ".jsonl"
-
-_log = get_logger(__name__)
 
 
 def validator(etag: str | None, size: int, modified: float | None) -> int:
@@ -51,6 +50,8 @@ class Listing:
         validators: see `validator`.
         is_lines: 1 where each line is a sample of its own.
         has_etags: whether all validators come from ETags, with which those of reads can be compared.
+        unread: paths of objects that no codec reads; they have no row.
+        skips: other objects that were left out, and have no row.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -61,6 +62,8 @@ class Listing:
     validators: array[int] = field(default_factory=lambda: array("Q"))
     is_lines: bytearray = field(default_factory=bytearray)
     has_etags: bool = False
+    unread: list[str] = field(default_factory=list)
+    skips: Skips = field(default_factory=Skips)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,20 +90,24 @@ class Listing:
 
 
 async def list_source(source: DataSource) -> Listing:
-    """List a source; hidden files and those that no codec reads are left out, the latter with one line in the log.
+    """List a source; what cannot be part of a sample is counted.
 
     Raises:
         SourceError: if the source cannot be listed.
     """
     listing = Listing()
-    skipped = await _fill(listing, source.iter_files())
-    if skipped:
-        _log.debug("no_codec source=%s objects=%d first=%s", source.name, len(skipped), skipped[0])
+    await fill(listing, source.iter_files(), source.config.selection)
+    listing.skips.update(source.skipped)
     return listing
 
 
-async def _fill(listing: Listing, files: AsyncIterable[FileInfo]) -> list[str]:
-    skipped: list[str] = []
+async def fill(listing: Listing, files: AsyncIterable[FileInfo], why: Selection | None) -> None:
+    """Add what can be part of a sample to a listing, and count the rest.
+
+    Args:
+        why: tells why the settings leave a path out.
+    """
+    skips, unread = listing.skips, listing.unread
     folder_ids: dict[str, int] = {}
     last, last_id = None, -1
     add_folder_id, add_name, add_stem = listing.folder_ids.append, listing.names.append, listing.stems.append
@@ -108,15 +115,19 @@ async def _fill(listing: Listing, files: AsyncIterable[FileInfo]) -> list[str]:
     with_etag = 0
     async for info in files:
         path = info.path
+        if why is not None and (reason := why(path)):
+            skips.add(reason, path)
+            continue
         cut = path.rfind("/") + 1
         folder, name = path[:cut], path[cut:]
         if folder != last:
             last, last_id = folder, _folder_id(listing, folder_ids, folder)
         if last_id < 0 or name[:1] == ".":
+            skips.add("hidden", path)
             continue
         stem, suffix = split_suffix(name)
         if not suffix:
-            skipped.append(path)
+            unread.append(path)
             continue
         add_folder_id(last_id)
         add_name(name)
@@ -126,7 +137,6 @@ async def _fill(listing: Listing, files: AsyncIterable[FileInfo]) -> list[str]:
         with_etag += info.etag is not None
         add_kind(suffix.lower() == LINES_SUFFIX)
     listing.has_etags = 0 < with_etag == len(listing)
-    return skipped
 
 
 def _folder_id(listing: Listing, folder_ids: dict[str, int], folder: str) -> int:

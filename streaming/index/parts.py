@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from streaming.config import DEFAULT_MAPPING, is_near, parse_mapping, suggest
 from streaming.errors import ConfigError, IndexBuildError
 from streaming.index.naming import PRECOMPUTED
+from streaming.skips import Skips
 
 if TYPE_CHECKING:
     from streaming.index.listing import Listing
@@ -78,6 +79,7 @@ def find_parts(
     for name, key in mapping.items():
         roots = ((places[name], ""),) if name in places else _folder_roots(name, trees)
         if not roots and not is_empty:
+            _check_readable(name, listings)
             known = {*places, *(top for tree in trees for at in ("", PRECOMPUTED) for top in tree.top_below(at))}
             is_only_part = len(mapping) == 1 and found == list(places) and len(found) == 1
             if not is_only_part or is_near(name, known.difference(places)):
@@ -99,6 +101,21 @@ def _names_there(places: Mapping[str, int], trees: Sequence[_Tree]) -> list[str]
             folders |= tops
     whole = [name for name, number in places.items() if not trees[number].holds_any(folders)]
     return sorted(folders) + whole
+
+
+def _check_readable(name: str, listings: Sequence[Listing]) -> None:
+    """Refuse a folder that is there and holds nothing but objects that no codec reads."""
+    folder = name.strip("/") + "/"
+    skips = Skips()
+    for listing in listings:
+        for path in listing.unread:
+            if path.startswith((folder, PRECOMPUTED + folder)):
+                skips.add("no_codec", path)
+    if skips:
+        raise ConfigError(
+            f"data_mapping names {name!r}, a folder with {skips.total()} objects that no codec reads: "
+            f"{skips.describe()}; convert them, or register a codec with streaming.codecs.register_codec"
+        )
 
 
 def _folder_roots(name: str, trees: Sequence[_Tree]) -> tuple[tuple[int, str], ...]:

@@ -22,10 +22,13 @@ from streaming.index.file import map_file, save_file
 from streaming.index.layout import FOLDER, OBJECT, RANGE, RANGES, Sections, parse, to_text
 from streaming.index.lines import Lines
 from streaming.index.naming import Naming, below
+from streaming.index.unused import report
+from streaming.skips import BY_SETTINGS, Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from streaming.config import DataSourceConfig
     from streaming.sources.base import DataSource
 
 __all__ = ["Changes", "Row", "SampleIndex", "configuration"]
@@ -93,14 +96,18 @@ def configuration(
 ) -> str:
     """What an index depends on apart from the data, as a short text: `SampleIndex.open(path, expect=...)`."""
     roots = [
-        # gcsfs gives other ETags than obstore does, so an index of one engine is none of the other's.
-        (each.name, each.source_type, mask_secrets(each.path_or_uri), *(["gcsfs"] if each.engine == "gcsfs" else []))
+        (each.name, each.source_type, mask_secrets(each.path_or_uri), each.include, each.exclude, _view(each))
         for each in (source.config for source in sources)
     ]
     mapping = parse_mapping(data_mapping)
     keys = list(mapping.items()) if mapping else ("default", DEFAULT_MAPPING)
     rules = [keys, list((rename or {}).items()), missing]
     return xxhash.xxh3_128_hexdigest(repr((roots, rules)).encode("utf-8", "surrogateescape"))
+
+
+def _view(config: DataSourceConfig) -> str:
+    """The name of what gives ETags of its own: by gcsfs they are others than by obstore."""
+    return "gcsfs" if config.engine == "gcsfs" else ""
 
 
 class SampleIndex:
@@ -115,6 +122,8 @@ class SampleIndex:
         roots: for each part the sources that may hold it (their number, and the folder in them), preferred ones first.
         has_etags: for each source whether its listing gave ETags, which validators are then made of.
         dropped: samples that were left out as they lack a part.
+        skips: objects that were listed and are in no sample, by reason.
+        unlikely: objects that are in a sample and hardly meant to be, such as `metadata.json`.
         total_bytes: of all parts of all samples, where the listings gave sizes.
         max_object_bytes: of the largest part of a sample.
         nbytes: of the whole index, all in.
@@ -135,6 +144,8 @@ class SampleIndex:
         self.has_etags: tuple[bool, ...] = tuple(header["etags"])
         self.fingerprint: str = header["fingerprint"]
         self.dropped: int = header["dropped"]
+        self.skips = Skips.from_json(header["skips"])
+        self.unlikely = Skips.from_json(header["unlikely"])
         self.total_bytes: int = header["total_bytes"]
         self.max_object_bytes: int = header["max_object_bytes"]
         self.nbytes = len(sections.buffer)
@@ -160,6 +171,7 @@ class SampleIndex:
             ConfigError: if the mapping names something that is not there.
             DuplicateName: if two objects of a source claim the same part of a sample.
             MissingPart: if a sample lacks a part; it names the sample, the part and where it was looked for.
+            NoSamples: if there are objects, and none becomes a sample.
             IndexBuildError: if a source is listed twice, or a path cannot be written down.
             SourceError: if a source cannot be listed, or an object of lines not read.
         """
@@ -175,7 +187,9 @@ class SampleIndex:
             "rename": rules,
             "missing": missing,
         }
-        return cls(parse(await build_buffer(sources, header, {}), "just built"))
+        index = cls(parse(await build_buffer(sources, header, {}), "just built"))
+        report(sources, index.skips, index.unlikely)
+        return index
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, expect: str | None = None) -> SampleIndex:
@@ -191,8 +205,8 @@ class SampleIndex:
         index = cls(parse(map_file(Path(path)), os.fspath(path)), os.path.abspath(path))
         if expect not in (None, index._sections.header["configuration"]):
             raise IndexFileError(
-                f"the index {os.fspath(path)} was built for other sources, data_mapping, rename or missing; "
-                "build it anew, or give each configuration a file of its own",
+                f"the index {os.fspath(path)} was built for other sources, data_mapping, rename or missing, or for "
+                "other include or exclude of a source; build it anew, or give each configuration a file of its own",
                 path=os.fspath(path),
             )
         return index
@@ -209,6 +223,11 @@ class SampleIndex:
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def skipped_objects(self) -> int:
+        """Objects that are in no sample, without those that the settings left out: mapping, `include`, `exclude`."""
+        return self.skips.total(without=BY_SETTINGS)
 
     def rows(self, i: int) -> tuple[Row, ...]:
         """The parts of sample `i`, in the order of `parts`.

@@ -163,6 +163,8 @@ class DataSource(ABC):
     def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         """All objects whose path begins with `prefix`, in a repeatable order.
 
+        `include` and `exclude` of the configuration are applied by those who call this: `list_files` and the index.
+
         Raises:
             NotFound: at the first step, if the root does not exist.
             Closed: at the first step, after `aclose`.
@@ -213,8 +215,12 @@ class DataSource(ABC):
             raise
 
     async def list_files(self, prefix: str = "") -> list[str]:
-        """The paths of all objects that begin with `prefix`, sorted; what the listing left out is logged once."""
-        paths = sorted([info.path async for info in self.iter_files(prefix)])
+        """The paths that begin with `prefix` and that `include` and `exclude` select, sorted.
+
+        What the listing left out because it cannot be read is logged once.
+        """
+        why = self.config.selection
+        paths = sorted([info.path async for info in self.iter_files(prefix) if why is None or not why(info.path)])
         warn_of(self.skipped, self.name)
         return paths
 

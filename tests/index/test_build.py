@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.config import DataSourceConfig
-from streaming.errors import ConfigError, DuplicateName, IndexBuildError, MissingPart, NotFound
+from streaming.errors import ConfigError, DuplicateName, IndexBuildError, MissingPart, NoSamples, NotFound
 from streaming.index import SampleIndex
 from streaming.sources.local import LocalDataSource
 from streaming.testing import MemorySource
@@ -157,11 +157,10 @@ async def test_samples_that_lack_a_part_can_be_dropped(caplog: pytest.LogCapture
     assert "dropped=2 of=4" in caplog.text
 
 
-async def test_dropping_everything_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Names that never match leave an empty data set, which is said aloud."""
-    index = await SampleIndex.build([memory("data", "x/a.pt", "y/b.pt")], data_mapping=["x", "y"], missing="drop")
-    assert (len(index), index.dropped) == (0, 2)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+async def test_dropping_everything_is_an_error() -> None:
+    """Names that never match leave no sample, which is no data set to train on."""
+    with pytest.raises(NoSamples, match=r"2 of samples that lack a part.*check data_mapping"):
+        await SampleIndex.build([memory("data", "x/a.pt", "y/b.pt")], data_mapping=["x", "y"], missing="drop")
 
 
 @pytest.mark.parametrize(
@@ -191,14 +190,14 @@ async def test_a_plain_object_is_preferred_to_its_compressed_copy(suffix: str) -
 
 
 async def test_hidden_and_unreadable_files_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """Hidden files and folders are silent; files that no codec reads get one line in the log."""
+    """Hidden files and folders are only counted; files that no codec reads are warned of."""
     source = memory("data", ".hid/a.pt", "x/.b.pt", "README", "x/notes.docx", "a/.precomputed/b.pt", "c.pt", ".pt")
     with caplog.at_level(logging.DEBUG, "streaming"):
         index = await SampleIndex.build([source])
     assert names(index) == ["c"]
-    assert [record.getMessage() for record in caplog.records if "no_codec" in record.getMessage()] == [
-        "no_codec source=data objects=2 first=README"
-    ]
+    [message] = [record.getMessage() for record in caplog.records if record.name.startswith("streaming.index")]
+    assert "2 no codec for the suffix (no suffix 1, .docx 1; first 'README')" in message
+    assert index.skipped_objects == 6
 
 
 @pytest.mark.parametrize("mapping", [None, TRAINER, ["anything"]])
@@ -300,7 +299,12 @@ async def test_every_sample_is_its_name_in_every_part(
     sources = [memory("main", *main), memory("copy", *(f"x/{name}.pt" for name in copy))]
     if not second or not first | copy:
         return
-    index = await SampleIndex.build(sources, data_mapping={"x": "one", "y": "two"}, missing="drop")
+    mapping = {"x": "one", "y": "two"}
+    if not (first | copy) & second:
+        with pytest.raises(NoSamples):
+            await SampleIndex.build(sources, data_mapping=mapping, missing="drop")
+        return
+    index = await SampleIndex.build(sources, data_mapping=mapping, missing="drop")
     assert names(index) == sorted((first | copy) & second)
     assert index.dropped == len((first | copy) ^ second)
     for name, sample in zip(names(index), paths(index), strict=True):
