@@ -115,13 +115,19 @@ def index(
         list[str] | None, typer.Option(metavar="NAME=KEY", help="Source or folder, and its key in the sample; repeat.")
     ] = None,
     missing: Annotated[str, typer.Option(help="raise: name a sample that lacks a part; drop: leave it out.")] = "raise",
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only objects that match this, of every URL; repeat.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="No objects that match this, such as *.txt; repeat.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Match the samples of the sources by name, count them, and save the index."""
     with outcome():
         from streaming.commands.samples import build_index
 
-        build_index(urls, output, mapping or [], missing, json)
+        build_index(urls, output, mapping or [], missing, json, include=include or (), exclude=exclude or ())
 
 
 @app.command(epilog=_example("warm train.yaml"))

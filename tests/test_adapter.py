@@ -12,7 +12,16 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from streaming.adapter import StreamingDatasetAdapter, create_streaming_dataset_from_config
-from streaming.errors import Closed, ConfigError, DecodeError, MissingPart, NotFound, ObjectChanged, PrepareError
+from streaming.errors import (
+    Closed,
+    ConfigError,
+    DecodeError,
+    MissingPart,
+    NoSamples,
+    NotFound,
+    ObjectChanged,
+    PrepareError,
+)
 from streaming.sources import LocalDataSource
 
 COUNT = 12
@@ -378,6 +387,39 @@ def test_the_index_is_saved_and_opened_again(root, tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with StreamingDatasetAdapter(str(root), MAPPING, index_path=path) as adapter:
         assert len(adapter) == COUNT
+
+
+@pytest.mark.parametrize("owner", ["thread", "process"])
+@pytest.mark.parametrize("mapping", [None, {"latnets": "x"}])
+def test_a_folder_without_a_sample_is_refused(tmp_path, owner, mapping):
+    """Objects that nothing reads are no empty data set; the error counts them. No object at all is one."""
+    with StreamingDatasetAdapter(str(tmp_path), mapping, owner=owner) as adapter:
+        assert len(adapter) == 0
+    for number in range(3):
+        (tmp_path / f"{number}.parquet").touch()
+    with pytest.raises(NoSamples, match=r"3 objects .* \(\.parquet 3"):
+        StreamingDatasetAdapter(str(tmp_path), mapping, owner=owner)
+
+
+@pytest.mark.parametrize("owner", ["thread", "process"])
+def test_skipped_objects_are_counted(root, tmp_path, owner):
+    """Those that are in no sample count; those that the settings leave out do not. Saved or not."""
+    (folder,) = root.rglob("latents")
+    (folder / "notes.docx").touch()
+    (folder / "metadata.json").touch()
+    source = {"path": str(root), "exclude": ["metadata.json"]}
+    for _ in range(2):
+        with StreamingDatasetAdapter(source, MAPPING, owner=owner, index_path=tmp_path / "a.index") as adapter:
+            assert len(adapter) == COUNT
+            assert adapter.get_cache_stats()["skipped_objects"] == 1
+
+
+def test_an_index_of_other_globs_is_built_again(root, tmp_path):
+    """A saved index belongs to the `include` and `exclude` that it was built with."""
+    for include, count in ((["*.pt"], COUNT), (["*_0001.pt"], 1)):
+        source = {"path": str(root), "include": include}
+        with StreamingDatasetAdapter(source, MAPPING, index_path=tmp_path / "a.index") as adapter:
+            assert len(adapter) == count
 
 
 def test_an_adapter_pickles_as_its_configuration(adapter):

@@ -173,6 +173,40 @@ def test_index_counts_and_saves(folder: Path, tmp_path: Path) -> None:
     assert "5 samples of x, y" in run("index", folder, "--mapping", "a=x", "--mapping", "b=y", "-o", output).stdout
 
 
+def test_index_tells_what_it_left_out(folder: Path) -> None:
+    """Objects that are in no sample are counted by reason; `--include` and `--exclude` select for every URL."""
+    (folder / "a" / "notes.docx").touch()
+    (folder / "a" / "metadata.json").write_text("{}")
+    result = run("index", folder / "a", "--json")
+    told = json.loads(result.stdout)
+    assert (told["samples"], told["skipped_objects"]) == (6, 1)
+    assert told["skipped"] == {"no_codec": {".docx": 1}}
+    assert told["unlikely"] == {"metadata_name": {".json": 1}}
+    shown = run("index", folder / "a")
+    assert "1 objects in no sample: 1 no codec for the suffix (.docx 1" in shown.stdout
+    assert "metadata.json" in shown.stdout
+    told = json.loads(run("index", folder / "a", "--exclude", "metadata.*", "--include", "*.json", "--json").stdout)
+    assert (told["samples"], told["skipped_objects"], told["unlikely"]) == (5, 0, {})
+
+
+def test_index_of_objects_that_are_no_samples(folder: Path) -> None:
+    """It fails with the counts, also under a mapping that names nothing there."""
+    for path in (folder / "a").iterdir():
+        path.rename(path.with_suffix(".parquet"))
+    for arguments in ((), ("--mapping", "latnets=x")):
+        result = run("index", folder / "a", *arguments)
+        assert result.exit_code == 1
+        assert ".parquet 5" in result.stderr
+
+
+def test_ls_tells_what_cannot_be_listed(folder: Path) -> None:
+    """Links to nothing are not listed, and said on standard error."""
+    (folder / "a" / "gone.json").symlink_to("nothing.json")
+    result = run("ls", folder / "a", "--json")
+    assert len(result.stdout.splitlines()) == 5
+    assert "1 a link to nothing (.json 1; first 'gone.json')" in result.stderr
+
+
 def test_index_missing_part(folder: Path) -> None:
     """A sample that lacks a part fails by name, or is dropped and counted."""
     (folder / "b" / "s2.json").unlink()

@@ -22,11 +22,15 @@ from streaming.errors import (
     AccessDenied,
     BadRequest,
     MissingExtra,
+    NoSamples,
     NotFound,
     SourceTimeout,
     SourceUnavailable,
     StreamingError,
 )
+from streaming.index.listing import Listing, fill
+from streaming.index.unused import check_readable, judge
+from streaming.skips import BY_SETTINGS
 from streaming.sources import create_data_source
 from streaming.sources.base import DataSource, FileInfo
 
@@ -39,7 +43,7 @@ READ_BYTES = 1 << 20  # of each object at most
 MOST_SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; 5 leave room for drift
 CONNECT_S = 5.0
 
-OK, FAILED_, LEFT_OUT = "ok", "failed", "left out"
+OK, WARNING, FAILED_, LEFT_OUT = "ok", "warning", "failed", "left out"
 
 _VARIABLES = {
     "s3": ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"),
@@ -129,6 +133,8 @@ async def _look_at(config: DataSourceConfig, listed: dict[str, int]) -> AsyncIte
         return
     async with source:
         yield await _tried("list", _list, source, listed)
+        if listed or source.skipped:
+            yield await _look_for_samples(source, listed)
         if listed:
             yield await _tried("read", _read_some, source, listed)
         else:
@@ -227,6 +233,27 @@ async def _list(source: DataSource, listed: dict[str, int]) -> str:
 
 def _note(info: FileInfo, listed: dict[str, int]) -> None:
     listed[info.path] = info.size
+
+
+async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> Finding:
+    """How many of the objects can be samples by their names, and why the others cannot."""
+    listing = Listing()
+    await fill(listing, _each(listed), source.config.selection)
+    listing.skips.update(source.skipped)
+    try:
+        check_readable([source], [listing])
+    except NoSamples as exc:
+        return _failed("samples", exc)
+    skips, unlikely = judge(listing)
+    told = [f"{len(listing)} of {len(listing) + skips.total()} objects can be samples", skips.describe()]
+    told += [f"may not be meant as samples: {unlikely.describe()}"] if unlikely else []
+    is_odd = unlikely or skips.total(without=BY_SETTINGS)
+    return Finding("samples", WARNING if is_odd else OK, "; ".join(filter(None, told)))
+
+
+async def _each(listed: Mapping[str, int]) -> AsyncIterator[FileInfo]:
+    for path, size in listed.items():
+        yield FileInfo(path, size)
 
 
 async def _read_some(source: DataSource, listed: Mapping[str, int]) -> str:

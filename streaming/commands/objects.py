@@ -31,6 +31,8 @@ async def _list(url: str, prefix: str, as_json: bool) -> None:
                 print_json({"path": info.path, "size": info.size, "etag": info.etag, "modified": info.modified})
             else:
                 typer.echo(_line(info))
+        if source.skipped:
+            typer.echo(f"not listed: {source.skipped.describe()}", err=True)
 
 
 def _line(info: FileInfo) -> str:

@@ -25,8 +25,20 @@ NAMED_FAILURES = 20
 """Samples that `warm` names when they cannot be read; the rest are counted."""
 
 
-def build_index(urls: Sequence[str], output: Path | None, mapping: Sequence[str], missing: str, as_json: bool) -> None:
+def build_index(
+    urls: Sequence[str],
+    output: Path | None,
+    mapping: Sequence[str],
+    missing: str,
+    as_json: bool,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> None:
     """Build the index of the sources, save it if asked, and print what it holds.
+
+    Args:
+        include, exclude: globs, for each source.
 
     Raises:
         ConfigError: a mapping or an output that cannot be used.
@@ -34,7 +46,8 @@ def build_index(urls: Sequence[str], output: Path | None, mapping: Sequence[str]
     """
     if output is not None:
         check_output(output)
-    index = asyncio.run(_build(urls, _parse_mapping(mapping), missing))
+    configs = [{"path": url, "include": tuple(include), "exclude": tuple(exclude)} for url in urls]
+    index = asyncio.run(_build(configs, _parse_mapping(mapping), missing))
     if output is not None:
         index.save(output)
     parts = sorted({row.part for row in index.rows(0)}) if len(index) else []
@@ -42,6 +55,9 @@ def build_index(urls: Sequence[str], output: Path | None, mapping: Sequence[str]
         "samples": len(index),
         "parts": parts,
         "dropped": index.dropped,
+        "skipped_objects": index.skipped_objects,
+        "skipped": index.skips.counts,
+        "unlikely": index.unlikely.counts,
         "saved": None if output is None else str(output),
         "saved_bytes": None if output is None else output.stat().st_size,
     }
@@ -49,16 +65,20 @@ def build_index(urls: Sequence[str], output: Path | None, mapping: Sequence[str]
         print_json(counts)
         return
     typer.echo(f"{counts['samples']} samples of {', '.join(parts) or 'no parts'}; {counts['dropped']} dropped")
+    if index.skips:
+        typer.echo(f"{index.skips.total()} objects in no sample: {index.skips.describe()}")
+    if index.unlikely:
+        typer.echo(f"{index.unlikely.total()} objects that may not be meant as samples: {index.unlikely.describe()}")
     if output is not None:
         typer.echo(f"saved in {output}, {human_bytes(output.stat().st_size)}")
 
 
-async def _build(urls: Sequence[str], mapping: dict[str, str] | None, missing: str) -> SampleIndex:
+async def _build(configs: Sequence[dict[str, Any]], mapping: dict[str, str] | None, missing: str) -> SampleIndex:
     from streaming.index import SampleIndex
     from streaming.sources import create_data_source
 
     async with AsyncExitStack() as stack:
-        sources = [await stack.enter_async_context(create_data_source(url)) for url in urls]
+        sources = [await stack.enter_async_context(create_data_source(each)) for each in configs]
         return await SampleIndex.build(sources, data_mapping=mapping, missing=missing)
 
 

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from streaming.index.parts import Part
     from streaming.sources.base import DataSource
 
-__all__ = ["check_readable", "check_samples", "classify", "find_unlikely", "find_unread", "find_unused", "report"]
+__all__ = [
+    "check_readable",
+    "check_samples",
+    "classify",
+    "find_unlikely",
+    "find_unread",
+    "find_unused",
+    "judge",
+    "report",
+]
 
 METADATA_NAMES: Final = frozenset(
     "annotations captions classes config dataset_dict dataset_info dataset_infos features index info labels license "
@@ -68,9 +77,7 @@ def check_readable(sources: Sequence[DataSource], listings: Sequence[Listing]) -
         return
     skips = Skips()
     for listing in listings:
-        skips.update(listing.skips)
-        for path in listing.unread:
-            skips.add("no_codec", path)
+        skips.update(judge(listing)[0])
     check_samples(sources, 0, skips)
 
 
@@ -127,21 +134,34 @@ def find_unlikely(listings: Sequence[Listing], claims: Sequence[Claim], statuses
     """Objects that become samples and are hardly meant to: named like metadata, or of another format than the rest."""
     unlikely = Skips()
     for claim in claims:
-        listing = listings[claim.source]
-        objects = claim.objects[statuses[claim.source][claim.objects] == _USED].tolist()
-        names, stems = listing.names, listing.stems
-        described = [k for k in objects if names[k][: stems[k]].lower() in METADATA_NAMES]
-        if 2 * len(described) >= len(objects):  # each sample has such an object
-            described = []
-        for k in described:
-            unlikely.add("metadata_name", listing.path(k))
-        known = set(described)
-        suffixes = Counter(listing.suffix(k) for k in objects if k not in known)
-        rare = _rare(suffixes)
-        for k in objects if rare else ():
-            if k not in known and listing.suffix(k) in rare:
-                unlikely.add("other_format", listing.path(k))
+        objects = claim.objects[statuses[claim.source][claim.objects] == _USED]
+        _add_unlikely(unlikely, listings[claim.source], objects.tolist())
     return unlikely
+
+
+def judge(listing: Listing) -> tuple[Skips, Skips]:
+    """What a listing has left out, and what it holds that is hardly meant to be a sample, if all of it is one part."""
+    skips, unlikely = Skips(), Skips()
+    skips.update(listing.skips)
+    for path in listing.unread:
+        skips.add("no_codec", path)
+    _add_unlikely(unlikely, listing, range(len(listing)))
+    return skips, unlikely
+
+
+def _add_unlikely(unlikely: Skips, listing: Listing, objects: Sequence[int]) -> None:
+    names, stems = listing.names, listing.stems
+    described = [k for k in objects if names[k][: stems[k]].lower() in METADATA_NAMES]
+    if 2 * len(described) >= len(objects):  # each sample has such an object
+        described = []
+    for k in described:
+        unlikely.add("metadata_name", listing.path(k))
+    known = set(described)
+    suffixes = Counter(listing.suffix(k) for k in objects if k not in known)
+    rare = _rare(suffixes)
+    for k in objects if rare else ():
+        if k not in known and listing.suffix(k) in rare:
+            unlikely.add("other_format", listing.path(k))
 
 
 def _rare(suffixes: Counter[str]) -> set[str]:

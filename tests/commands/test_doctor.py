@@ -40,9 +40,34 @@ def test_a_folder_that_works(copies: tuple[Path, Path]) -> None:
     """Listing, latency and throughput are told; a folder has no endpoint, clock or credentials."""
     code, found = findings(copies[0])
     assert code == 0
-    assert list(found) == ["source", "list", "read"]
+    assert list(found) == ["source", "list", "samples", "read"]
+    assert found["samples"]["detail"] == "5 of 5 objects can be samples"
     assert found["list"]["detail"].startswith("5 objects in ")
     assert "p95" in found["read"]["detail"]
+
+
+def test_objects_that_cannot_be_samples(copies: tuple[Path, Path]) -> None:
+    """Some are counted with a warning; where none can be a sample the check fails and says what to do."""
+    for name in ("a.csv", "b.csv", ".hidden"):
+        (copies[0] / name).touch()
+    (copies[0] / "link.bin").symlink_to("nothing.bin")
+    code, found = findings(copies[0])
+    assert (code, found["samples"]["outcome"]) == (0, "warning")
+    for told in ("5 of 9 objects can be samples", ".csv 2", "1 hidden", "1 a link to nothing"):
+        assert told in found["samples"]["detail"]
+    for path in copies[0].glob("*.bin"):
+        path.unlink()
+    code, found = findings(copies[0])
+    assert (code, found["samples"]["outcome"]) == (1, "failed")
+    assert "register_codec" in found["samples"]["detail"]
+
+
+def test_metadata_among_samples(copies: tuple[Path, Path]) -> None:
+    """What is named like metadata and would become a sample is told."""
+    (copies[0] / "metadata.json").touch()
+    code, found = findings(copies[0])
+    assert (code, found["samples"]["outcome"]) == (0, "warning")
+    assert "metadata.json" in found["samples"]["detail"]
 
 
 def test_a_web_server_that_works(nginx: WebServer) -> None:
