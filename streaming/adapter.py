@@ -21,7 +21,7 @@ from streaming.counters import Reading
 from streaming.epochs import epoch_of
 from streaming.errors import Closed, StreamingError
 from streaming.forks import follow_forks, inherited
-from streaming.index import SampleIndex
+from streaming.index import Changes, SampleIndex
 from streaming.link import is_spawning
 from streaming.live import add_adapter, closed
 from streaming.lookahead import LookAhead
@@ -68,6 +68,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         missing: "raise" names a sample that lacks a part; "drop" leaves it out and counts it.
         rename: `{pattern: replacement}` for names that differ between parts.
         index_path: where the index is saved, and opened from at the next start.
+        refresh: when a saved index is compared with what the sources hold. "background" opens it at once, lists soon
+            after and reports what came, went or changed; "always" lists at each start and takes it over; "never".
         policy: "retain" keeps a fixed set of samples, evenly spread, and streams the rest; "lru" keeps what was read
             last; "auto" is "retain" where the order is known, from the first announcement on, and "lru" otherwise.
         concurrency: most samples being read ahead at once; None is 256, from local disk 8 for each decode thread.
@@ -105,6 +107,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         missing: str = "raise",
         rename: Mapping[str, str] | None = None,
         index_path: str | os.PathLike[str] | None = None,
+        refresh: str = "background",
         policy: str = "auto",
         concurrency: int | None = None,
         decode_threads: int | None = None,
@@ -128,6 +131,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
             missing=missing,
             rename=dict(rename or {}),
             index_path=index_path,
+            refresh=refresh,
             policy=policy,
             concurrency=concurrency,
             decode_threads=decode_threads,
@@ -350,6 +354,18 @@ class StreamingDatasetAdapter(Dataset[Any]):
         """Drop every cached sample. With or without `await`."""
         self._open().clear()
         return Done(None)
+
+    def refresh_index(self) -> Changes:
+        """List the sources now and, if they changed, save the new index at `index_path`, for the next start.
+
+        This adapter keeps the index and so the order that it began with: what was added is not in it, what was changed
+        or removed is refused when it is read.
+
+        Raises:
+            IndexBuildError, SourceError: as when the adapter is made.
+            OSError: the index cannot be saved.
+        """
+        return self._open().refresh_index()
 
     # -- opening, closing, other processes
 

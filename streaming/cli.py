@@ -121,13 +121,25 @@ def index(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="No objects that match this, such as *.txt; repeat.")
     ] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Say how many samples were added, changed and removed since -o was saved.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Match the samples of the sources by name, count them, and save the index."""
     with outcome():
         from streaming.commands.samples import build_index
 
-        build_index(urls, output, mapping or [], missing, json, include=include or (), exclude=exclude or ())
+        build_index(
+            urls,
+            output,
+            mapping or [],
+            missing,
+            json,
+            include=include or (),
+            exclude=exclude or (),
+            refresh=refresh,
+        )
 
 
 @app.command(epilog=_example("warm train.yaml"))

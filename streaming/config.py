@@ -280,6 +280,10 @@ class AdapterConfig(Settings):
         default_factory=dict, description="{text in a name: its replacement} before matching"
     )
     index_path: Path | None = Field(None, description="where the index is saved; None: it is built at each start")
+    refresh: Literal["background", "always", "never"] = Field(
+        "background",
+        description="when what is saved at index_path is compared with the sources: after the start, at it, or not",
+    )
     policy: Literal["auto", "lru", "retain"] = Field("auto", description="which entries leave the cache first")
     concurrency: int | None = Field(
         None,

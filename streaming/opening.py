@@ -12,6 +12,8 @@ from streaming.copies import CopyReader, Entry, open_entries
 from streaming.errors import IndexFileError
 from streaming.index import SampleIndex, configuration
 from streaming.owner import Owner
+from streaming.ranks import is_first_of_node
+from streaming.revalidation import Revalidation, refreshed
 from streaming.runtime import current_runtime
 from streaming.sources.base import DataSource
 
@@ -33,7 +35,7 @@ def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shar
     """
     runtime = current_runtime()
     entries = open_entries(config.sources, config.resilience)
-    index = runtime.run(_load_index(config, entries))
+    index, revalidation = runtime.run(_load_index(config, entries))
     cache = SmartLRUCache(
         config.cache_size_gb / shares,
         config.max_ttl_seconds,
@@ -52,6 +54,7 @@ def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shar
         decode_threads=config.decode_threads,
         max_bytes=config.max_object_bytes,
         bad=_bad_samples(config, len(index)),
+        revalidation=revalidation,
     )
 
 
@@ -61,8 +64,8 @@ def _bad_samples(config: AdapterConfig, count: int) -> BadSamples | None:
     return BadSamples(count, config.seed, config.quarantine_path, config.max_bad_share)
 
 
-async def _load_index(config: AdapterConfig, entries: Sequence[Entry]) -> SampleIndex:
-    """The index; where there is none, the sources are closed again."""
+async def _load_index(config: AdapterConfig, entries: Sequence[Entry]) -> tuple[SampleIndex, Revalidation]:
+    """The index, and what compares it with the sources; where there is none, the sources are closed again."""
     try:
         return await _index_of(config, [entry.source for entry in entries])
     except BaseException:
@@ -71,19 +74,34 @@ async def _load_index(config: AdapterConfig, entries: Sequence[Entry]) -> Sample
         raise
 
 
-async def _index_of(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
+async def _index_of(config: AdapterConfig, sources: Sequence[DataSource]) -> tuple[SampleIndex, Revalidation]:
+    """As `_load_index`; the comparison is made in the background where the index was not made just now."""
+    index, is_fresh = _saved_index(config, sources), False
+    if index is None:
+        index, is_fresh = await _build_index(config, sources), True
+    elif config.refresh == "always":
+        assert config.index_path is not None
+        index, is_fresh = await refreshed(index, sources, config.index_path), True
+    in_background = not is_fresh and config.refresh == "background" and is_first_of_node()
+    return index, Revalidation(index, sources, config.index_path, in_background)
+
+
+def _saved_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex | None:
+    """What is saved for this configuration; None if nothing is, or nothing that can be used."""
     path = config.index_path
-    if path is not None and path.exists():
-        expected = configuration(
-            sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
-        )
-        try:
-            return SampleIndex.open(path, expect=expected)
-        except IndexFileError:
-            pass
+    if path is None or not path.exists():
+        return None
+    expected = configuration(sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing)
+    try:
+        return SampleIndex.open(path, expect=expected)
+    except IndexFileError:
+        return None
+
+
+async def _build_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
     index = await SampleIndex.build(
         sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
     )
-    if path is not None:
-        index.save(path)
+    if config.index_path is not None:
+        index.save(config.index_path)
     return index

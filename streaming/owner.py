@@ -18,7 +18,7 @@ from streaming.copying import Uncopyable, copy_sample, pickle_sample
 from streaming.counters import Counters, Reading
 from streaming.errors import PrepareError
 from streaming.fetch import IN_CACHE, SampleFetcher
-from streaming.index import SampleIndex
+from streaming.index import Changes, SampleIndex
 from streaming.link import LinkHandle, LinkServer
 from streaming.pickled_errors import pickle_error
 from streaming.pool import DecodePool
@@ -26,6 +26,7 @@ from streaming.prefetch_queue import PrefetchQueue
 from streaming.read_counts import ReadCounts
 from streaming.readahead import CONCURRENCY, MISS, ReadAhead
 from streaming.readings import of_cache, of_read_ahead, of_reads
+from streaming.revalidation import Revalidation
 from streaming.runtime import Runtime
 from streaming.served import Served
 from streaming.stages import ACCOUNTS, CACHE
@@ -52,6 +53,7 @@ class Owner:
         decode_threads: size of the pool; None for one a processor.
         max_bytes: bound of one decoded object.
         bad: replaces samples that cannot be loaded; None raises their errors.
+        revalidation: compares the index with the sources; started and closed with the owner.
 
     Attributes:
         has_numbers: metrics of this process show its numbers.
@@ -74,11 +76,13 @@ class Owner:
         decode_threads: int | None = None,
         max_bytes: int,
         bad: BadSamples | None = None,
+        revalidation: Revalidation,
     ) -> None:
         self.index = index
         self.fingerprint = index.fingerprint
         self.cache = cache
         self._bad = bad
+        self._revalidation = revalidation
         self.counters = Counters()
         self._received_before = 0  # bytes that came in before the metrics were reset
         self._recent = RecentHits(len(index))
@@ -119,6 +123,7 @@ class Owner:
         cache.unread.listen(lambda: runtime.call_soon(self._batches.fill))
         self._server: LinkServer | None = None
         self._is_closed = False
+        runtime.call_soon(revalidation.start)
 
     # -- from any thread of this process
 
@@ -231,6 +236,7 @@ class Owner:
     def stats(self) -> dict[str, Any]:
         """The numbers of `StreamingDatasetAdapter.get_cache_stats`."""
         counters = self.counters
+        added, changed, removed = self._revalidation.counts or (None, None, None)
         hits = max(counters.reads - counters.samples_fetched, 0)
         observed = self._recent.note(counters.reads, counters.samples_fetched)
         mean_bytes = counters.bytes_fetched / counters.samples_fetched if counters.samples_fetched else 0.0
@@ -250,6 +256,9 @@ class Owner:
             "in_flight": self._engine.in_flight,
             "dropped": self.index.dropped,
             "skipped_objects": self.index.skipped_objects,
+            "added_samples": added,
+            "changed_samples": changed,
+            "removed_samples": removed,
             "bad_samples": 0 if self._bad is None else self._bad.count,
         }
 
@@ -272,6 +281,10 @@ class Owner:
             "dataset_samples": {(): len(self.index)},
             "loop_lag_seconds": {(process,): self._runtime.lag_s},
         }
+
+    def refresh_index(self) -> Changes:
+        """See `StreamingDatasetAdapter.refresh_index`. Blocks meanwhile."""
+        return self._runtime.run(self.revalidate())
 
     def reset_metrics(self) -> None:
         """Set every count back to zero."""
@@ -339,12 +352,17 @@ class Owner:
             del self._prefetches[position]
         self._batches.fill()
 
+    async def revalidate(self) -> Changes:
+        """See `StreamingDatasetAdapter.refresh_index`."""
+        return await self._revalidation.refresh()
+
     async def aclose(self) -> None:
         """Stop reading, answer no more workers, close the sources and free the cache. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
         self._batches.clear()
+        await self._revalidation.aclose()
         await self._engine.aclose()
         if self._server is not None:
             await self._server.aclose()

@@ -7,7 +7,7 @@ from typing import Any
 
 from streaming.errors import ConfigError
 
-__all__ = ["check_agreement", "check_group", "rank_and_world", "ranks_of_node"]
+__all__ = ["check_agreement", "check_group", "is_first_of_node", "rank_and_world", "ranks_of_node"]
 
 
 def rank_and_world(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
@@ -37,6 +37,11 @@ def ranks_of_node() -> int:
             f"LOCAL_WORLD_SIZE={text!r} is no number of ranks on a node: set it to 1 or more, or unset it"
         )
     return int(text)
+
+
+def is_first_of_node() -> bool:
+    """Whether this is the trainer that does what one of a node should do, by `LOCAL_RANK`; true without it."""
+    return (os.environ.get("LOCAL_RANK") or "0") == "0"
 
 
 def check_agreement(rank: int, world_size: int, settings: dict[str, Any]) -> bool:

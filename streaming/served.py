@@ -62,6 +62,7 @@ SERVED: dict[str, Callable[..., Any]] = {
     "reset_metrics": lambda served: served.owner.reset_metrics(),
     "clear": lambda served: served.owner.clear(),
     "index": lambda served: served.owner.index,
+    "refresh_index": lambda served: served.owner.revalidate(),
     "fingerprint": lambda served: served.owner.fingerprint,
 }
 """The calls that a `Worker` makes, by name."""

@@ -16,7 +16,7 @@ from streaming.cache.reading import STALE, PlaceTuple
 from streaming.cache.sample import SmartLRUCache
 from streaming.counters import Reading
 from streaming.errors import ConfigError, PrepareError
-from streaming.index import SampleIndex
+from streaming.index import Changes, SampleIndex
 from streaming.link import LinkClient, LinkHandle
 from streaming.stages import ACCOUNTS, CACHE, QUEUE
 
@@ -150,6 +150,11 @@ class Worker:
     def index(self) -> SampleIndex:
         """Which bytes are which sample: a map of the saved file, or else a copy from the owner."""
         result: SampleIndex = self._call("index")
+        return result
+
+    def refresh_index(self) -> Changes:
+        """See `StreamingDatasetAdapter.refresh_index`."""
+        result: Changes = self._call("refresh_index")
         return result
 
     @cached_property

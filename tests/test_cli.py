@@ -173,6 +173,22 @@ def test_index_counts_and_saves(folder: Path, tmp_path: Path) -> None:
     assert "5 samples of x, y" in run("index", folder, "--mapping", "a=x", "--mapping", "b=y", "-o", output).stdout
 
 
+def test_index_refreshes_what_is_saved(folder: Path, tmp_path: Path) -> None:
+    """`--refresh` says what changed since the file was saved, and saves the new index; other settings are refused."""
+    command = ("index", folder / "a", "-o", tmp_path / "a.index", "--json")
+    assert "needs -o FILE" in run(*command, "--refresh").stderr
+    assert json.loads(run(*command).stdout)["changes"] is None
+    (folder / "a" / "new.json").write_text("{}")
+    (folder / "a" / "s1.json").unlink()
+    (folder / "a" / "s2.json").write_text('{"other": 1}')
+    told = json.loads(run(*command, "--refresh").stdout)
+    assert (told["samples"], told["changes"]) == (5, {"added": 1, "changed": 1, "removed": 1})
+    assert "0 added, 0 changed, 0 removed since it was saved" in run(*command[:-1], "--refresh").stdout
+    result = run(*command, "--refresh", "--exclude", "x")
+    assert result.exit_code == 1
+    assert "other include or exclude" in result.stderr
+
+
 def test_index_tells_what_it_left_out(folder: Path) -> None:
     """Objects that are in no sample are counted by reason; `--include` and `--exclude` select for every URL."""
     (folder / "a" / "notes.docx").touch()

@@ -38,6 +38,7 @@ LAYERS = (
     ("collate", "packing", "copies", "timeline", "fetch", "copying", "readings", "testing"),
     (
         "bad_samples",
+        "revalidation",
         "owner",
         "opening",
         "owner_process",

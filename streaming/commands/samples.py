@@ -34,20 +34,26 @@ def build_index(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    refresh: bool = False,
 ) -> None:
     """Build the index of the sources, save it if asked, and print what it holds.
 
     Args:
         include, exclude: globs, for each source.
+        refresh: compare what is saved in `output` with the sources, and say what changed.
 
     Raises:
         ConfigError: a mapping or an output that cannot be used.
         IndexBuildError: the samples cannot be matched.
+        IndexFileError: with `refresh`, if the file is damaged or of other sources or settings.
     """
     if output is not None:
         check_output(output)
+    if refresh and (output is None or not output.exists()):
+        raise ConfigError("--refresh needs -o FILE with a saved index; leave it out to build one")
     configs = [{"path": url, "include": tuple(include), "exclude": tuple(exclude)} for url in urls]
-    index = asyncio.run(_build(configs, _parse_mapping(mapping), missing))
+    rules = {"data_mapping": _parse_mapping(mapping), "missing": missing}
+    index, changes = asyncio.run(_build(configs, rules, output if refresh else None))
     if output is not None:
         index.save(output)
     parts = sorted({row.part for row in index.rows(0)}) if len(index) else []
@@ -60,11 +66,14 @@ def build_index(
         "unlikely": index.unlikely.counts,
         "saved": None if output is None else str(output),
         "saved_bytes": None if output is None else output.stat().st_size,
+        "changes": changes,
     }
     if as_json:
         print_json(counts)
         return
     typer.echo(f"{counts['samples']} samples of {', '.join(parts) or 'no parts'}; {counts['dropped']} dropped")
+    if changes is not None:
+        typer.echo(", ".join(f"{count} {kind}" for kind, count in changes.items()) + " since it was saved")
     if index.skips:
         typer.echo(f"{index.skips.total()} objects in no sample: {index.skips.describe()}")
     if index.unlikely:
@@ -73,13 +82,21 @@ def build_index(
         typer.echo(f"saved in {output}, {human_bytes(output.stat().st_size)}")
 
 
-async def _build(configs: Sequence[dict[str, Any]], mapping: dict[str, str] | None, missing: str) -> SampleIndex:
-    from streaming.index import SampleIndex
+async def _build(
+    configs: Sequence[dict[str, Any]], rules: dict[str, Any], saved: Path | None
+) -> tuple[SampleIndex, dict[str, int] | None]:
+    """The index of what is there, and how many samples differ from the one that is saved, if that is given."""
+    from streaming.index import SampleIndex, configuration
     from streaming.sources import create_data_source
 
     async with AsyncExitStack() as stack:
         sources = [await stack.enter_async_context(create_data_source(each)) for each in configs]
-        return await SampleIndex.build(sources, data_mapping=mapping, missing=missing)
+        if saved is None:
+            return await SampleIndex.build(sources, **rules), None
+        before = SampleIndex.open(saved, expect=configuration(sources, **rules))
+        changes = await before.revalidate(sources)
+        found = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
+        return changes.index, {kind: len(names) for kind, names in found.items()}
 
 
 def _parse_mapping(pairs: Sequence[str]) -> dict[str, str] | None:

@@ -221,6 +221,10 @@ class SampleIndex:
         self._sections = self._sections._replace(buffer=mapped)
         self._buffer, self._path = mapped, os.path.abspath(path)
 
+    def forget_path(self) -> None:
+        """Pickle as bytes from now on: another index was saved at the path of this one."""
+        self._path = None
+
     def __len__(self) -> int:
         return self._length
 
@@ -330,6 +334,8 @@ class SampleIndex:
             raise ConfigError(f"this index was built over the sources {header['sources']}, not {names}: give those")
         rules = {key: header[key] for key in ("configuration", "sources", "data_mapping", "rename", "missing")}
         fresh = SampleIndex(parse(await build_buffer(sources, rules, self._known_lines()), "just built"))
+        if (fresh.skips.counts, fresh.unlikely.counts) != (self.skips.counts, self.unlikely.counts):
+            report(sources, fresh.skips, fresh.unlikely)
         return await asyncio.to_thread(self._compare, fresh)
 
     def _known_lines(self) -> KnownLines:
