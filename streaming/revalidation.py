@@ -99,10 +99,13 @@ class Revalidation:
         if not changes:
             logger.debug("index_current path=%s samples=%d", self._path, len(self._index))
             return
+        added, changed, removed = _counts(changes)
         logger.warning(
             "index_outdated path=%s added=%d changed=%d removed=%d first=%s next_step=%s",
             self._path,
-            *_counts(changes),
+            added,
+            changed,
+            removed,
             _names(changes),
             "this run keeps its order; to take them over start with refresh='always', or call refresh_index() first",
         )
@@ -129,8 +132,15 @@ async def refreshed(index: SampleIndex, sources: Sequence[DataSource], path: Pat
 
 
 def _log_refreshed(path: Path | None, changes: Changes) -> None:
-    counts, names = _counts(changes), _names(changes)
-    logger.info("index_refreshed path=%s added=%d changed=%d removed=%d first=%s", path, *counts, names)
+    added, changed, removed = _counts(changes)
+    logger.info(
+        "index_refreshed path=%s added=%d changed=%d removed=%d first=%s",
+        path,
+        added,
+        changed,
+        removed,
+        _names(changes),
+    )
 
 
 def _counts(changes: Changes) -> tuple[int, int, int]:
