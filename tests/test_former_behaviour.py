@@ -356,7 +356,7 @@ def test_a_prefetch_error_that_is_never_read_leaves_no_traceback(tmp_path, scrip
     for i in range(2):
         (tmp_path / f"{i}.pt").write_bytes(b"damaged")
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-c", script, str(tmp_path)],
+        [sys.executable, "-W", "default::ResourceWarning", "-c", script, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=120,
