@@ -205,6 +205,21 @@ def test_index_tells_what_it_left_out(folder: Path) -> None:
     assert (told["samples"], told["skipped_objects"], told["unlikely"]) == (5, 0, {})
 
 
+def test_what_a_source_cannot_read_is_told_alike(folder: Path) -> None:
+    """A name that no path has is left out, and counted by `index`, `ls` and `doctor` in the same words."""
+    (folder / "a" / "\\odd.json").touch()
+    told = json.loads(run("index", folder / "a", "--json").stdout)
+    assert (told["samples"], told["skipped_objects"]) == (5, 1)
+    assert told["skipped"] == {"outside_root": {".json": 1}}
+    words = r"1 with a name that no path below the root has (.json 1; first '\\odd.json')"
+    result = run("index", folder / "a")
+    assert words in result.stdout
+    result = run("ls", folder / "a")
+    assert words in result.stderr
+    assert len(result.stdout.splitlines()) == 5
+    assert words in run("doctor", folder / "a").stdout
+
+
 def test_index_of_objects_that_are_no_samples(folder: Path) -> None:
     """It fails with the counts, also under a mapping that names nothing there."""
     for path in (folder / "a").iterdir():

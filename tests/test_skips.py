@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
+from streaming.errors import AccessDenied
+from streaming.index import SampleIndex
 from streaming.resilience import stack
-from streaming.skips import REASONS, USUAL, Skips, suffix_of
-from streaming.sources.base import FileInfo
+from streaming.skips import NEXT_STEPS, REASONS, USUAL, Skips, suffix_of
+from streaming.sources.base import DataSource, FileInfo
 from streaming.testing import LatencySource, MemorySource
 
 
@@ -67,8 +72,45 @@ def test_what_two_have_counted_adds_up_and_can_be_saved() -> None:
     assert set(REASONS) >= USUAL
 
 
+def test_a_description_is_one_short_line() -> None:
+    """Control characters in paths and suffixes are escaped, and a long key is cut."""
+    skips = Skips()
+    skips.add("not_in_engine", "a\tb.p\nt")
+    skips.add("outside_root", "../" + "k" * 1_000)
+    text = skips.describe()
+    assert text.isprintable()
+    assert "first 'a\\tb.p\\nt'" in text
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_has_a_next_step(reason: str) -> None:
+    """What is warned of can be acted on; what only the index looks at has a warning of its own."""
+    assert (reason in NEXT_STEPS) != (reason in {"compressed_twin", "metadata_name", "other_format"})
+
+
+@pytest.mark.parametrize("reason", sorted(set(REASONS) - {"metadata_name", "other_format"}))
+def test_every_reason_is_documented(reason: str) -> None:
+    """The guide says of each what it means and what one can do."""
+    guide = (Path(__file__).parent.parent / "INTEGRATION_GUIDE.md").read_text(encoding="utf-8")
+    table = guide.partition("### Objects that become no sample")[2].partition("\n## ")[0]
+    assert f"`{reason}`" in table
+
+
+def test_equal_next_steps_are_told_once() -> None:
+    """Several reasons with one remedy, and reasons that only a source of the user knows."""
+    skips = Skips()
+    skips.add("folder_name", "a/")
+    skips.add("outside_root", "/b")
+    skips.add("my_reason", "c")
+    assert skips.next_steps() == "rename these objects"
+    assert skips.next_steps(without=frozenset(REASONS)) == "check what is stored there"
+
+
 class Picky(MemorySource):
-    """A source that cannot read every key that it lists."""
+    """A source that cannot read every key that it lists, and is refused the rest of a listing when told so."""
+
+    is_refused = False
 
     async def iter_files(self, prefix: str = ""):  # type: ignore[no-untyped-def]
         skips = Skips()
@@ -77,18 +119,79 @@ class Picky(MemorySource):
                 skips.add("not_in_engine", info.path)
                 continue
             yield FileInfo(info.path, info.size)
+        if self.is_refused:
+            raise AccessDenied("the rest of the listing is denied")
         self.skipped = skips
 
 
-@pytest.mark.parametrize("wrap", [stack, lambda copies: LatencySource(copies[0], 0.0)], ids=["resilience", "testing"])
-async def test_wrappers_pass_on_what_a_listing_left_out(wrap: object, caplog: pytest.LogCaptureFixture) -> None:
+WRAPS: list[Callable[[Sequence[DataSource]], DataSource]] = [
+    lambda copies: copies[0],
+    stack,
+    lambda copies: LatencySource(copies[0], 0.0),
+]
+each_wrap = pytest.mark.parametrize("wrap", WRAPS, ids=["plain", "resilience", "testing"])
+Wrap = Callable[[Sequence[DataSource]], DataSource]
+
+
+@each_wrap
+async def test_wrappers_pass_on_what_a_listing_left_out(wrap: Wrap, caplog: pytest.LogCaptureFixture) -> None:
     """One copy or several, listed twice or once: the numbers are those of the last listing, and it is logged once."""
     copies = [Picky(name, {"a.pt": b"", "odd.pt": b""}) for name in ("first", "second")]
     for count in (1, 2):
-        source = wrap(copies[:count])  # type: ignore[operator]
+        source = wrap(copies[:count])
         for _ in range(2):
             caplog.clear()
             assert await source.list_files() == ["a.pt"]
             assert source.skipped.counts == {"not_in_engine": {".pt": 1}}
-            [record] = [record for record in caplog.records if "objects_skipped" in record.getMessage()]
-            assert "odd.pt" in record.getMessage()
+            assert "odd.pt" in the_warning(caplog)
+
+
+@each_wrap
+async def test_only_a_whole_listing_replaces_what_was_skipped(wrap: Wrap) -> None:
+    """One that fails at its end, or is left after its first object, says nothing about what is there."""
+    copy = Picky("data", {"a.pt": b"", "b.pt": b"", "odd.pt": b""})
+    source = wrap([copy])
+    await source.list_files()
+    copy.put("odd2.pt", b"")
+    async with aclosing(source.iter_files()) as files:  # type: ignore[type-var]
+        await anext(files)
+    assert source.skipped.total() == 1
+    copy.is_refused = True
+    with pytest.raises(AccessDenied):
+        await source.list_files()
+    assert source.skipped.total() == 1
+    copy.is_refused = False
+    await source.list_files()
+    assert source.skipped.total() == 2
+
+
+@each_wrap
+async def test_an_index_counts_and_warns_of_it_once(
+    wrap: Wrap, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a source cannot read and what the index cannot use stand in one warning and one number, also when saved."""
+    copies = [Picky(name, {"a.pt": b"", "odd.pt": b"", "b.csv": b""}) for name in ("first", "second")]
+    index = await SampleIndex.build([wrap(copies)])
+    warning = the_warning(caplog)
+    for told in ("objects=2", "1 with a key that obstore cannot read (.pt 1; first 'odd.pt')", "'b.csv'", "rename"):
+        assert told in warning
+    index.save(tmp_path / "a.index")
+    for each in (index, SampleIndex.open(tmp_path / "a.index")):
+        assert each.skips.counts == {"not_in_engine": {".pt": 1}, "no_codec": {".csv": 1}}
+        assert each.skipped_objects == 2
+
+
+def test_replicas_of_a_part_name_paths_from_their_own_folder() -> None:
+    """Paths of examples are relative to the root that is listed, as all paths of a source are."""
+    skips = Skips()
+    skips.add("not_in_engine", "root/x//a.pt")
+    below = skips.below("root/")
+    assert below.examples == {"not_in_engine": ["x//a.pt"]}
+    below.add("not_in_engine", "y//a.pt")
+    assert (skips.total(), below.total()) == (1, 2)
+
+
+def the_warning(caplog: pytest.LogCaptureFixture) -> str:
+    """The one warning about skipped objects."""
+    [message] = [text for record in caplog.records if "objects_skipped" in (text := record.getMessage())]
+    return message

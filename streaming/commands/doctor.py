@@ -247,6 +247,10 @@ async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> Fi
     skips, unlikely = judge(listing)
     told = [f"{len(listing)} of {len(listing) + skips.total()} objects can be samples", skips.describe()]
     told += [f"may not be meant as samples: {unlikely.describe()}"] if unlikely else []
+    if len(listed) >= MOST_LISTED:
+        told.append(
+            "the listing was left early, so that objects which cannot be read are only counted by streaming index"
+        )
     is_odd = unlikely or skips.total(without=BY_SETTINGS)
     return Finding("samples", WARNING if is_odd else OK, "; ".join(filter(None, told)))
 

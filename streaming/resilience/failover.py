@@ -25,6 +25,7 @@ from streaming.resilience.race import Contender, Race
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper, read_of
+from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 _log = get_logger(__name__)
@@ -212,19 +213,19 @@ class Failover(Wrapper):
         A copy whose listing brings nothing for `listing_patience_s` is passed over, except the last.
         """
         self._check_open()
-        for info in await self._list(prefix):
+        found, skipped = await self._list(prefix)
+        for info in found:
             yield info
+        self.skipped = skipped
 
-    async def _list(self, prefix: str) -> list[FileInfo]:
+    async def _list(self, prefix: str) -> tuple[list[FileInfo], Skips]:
         failures = _Failures()
         for copy in self._copies:
             is_last = copy is self._copies[-1]
             patience_s = float("inf") if is_last else self.settings.listing_patience_s
             started = self._time.now()
             try:
-                found = await whole_listing(copy.source, prefix, self._time, patience_s)
-                self.skipped = copy.source.skipped
-                return found
+                return await whole_listing(copy.source, prefix, self._time, patience_s)
             except StreamingError as error:
                 if _is_final(error):
                     raise

@@ -7,11 +7,14 @@ import math
 
 from streaming.errors import SourceTimeout
 from streaming.resilience.timing import Interruption, Time, Timer
+from streaming.skips import Skips
 from streaming.sources.base import DataSource, FileInfo
 
 
-async def whole_listing(source: DataSource, prefix: str, time: Time, patience_s: float = math.inf) -> list[FileInfo]:
-    """All that a source lists, in memory (some 200 bytes for each object) until the last one is there.
+async def whole_listing(
+    source: DataSource, prefix: str, time: Time, patience_s: float = math.inf
+) -> tuple[list[FileInfo], Skips]:
+    """All that a source lists, and what it skips; in memory (some 200 bytes for each object) until the last is there.
 
     Raises:
         SourceTimeout: if nothing came for `patience_s`.
@@ -19,7 +22,7 @@ async def whole_listing(source: DataSource, prefix: str, time: Time, patience_s:
     """
     found: list[FileInfo] = []
     if patience_s == math.inf:
-        return [info async for info in source.iter_files(prefix)]
+        return [info async for info in source.iter_files(prefix)], source.skipped
     cut = Interruption()
     watch = _Watch(time, patience_s, found, cut)
     try:
@@ -32,7 +35,7 @@ async def whole_listing(source: DataSource, prefix: str, time: Time, patience_s:
         raise SourceTimeout(f"{text} after {len(found)} objects; try again", path=prefix, source=source.name) from None
     finally:
         watch.stop()
-    return found
+    return found, source.skipped
 
 
 class _Watch:

@@ -17,6 +17,7 @@ from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.shared import shared
 from streaming.resilience.timing import Clock, Interruption, Sleep, Time, Timer
 from streaming.resilience.wrapper import Expected, Wrapper
+from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 _log = get_logger(__name__)
@@ -225,18 +226,18 @@ class Retry(Wrapper):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         """All objects; a listing that breaks off is started anew, `listing_attempts` in all, nothing told twice."""
         self._check_open()
-        for info in await self._list(prefix):
+        found, skipped = await self._list(prefix)
+        for info in found:
             yield info
+        self.skipped = skipped
 
-    async def _list(self, prefix: str) -> list[FileInfo]:
+    async def _list(self, prefix: str) -> tuple[list[FileInfo], Skips]:
         attempts: list[Attempt] = []
         begun = self._time.now()
         for count in range(self.settings.listing_attempts):
             started = self._time.now()
             try:
-                found = await whole_listing(self.source, prefix, self._time)
-                self.skipped = self.source.skipped
-                return found
+                return await whole_listing(self.source, prefix, self._time)
             except StreamingError as error:
                 attempts.extend(failed(self.name, error, self._time.now() - started))
                 if not error.retryable or count + 1 == self.settings.listing_attempts:

@@ -62,6 +62,16 @@ def test_objects_that_cannot_be_samples(copies: tuple[Path, Path]) -> None:
     assert "register_codec" in found["samples"]["detail"]
 
 
+def test_a_listing_that_is_left_early(tmp_path: Path) -> None:
+    """Of a large source the first objects are looked at, and the finding says what is not known then."""
+    for number in range(1001):
+        (tmp_path / f"{number}.bin").touch()
+    (tmp_path / "\\odd.bin").touch()
+    code, found = findings(tmp_path)
+    assert code == 0
+    assert "1000 of 1000 objects can be samples; the listing was left early" in found["samples"]["detail"]
+
+
 def test_metadata_among_samples(copies: tuple[Path, Path]) -> None:
     """What is named like metadata and would become a sample is told."""
     (copies[0] / "metadata.json").touch()

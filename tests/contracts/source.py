@@ -12,6 +12,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import ClassVar
 
@@ -250,7 +251,7 @@ class SourceContract:
         assert warning.isprintable()
 
     async def test_odd_keys_together(self, source: DataSource, place: Place, caplog: pytest.LogCaptureFixture) -> None:
-        """Many odd keys in one listing: each is read or counted, in one warning, and counted anew in the next."""
+        """Many odd keys in one listing: each is read or counted, in one warning; each whole listing counts anew."""
         odd = set(self.odd_keys().values())
         place("other.bin", b"other")
         for key in odd:
@@ -264,6 +265,12 @@ class SourceContract:
             caplog.clear()
         for key in set(found) - {"other.bin"}:
             assert bytes((await source.read(key)).data) == key.encode()
+        counts = source.skipped.counts
+        async with aclosing(source.iter_files("other")) as files:  # type: ignore[type-var]
+            await anext(files)
+        assert source.skipped.counts == counts, "a listing that is left early tells nothing"
+        await source.list_files("other")
+        assert not source.skipped, "a complete one tells of its prefix alone"
 
     async def test_name_of_a_folder_is_no_object(self, source: DataSource, place: Place) -> None:
         """A path that ends in `/` never brings the object without it, nor what a server shows of a folder."""
