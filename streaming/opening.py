@@ -11,6 +11,7 @@ from streaming.config import AdapterConfig
 from streaming.copies import CopyReader, Entry, open_entries
 from streaming.errors import IndexFileError
 from streaming.index import SampleIndex, configuration
+from streaming.logs import get_logger
 from streaming.owner import Owner
 from streaming.ranks import is_first_of_node
 from streaming.revalidation import Revalidation, refreshed
@@ -18,6 +19,8 @@ from streaming.runtime import current_runtime
 from streaming.sources.base import DataSource
 
 __all__ = ["open_owner"]
+
+logger = get_logger(__name__)
 
 
 def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> Owner:
@@ -94,7 +97,8 @@ def _saved_index(config: AdapterConfig, sources: Sequence[DataSource]) -> Sample
     expected = configuration(sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing)
     try:
         return SampleIndex.open(path, expect=expected)
-    except IndexFileError:
+    except IndexFileError as exc:
+        logger.warning("index_rebuilt path=%s reason=%s", path, exc)
         return None
 
 

@@ -378,15 +378,18 @@ def test_a_dict_or_a_file_configures_an_adapter(root, tmp_path):
         create_streaming_dataset_from_config({**settings, "cache_size_bg": 1})
 
 
-def test_the_index_is_saved_and_opened_again(root, tmp_path):
-    """A second start needs no listing; a damaged file is built anew."""
+def test_the_index_is_saved_and_opened_again(root, tmp_path, caplog):
+    """A second start needs no listing; a damaged file is replaced, which is said."""
     path = tmp_path / "samples.index"
     for _ in range(2):
         with StreamingDatasetAdapter(str(root), MAPPING, index_path=path) as adapter:
             assert _value(adapter[7]) == 7
+    assert "index_rebuilt" not in caplog.text
     path.write_bytes(path.read_bytes()[:50])
-    with StreamingDatasetAdapter(str(root), MAPPING, index_path=path) as adapter:
-        assert len(adapter) == COUNT
+    for _ in range(2):
+        with StreamingDatasetAdapter(str(root), MAPPING, index_path=path) as adapter:
+            assert len(adapter) == COUNT
+    assert caplog.text.count(f"index_rebuilt path={path} reason=") == 1
 
 
 @pytest.mark.parametrize("owner", ["thread", "process"])
