@@ -550,6 +550,20 @@ async def test_offline_reads_the_cache_alone(hub: Hub, repo: str, home: Path, mo
                 await source.list_files()
 
 
+async def test_offline_tells_downloads_that_broke_off(
+    hub: Hub, repo: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to a blob that is not there is left out, and named from the root of the source."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (link,) = (home / "hub").glob("*/snapshots/*/train/a.bin")
+    link.resolve().unlink()
+    for root, path in ((repo, "train/a.bin"), (f"{repo}/train", "a.bin")):
+        async with over(hub.url, root, cache_dir=str(home / "hub")) as source:
+            assert path not in await source.list_files()
+            assert source.skipped.counts == {"broken_link": {".bin": 1}}
+            assert source.skipped.examples == {"broken_link": [path]}
+
+
 def test_offline_finds_the_cache_of_the_home(hub: Hub, repo: str, home: Path) -> None:
     """The cache is the one below HF_HOME, and no Hub is asked."""
     printed = run_python(READ, repo, HF_HOME=str(home), HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")

@@ -29,9 +29,11 @@ from streaming.errors import (
     TooLarge,
     TruncatedRead,
 )
+from streaming.index import SampleIndex
+from streaming.resilience import stack
 from streaming.sources import S3DataSource, create_data_source
 from streaming.sources.base import DataSource
-from tests.contracts.source import Place, SourceContract
+from tests.contracts.source import Place, SourceContract, skip_warnings
 from tests.fault_server import Answer, FaultServer, hang_up, never, reset, respond
 from tests.sources.s3_server import KEYS, S3Server, s3
 
@@ -346,6 +348,22 @@ async def test_names_that_obstore_cannot_read(s3: S3Server, bucket: str) -> None
         assert source.skipped.counts == {"not_in_engine": {".bin": 1}}
         with pytest.raises(BadRequest, match="folder"):
             await source.read("a/b.bin/")
+
+
+async def test_an_index_tells_of_names_that_obstore_cannot_read(
+    s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They stand in the same warning and number as what the index cannot use; the engine that reads them has none."""
+    for key in ("a//1.json", "2.json", "3.csv", "4\t.json"):
+        s3.put(bucket, key, b"{}")
+    for engine, samples, skipped in (("aioboto3", 3, 1), (None, 1, 3)):
+        caplog.clear()
+        async with stack([S3DataSource(s3.config(f"s3://{bucket}", engine=engine))]) as source:
+            index = await SampleIndex.build([source])
+        assert (len(index), index.skipped_objects) == (samples, skipped)
+        [warning] = skip_warnings(caplog)
+        assert f"objects={skipped} " in warning
+        assert ("set engine to 'aioboto3'" in warning) == (engine is None)
 
 
 @both_engines
