@@ -87,7 +87,7 @@ class StreamingSampler(DistributedSampler[Any]):
         self._planned = {} if self.plan is None else self.plan.settings()
         self._fingerprint = fingerprint_of(data_source)
         self.progress = Progress(self.settings)
-        self._source = data_source
+        self.dataset, self.num_replicas = data_source, self.world_size  # as torch's DistributedSampler has them
         self.draws = draws(data_source)
         self._window = AnnounceWindow(partial(reads, data_source) if counts_reads(data_source) else None)
         self._ahead: _Ahead | None = None
@@ -158,7 +158,7 @@ class StreamingSampler(DistributedSampler[Any]):
         if ahead is None or ahead.begin != (epoch, position):
             if ahead is not None:
                 ahead.drop()
-            ahead = _Ahead(self._chunks(epoch, position), self._source, self._window)
+            ahead = _Ahead(self._chunks(epoch, position), self.dataset, self._window)
         is_over = False
         try:
             for unit in ahead.units(epoch):
