@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -91,6 +92,7 @@ class StreamingSampler(DistributedSampler[Any]):
         self.draws = draws(data_source)
         self._window = AnnounceWindow(partial(reads, data_source) if counts_reads(data_source) else None)
         self._ahead: _Ahead | None = None
+        self._drawn_in_vain: int | None = None
         units = self.units(0)
         if not units:
             raise ConfigError("the data set is empty: give one with samples; an adapter's `sources` list its objects")
@@ -128,6 +130,9 @@ class StreamingSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[Any]:
         # A pass begins when its first unit is drawn: DataLoader makes two iterators and draws from the second.
         self.check_group()
+        if self.progress.left_at is not None and self.progress.epoch == self._drawn_in_vain:
+            self.progress.set_epoch(self._drawn_in_vain)
+            self._drawn_in_vain = None
         run = self.progress.begin()
         left = self.left(run.epoch, run.position)
         if not left:
@@ -221,6 +226,11 @@ class StreamingSampler(DistributedSampler[Any]):
             StateError: if it is damaged, of another version, or of another run; says what differs.
         """
         self.progress.load_state_dict(state)
+        # From a state at the end of an epoch torchdata first restores the iterator that had ended, which draws units in
+        # vain, and then makes another: that one begins the epoch again.
+        epoch, position = self.progress.start
+        is_torchdata = "torchdata.stateful_dataloader" in sys.modules
+        self._drawn_in_vain = epoch if is_torchdata and position == 0 else None
 
 
 class LoaderSampler(StreamingSampler):
