@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -92,7 +91,7 @@ class StreamingSampler(DistributedSampler[Any]):
         self.draws = draws(data_source)
         self._window = AnnounceWindow(partial(reads, data_source) if counts_reads(data_source) else None)
         self._ahead: _Ahead | None = None
-        self._drawn_in_vain: int | None = None
+        self._restored_epoch: int | None = None
         units = self.units(0)
         if not units:
             raise ConfigError("the data set is empty: give one with samples; an adapter's `sources` list its objects")
@@ -128,11 +127,14 @@ class StreamingSampler(DistributedSampler[Any]):
         return self.left(self.progress.epoch, 0)
 
     def __iter__(self) -> Iterator[Any]:
+        return _Drawing(self, self._drawn())
+
+    def _drawn(self) -> Generator[Any, None, None]:
         # A pass begins when its first unit is drawn: DataLoader makes two iterators and draws from the second.
         self.check_group()
-        if self.progress.left_at is not None and self.progress.epoch == self._drawn_in_vain:
-            self.progress.set_epoch(self._drawn_in_vain)
-            self._drawn_in_vain = None
+        if self.progress.left_at is not None and self.progress.epoch == self._restored_epoch:
+            self.progress.set_epoch(self._restored_epoch)
+            self._restored_epoch = None
         run = self.progress.begin()
         left = self.left(run.epoch, run.position)
         if not left:
@@ -226,11 +228,16 @@ class StreamingSampler(DistributedSampler[Any]):
             StateError: if it is damaged, of another version, or of another run; says what differs.
         """
         self.progress.load_state_dict(state)
-        # From a state at the end of an epoch torchdata first restores the iterator that had ended, which draws units in
-        # vain, and then makes another: that one begins the epoch again.
+        self._restored_epoch = None
+
+    def restored(self) -> None:
+        """An iterator was restored at the place of the loaded state, and may be replaced after it has drawn ahead.
+
+        From a state at the end of an epoch torchdata restores the iterator that had ended, whose workers draw the first
+        units of the next epoch, then makes the iterator whose batches it yields: that one begins this epoch again.
+        """
         epoch, position = self.progress.start
-        is_torchdata = "torchdata.stateful_dataloader" in sys.modules
-        self._drawn_in_vain = epoch if is_torchdata and position == 0 else None
+        self._restored_epoch = None if position else epoch
 
 
 class LoaderSampler(StreamingSampler):
@@ -251,6 +258,29 @@ class LoaderSampler(StreamingSampler):
 
     def __iter__(self) -> Iterator[Any]:
         return self.units_from(*self.place)
+
+
+class _Drawing(Iterator[Any]):
+    """An iterator over a sampler that learns when it is restored: torchdata saves and loads the states of iterators."""
+
+    def __init__(self, sampler: StreamingSampler, units: Generator[Any, None, None]) -> None:
+        self._sampler = sampler
+        self._units = units
+
+    def __next__(self) -> Any:
+        return next(self._units)
+
+    def close(self) -> None:
+        """Leave the pass."""
+        self._units.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the place is in the state of the sampler."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Tell the sampler."""
+        self._sampler.restored()
 
 
 class _Chunk(NamedTuple):
