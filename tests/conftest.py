@@ -12,15 +12,35 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # torch imports it in each worker that it starts. Before Python 3.12 that fails with a KeyError if garbage of an earlier
 # test is collected meanwhile, and its end imports something too: https://github.com/python/cpython/issues/91351
 import numpy.random  # noqa: F401
 import pytest
 
+import streaming.codecs.registry
+import streaming.sources
+from streaming.config import SOURCE_TYPES
+
 SERVICES = Path(__file__).parent / "services"
 INSTALLED = Path(sys.prefix) / "services"
 """Where `make services` puts those that are Python packages; tests without theirs are left out."""
+
+
+@pytest.fixture(autouse=True)
+def _registries() -> Iterator[None]:
+    """What a test registers is known to that test alone."""
+    registries: tuple[dict[str, Any], ...] = (
+        SOURCE_TYPES,
+        streaming.sources._registered,
+        streaming.codecs.registry._by_suffix,
+    )
+    before = [registry.copy() for registry in registries]
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(known)
 
 
 @dataclass(frozen=True)

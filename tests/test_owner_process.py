@@ -266,7 +266,7 @@ def test_errors_of_opening_are_raised_here(source, tmp_path):
     with pytest.raises(NotFound, match="nowhere"):
         _open(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="labels"):
-        _open(source, data_mapping=["labels"])
+        _open(source, data_mapping=["data", "labels"])
     other = _write(tmp_path / "other", COUNT - 1)
     with pytest.raises(MissingPart, match="011"):
         _open([source, {**other, "name": "other"}])
