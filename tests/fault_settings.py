@@ -31,7 +31,7 @@ class Setting:
     step_s: float = 0.06
     line_s: float = 0.004
     line_rank: int | None = None
-    collate_s: float = 0.0005
+    collate_s: float = 0.0
     decode_s: float = 0.0
     is_primary_up: bool = True
 
