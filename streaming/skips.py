@@ -15,15 +15,15 @@ from streaming.logs import get_logger
 __all__ = ["BY_SETTINGS", "NEXT_STEPS", "REASONS", "USUAL", "Skips", "suffix_of", "warn_of"]
 
 REASONS: Final = {
-    "no_codec": "no codec for the suffix",
-    "link_out_of_root": "a link out of the root",
-    "broken_link": "a link to nothing",
-    "special_file": "a pipe, socket or device",
+    "no_codec": "with a suffix that no codec reads",
+    "link_out_of_root": "that link out of the root",
+    "broken_link": "that link to nothing",
+    "special_file": "not a regular file",
     "folder_name": "named like a folder",
     "outside_root": "with a name that no path below the root has",
     "separator_in_name": "with a separator or NUL in the name",
     "not_in_engine": "with a key that obstore cannot read",
-    "no_lines": "no line that is not blank",
+    "no_lines": "with blank lines only",
     "missing_part": "of samples that lack a part",
     "hidden": "hidden",
     "compressed_twin": "beside the same object uncompressed",

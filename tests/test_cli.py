@@ -199,7 +199,7 @@ def test_index_tells_what_it_left_out(folder: Path) -> None:
     assert told["skipped"] == {"no_codec": {".docx": 1}}
     assert told["unlikely"] == {"metadata_name": {".json": 1}}
     shown = run("index", folder / "a")
-    assert "1 objects in no sample: 1 no codec for the suffix (.docx 1" in shown.stdout
+    assert "1 objects in no sample: 1 with a suffix that no codec reads (.docx 1" in shown.stdout
     assert "metadata.json" in shown.stdout
     told = json.loads(run("index", folder / "a", "--exclude", "metadata.*", "--include", "*.json", "--json").stdout)
     assert (told["samples"], told["skipped_objects"], told["unlikely"]) == (5, 0, {})
@@ -235,7 +235,7 @@ def test_ls_tells_what_cannot_be_listed(folder: Path) -> None:
     (folder / "a" / "gone.json").symlink_to("nothing.json")
     result = run("ls", folder / "a", "--json")
     assert len(result.stdout.splitlines()) == 5
-    assert "1 a link to nothing (.json 1; first 'gone.json')" in result.stderr
+    assert "1 that link to nothing (.json 1; first 'gone.json')" in result.stderr
 
 
 def test_index_missing_part(folder: Path) -> None:

@@ -42,8 +42,8 @@ def test_counts_by_reason_and_suffix() -> None:
     for path in ("x/a.csv", "b.parquet", "c.parquet"):
         skips.add("no_codec", path)
     assert skips.describe() == (
-        "3 no codec for the suffix (.parquet 2, .csv 1; first 'x/a.csv'); "
-        "1 a pipe, socket or device (no suffix 1; first 'pipe')"
+        "3 with a suffix that no codec reads (.parquet 2, .csv 1; first 'x/a.csv'); "
+        "1 not a regular file (no suffix 1; first 'pipe')"
     )
     assert (skips.total(), skips.total(without=frozenset({"no_codec"}))) == (4, 1)
     assert skips.describe(without=frozenset(REASONS)) == ""

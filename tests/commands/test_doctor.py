@@ -53,7 +53,7 @@ def test_objects_that_cannot_be_samples(copies: tuple[Path, Path]) -> None:
     (copies[0] / "link.bin").symlink_to("nothing.bin")
     code, found = findings(copies[0])
     assert (code, found["samples"]["outcome"]) == (0, "warning")
-    for told in ("5 of 9 objects can be samples", ".csv 2", "1 hidden", "1 a link to nothing"):
+    for told in ("5 of 9 objects can be samples", ".csv 2", "1 hidden", "1 that link to nothing"):
         assert told in found["samples"]["detail"]
     for path in copies[0].glob("*.bin"):
         path.unlink()

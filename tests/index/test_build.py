@@ -196,7 +196,7 @@ async def test_hidden_and_unreadable_files_are_left_out(caplog: pytest.LogCaptur
         index = await SampleIndex.build([source])
     assert names(index) == ["c"]
     [message] = [record.getMessage() for record in caplog.records if record.name.startswith("streaming.")]
-    assert "2 no codec for the suffix (no suffix 1, .docx 1; first 'README')" in message
+    assert "2 with a suffix that no codec reads (no suffix 1, .docx 1; first 'README')" in message
     assert index.skipped_objects == 6
 
 

@@ -45,7 +45,7 @@ async def test_objects_of_which_none_can_be_read_are_an_error(
     ("paths", "arguments", "detail"),
     [
         ([".hidden/a.pt", "x/.b.pt"], {}, "2 hidden"),
-        (["a.jsonl"], {"content": b"\n \n"}, "1 no line"),
+        (["a.jsonl"], {"content": b"\n \n"}, "1 with blank lines only"),
         (["x/a.pt", "y/b.pt"], {"data_mapping": ["x", "y"], "missing": "drop"}, "2 of samples that lack a part"),
         (["a.pt", "b.pt"], {"exclude": "*.pt"}, "2 left out by exclude"),
         (["a.pt", "b.json"], {"include": "*.npy"}, "2 not selected by include"),
@@ -70,7 +70,7 @@ async def test_what_a_source_cannot_list_is_an_error_too(tmp_path: Path) -> None
     (tmp_path / "a.pt").touch()
     (tmp_path / "root" / "a.pt").symlink_to(tmp_path / "a.pt")
     async with LocalDataSource(DataSourceConfig("data", "local", tmp_path / "root")) as source:
-        with pytest.raises(NoSamples, match=r"1 a link out of the root \(.pt 1"):
+        with pytest.raises(NoSamples, match=r"1 that link out of the root \(.pt 1"):
             await SampleIndex.build([source])
 
 
@@ -84,7 +84,7 @@ async def test_a_mapping_to_a_folder_of_unread_objects_says_so() -> None:
 async def test_a_part_that_is_missing_as_it_cannot_be_read_says_so() -> None:
     """A sample lacks its part because the part has another suffix: the error says what was left out there."""
     source = memory("x/1.pt", "x/2.pt", "y/1.pt", "y/2.csv")
-    with pytest.raises(MissingPart, match=r"1 no codec for the suffix \(.csv 1; first 'y/2.csv'"):
+    with pytest.raises(MissingPart, match=r"1 with a suffix that no codec reads \(.csv 1; first 'y/2.csv'"):
         await SampleIndex.build([source], data_mapping=["x", "y"])
 
 
@@ -98,7 +98,7 @@ async def test_a_part_of_the_objects_is_skipped_with_one_warning(
     with caplog.at_level(logging.WARNING, "streaming"):
         index = await SampleIndex.build([first, second])
     [message] = warnings(caplog, "objects_skipped")
-    for detail in ("objects=5", "4 no codec", ".csv 2", "'b.csv'", "1 no line"):
+    for detail in ("objects=5", "4 with a suffix that no codec reads", ".csv 2", "'b.csv'", "1 with blank lines only"):
         assert detail in message
     assert (len(index), index.skipped_objects) == (2, 5)
     index.save(tmp_path / "a.index")

@@ -182,7 +182,7 @@ async def test_links_out_of_the_root_are_refused(
     with caplog.at_level(logging.WARNING):
         assert await source.list_files() == ["own.bin"]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "2 a link out of the root" in caplog.text
+    assert "2 that link out of the root" in caplog.text
     assert "file.bin" in caplog.text
     assert await source.list_files("folder/") == []
     assert source.skipped.counts == {"link_out_of_root": {"": 1}}
