@@ -35,6 +35,7 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.bodies import of_aiohttp, wrong_length
 from streaming.sources.gcs_place import access_denied, no_bucket
 from streaming.sources.http_proxy import Proxy, proxy_for, unreached, usable
 from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
     from streaming.skips import Skips
     from streaming.sources.gcs_place import GCSPlace, Login
 
+MAX_PAGE_BYTES = 64_000_000  # 1,000 names of 1,024 bytes take some 2 MB
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 _FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]+/([0-9]{1,19})")
 
 
 def _import_gcsfs() -> Any:
@@ -163,20 +165,23 @@ class GcsfsReader:
 
     async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
         self._check_status(answer, path)
-        size, length = answer.content_length, answer.content_length
+        size = answer.content_length
         if start or end is not None:
             match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if answer.status != 206 or match is None or int(match[1]) != start:
                 text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
                 raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
             size = int(match[2])
-        if size is None or length is None:
+        if size is None:
             text = f"the server of source {self._source!r} does not tell the size of {path!r}; store it uncompressed"
             raise BadRequest(text, path=path, source=self._source)
+        length = (size if end is None or end > size else end) - start
         if length > self._limit:
             raise too_large(path, length, self._limit, self._source)
         self._receive(length)
-        data = await answer.read()
+        data = await of_aiohttp(answer.content, length)
+        if len(data) != length:
+            raise wrong_length(path, len(data), length, self._source)
         etag, generation = plain_etag(answer.headers.get("ETag")), answer.headers.get("X-Goog-Generation")
         return Blob(data, etag, size, generation, self._source)
 
@@ -185,7 +190,7 @@ class GcsfsReader:
         parameters = {"fields": "size,etag,generation"}
         async with await self._request(self._object_path(path), parameters, {}) as answer:
             self._check_status(answer, path)
-            known = json.loads(await answer.read())
+            known = await self._json(answer, path)
         if start > int(known["size"]):
             raise beyond_object(path, start, int(known["size"]), self._source)
         return Blob(b"", plain_etag(known.get("etag")), int(known["size"]), known.get("generation"), self._source)
@@ -205,8 +210,17 @@ class GcsfsReader:
             if answer.status == 404:
                 raise no_bucket(self._place, self._source)
             self._check_status(answer, prefix)
-            page: dict[str, Any] = json.loads(await answer.read())
-            return page
+            return await self._json(answer, prefix)
+
+    async def _json(self, answer: aiohttp.ClientResponse, path: str) -> dict[str, Any]:
+        body = await of_aiohttp(answer.content, MAX_PAGE_BYTES)
+        try:
+            if len(body) <= MAX_PAGE_BYTES and isinstance(known := json.loads(body), dict):
+                return known
+        except (ValueError, RecursionError):
+            pass
+        text = f"{path!r} of source {self._source!r} was answered by what GCS does not say"
+        raise SourceUnavailable(f"{text}; check the endpoint", path=path, source=self._source)
 
     def _infos(self, page: dict[str, Any]) -> list[FileInfo]:
         skip = len(self._place.prefix)

@@ -25,9 +25,9 @@ from streaming.errors import (
     NotFound,
     ObjectChanged,
     SourceError,
-    TruncatedRead,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
+from streaming.sources.bodies import wrong_length
 from streaming.sources.http_answer import SentWhole, content_range, range_header, translated, unpacked
 from streaming.sources.http_proxy import proxy_for, usable
 from streaming.sources.http_signed import is_signed, refusal_of_signature
@@ -37,6 +37,7 @@ from streaming.sources.http_status import error_of_status, opened_before_fork, s
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
 
+MAX_PAGE_BYTES = 64_000_000  # of a listing or index file, where objects must be smaller
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 
 
@@ -65,6 +66,7 @@ class AiohttpClient:
         self._source = config.name
         self._receive = receive
         self._limit = config.max_object_bytes
+        self._page_limit = max(self._limit, MAX_PAGE_BYTES)
         self._spool_bytes = config.spool_bytes
         self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
         self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
@@ -171,7 +173,7 @@ class AiohttpClient:
                 if answer.status != 200:
                     raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
-                    body = bytes((await self._read_encoded(answer, path)).data)
+                    body = bytes((await self._read_encoded(answer, path, self._page_limit)).data)
                 else:
                     body = await self._body(answer, path, is_object=False)
                 return Page(body, str(answer.url.with_query(None)), answer.content_type)
@@ -249,12 +251,12 @@ class AiohttpClient:
             data = await self._body(answer, path)
             return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
         length = (size if end is None or end > size else end) - start
-        data = await self._body(answer, path, length)
-        if start == end:
-            data = b""  # of the one byte that was asked for in place of none
+        is_empty = start == end  # for which one byte was asked
+        data = await self._body(answer, path, 1 if is_empty else length)
+        if is_empty:
+            data = b""
         if len(data) != length:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
+            raise wrong_length(path, len(data), length, self._source)
         return Blob(data, self._etag_of(answer, size), size, None, self._source)
 
     async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: Spool) -> None:
@@ -271,6 +273,8 @@ class AiohttpClient:
             spool.take_room(path, size, server)
             at = 0
             async for piece in self._pieces(answer):
+                if at + len(piece) > size:  # the room behind is another object's
+                    raise wrong_length(path, at + len(piece), size, self._source)
                 await spool.write(path, size, at, piece)
                 at += len(piece)
         spool.keep(path, size, self._etag_of(answer, size))
@@ -291,27 +295,30 @@ class AiohttpClient:
     async def _body(
         self, answer: aiohttp.ClientResponse, path: str, length: int | None = None, *, is_object: bool = True
     ) -> bytes:
-        """A body, of which so many bytes are expected. Never takes more than the limit into memory."""
-        if length is not None and length > self._limit:
-            raise too_large(path, length, self._limit, self._source)
+        """A body, of which at most so many bytes are expected. Never takes more than that or the limit into memory."""
+        limit = self._limit if is_object else self._page_limit
+        if length is not None and length > limit:
+            raise too_large(path, length, limit, self._source)
         parts, kept = [], 0
         async for chunk in answer.content.iter_any():
             if is_object:
                 self._receive(len(chunk))
             kept += len(chunk)
-            if kept > self._limit:
-                raise too_large(path, kept, self._limit, self._source)
+            if length is not None and kept > length:
+                raise wrong_length(path, kept, length, self._source)
+            if kept > limit:
+                raise too_large(path, kept, limit, self._source)
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str) -> Blob:
+    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str, limit: int | None = None) -> Blob:
         """The object behind a body that the server compressed although it was asked not to."""
         encoding = answer.headers["Content-Encoding"]
         if answer.status != 200 or encoding not in ("gzip", "x-gzip", "deflate"):
             text = f"the server of source {self._source!r} sends {path!r} with Content-Encoding {encoding!r}"
             raise BadRequest(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
-        packed = await self._body(answer, path)
-        data = await asyncio.to_thread(unpacked, packed, path, self._source, self._limit)
+        packed = await self._body(answer, path, is_object=limit is None)
+        data = await asyncio.to_thread(unpacked, packed, path, self._source, limit or self._limit)
         return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
 
     def _blob_beyond(self, answer: aiohttp.ClientResponse, path: str, start: int) -> Blob:

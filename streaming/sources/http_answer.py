@@ -16,7 +16,7 @@ from streaming.sources.http_status import error_of_status
 
 __all__ = ["SentWhole", "content_range", "range_header", "translated", "unpacked"]
 
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)")
 
 
 class SentWhole(Exception):

@@ -16,6 +16,7 @@ from obstore.store import HTTPStore
 
 from streaming.errors import AccessDenied, BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
 from streaming.sources.base import Blob, too_large
+from streaming.sources.bodies import of_obstore, wrong_length
 from streaming.sources.http_proxy import proxy_for, unreached
 from streaming.sources.http_status import error_of_status, stable_etag
 from streaming.sources.obstore_process import begin_read, claim, end_read
@@ -95,15 +96,14 @@ class ObstoreClient:
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
             self._receive(length)
-            data = await answer.bytes_async()
+            data = await of_obstore(answer, length)
         except (BaseError, OSError, ValueError) as error:
             raise self._translated(path, error) from error
         finally:
             end_read()
         if len(data) != length:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
-        return Blob(memoryview(data), stable_etag(meta["e_tag"], size), size, None, self._source)
+            raise wrong_length(path, len(data), length, self._source)
+        return Blob(data, stable_etag(meta["e_tag"], size), size, None, self._source)
 
     def _translated(self, path: str, error: Exception) -> Exception:
         """The error that says what obstore's does; it tells more in its text than by its class."""

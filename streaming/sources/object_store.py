@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streaming.errors import BadRequest, ObjectChanged, StreamingError, TruncatedRead
+from streaming.errors import BadRequest, ObjectChanged, StreamingError
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.bodies import of_obstore, wrong_length
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED, code_of, status_of, translated
 from streaming.sources.object_listing import list_in_parallel
@@ -244,15 +245,14 @@ class ObjectStoreReader:
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
             self._receive(length)
-            data = await answer.bytes_async()
+            data = await of_obstore(answer, length)
         except FAILURES as error:
             if whole or status_of(error) != 416:
                 raise
             return await self._empty(store, path, start, end)
         if len(data) != length:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
-        return Blob(memoryview(data), plain_etag(meta["e_tag"]), size, meta["version"], self._source)
+            raise wrong_length(path, len(data), length, self._source)
+        return Blob(data, plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
     async def _empty(self, store: Any, path: str, start: int, end: int | None) -> Blob:
         """No bytes, of an object that is asked how large it is."""
