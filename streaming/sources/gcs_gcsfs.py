@@ -161,7 +161,8 @@ class GcsfsReader:
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
         headers = {"Accept-Encoding": "gzip", **headers, **await _authorization(client)}
-        return client.session.get(yarl.URL(f"{client.files.base}{path}?{query}", encoded=True), headers=headers)
+        url = yarl.URL(f"{client.files.base}{path}?{query}", encoded=True)
+        return client.session.get(url, headers=headers, allow_redirects=False)  # GCS never sends us elsewhere
 
     async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
         self._check_status(answer, path)

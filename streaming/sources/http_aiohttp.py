@@ -25,6 +25,7 @@ from streaming.errors import (
     NotFound,
     ObjectChanged,
     SourceError,
+    SourceUnavailable,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
 from streaming.sources.bodies import wrong_length
@@ -33,6 +34,7 @@ from streaming.sources.http_proxy import proxy_for, usable
 from streaming.sources.http_signed import is_signed, refusal_of_signature
 from streaming.sources.http_spool import WRITE_BYTES, Spool
 from streaming.sources.http_status import error_of_status, opened_before_fork, stable_etag
+from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, Reach, joined
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -56,8 +58,11 @@ class AiohttpClient:
     Args:
         config: limits, times, and the name for messages.
         root: URL whose scheme, host and port `headers` are for.
-        headers: sent there, and to no other host.
+        headers: sent there, and to no other server.
         receive: told of the bytes of each body as they come.
+
+    Attributes:
+        redirects: whether any answer so far was a redirect.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class AiohttpClient:
         self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
         self._headers = dict(headers)
         self._origin = yarl.URL(root, encoded=True).origin()
+        self._reach = Reach(config, self._origin)
+        self.redirects = False
         self._proxy = proxy_for(self._origin.scheme, self._origin.host or "")
         self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
@@ -96,13 +103,60 @@ class AiohttpClient:
         """One request; see `_answered` for the arguments."""
         headers = range_header(start, end)
         with self._translated(path):
-            async with (await self._session()).get(target, headers=self._headers_for(target, headers)) as answer:
+            async with self._asked(target, headers, path) as answer:
                 if answer.status not in (200, 206, 416):
                     raise self._refusal(answer, path)
                 if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
                     raise NotFound(text, path=path, source=self._source)
                 return await self._answered(answer, path, start, end, spool)
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, target: yarl.URL, extra: dict[str, str], path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer of `target`, or of where that leads; `answer.history` has the answers before it.
+
+        Args:
+            extra: headers beside those that are configured for its server.
+        """
+        began = asyncio.get_running_loop().time()
+        session = await self._session()
+        if target.origin() != self._origin:
+            self._reach.check(target, path)
+        answer = await session.get(target, headers=self._headers_for(target, extra), allow_redirects=False)
+        if answer.status in REDIRECTS:
+            answer = await self._followed(answer, session, extra, path, began)
+        async with answer:
+            yield answer
+
+    async def _followed(
+        self,
+        answer: aiohttp.ClientResponse,
+        session: aiohttp.ClientSession,
+        extra: dict[str, str],
+        path: str,
+        began: float,
+    ) -> aiohttp.ClientResponse:
+        """Where a redirect leads in the end. Each server gets what is configured for it, and no Referer."""
+        self.redirects = True
+        hops: list[aiohttp.ClientResponse] = []
+        while answer.status in REDIRECTS and (location := answer.headers.get("Location")) is not None:
+            async with answer:
+                hops.append(answer)
+            if len(hops) > MAX_REDIRECTS:
+                text = f"{path!r} of source {self._source!r} is redirected without end; check the URL of the source"
+                raise BadRequest(text, path=path, source=self._source)
+            target = joined(answer.url, location)
+            if target is None:
+                text = f"{path!r} of source {self._source!r} is redirected to no URL"
+                raise SourceUnavailable(f"{text}; try again, then check its server", path=path, source=self._source)
+            self._reach.check(target, path, answer.url)
+            left = (self._timeout.total or 0.0) - (asyncio.get_running_loop().time() - began)
+            timeout = aiohttp.ClientTimeout(total=max(left, 0.001), sock_connect=self._timeout.sock_connect)
+            answer = await session.get(
+                target, headers=self._headers_for(target, extra), allow_redirects=False, timeout=timeout
+            )
+        answer._history = tuple(hops)  # as aiohttp does where it follows
+        return answer
 
     def _refusal(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
         if answer.status in (400, 401, 403) and is_signed(answer.url.query):
@@ -169,7 +223,7 @@ class AiohttpClient:
         """Read the whole answer of `url`, a listing; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         with self._translated(path):
-            async with (await self._session()).get(target, headers=self._headers_for(target, {})) as answer:
+            async with self._asked(target, {}, path) as answer:
                 if answer.status != 200:
                     raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
@@ -218,13 +272,15 @@ class AiohttpClient:
             raise opened_before_fork(self._source, self._pid)
         self._pid = os.getpid()
         # No limit here: who reads decides how much is in flight.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+        proxy = usable(self._proxy, self._source)
+        resolver = GuardedResolver([self._origin.host, proxy and yarl.URL(proxy).host])
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, resolver=resolver)
         session = self._sessions[loop] = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=usable(self._proxy, self._source),
+            proxy=proxy,
         )
         _clients.add(self)
         for ended in [each for each in self._sessions if each.is_closed()]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,7 @@ from streaming.sources.bodies import of_obstore, wrong_length
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED, code_of, status_of, translated
 from streaming.sources.object_listing import list_in_parallel
+from streaming.sources.obstore_fence import fenced
 from streaming.sources.obstore_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore_process import begin_read, claim, end_read
 from streaming.sources.readable import is_plain, why_unreadable
@@ -49,11 +50,16 @@ class Stores(Protocol):
         """URL and headers of a request for a listing, with the login of the store that was opened last."""
 
 
-def client_settings(config: DataSourceConfig) -> dict[str, Any]:
-    """`client_options` and `retry_config` for a store of obstore: the times of `config`, http allowed, no retries."""
+def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[str] = ()) -> dict[str, Any]:
+    """`client_options` and `retry_config` for a store of obstore: the times of `config`, no retries, no other host.
+
+    Args:
+        url: of the bucket.
+        login_hosts: what else may be reached, for the login.
+    """
     return {
         "client_options": {
-            "allow_http": True,
+            **fenced(url, login_hosts),
             "timeout": timedelta(seconds=config.timeout_s),
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
         },

@@ -6,6 +6,7 @@ to any host.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,13 @@ from aiobotocore.httpsession import AIOHTTPSession
 from yarl import URL
 
 from streaming.sources.bodies import of_aiohttp
+from streaming.sources.redirects import REDIRECTS
+from streaming.sources.s3_errors import Redirected
 
 __all__ = ["DirectSession"]
 
+# Where Amazon says that a bucket is in another region, botocore asks there, once.
+_REGION = re.compile(r"[a-z0-9-]{1,40}")
 MAX_REFUSAL_BYTES = 1_000_000  # S3 explains itself in under 1 kB of XML
 MAX_PAGE_BYTES = 16_000_000  # as in `key_listing`
 
@@ -36,6 +41,9 @@ class _Direct:
 
     async def request(self, method: str, url: URL, **settings: Any) -> aiohttp.ClientResponse | _Taken:
         answer = await self._session.request(method, url, allow_redirects=False, **settings)
+        if answer.status in REDIRECTS and not _REGION.fullmatch(answer.headers.get("x-amz-bucket-region", "")):
+            answer.close()
+            raise Redirected(answer.status)  # botocore would ask such a server for the region, again and again
         is_refusal = answer.status >= 300
         if not is_refusal and "list-type" not in url.query:
             return answer
