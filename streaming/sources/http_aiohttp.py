@@ -232,6 +232,13 @@ class AiohttpClient:
                     body = await self._body(answer, path, is_object=False)
                 return Page(body, str(answer.url.with_query(None)), answer.content_type)
 
+    async def is_redirected(self, url: str, path: str) -> bool:
+        """Whether a request for a byte of the object at `url` is answered by a redirect."""
+        target, headers = yarl.URL(url, encoded=True), {"Accept-Encoding": "identity", **range_header(0, 1)}
+        with self._translated(path):
+            async with (await self._session()).get(target, headers=headers, allow_redirects=False) as answer:
+                return answer.status in REDIRECTS
+
     async def aclose(self) -> None:
         """Close the sessions of all loops, and what is kept of objects."""
         if self._pid != os.getpid():

@@ -17,7 +17,7 @@ from streaming.sources.redirects import LinkLocal
 
 __all__ = ["SentWhole", "content_range", "range_header", "translated", "unpacked"]
 
-_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19}|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
 class SentWhole(Exception):

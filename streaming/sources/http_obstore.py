@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import HTTPStore
@@ -63,14 +63,15 @@ class ObstoreClient:
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
+        options: Any = {
+            **fenced(root),
+            "timeout": timedelta(seconds=config.timeout_s),
+            "connect_timeout": timedelta(seconds=config.connect_timeout_s),
+            "default_headers": {**headers, "accept-encoding": "identity"},
+        }
         self._get = HTTPStore.from_url(
             root.removesuffix("/"),  # or each URL has two
-            client_options={
-                **fenced(root),
-                "timeout": timedelta(seconds=config.timeout_s),
-                "connect_timeout": timedelta(seconds=config.connect_timeout_s),
-                "default_headers": {**headers, "accept-encoding": "identity"},
-            },
+            client_options=options,
             retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},  # retrying is a layer of its own
         ).get_async
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streaming.errors import BadRequest, ObjectChanged, StreamingError
+from streaming.errors import BadRequest, ObjectChanged, SourceError, SourceTimeout, StreamingError
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.bodies import of_obstore, wrong_length
 from streaming.sources.http_status import opened_before_fork, plain_etag
@@ -49,6 +49,9 @@ class Stores(Protocol):
     async def list_request(self, query: str) -> tuple[str, dict[str, str]]:
         """URL and headers of a request for a listing, with the login of the store that was opened last."""
 
+    async def trial_url(self, store: Any, key: str) -> str | None:
+        """The URL of an object, to see whether its server redirects; None where obstore would take nothing along."""
+
 
 def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[str] = ()) -> dict[str, Any]:
     """`client_options` and `retry_config` for a store of obstore: the times of `config`, no retries, no other host.
@@ -67,8 +70,8 @@ def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[st
     }
 
 
-async def signed(store: Any, source: str) -> str:
-    """The URL of a store over a bucket, signed with its login.
+async def signed(store: Any, source: str, key: str = "") -> str:
+    """The URL of a store over a bucket, or of an object there, signed with its login.
 
     Raises:
         ListingRefused: if its login cannot sign.
@@ -79,7 +82,7 @@ async def signed(store: Any, source: str) -> str:
 
     begin_read(source)
     try:
-        url: str = await obstore.sign_async(store, "GET", "", SIGNED_FOR)
+        url: str = await obstore.sign_async(store, "GET", key, SIGNED_FOR)
     except (*FAILURES, NotImplementedError) as error:
         raise ListingRefused from error
     finally:
@@ -126,6 +129,7 @@ class ObjectStoreReader:
         self._keys: KeyListing | None = None
         self._keys_refused = False
         self._reopened_at = -REOPEN_AFTER_S
+        self._is_direct = False
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` (half-open) of an object, in one request.
@@ -141,6 +145,8 @@ class ObjectStoreReader:
         if path.endswith("/"):  # obstore would read the name without it
             text = f"{path!r} of source {self._source!r} is the name of a folder; name an object in it"
             raise BadRequest(text, path=path, source=self._source)
+        if not self._is_direct:
+            await self._check_direct(store, path)
         begin_read(self._source)
         try:
             return await self._get(store, path, start, end)
@@ -204,6 +210,24 @@ class ObjectStoreReader:
             await keys.aclose()
         self._pid = 0
         self._store = None
+
+    async def _check_direct(self, store: Any, path: str) -> None:
+        """Refuse a server that redirects, which obstore would follow to another port of its host, with a token.
+
+        One byte is asked for ahead of the first read in a process, where there is a token.
+        """
+        url = await self._stores.trial_url(store, self._root + path)
+        if url is not None:
+            try:
+                is_redirected = await self._key_listing().is_redirected(url, path)
+            except SourceTimeout:
+                raise
+            except SourceError:
+                return  # obstore will tell why there was no answer
+            if is_redirected:
+                text = f"{path!r} of source {self._source!r} is redirected, which is not followed"
+                raise BadRequest(f"{text}; check the endpoint and the region", path=path, source=self._source)
+        self._is_direct = True
 
     def _key_listing(self) -> KeyListing:
         if self._keys is None:

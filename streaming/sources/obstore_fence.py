@@ -3,7 +3,8 @@
 obstore follows redirects, with every configured header, the token of a session and a Referer, and has no option not
 to. But all that leads to another host can be sent through a proxy, here one that nobody can be: such a redirect fails
 before anything is sent, at no cost for the reads that are not redirected. A proxy is chosen by the host alone. So
-another port of the same host, and names below it, are reached; `https` never becomes `http`.
+another port of the same host, and names below it, are reached, where obstore leaves out the login, but no other header.
+`https` never becomes `http`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
 CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less
 REOPEN_AFTER_S = 10.0  # a refused login is looked for anew at most this often
-_CONTENT_RANGE = re.compile(r"bytes (?:[0-9]+-[0-9]+|\*)/([0-9]{1,19})")
+_CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 
 
 class Aioboto3Reader:
@@ -122,7 +122,7 @@ class Aioboto3Reader:
         from aiobotocore.config import AioConfig
         from botocore import UNSIGNED
 
-        from streaming.sources.s3_session import DirectSession
+        from streaming.sources.s3_session import DirectSession, stay
 
         reached = connection_of(self._place, self._source)
         settings: dict[str, Any] = {
@@ -144,7 +144,9 @@ class Aioboto3Reader:
         session = await self._session(reached)
         config = AioConfig(http_session_cls=DirectSession, **settings)
         opening = session.client("s3", endpoint_url=reached.endpoint, region_name=reached.region, config=config)
-        return await opening.__aenter__()
+        client = await opening.__aenter__()
+        client.meta.events.register_first("needs-retry.s3", stay)
+        return client
 
     async def _session(self, reached: Connection) -> Any:
         import aioboto3

@@ -33,10 +33,6 @@ _TRUNCATED = (boto.IncompleteReadError, boto.ResponseStreamingError, aiohttp.Cli
 _UNREACHED = (boto.HTTPClientError, boto.ConnectionError, aiohttp.ClientError, OSError)
 
 
-class Redirected(Exception):
-    """A server that is no store of Amazon's sends us elsewhere."""
-
-
 def code_of(error: BaseException | None) -> str:
     """The error code in an answer of S3; empty for other errors."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, boto.ClientError) else ""
@@ -63,9 +59,6 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
         kind, told = SourceTimeout, f"did not come within {timeout_s} s (timeout_s); try again or raise that"
     elif isinstance(error, _UNREACHED):
         cause = getattr(error, "kwargs", {}).get("error")
-        if isinstance(cause, Redirected):
-            text = f"{where} is redirected, which is not followed; check the endpoint and the region"
-            return BadRequest(text, path=path, source=source)
         kind, told = SourceUnavailable, unreached(f"{type(cause).__name__} {cause} {type(error).__name__}", "endpoint")
     elif isinstance(error, boto.BotoCoreError):
         kind, told = BadRequest, f"cannot be asked for ({type(error).__name__}: {error}); correct that"

@@ -16,11 +16,9 @@ from yarl import URL
 
 from streaming.sources.bodies import of_aiohttp
 from streaming.sources.redirects import REDIRECTS
-from streaming.sources.s3_errors import Redirected
 
-__all__ = ["DirectSession"]
+__all__ = ["DirectSession", "stay"]
 
-# Where Amazon says that a bucket is in another region, botocore asks there, once.
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 MAX_REFUSAL_BYTES = 1_000_000  # S3 explains itself in under 1 kB of XML
 MAX_PAGE_BYTES = 16_000_000  # as in `key_listing`
@@ -33,6 +31,19 @@ class DirectSession(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore has no
         return _Direct(await super()._get_session(proxy_url))
 
 
+def stay(response: Any, request_dict: dict[str, Any], **_: Any) -> None:
+    """A handler of botocore's event `needs-retry.s3`, to be called first.
+
+    Where an answer redirects and names the bucket's region, as Amazon's do, botocore asks there, once. Where it names
+    none, botocore would ask the same server for the region, whose answer redirects too, and so on for ever.
+    """
+    if response is None or response[0].status_code not in REDIRECTS:
+        return
+    region = response[0].headers.get("x-amz-bucket-region") or response[1].get("Error", {}).get("Region")
+    if not _REGION.fullmatch(region or ""):
+        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
 class _Direct:
     """What aiobotocore uses of a session of aiohttp."""
 
@@ -41,9 +52,6 @@ class _Direct:
 
     async def request(self, method: str, url: URL, **settings: Any) -> aiohttp.ClientResponse | _Taken:
         answer = await self._session.request(method, url, allow_redirects=False, **settings)
-        if answer.status in REDIRECTS and not _REGION.fullmatch(answer.headers.get("x-amz-bucket-region", "")):
-            answer.close()
-            raise Redirected(answer.status)  # botocore would ask such a server for the region, again and again
         is_refusal = answer.status >= 300
         if not is_refusal and "list-type" not in url.query:
             return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Stores"]
 
+_OF_AMAZON = re.compile(r"https://([\w-]+\.)*amazonaws\.com(\.cn)?(/|$)")
 _LOGIN_HOSTS = (
     *("169.254.169.254", "fd00:ec2::254", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"),
     *("amazonaws.com", "amazonaws.com.cn"),
@@ -44,12 +46,16 @@ class S3Stores:
         self._place = place
         self._bucket = place.bucket
         self._settings: dict[str, Any] = {}
+        self._may_have_token = False
         self.bucket_url = ""
 
     def open(self) -> S3Store:
         """A store over the whole bucket, with the login that the configuration and the environment give now."""
         reached = connection_of(self._place, self._config.name)
         self.bucket_url = _bucket_url(reached)
+        place = reached.place
+        has_token = not place.anon and (place.keys is None or place.keys.token is not None)
+        self._may_have_token = has_token and reached.endpoint is not None and not _OF_AMAZON.match(self.bucket_url)
         self._settings = _settings_of(reached, self._config, self.bucket_url)
         endpoint = self.bucket_url.removesuffix(f"/{self._bucket}") if reached.path_style else self.bucket_url
         there: dict[str, Any] = _endpoint(endpoint) if reached.endpoint else {}
@@ -63,6 +69,17 @@ class S3Stores:
         # obstore puts a slash behind its endpoint: into the fragment, which is not sent.
         there = {**self._settings, **_endpoint(f"{url}#"), "virtual_hosted_style_request": True}
         return await signed(await asyncio.to_thread(S3Store, self._bucket, **there), self._config.name), {}
+
+    async def trial_url(self, store: Any, key: str) -> str | None:
+        """The signed URL of an object, if the session may have a token and the endpoint is not Amazon's own."""
+        from streaming.sources.key_listing import ListingRefused
+
+        if not self._may_have_token:
+            return None
+        try:
+            return await signed(store, self._config.name, key)
+        except (ListingRefused, TypeError):  # or the name is none for obstore
+            return None
 
 
 def _endpoint(url: str) -> dict[str, str]:

@@ -45,6 +45,21 @@ async def test_part_that_does_not_end(engine: str) -> None:
     assert server.sent < ENOUGH
 
 
+async def test_part_that_does_not_end_after_honest_ones() -> None:
+    """obstore reads parts once the server has shown that it cuts them."""
+    honest = respond(206, "Content-Range: bytes 5-14/100", body=b"x" * 10)
+    with HostileServer(respond(200, body=b"whole")) as server:
+        async with ENGINES["http-obstore"](server.url) as source:
+            await source.read("whole.bin")
+            server.answer = honest
+            for _ in range(2):
+                assert bytes((await source.read("a.bin", 5, 15)).data) == b"x" * 10
+            server.answer, server.sent = endless(206, SMALL, PART), 0
+            with pytest.raises(SourceError, match=r"a\.bin"):
+                await source.read("a.bin", 5, 15)
+    assert server.sent < ENOUGH
+
+
 @each_engine
 async def test_part_without_a_length_that_does_not_end(engine: str) -> None:
     """The same where only the range tells how much is to come."""
