@@ -103,6 +103,11 @@ class DataSourceConfig(Settings):
     spool_bytes: _Size = Field(
         2 * GB, description="the most temporary disk for objects of a web server that sends no ranges"
     )
+    allowed_hosts: tuple[str, ...] | None = Field(
+        None,
+        description="hosts that redirects and listed URLs may lead to, also as *.example.org; None: all that are not "
+        "of the local link",
+    )
     engine: str | None = Field(None, description="the client library; None: the fastest for this type")
     include: tuple[str, ...] = Field((), description="globs, of which an object must match one to be part of a sample")
     exclude: tuple[str, ...] = Field((), description="globs of objects that are not part of any sample")
@@ -159,6 +164,11 @@ class DataSourceConfig(Settings):
         if any(mirror.selection for mirror in value):
             raise ConfigError("include and exclude belong to the source, and hold for its mirrors too: give them there")
         return value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_hosts(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("include", "exclude", mode="before")
     @classmethod

@@ -38,18 +38,21 @@ class Entry(NamedTuple):
     settings: Resilience
 
 
-def open_entries(configured: Iterable[Any], resilience: Mapping[str, Any] | None = None) -> list[Entry]:
+def open_entries(
+    configured: Iterable[Any], resilience: Mapping[str, Any] | None = None, max_object_bytes: int | None = None
+) -> list[Entry]:
     """The sources of an adapter, none of them opened yet.
 
     Args:
         configured: configurations, or `DataSource` objects.
         resilience: constants of `Resilience` that differ from the defaults.
+        max_object_bytes: bound the reads of each configured source and mirror, where its own limit is larger.
 
     Raises:
         ConfigError: if one cannot be used.
     """
     settings = _settings(resilience or {})
-    return [_entry(source, settings) for source in configured]
+    return [_entry(source, settings, max_object_bytes) for source in configured]
 
 
 def _settings(constants: Mapping[str, Any]) -> Resilience:
@@ -60,14 +63,20 @@ def _settings(constants: Mapping[str, Any]) -> Resilience:
     return Resilience(**constants)
 
 
-def _entry(configured: Any, settings: Resilience) -> Entry:
+def _entry(configured: Any, settings: Resilience, limit: int | None) -> Entry:
     if isinstance(configured, DataSource):
         return Entry(configured, (configured,), settings)
     config: DataSourceConfig = parse_source(configured)
-    copies = tuple(create_data_source(each) for each in (config, *config.mirrors))
+    copies = tuple(create_data_source(_limited(each, limit)) for each in (config, *config.mirrors))
     if len(copies) == 1 and copies[0].read_blocking is not None:
         return Entry(copies[0], copies, settings)
     return Entry(stack(copies, settings), copies, settings)
+
+
+def _limited(config: DataSourceConfig, limit: int | None) -> DataSourceConfig:
+    if limit is None or limit >= config.max_object_bytes:
+        return config
+    return config.model_copy(update={"max_object_bytes": limit})
 
 
 class _Below(Wrapper):

@@ -37,7 +37,7 @@ def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shar
         SourceError: a source cannot be listed.
     """
     runtime = current_runtime()
-    entries = open_entries(config.sources, config.resilience)
+    entries = open_entries(config.sources, config.resilience, config.max_object_bytes)
     index, revalidation = runtime.run(_load_index(config, entries))
     cache = SmartLRUCache(
         config.cache_size_gb / shares,

@@ -35,6 +35,7 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.bodies import of_aiohttp, wrong_length
 from streaming.sources.gcs_place import access_denied, no_bucket
 from streaming.sources.http_proxy import Proxy, proxy_for, unreached, usable
 from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
@@ -159,24 +160,28 @@ class GcsfsReader:
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
         headers = {"Accept-Encoding": "gzip", **headers, **await _authorization(client)}
-        return client.session.get(yarl.URL(f"{client.files.base}{path}?{query}", encoded=True), headers=headers)
+        url = yarl.URL(f"{client.files.base}{path}?{query}", encoded=True)
+        return client.session.get(url, headers=headers, allow_redirects=False)  # GCS never sends us elsewhere
 
     async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
         self._check_status(answer, path)
-        size, length = answer.content_length, answer.content_length
+        size = answer.content_length
         if start or end is not None:
             match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if answer.status != 206 or match is None or int(match[1]) != start:
                 text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
                 raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
             size = int(match[2])
-        if size is None or length is None:
+        if size is None:
             text = f"the server of source {self._source!r} does not tell the size of {path!r}; store it uncompressed"
             raise BadRequest(text, path=path, source=self._source)
+        length = (size if end is None or end > size else end) - start
         if length > self._limit:
             raise too_large(path, length, self._limit, self._source)
         self._receive(length)
-        data = await answer.read()
+        data = await of_aiohttp(answer.content, length)
+        if len(data) != length:
+            raise wrong_length(path, len(data), length, self._source)
         etag, generation = plain_etag(answer.headers.get("ETag")), answer.headers.get("X-Goog-Generation")
         return Blob(data, etag, size, generation, self._source)
 

@@ -108,6 +108,9 @@ class GCSStores:
         there = replace(self._place, endpoint=f"{url}#")
         return await signed(await asyncio.to_thread(make_store, self._config, there), self._config.name), {}
 
+    async def trial_url(self, store: GCSStore, key: str) -> None:
+        """None: obstore leaves out the only login that GCS has."""
+
 
 def make_store(config: DataSourceConfig, place: GCSPlace) -> GCSStore:
     """A store over the whole bucket.
@@ -115,7 +118,7 @@ def make_store(config: DataSourceConfig, place: GCSPlace) -> GCSStore:
     Raises:
         ConfigError: if obstore cannot use the login, or variables of its own contradict it.
     """
-    settings = client_settings(config)
+    settings = client_settings(config, place.endpoint or GOOGLE_URL, _login_hosts(place))
     # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
     headers = {"accept-encoding": "gzip"}
     if place.user_project is not None:
@@ -128,6 +131,17 @@ def make_store(config: DataSourceConfig, place: GCSPlace) -> GCSStore:
         # Not chained and without its text: a parser may quote what it could not read, here a key.
         text = f"the credentials of source {config.name!r} cannot be used by obstore ({type(error).__name__})"
         raise ConfigError(f"{text}; check their file, or download the key anew", source=config.name) from None
+
+
+def _login_hosts(place: GCSPlace) -> list[str]:
+    """The servers that obstore may ask for a token."""
+    if place.login.kind in ("anon", "token", "cloud"):  # these need none, or ask by themselves
+        return []
+    hosts = ["googleapis.com", "accounts.google.com"]
+    if place.login.kind in ("default", "google_default"):
+        named = (os.environ.get(name) for name in ("GCE_METADATA_HOST", "GCE_METADATA_IP"))
+        hosts += ["169.254.169.254", "metadata.google.internal", "metadata", *(each for each in named if each)]
+    return hosts
 
 
 def _login(source: str, place: GCSPlace) -> dict[str, Any]:

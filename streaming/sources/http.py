@@ -51,7 +51,8 @@ class HTTPDataSource(DataSource):
         self._urls = self._place.urls
         self._pid = 0
         self._obstore: ObstoreClient | None = None
-        self._is_plain = True  # as far as known, whole answers of the root's server are such as obstore takes
+        # Whether answers of the root's server are such as obstore takes, and no redirects; None: not known yet.
+        self._is_plain: bool | None = None
         self._aiohttp: AiohttpClient | None = None
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -74,11 +75,18 @@ class HTTPDataSource(DataSource):
                     self._opened().doubt_ranges()
                 elif error.is_of_server:
                     self._is_plain = False
-        return await self._opened().get(self._place.url_of(path), path, start, end)
+        client = self._opened()
+        blob = await client.get(self._place.url_of(path), path, start, end)
+        if client.redirects:
+            self._is_plain = False
+        elif self._is_plain is None:
+            self._is_plain = True
+        return blob
 
     def _is_for_obstore(self, path: str, is_part: bool) -> bool:
-        """Whether obstore can read this, as far as known; the first part shows aiohttp whether there are ranges."""
-        return self._is_plain and (not is_part or self._opened().sends_range(path))
+        """Whether obstore can read this, as far as known: the first answer shows aiohttp whether there are redirects,
+        and the first part whether there are ranges."""
+        return bool(self._is_plain) and (not is_part or self._opened().sends_range(path))
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         client = self._opened()
@@ -114,7 +122,8 @@ class HTTPDataSource(DataSource):
         if self._pid:
             raise opened_before_fork(self.name, self._pid)
         engine = self.config.engine
-        if engine == "obstore" or (engine is None and not self._place.query and is_usable()):
+        is_wanted = engine == "obstore" or (engine is None and not self._place.query and is_usable())
+        if is_wanted and self._place.suits_obstore:
             self._obstore = ObstoreClient(self.config, self._place.root, self._place.headers, self._receive)
         self._pid = os.getpid()
 

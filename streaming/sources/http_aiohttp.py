@@ -25,18 +25,21 @@ from streaming.errors import (
     NotFound,
     ObjectChanged,
     SourceError,
-    TruncatedRead,
+    SourceUnavailable,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
+from streaming.sources.bodies import wrong_length
 from streaming.sources.http_answer import SentWhole, content_range, range_header, translated, unpacked
 from streaming.sources.http_proxy import proxy_for, usable
 from streaming.sources.http_signed import is_signed, refusal_of_signature
 from streaming.sources.http_spool import WRITE_BYTES, Spool
 from streaming.sources.http_status import error_of_status, opened_before_fork, stable_etag
+from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, Reach, joined
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
 
+MAX_PAGE_BYTES = 64_000_000  # of a listing or index file, where objects must be smaller
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 
 
@@ -55,8 +58,11 @@ class AiohttpClient:
     Args:
         config: limits, times, and the name for messages.
         root: URL whose scheme, host and port `headers` are for.
-        headers: sent there, and to no other host.
+        headers: sent there, and to no other server.
         receive: told of the bytes of each body as they come.
+
+    Attributes:
+        redirects: whether any answer so far was a redirect.
     """
 
     def __init__(
@@ -65,11 +71,14 @@ class AiohttpClient:
         self._source = config.name
         self._receive = receive
         self._limit = config.max_object_bytes
+        self._page_limit = max(self._limit, MAX_PAGE_BYTES)
         self._spool_bytes = config.spool_bytes
         self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
         self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
         self._headers = dict(headers)
         self._origin = yarl.URL(root, encoded=True).origin()
+        self._reach = Reach(config, self._origin)
+        self.redirects = False
         self._proxy = proxy_for(self._origin.scheme, self._origin.host or "")
         self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
@@ -94,13 +103,60 @@ class AiohttpClient:
         """One request; see `_answered` for the arguments."""
         headers = range_header(start, end)
         with self._translated(path):
-            async with (await self._session()).get(target, headers=self._headers_for(target, headers)) as answer:
+            async with self._asked(target, headers, path) as answer:
                 if answer.status not in (200, 206, 416):
                     raise self._refusal(answer, path)
                 if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
                     raise NotFound(text, path=path, source=self._source)
                 return await self._answered(answer, path, start, end, spool)
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, target: yarl.URL, extra: dict[str, str], path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer of `target`, or of where that leads; `answer.history` has the answers before it.
+
+        Args:
+            extra: headers beside those that are configured for its server.
+        """
+        began = asyncio.get_running_loop().time()
+        session = await self._session()
+        if target.origin() != self._origin:
+            self._reach.check(target, path)
+        answer = await session.get(target, headers=self._headers_for(target, extra), allow_redirects=False)
+        if answer.status in REDIRECTS:
+            answer = await self._followed(answer, session, extra, path, began)
+        async with answer:
+            yield answer
+
+    async def _followed(
+        self,
+        answer: aiohttp.ClientResponse,
+        session: aiohttp.ClientSession,
+        extra: dict[str, str],
+        path: str,
+        began: float,
+    ) -> aiohttp.ClientResponse:
+        """Where a redirect leads in the end. Each server gets what is configured for it, and no Referer."""
+        self.redirects = True
+        hops: list[aiohttp.ClientResponse] = []
+        while answer.status in REDIRECTS and (location := answer.headers.get("Location")) is not None:
+            async with answer:
+                hops.append(answer)
+            if len(hops) > MAX_REDIRECTS:
+                text = f"{path!r} of source {self._source!r} is redirected without end; check the URL of the source"
+                raise BadRequest(text, path=path, source=self._source)
+            target = joined(answer.url, location)
+            if target is None:
+                text = f"{path!r} of source {self._source!r} is redirected to no URL"
+                raise SourceUnavailable(f"{text}; try again, then check its server", path=path, source=self._source)
+            self._reach.check(target, path, answer.url)
+            left = (self._timeout.total or 0.0) - (asyncio.get_running_loop().time() - began)
+            timeout = aiohttp.ClientTimeout(total=max(left, 0.001), sock_connect=self._timeout.sock_connect)
+            answer = await session.get(
+                target, headers=self._headers_for(target, extra), allow_redirects=False, timeout=timeout
+            )
+        answer._history = tuple(hops)  # as aiohttp does where it follows
+        return answer
 
     def _refusal(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
         if answer.status in (400, 401, 403) and is_signed(answer.url.query):
@@ -167,14 +223,21 @@ class AiohttpClient:
         """Read the whole answer of `url`, a listing; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         with self._translated(path):
-            async with (await self._session()).get(target, headers=self._headers_for(target, {})) as answer:
+            async with self._asked(target, {}, path) as answer:
                 if answer.status != 200:
                     raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
-                    body = bytes((await self._read_encoded(answer, path)).data)
+                    body = bytes((await self._read_encoded(answer, path, self._page_limit)).data)
                 else:
                     body = await self._body(answer, path, is_object=False)
                 return Page(body, str(answer.url.with_query(None)), answer.content_type)
+
+    async def is_redirected(self, url: str, path: str) -> bool:
+        """Whether a request for a byte of the object at `url` is answered by a redirect."""
+        target, headers = yarl.URL(url, encoded=True), {"Accept-Encoding": "identity", **range_header(0, 1)}
+        with self._translated(path):
+            async with (await self._session()).get(target, headers=headers, allow_redirects=False) as answer:
+                return answer.status in REDIRECTS
 
     async def aclose(self) -> None:
         """Close the sessions of all loops, and what is kept of objects."""
@@ -216,13 +279,15 @@ class AiohttpClient:
             raise opened_before_fork(self._source, self._pid)
         self._pid = os.getpid()
         # No limit here: who reads decides how much is in flight.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+        proxy = usable(self._proxy, self._source)
+        resolver = GuardedResolver([self._origin.host, proxy and yarl.URL(proxy).host])
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, resolver=resolver)
         session = self._sessions[loop] = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=usable(self._proxy, self._source),
+            proxy=proxy,
         )
         _clients.add(self)
         for ended in [each for each in self._sessions if each.is_closed()]:
@@ -249,12 +314,12 @@ class AiohttpClient:
             data = await self._body(answer, path)
             return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
         length = (size if end is None or end > size else end) - start
-        data = await self._body(answer, path, length)
-        if start == end:
-            data = b""  # of the one byte that was asked for in place of none
+        is_empty = start == end  # for which one byte was asked
+        data = await self._body(answer, path, 1 if is_empty else length)
+        if is_empty:
+            data = b""
         if len(data) != length:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
+            raise wrong_length(path, len(data), length, self._source)
         return Blob(data, self._etag_of(answer, size), size, None, self._source)
 
     async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: Spool) -> None:
@@ -271,6 +336,8 @@ class AiohttpClient:
             spool.take_room(path, size, server)
             at = 0
             async for piece in self._pieces(answer):
+                if at + len(piece) > size:  # the room behind is another object's
+                    raise wrong_length(path, at + len(piece), size, self._source)
                 await spool.write(path, size, at, piece)
                 at += len(piece)
         spool.keep(path, size, self._etag_of(answer, size))
@@ -291,27 +358,30 @@ class AiohttpClient:
     async def _body(
         self, answer: aiohttp.ClientResponse, path: str, length: int | None = None, *, is_object: bool = True
     ) -> bytes:
-        """A body, of which so many bytes are expected. Never takes more than the limit into memory."""
-        if length is not None and length > self._limit:
-            raise too_large(path, length, self._limit, self._source)
+        """A body, of which at most so many bytes are expected. Never takes more than that or the limit into memory."""
+        limit = self._limit if is_object else self._page_limit
+        if length is not None and length > limit:
+            raise too_large(path, length, limit, self._source)
         parts, kept = [], 0
         async for chunk in answer.content.iter_any():
             if is_object:
                 self._receive(len(chunk))
             kept += len(chunk)
-            if kept > self._limit:
-                raise too_large(path, kept, self._limit, self._source)
+            if length is not None and kept > length:
+                raise wrong_length(path, kept, length, self._source)
+            if kept > limit:
+                raise too_large(path, kept, limit, self._source)
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str) -> Blob:
+    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str, limit: int | None = None) -> Blob:
         """The object behind a body that the server compressed although it was asked not to."""
         encoding = answer.headers["Content-Encoding"]
         if answer.status != 200 or encoding not in ("gzip", "x-gzip", "deflate"):
             text = f"the server of source {self._source!r} sends {path!r} with Content-Encoding {encoding!r}"
             raise BadRequest(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
-        packed = await self._body(answer, path)
-        data = await asyncio.to_thread(unpacked, packed, path, self._source, self._limit)
+        packed = await self._body(answer, path, is_object=limit is None)
+        data = await asyncio.to_thread(unpacked, packed, path, self._source, limit or self._limit)
         return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
 
     def _blob_beyond(self, answer: aiohttp.ClientResponse, path: str, start: int) -> Blob:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import aiohttp
 
-from streaming.errors import BadRequest, SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
+from streaming.errors import AccessDenied, SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
 from streaming.sources.base import too_large
 from streaming.sources.http_proxy import Proxy, unreached
 from streaming.sources.http_status import error_of_status
+from streaming.sources.redirects import LinkLocal
 
 __all__ = ["SentWhole", "content_range", "range_header", "translated", "unpacked"]
 
@@ -74,9 +75,6 @@ def translated(path: str, source: str, timeout_s: float | None, proxy: Proxy | N
     except aiohttp.ClientPayloadError as error:
         text = f"{where} broke off before its announced end; read it again"
         raise TruncatedRead(text, path=path, source=source) from error
-    except aiohttp.TooManyRedirects as error:
-        text = f"{where} is redirected without end; check the URL of the source"
-        raise BadRequest(text, path=path, source=source) from error
     except aiohttp.ClientHttpProxyError as error:
         if error.status == 407:
             raise error_of_status(407, path, source) from error
@@ -86,5 +84,8 @@ def translated(path: str, source: str, timeout_s: float | None, proxy: Proxy | N
         text = f"{where} was answered by something that is not HTTP or leads to no URL ({type(error).__name__})"
         raise SourceUnavailable(f"{text}; try again, then check the URL", path=path, source=source) from error
     except (aiohttp.ClientError, OSError) as error:
+        if isinstance(getattr(error, "os_error", None), LinkLocal):
+            text = f"{where} leads to a host whose address is of the local link or of a cloud, which is never asked"
+            raise AccessDenied(text, path=path, source=source) from error
         told = unreached(f"{type(error).__name__} {error}", proxy=proxy)
         raise SourceUnavailable(f"{where} {told}", path=path, source=source) from error

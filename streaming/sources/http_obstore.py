@@ -8,16 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import HTTPStore
 
-from streaming.errors import AccessDenied, BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
+from streaming.errors import SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
 from streaming.sources.base import Blob, too_large
-from streaming.sources.http_proxy import proxy_for, unreached
+from streaming.sources.bodies import of_obstore, wrong_length
+from streaming.sources.http_proxy import unreached
 from streaming.sources.http_status import error_of_status, stable_etag
+from streaming.sources.obstore_fence import fenced, is_outside
 from streaming.sources.obstore_process import begin_read, claim, end_read
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ _NEEDS_AIOHTTP = re.compile(r"\b(NotPartial|UnexpectedRange|InvalidContentRange)
 
 
 class NotPlain(Exception):
-    """This answer needs aiohttp: no length, no ranges, an encoded body, a range at the end, an unusual name.
+    """This answer needs aiohttp: no length or ranges, an encoded body, a redirect, a range at the end, an odd name.
 
     Args:
-        is_of_server: other objects of this server will need it too: no length, no ranges, an encoded body.
+        is_of_server: other objects of this server will need it too: all of these but the last two.
     """
 
     def __init__(self, is_of_server: bool = False) -> None:
@@ -46,7 +47,8 @@ class ObstoreClient:
     Args:
         config: limits, times, and the name for messages.
         root: the URL, percent-encoded, without login and query.
-        headers: sent with each request.
+        headers: sent with each request, and to other ports of the host if it redirects there: nothing but
+            `Authorization`, which obstore leaves out then.
         receive: told of the bytes of each body, as soon as they are announced.
 
     Raises:
@@ -61,16 +63,15 @@ class ObstoreClient:
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
-        parts = urlsplit(root)
-        self._proxy = proxy_for(parts.scheme, parts.hostname or "")
+        options: Any = {
+            **fenced(root),
+            "timeout": timedelta(seconds=config.timeout_s),
+            "connect_timeout": timedelta(seconds=config.connect_timeout_s),
+            "default_headers": {**headers, "accept-encoding": "identity"},
+        }
         self._get = HTTPStore.from_url(
             root.removesuffix("/"),  # or each URL has two
-            client_options={
-                "allow_http": True,
-                "timeout": timedelta(seconds=config.timeout_s),
-                "connect_timeout": timedelta(seconds=config.connect_timeout_s),
-                "default_headers": {**headers, "accept-encoding": "identity"},
-            },
+            client_options=options,
             retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},  # retrying is a layer of its own
         ).get_async
 
@@ -95,19 +96,20 @@ class ObstoreClient:
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
             self._receive(length)
-            data = await answer.bytes_async()
+            data = await of_obstore(answer, length)
         except (BaseError, OSError, ValueError) as error:
             raise self._translated(path, error) from error
         finally:
             end_read()
         if len(data) != length:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
-        return Blob(memoryview(data), stable_etag(meta["e_tag"], size), size, None, self._source)
+            raise wrong_length(path, len(data), length, self._source)
+        return Blob(data, stable_etag(meta["e_tag"], size), size, None, self._source)
 
     def _translated(self, path: str, error: Exception) -> Exception:
         """The error that says what obstore's does; it tells more in its text than by its class."""
         text = str(error)
+        if is_outside(error):
+            return NotPlain(is_of_server=True)
         if match := _STATUS.search(text):
             status = int(match[1])
             return NotPlain() if status == 416 else error_of_status(status, path, self._source)
@@ -125,10 +127,6 @@ class ObstoreClient:
             return SourceTimeout, f"did not come within {self._timeout_s} s (timeout_s); try again or raise that"
         if kind == "Interrupted" or "kind: Body," in text:
             return TruncatedRead, "broke off before its announced end; read it again"
-        if "kind: Redirect," in text:
-            return BadRequest, "is redirected without end; check the URL of the source"
-        if "TunnelAuthRequired" in text:
-            return AccessDenied, "cannot be reached, the proxy wants a login; put it into the variable that names it"
         if kind == "Connect":
-            return SourceUnavailable, unreached(text, proxy=self._proxy)
+            return SourceUnavailable, unreached(text)
         return SourceUnavailable, "was not answered, the server ended the connection; try again, then check the URL"

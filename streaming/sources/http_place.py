@@ -12,6 +12,7 @@ from streaming.config import mask_secrets, suggest
 from streaming.errors import ConfigError
 from streaming.sources.base import check_path
 from streaming.sources.http_listing import path_below
+from streaming.sources.http_proxy import proxy_for
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -40,6 +41,17 @@ class HTTPPlace:
     index: str | None
     urls: dict[str, str]
     paths: list[str] | None
+
+    @property
+    def suits_obstore(self) -> bool:
+        """Whether obstore keeps to itself what it is given, as it follows redirects by itself.
+
+        It leaves out the login there, and no other header; and a proxy hides from it where a redirect leads.
+        """
+        parts = urlsplit(self.root)
+        return {name.lower() for name in self.headers} <= {"authorization"} and (
+            proxy_for(parts.scheme, parts.hostname or "") is None
+        )
 
     def url_of(self, path: str) -> str:
         """The URL of an object or folder."""

@@ -66,7 +66,6 @@ class OnlineRepo(AiohttpClient):
         super().__init__(config, endpoint, headers, receive)
         self._place = place
         self._endpoint = endpoint
-        self._hub_headers = {**headers, "Accept-Encoding": "identity"}
         self._has_token = any(name.lower() == "authorization" for name in headers)
         self.commit = ""
         if commit is not None:
@@ -115,10 +114,8 @@ class OnlineRepo(AiohttpClient):
         return blob
 
     async def _get(self, target: yarl.URL, path: str, start: int, end: int | None, spool: Spool | None = None) -> Blob:
-        # This URL is always the Hub's; aiohttp drops the token where it redirects.
-        headers = {**self._hub_headers, **range_header(start, end)}
         with self._translated(path):
-            async with (await self._session()).get(target, headers=headers) as answer:
+            async with self._asked(target, range_header(start, end), path) as answer:
                 if answer.status not in (200, 206, 416):
                     if answer.status in _EXPIRED and answer.url.origin() != self._origin:
                         raise _SignedUrlRefused(answer.status)
@@ -168,16 +165,26 @@ class OnlineRepo(AiohttpClient):
         """An answer of the API and the URL of its next page; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         with self._translated(path):
-            async with (await self._session()).get(target, headers=self._headers_for(target, {})) as answer:
+            async with self._asked(target, {}, path) as answer:
                 if answer.status != 200:
                     raise self._error(answer, path)
                 body = await self._body(answer, path, is_object=False)
-                link = answer.links.get("next")
+                following = self._next_page(answer, path)
         try:
             page = await asyncio.to_thread(json.loads, body)  # 1,000 entries, but a mirror may send all at once
         except ValueError as error:
             raise self._no_hub(path) from error
-        return page, None if link is None else str(link["url"])
+        return page, following
+
+    def _next_page(self, answer: aiohttp.ClientResponse, path: str) -> str | None:
+        try:
+            link = answer.links.get("next")
+            url = None if link is None else yarl.URL(link["url"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._no_hub(path) from error
+        if url is not None:
+            self._reach.check(url, path, answer.url)
+        return None if url is None else str(url)
 
     def _etag_of(self, answer: aiohttp.ClientResponse, size: int) -> str | None:
         """What the Hub calls the content in listings too: SHA-256 where it is in storage, else the git blob."""

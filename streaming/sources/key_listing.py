@@ -25,6 +25,7 @@ from streaming.sources.http_aiohttp import AiohttpClient
 from streaming.sources.http_status import plain_etag
 from streaming.sources.object_errors import code_of, error_of_answer
 from streaming.sources.object_listing import PAGE
+from streaming.sources.redirects import REDIRECTS
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -104,6 +105,8 @@ class KeyListing(AiohttpClient):
         try:
             body = await self._fetch(query, prefix)
         except SourceError as error:
+            if error.__dict__.get("status") in REDIRECTS:  # which obstore's own listing would follow
+                raise
             if self._was_answered or isinstance(error, SourceTimeout) or error.__dict__.get("status") in THROTTLED:
                 raise
             raise ListingRefused from error

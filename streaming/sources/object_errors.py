@@ -12,6 +12,7 @@ from streaming.errors import AccessDenied, BadRequest, NotFound, SourceError, So
 from streaming.errors import TruncatedRead as Truncated
 from streaming.sources.http_proxy import unreached
 from streaming.sources.http_status import error_of_status
+from streaming.sources.obstore_fence import is_outside
 
 _STATUS = re.compile(r"(?:Status \{\s*status: |returned non-2xx status code: )(\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -101,6 +102,9 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
     if _NO_LOGIN.search(text):
         told = f"no credentials were found for source {source!r}, which {path!r} needs, nor a machine's own login"
         return AccessDenied(f"{told}; set them, or storage_options anon", path=path, source=source)
+    if is_outside(error):
+        text = f"{where} is redirected to another server, which is not followed; check the endpoint and the region"
+        return BadRequest(text, path=path, source=source)
     if "BareRedirect" in text or "redirect without LOCATION" in text:
         status = status or 301
     if status or code:

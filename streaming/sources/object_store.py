@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streaming.errors import BadRequest, ObjectChanged, StreamingError, TruncatedRead
+from streaming.errors import BadRequest, ObjectChanged, SourceError, SourceTimeout, StreamingError
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.bodies import of_obstore, wrong_length
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED, code_of, status_of, translated
 from streaming.sources.object_listing import list_in_parallel
+from streaming.sources.obstore_fence import fenced
 from streaming.sources.obstore_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore_process import begin_read, claim, end_read
 from streaming.sources.readable import is_plain, why_unreadable
@@ -47,12 +49,20 @@ class Stores(Protocol):
     async def list_request(self, query: str) -> tuple[str, dict[str, str]]:
         """URL and headers of a request for a listing, with the login of the store that was opened last."""
 
+    async def trial_url(self, store: Any, key: str) -> str | None:
+        """The URL of an object, to see whether its server redirects; None where obstore would take nothing along."""
 
-def client_settings(config: DataSourceConfig) -> dict[str, Any]:
-    """`client_options` and `retry_config` for a store of obstore: the times of `config`, http allowed, no retries."""
+
+def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[str] = ()) -> dict[str, Any]:
+    """`client_options` and `retry_config` for a store of obstore: the times of `config`, no retries, no other host.
+
+    Args:
+        url: of the bucket.
+        login_hosts: what else may be reached, for the login.
+    """
     return {
         "client_options": {
-            "allow_http": True,
+            **fenced(url, login_hosts),
             "timeout": timedelta(seconds=config.timeout_s),
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
         },
@@ -60,8 +70,8 @@ def client_settings(config: DataSourceConfig) -> dict[str, Any]:
     }
 
 
-async def signed(store: Any, source: str) -> str:
-    """The URL of a store over a bucket, signed with its login.
+async def signed(store: Any, source: str, key: str = "") -> str:
+    """The URL of a store over a bucket, or of an object there, signed with its login.
 
     Raises:
         ListingRefused: if its login cannot sign.
@@ -72,7 +82,7 @@ async def signed(store: Any, source: str) -> str:
 
     begin_read(source)
     try:
-        url: str = await obstore.sign_async(store, "GET", "", SIGNED_FOR)
+        url: str = await obstore.sign_async(store, "GET", key, SIGNED_FOR)
     except (*FAILURES, NotImplementedError) as error:
         raise ListingRefused from error
     finally:
@@ -119,6 +129,7 @@ class ObjectStoreReader:
         self._keys: KeyListing | None = None
         self._keys_refused = False
         self._reopened_at = -REOPEN_AFTER_S
+        self._is_direct = False
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` (half-open) of an object, in one request.
@@ -134,6 +145,8 @@ class ObjectStoreReader:
         if path.endswith("/"):  # obstore would read the name without it
             text = f"{path!r} of source {self._source!r} is the name of a folder; name an object in it"
             raise BadRequest(text, path=path, source=self._source)
+        if not self._is_direct:
+            await self._check_direct(store, path)
         begin_read(self._source)
         try:
             return await self._get(store, path, start, end)
@@ -198,6 +211,24 @@ class ObjectStoreReader:
         self._pid = 0
         self._store = None
 
+    async def _check_direct(self, store: Any, path: str) -> None:
+        """Refuse a server that redirects, which obstore would follow to another port of its host, with a token.
+
+        One byte is asked for ahead of the first read in a process, where there is a token.
+        """
+        url = await self._stores.trial_url(store, self._root + path)
+        if url is not None:
+            try:
+                is_redirected = await self._key_listing().is_redirected(url, path)
+            except SourceTimeout:
+                raise
+            except SourceError:
+                return  # obstore will tell why there was no answer
+            if is_redirected:
+                text = f"{path!r} of source {self._source!r} is redirected, which is not followed"
+                raise BadRequest(f"{text}; check the endpoint and the region", path=path, source=self._source)
+        self._is_direct = True
+
     def _key_listing(self) -> KeyListing:
         if self._keys is None:
             from streaming.sources.key_listing import KeyListing  # aiohttp takes 0.15 s, which mere reads save
@@ -244,15 +275,14 @@ class ObjectStoreReader:
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
             self._receive(length)
-            data = await answer.bytes_async()
+            data = await of_obstore(answer, length)
         except FAILURES as error:
             if whole or status_of(error) != 416:
                 raise
             return await self._empty(store, path, start, end)
         if len(data) != length:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {length} bytes came; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
-        return Blob(memoryview(data), plain_etag(meta["e_tag"]), size, meta["version"], self._source)
+            raise wrong_length(path, len(data), length, self._source)
+        return Blob(data, plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
     async def _empty(self, store: Any, path: str, start: int, end: int | None) -> Blob:
         """No bytes, of an object that is asked how large it is."""

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from streaming.errors import AccessDenied, BadRequest, ObjectChanged, SourceError, TruncatedRead
+from streaming.errors import AccessDenied, BadRequest, ObjectChanged, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.bodies import of_aiohttp, wrong_length
 from streaming.sources.http_proxy import proxy_for, usable
 from streaming.sources.http_status import opened_before_fork, plain_etag
 from streaming.sources.object_errors import LOGIN_OUTDATED
@@ -118,8 +119,10 @@ class Aioboto3Reader:
             return self._clients[loop]
 
     async def _new_client(self) -> Any:
+        from aiobotocore.config import AioConfig
         from botocore import UNSIGNED
-        from botocore.config import Config
+
+        from streaming.sources.s3_session import DirectSession, stay
 
         reached = connection_of(self._place, self._source)
         settings: dict[str, Any] = {
@@ -136,13 +139,14 @@ class Aioboto3Reader:
         if proxy is not None and proxy.variable == "ALL_PROXY":  # the others boto finds by itself
             settings["proxies"] = {parts.scheme: usable(proxy, self._source)}
         for name in ("request_checksum_calculation", "response_checksum_validation"):
-            if name in Config.OPTION_DEFAULTS:  # newer versions would read each object in pieces to check it
+            if name in AioConfig.OPTION_DEFAULTS:  # newer versions would read each object in pieces to check it
                 settings[name] = "when_required"
         session = await self._session(reached)
-        opening = session.client(
-            "s3", endpoint_url=reached.endpoint, region_name=reached.region, config=Config(**settings)
-        )
-        return await opening.__aenter__()
+        config = AioConfig(http_session_cls=DirectSession, **settings)
+        opening = session.client("s3", endpoint_url=reached.endpoint, region_name=reached.region, config=config)
+        client = await opening.__aenter__()
+        client.meta.events.register_first("needs-retry.s3", stay)
+        return client
 
     async def _session(self, reached: Connection) -> Any:
         import aioboto3
@@ -181,7 +185,7 @@ class Aioboto3Reader:
                 raise
             return await self._empty(client, path, start, end)
         body = answer["Body"]
-        size = length = answer["ContentLength"]
+        size = answer.get("ContentLength")
         if match := _CONTENT_RANGE.fullmatch(answer.get("ContentRange", "")):
             size = int(match[1])
         elif "Range" in asked:
@@ -190,16 +194,19 @@ class Aioboto3Reader:
                 f"the server of source {self._source!r} sent all of {path!r} where a part was asked for; read it whole"
             )
             raise BadRequest(text, path=path, source=self._source)
+        if size is None:
+            body.close()
+            text = f"the server of source {self._source!r} does not tell the size of {path!r}; try again"
+            raise SourceUnavailable(f"{text}, then check the endpoint", path=path, source=self._source)
+        length = (size if end is None or end > size else end) - start
         if length > self._limit:
             body.close()
             raise too_large(path, length, self._limit, self._source)
         self._receive(length)
         async with body as stream:
-            data = await stream.read()
-        wanted = (size if end is None or end > size else end) - start
-        if len(data) != wanted:
-            text = f"{path!r} of source {self._source!r}: {len(data)} of {wanted} bytes came; read it again"
-            raise TruncatedRead(text, path=path, source=self._source)
+            data = await of_aiohttp(stream.content, length)
+        if len(data) != length:
+            raise wrong_length(path, len(data), length, self._source)
         return Blob(data, plain_etag(answer["ETag"]), size, _version(answer), self._source)
 
     async def _empty(self, client: Any, path: str, start: int, end: int | None) -> Blob:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Stores"]
 
+_OF_AMAZON = re.compile(r"https://([\w-]+\.)*amazonaws\.com(\.cn)?(/|$)")
+_LOGIN_HOSTS = (
+    *("169.254.169.254", "fd00:ec2::254", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"),
+    *("amazonaws.com", "amazonaws.com.cn"),
+)
+_LOGIN_URLS = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_ENDPOINT_URL_STS", "AWS_METADATA_ENDPOINT")
 RENEW_BEFORE = timedelta(minutes=5)  # as obstore does
 
 
@@ -38,13 +46,17 @@ class S3Stores:
         self._place = place
         self._bucket = place.bucket
         self._settings: dict[str, Any] = {}
+        self._may_have_token = False
         self.bucket_url = ""
 
     def open(self) -> S3Store:
         """A store over the whole bucket, with the login that the configuration and the environment give now."""
         reached = connection_of(self._place, self._config.name)
-        self._settings = _settings_of(reached, self._config)
         self.bucket_url = _bucket_url(reached)
+        place = reached.place
+        has_token = not place.anon and (place.keys is None or place.keys.token is not None)
+        self._may_have_token = has_token and reached.endpoint is not None and not _OF_AMAZON.match(self.bucket_url)
+        self._settings = _settings_of(reached, self._config, self.bucket_url)
         endpoint = self.bucket_url.removesuffix(f"/{self._bucket}") if reached.path_style else self.bucket_url
         there: dict[str, Any] = _endpoint(endpoint) if reached.endpoint else {}
         return S3Store(self._bucket, **self._settings, **there, virtual_hosted_style_request=not reached.path_style)
@@ -58,15 +70,28 @@ class S3Stores:
         there = {**self._settings, **_endpoint(f"{url}#"), "virtual_hosted_style_request": True}
         return await signed(await asyncio.to_thread(S3Store, self._bucket, **there), self._config.name), {}
 
+    async def trial_url(self, store: Any, key: str) -> str | None:
+        """The signed URL of an object, if the session may have a token and the endpoint is not Amazon's own."""
+        from streaming.sources.key_listing import ListingRefused
+
+        if not self._may_have_token:
+            return None
+        try:
+            return await signed(store, self._config.name, key)
+        except (ListingRefused, TypeError):  # or the name is none for obstore
+            return None
+
 
 def _endpoint(url: str) -> dict[str, str]:
     return {"endpoint": url, "aws_endpoint_url_s3": url}  # the second, or the environment's would win
 
 
-def _settings_of(reached: Connection, config: DataSourceConfig) -> dict[str, Any]:
+def _settings_of(reached: Connection, config: DataSourceConfig, bucket_url: str) -> dict[str, Any]:
     """The settings of every store: region, times, and the login."""
     place = reached.place
-    settings = {"region": reached.region, "request_payer": place.requester_pays, **client_settings(config)}
+    has_login = place.anon or place.keys or place.provider or reached.session is not None
+    client = client_settings(config, bucket_url, () if has_login else _hosts_of_own_login())
+    settings = {"region": reached.region, "request_payer": place.requester_pays, **client}
     if place.anon:
         settings["skip_signature"] = True
     elif place.keys is not None:
@@ -83,6 +108,12 @@ def _settings_of(reached: Connection, config: DataSourceConfig) -> dict[str, Any
     elif reached.session is not None:
         settings["credential_provider"] = ProfileLogin(reached.session, config.name)
     return settings
+
+
+def _hosts_of_own_login() -> list[str]:
+    """The servers that obstore may ask for the role of a machine, a container or a web identity."""
+    named = (os.environ.get(name) for name in _LOGIN_URLS)
+    return [*_LOGIN_HOSTS, *(urlsplit(url).hostname or "" for url in named if url)]
 
 
 def _kept(ask: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[], Awaitable[dict[str, Any]]]:

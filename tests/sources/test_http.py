@@ -52,6 +52,7 @@ async def make(request: pytest.FixtureRequest, server: FaultServer) -> AsyncIter
     def make(url: str = "", **options: Any) -> HTTPDataSource:
         options = {"engine": request.param, "timeout_s": 10, **options}
         made.append(HTTPDataSource(DataSourceConfig("web", "http", url or server.url, **options)))
+        made[-1]._is_plain = True  # else the first read of each test would be for aiohttp
         return made[-1]
 
     yield make
