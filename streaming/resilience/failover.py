@@ -14,6 +14,8 @@ from streaming.errors import (
     NotFound,
     ObjectChanged,
     SourceError,
+    SourceTimeout,
+    SourceUnavailable,
     StreamingError,
     TruncatedRead,
 )
@@ -30,7 +32,7 @@ from streaming.sources.base import Blob, DataSource, FileInfo
 
 _log = get_logger(__name__)
 
-_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead)
+_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead, SourceTimeout, SourceUnavailable)
 
 
 class _Copy:
@@ -227,7 +229,7 @@ class Failover(Wrapper):
             try:
                 return await whole_listing(copy.source, prefix, self._time, patience_s)
             except StreamingError as error:
-                if _is_final(error):
+                if not isinstance(error, SourceError):
                     raise
                 failures.attempts.extend(failed(copy.source.name, error, self._time.now() - started))
                 failures.errors[copy] = error

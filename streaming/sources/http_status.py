@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 from streaming.errors import (
     AccessDenied,
@@ -17,6 +15,7 @@ from streaming.errors import (
     SourceTimeout,
     SourceUnavailable,
 )
+from streaming.sources.header_values import retry_after_s
 
 _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     304: (BadRequest, "although no condition was sent; look for a proxy between"),
@@ -40,26 +39,20 @@ _OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of
 _SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
 
 
+class UnusableAnswer(SourceUnavailable):
+    """An answer of garbage. It would be the same when asked again, and a mirror may be well."""
+
+    retryable = False
+
+
 def error_of_status(status: int, path: str, source: str, headers: Mapping[str, str] | None = None) -> SourceError:
     """The error for an answer whose status is not a success; it has the status, and what `Retry-After` asks for."""
     other = _SERVER_FAILED if status >= 500 else _OTHER_REFUSAL if status >= 400 else _OTHER_REDIRECT
     kind, text = _MEANINGS.get(status, other)
     error = kind(f"the server of source {source!r} answered {status} for {path!r}, {text}", path=path, source=source)
     error.status = status
-    error.retry_after_s = _retry_after_s(headers.get("Retry-After")) if headers is not None else None
+    error.retry_after_s = retry_after_s(headers.get("Retry-After")) if headers is not None else None
     return error
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds to wait, from a number or a date; None where there is neither."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def plain_etag(etag: str | None) -> str | None:

@@ -11,15 +11,15 @@ import re
 from streaming.errors import AccessDenied, BadRequest, NotFound, SourceError, SourceTimeout, SourceUnavailable
 from streaming.errors import TruncatedRead as Truncated
 from streaming.sources.http_proxy import unreached
-from streaming.sources.http_status import error_of_status
+from streaming.sources.http_status import UnusableAnswer, error_of_status
 
 _STATUS = re.compile(r"(?:Status \{\s*status: |returned non-2xx status code: )(\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_REGION = re.compile(r"<Region>([\w-]+)</Region>|'(?:[\w-]+)' is wrong; expecting '([\w-]+)'")
+_CODE = re.compile(r"<Code>(\w{1,100})</Code>")
+_REGION = re.compile(r"<Region>([\w-]{1,100})</Region>|'[\w-]{1,100}' is wrong; expecting '([\w-]{1,100})'")
 _HEADER = re.compile(r"source: Header \{\s*source: (\w+)")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+),")
 _PYTHON_ERROR = re.compile(r"type: <class '([\w.]+)'>")  # in a credential provider
-_ODD_KEY = re.compile(r'[Pp]ath "(.*?)"(?: contained empty|: Encountered)', re.DOTALL)
+_ODD_KEY = re.compile(r'[Pp]ath "(.{0,1100}?)"(?: contained empty|: Encountered)', re.DOTALL)
 _NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|metadata/computeMetadata")
 
 _CHECK_LOGIN = "check the credentials of the source"
@@ -127,7 +127,7 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
         told = f"was answered with headers that obstore cannot read ({match[1]})"
         if match[1].startswith("Missing"):  # by something between, perhaps, whose answer this is
             return SourceUnavailable, f"{told}; try again, then choose the other engine"
-        return BadRequest, f"{told}; choose the other engine"
+        return UnusableAnswer, f"{told}; choose the other engine"
     if class_name in ("PermissionDeniedError", "UnauthenticatedError") or "credential" in text.lower():
         return AccessDenied, f"was not asked for, no login could be had ({_cause(text, class_name)}); {_CHECK_LOGIN}"
     if isinstance(error, FileNotFoundError):
