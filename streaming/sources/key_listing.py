@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import yarl
 
-from streaming.errors import SourceError, SourceTimeout, SourceUnavailable
+from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
 from streaming.sources.base import FileInfo
 from streaming.sources.http_aiohttp import AiohttpClient
 from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage, parse_keys
@@ -96,7 +96,9 @@ class KeyListing(AiohttpClient):
         try:
             body = await self._fetch(query, prefix)
         except SourceError as error:
-            if self._was_answered or isinstance(error, SourceTimeout) or error.__dict__.get("status") in THROTTLED:
+            status = error.__dict__.get("status")
+            is_too_large = status is None and isinstance(error, BadRequest)  # where obstore would read on
+            if self._was_answered or is_too_large or isinstance(error, SourceTimeout) or status in THROTTLED:
                 raise
             raise ListingRefused from error
         self._was_answered = True

@@ -133,7 +133,7 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
     if isinstance(error, FileNotFoundError):
         return NotFound, "does not exist; list the source to see what does"
     if class_name == "InvalidPathError" or isinstance(error, ValueError):
-        match = _ODD_KEY.search(text)
+        match = _ODD_KEY.search(text[:4_000])  # a key has up to 1,024 bytes
         named = f"holds {match[1]!r}, a name" if match else "is or holds a name"
         what = "with an empty folder, '.' or a control character, which obstore cannot read"
         return BadRequest, f"{named} {what}; choose the other engine, or rename the object"

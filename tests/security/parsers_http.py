@@ -39,6 +39,15 @@ def _refusing(parse: Callable[[bytes], object]) -> Parser:
     return refusing
 
 
+def _ignoring(parse: Callable[[bytes], object]) -> Parser:
+    """A parser whose result has no bounds to check."""
+
+    def ignoring(data: bytes) -> None:
+        parse(data)
+
+    return ignoring
+
+
 def _autoindex(content_type: str) -> Parser:
     def parse(data: bytes) -> None:
         names = parse_autoindex(data, content_type, URL, "web")
@@ -83,14 +92,14 @@ PARSERS: list[tuple[str, Parser]] = [
     ("index file", _index),
     ("keys of S3", _refusing(lambda data: parse_keys(data, 2))),
     ("items of GCS", _refusing(lambda data: parse_items(data, 2))),
-    ("object of GCS", lambda data: None if parse_object(data) is None else None),
+    ("object of GCS", _ignoring(parse_object)),
     ("page of the Hub", _refusing(lambda data: page_of(values.json_of(data)))),
     ("Retry-After", _retry_after),
     ("Content-Range", _content_range),
     ("ETag", _etag),
     ("Link", _link),
     ("dates", _dates),
-    ("error of a store", lambda data: None if translated(ValueError(text_of(data)), "a", "s3", 1.0) else None),
+    ("error of a store", _ignoring(lambda data: translated(ValueError(text_of(data)), "a", "s3", 1.0))),
 ]
 """A name, and what raises nothing but errors of the library, whatever the bytes."""
 
