@@ -14,8 +14,6 @@ from streaming.errors import (
     NotFound,
     ObjectChanged,
     SourceError,
-    SourceTimeout,
-    SourceUnavailable,
     StreamingError,
     TruncatedRead,
 )
@@ -29,10 +27,11 @@ from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper, read_of
 from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo
+from streaming.sources.http_status import UnusableAnswer
 
 _log = get_logger(__name__)
 
-_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead, SourceTimeout, SourceUnavailable)
+_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead, UnusableAnswer)
 
 
 class _Copy:
@@ -186,7 +185,7 @@ class Failover(Wrapper):
         if isinstance(error, AccessDenied) and not copy.was_denied:
             copy.was_denied = True
             _log.warning("copy_denied source=%s reason=%s", copy.source.name, error)
-        if error.retryable and not copy.is_failing:
+        if (error.retryable or isinstance(error, UnusableAnswer)) and not copy.is_failing:
             copy.is_failing = True
             _log.info("copy_failing source=%s reason=%s", copy.source.name, error)
 

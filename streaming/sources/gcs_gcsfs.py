@@ -121,7 +121,7 @@ class GcsfsReader:
         async for page in self._pages({"prefix": self._place.prefix + folder}, folder):
             if page.objects:
                 yield page.objects
-            else:
+            elif page.next_token:
                 limits.count(0)
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
@@ -194,7 +194,7 @@ class GcsfsReader:
             known = parse_object(await self._page_body(answer, path))
         if known is None:
             text = f"{path!r} of source {self._source!r}: the server does not tell its size; check the endpoint"
-            raise SourceUnavailable(text, path=path, source=self._source)
+            raise UnusableAnswer(text, path=path, source=self._source)
         if start > known.size:
             raise beyond_object(path, start, known.size, self._source)
         return Blob(b"", known.etag, known.size, known.generation, self._source)
@@ -314,6 +314,11 @@ class GcsfsReader:
             kind, told = SourceUnavailable, "could not be renewed, as Google's server of logins cannot be reached"
         elif isinstance(error, exceptions.GoogleAuthError | retry.HttpError | retry.NonRetryableError):
             told = "was refused; check the service account, that it is not expired, and the clock of this machine"
+        elif isinstance(error, ValueError):
+            text = f"{path!r} of source {self._source!r} was answered with what aiohttp cannot read or follow"
+            return UnusableAnswer(
+                f"{text} ({type(error).__name__}); check the endpoint", path=path, source=self._source
+            )
         else:
             return error
         text = f"the login of source {self._source!r} for {path!r} {told} ({type(error).__name__})"

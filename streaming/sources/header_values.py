@@ -37,6 +37,7 @@ LONGEST_DATE = 64
 LONGEST_LINK = 16_384
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-[0-9]{1,19}|\*)/([0-9]{1,19}|\*)")
+_IN_REQUEST = re.compile(r"[!-~]+")  # no space and no control character, which would end the line of a request
 _NEXT = re.compile(r"""\brel\s*=\s*(?:"next"|'next'|next\b)""", re.IGNORECASE)
 # What date parsers raise for dates out of the calendar, besides ValueError.
 _NO_DATE = (ValueError, TypeError, OverflowError, OSError, IndexError, AttributeError)
@@ -146,7 +147,8 @@ def next_link(values: list[str], url: str) -> str | None:
         for part in value.split("<")[1:]:
             target, bracket, parameters = part.partition(">")
             if bracket and _NEXT.search(parameters):
-                return joined(url, target.strip())
+                target = target.strip()
+                return joined(url, target) if _IN_REQUEST.fullmatch(target) else None
     return None
 
 

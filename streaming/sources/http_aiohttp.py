@@ -21,7 +21,6 @@ import yarl
 
 from streaming.errors import (
     AccessDenied,
-    BadRequest,
     NotFound,
     ObjectChanged,
     SourceError,
@@ -318,7 +317,7 @@ class AiohttpClient:
         encoding = answer.headers["Content-Encoding"]
         if answer.status != 200 or encoding not in ("gzip", "x-gzip", "deflate"):
             text = f"the server of source {self._source!r} sends {path!r} with Content-Encoding {encoding!r}"
-            raise BadRequest(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
+            raise UnusableAnswer(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
         packed = await self._body(answer, path, is_object=is_object)
         limit = self._limit if is_object else self._page_limit
         try:
@@ -334,7 +333,7 @@ class AiohttpClient:
         size = content_range(answer)[1]
         if size is None:
             text = f"the server of source {self._source!r} answered 416 for {path!r}, so it has no byte {start}"
-            raise BadRequest(f"{text}; ask within it", path=path, source=self._source)
+            raise UnusableAnswer(f"{text}; ask within it", path=path, source=self._source)
         if start > size:
             raise beyond_object(path, start, size, self._source)
         if start < size:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import aiohttp
 
-from streaming.errors import BadRequest, SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
+from streaming.errors import SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
 from streaming.sources import header_values
 from streaming.sources.base import too_large
 from streaming.sources.http_proxy import Proxy, unreached
-from streaming.sources.http_status import error_of_status
+from streaming.sources.http_status import UnusableAnswer, error_of_status
 
 __all__ = ["SentWhole", "content_range", "range_header", "translated", "unpacked"]
 
@@ -70,7 +70,7 @@ def translated(path: str, source: str, timeout_s: float | None, proxy: Proxy | N
         raise TruncatedRead(text, path=path, source=source) from error
     except aiohttp.TooManyRedirects as error:
         text = f"{where} is redirected without end; check the URL of the source"
-        raise BadRequest(text, path=path, source=source) from error
+        raise UnusableAnswer(text, path=path, source=source) from error
     except aiohttp.ClientHttpProxyError as error:
         if error.status == 407:
             raise error_of_status(407, path, source) from error
@@ -82,3 +82,6 @@ def translated(path: str, source: str, timeout_s: float | None, proxy: Proxy | N
     except (aiohttp.ClientError, OSError) as error:
         told = unreached(f"{type(error).__name__} {error}", proxy=proxy)
         raise SourceUnavailable(f"{where} {told}", path=path, source=source) from error
+    except ValueError as error:  # such as a control character in what a redirect leads to
+        text = f"{where} was answered with what aiohttp cannot read or follow ({type(error).__name__})"
+        raise UnusableAnswer(f"{text}; check the URL of the source", path=path, source=source) from error

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import HTTPStore
 
-from streaming.errors import AccessDenied, BadRequest, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
+from streaming.errors import AccessDenied, SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
 from streaming.sources.base import Blob, too_large
 from streaming.sources.http_proxy import proxy_for, unreached
-from streaming.sources.http_status import error_of_status, stable_etag
+from streaming.sources.http_status import UnusableAnswer, error_of_status, stable_etag
 from streaming.sources.obstore_process import begin_read, claim, end_read
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class ObstoreClient:
         if kind == "Interrupted" or "kind: Body," in text:
             return TruncatedRead, "broke off before its announced end; read it again"
         if "kind: Redirect," in text:
-            return BadRequest, "is redirected without end; check the URL of the source"
+            return UnusableAnswer, "is redirected without end; check the URL of the source"
         if "TunnelAuthRequired" in text:
             return AccessDenied, "cannot be reached, the proxy wants a login; put it into the variable that names it"
         if kind == "Connect":

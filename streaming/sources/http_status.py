@@ -17,6 +17,11 @@ from streaming.errors import (
 )
 from streaming.sources.header_values import retry_after_s
 
+
+class UnusableAnswer(BadRequest):
+    """An answer of garbage. It would be the same when asked again, and a mirror may be well."""
+
+
 _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     304: (BadRequest, "although no condition was sent; look for a proxy between"),
     401: (AccessDenied, "so it wants a login; set credentials token, or username and password"),
@@ -29,20 +34,15 @@ _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     408: (SourceTimeout, "so the request took too long; try again"),
     410: (NotFound, "so it was removed for good"),
     412: (ObjectChanged, "so it is not the object that was listed; list the source anew"),
+    416: (UnusableAnswer, "so it cannot serve this part; read it whole, or check the URL of the source"),
     425: (SourceUnavailable, "so it wants the request later; try again"),
     429: (SourceUnavailable, "so it wants fewer requests; try again more slowly"),
 }
 _CODING = re.compile(r"(?:-{1,2}|;|:)(?:gzip|br|zstd|deflate)$")
 _THREE_NUMBERS = re.compile(r"[0-9a-f]+-([0-9a-f]{1,16})-([0-9a-f]+)")
-_OTHER_REDIRECT = (BadRequest, "which leads nowhere; check the URL of the source")
+_OTHER_REDIRECT = (UnusableAnswer, "which leads nowhere; check the URL of the source")
 _OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of the source")
 _SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
-
-
-class UnusableAnswer(SourceUnavailable):
-    """An answer of garbage. It would be the same when asked again, and a mirror may be well."""
-
-    retryable = False
 
 
 def error_of_status(status: int, path: str, source: str, headers: Mapping[str, str] | None = None) -> SourceError:

@@ -68,10 +68,10 @@ class KeyListing(AiohttpClient):
             page = await self._page(folder, token, {})
             if page.objects:
                 yield page.objects
-            else:
-                limits.count(0)
             if not page.next_token:
                 return
+            if not page.objects:
+                limits.count(0)
             token = page.next_token
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:

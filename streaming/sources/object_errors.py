@@ -24,7 +24,7 @@ _NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|metadata/
 
 _CHECK_LOGIN = "check the credentials of the source"
 _THROTTLED = (SourceUnavailable, "it wants fewer requests; try again more slowly")
-_REGION_WRONG = (BadRequest, "the bucket lies in another region; set storage_options region to that of the bucket")
+_REGION_WRONG = (UnusableAnswer, "the bucket lies in another region; set storage_options region to that of the bucket")
 _MEANINGS: dict[str, tuple[type[SourceError], str]] = {
     "NoSuchBucket": (NotFound, "there is no such bucket; check its name and the endpoint"),
     "NoSuchKey": (NotFound, "it does not exist; list the source to see what does"),
@@ -122,7 +122,8 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
     if kind == "Connect":
         return SourceUnavailable, unreached(text, "endpoint")
     if class_name == "NotSupportedError" or "NotPartial" in text:
-        return BadRequest, "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
+        told = "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
+        return UnusableAnswer, told
     if match := _HEADER.search(text):
         told = f"was answered with headers that obstore cannot read ({match[1]})"
         if match[1].startswith("Missing"):  # by something between, perhaps, whose answer this is

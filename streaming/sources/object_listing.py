@@ -119,7 +119,8 @@ class _Listed:
     async def _next_page(self, pages: AsyncIterator[list[FileInfo]]) -> list[FileInfo]:
         async with self._gate:
             page: list[FileInfo] = await anext(pages, [])
-        self._limits.count(len(page))
+        if page:
+            self._limits.count(len(page))
         return page
 
 

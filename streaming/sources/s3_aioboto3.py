@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from streaming.errors import AccessDenied, BadRequest, ObjectChanged, SourceError, TruncatedRead
+from streaming.errors import AccessDenied, ObjectChanged, SourceError, TruncatedRead
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.header_values import LARGEST, content_range, timestamp
 from streaming.sources.http_proxy import proxy_for, usable
-from streaming.sources.http_status import opened_before_fork, plain_etag
+from streaming.sources.http_status import UnusableAnswer, opened_before_fork, plain_etag
 from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.object_errors import LOGIN_OUTDATED
@@ -195,7 +195,7 @@ class Aioboto3Reader:
             text = (
                 f"the server of source {self._source!r} sent all of {path!r} where a part was asked for; read it whole"
             )
-            raise BadRequest(text, path=path, source=self._source)
+            raise UnusableAnswer(text, path=path, source=self._source)
         if length > self._limit:
             body.close()
             raise too_large(path, length, self._limit, self._source)
@@ -244,10 +244,10 @@ class Aioboto3Reader:
             page = await self._list(folder, token, {})
             if page.objects:
                 yield page.objects
-            else:
-                limits.count(0)
             if not page.next_token:
                 return
+            if not page.objects:
+                limits.count(0)
             token = page.next_token
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:

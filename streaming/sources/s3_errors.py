@@ -33,14 +33,15 @@ _NO_LOGIN = (
 )
 _TIMEOUTS = (TimeoutError, boto.ConnectTimeoutError, boto.ReadTimeoutError)
 _TRUNCATED = (boto.IncompleteReadError, boto.ResponseStreamingError, aiohttp.ClientPayloadError)
-# boto's own, and what its parsers stumble over.
+# What boto says of an answer that it cannot read, and what its parsers stumble over.
 _UNREADABLE = (ResponseParserError, ValueError, OverflowError, LookupError, TypeError, AttributeError)
+_UNREADABLE_DATE = "timezone offset"  # in a plain RuntimeError
 _UNREACHED = (boto.HTTPClientError, boto.ConnectionError, aiohttp.ClientError, OSError)
 
 
 def code_of(error: BaseException | None) -> str:
     """The error code in an answer of S3; empty for other errors."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, boto.ClientError) else ""
+    return str(error.response.get("Error", {}).get("Code", ""))[:100] if isinstance(error, boto.ClientError) else ""
 
 
 def translated(error: Exception, path: str, source: str, timeout_s: float) -> SourceError | None:
@@ -67,7 +68,7 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
         kind, told = SourceUnavailable, unreached(f"{type(cause).__name__} {cause} {type(error).__name__}", "endpoint")
     elif isinstance(error, boto.BotoCoreError):
         kind, told = BadRequest, f"cannot be asked for ({type(error).__name__}: {error}); correct that"
-    elif isinstance(error, _UNREADABLE) and not isinstance(error, StreamingError):
+    elif _is_unreadable(error):
         kind, told = UnusableAnswer, f"was answered with what boto cannot read ({type(error).__name__}: "
         told = f"{told}{str(error)[:200]}); choose the other engine"
     else:
@@ -75,11 +76,17 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
     return kind(f"{where} {told}", path=path, source=source)
 
 
+def _is_unreadable(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        return _UNREADABLE_DATE in str(error)
+    return isinstance(error, _UNREADABLE) and not isinstance(error, StreamingError)
+
+
 def _of_answer(error: Any, path: str, source: str) -> SourceError:
     answer = error.response.get("ResponseMetadata", {})
     headers = answer.get("HTTPHeaders", {})
     told = error.response.get("Error", {})
-    region = told.get("Region") or headers.get("x-amz-bucket-region", "")
+    region = str(told.get("Region") or headers.get("x-amz-bucket-region", ""))[:100]
     code = code_of(error)
     status = answer.get("HTTPStatusCode", 0)
     known = error_of_answer(status, "" if code.isdigit() else code, path, source, region)
