@@ -17,6 +17,7 @@ from streaming.errors import BadRequest
 from streaming.sources.base import FileInfo, check_path
 from streaming.sources.header_values import LONGEST_LINK, http_time, joined, json_of, size_in, size_of, timestamp
 from streaming.sources.http_status import stable_etag
+from streaming.sources.readable import is_text
 
 # Each search goes on where the last one ended, and none looks past the next `<`: a page takes time in proportion to it.
 _TAG = re.compile(r"<a\s([^<>]*)>", re.IGNORECASE)
@@ -37,7 +38,7 @@ class Names(NamedTuple):
     Attributes:
         files: with what the listing tells of them.
         folders: with their final `/`.
-        odd: names with a hidden separator or a NUL, which no path below the listing can be made of.
+        odd: names with a hidden separator, a NUL or half a character, which no path below the listing can be made of.
     """
 
     files: list[FileInfo]
@@ -131,7 +132,7 @@ def _entry(name: str) -> str:
 
 
 def _is_odd(name: str) -> bool:
-    return "/" in name.removesuffix("/") or "\0" in name
+    return "/" in name.removesuffix("/") or "\0" in name or not is_text(name)
 
 
 def _with_details(name: str, after: str) -> FileInfo:

@@ -133,6 +133,9 @@ BODIES: list[bytes] = [
     *(b'[{"type": "file", "path": "a.bin", "size": ' + ENDLESS.encode() + b"}]", b'{"prefixes": [1]}'),
     b'{"items": [{"name": "a.bin", "size": "' + ENDLESS.encode() + b'", "updated": "99999-13-77"}]}',
     b'{"nextPageToken": 1}',
+    b'[{"name": "\\ud800", "type": "directory"}, {"name": "\\ud800.bin", "type": "file", "size": 1}]',
+    b'[{"path": "\\ud800.bin", "type": "file", "size": 1}]',
+    b'{"items": [{"name": "\\ud800.bin", "size": "1"}], "prefixes": ["\\ud800/"]}',
     b"<ListBucketResult>",
     b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
     *(
@@ -176,10 +179,13 @@ async def test_garbage_in_a_listing(lister: str, status: int) -> None:
 
 
 async def _lists_or_refuses(bad: DataSource) -> None:
-    message = ""
+    message, paths = "", []
     try:
-        await bad.list_files()
+        paths = await bad.list_files()
     except SourceError as error:
         message = str(error)
         assert await stack([bad, MemorySource("good", {"good.bin": BODY})]).list_files() == ["good.bin"]
+    for path in paths:
+        with contextlib.suppress(SourceError):
+            await bad.read(path)
     assert len(message) < 2_000
