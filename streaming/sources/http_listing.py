@@ -11,11 +11,11 @@ import reprlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from streaming.errors import BadRequest
 from streaming.sources.base import FileInfo, check_path
-from streaming.sources.header_values import LONGEST_LINK, http_time, joined, json_of, size_in, size_of, timestamp
+from streaming.sources.header_values import LONGEST_LINK, http_time, json_of, size_in, size_of
 from streaming.sources.http_status import stable_etag
 from streaming.sources.readable import is_text
 
@@ -23,7 +23,8 @@ from streaming.sources.readable import is_text
 _TAG = re.compile(r"<a\s([^<>]*)>", re.IGNORECASE)
 _HREF = re.compile(r"""href\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 _END = re.compile(r"</a>([^<\n]*)", re.IGNORECASE)
-_DETAILS = re.compile(r"\s*([0-9]{1,2}-[A-Za-z]{3}-[0-9]{4} [0-9]{2}:[0-9]{2})\s+([0-9]+)\s*")
+_DETAILS = re.compile(r"\s*([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4}) ([0-9]{2}):([0-9]{2})\s+([0-9]+)\s*")
+_MONTHS = {name: number for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 _TITLE = re.compile(r"index of|directory listing", re.IGNORECASE)
 _UP = re.compile(r"\.\./?")
 
@@ -110,10 +111,11 @@ def _no_listing(url: str, source: str) -> BadRequest:
 def _below(url: str, link: str) -> str:
     """The name directly below `url` that a link leads to, which may be odd; empty for any other place, or a way to
     sort the page."""
-    joined_link = joined(url, link)
-    if joined_link is None:
+    page = urlsplit(url)
+    try:
+        target = urlsplit(urljoin(url, link))
+    except ValueError:  # a host that is none
         return ""
-    target, page = urlsplit(joined_link), urlsplit(url)
     if (target.scheme, target.netloc) != (page.scheme, page.netloc) or target.query or target.fragment:
         return ""
     if target.path.removesuffix("/").count("/") != page.path.count("/"):
@@ -132,7 +134,7 @@ def _entry(name: str) -> str:
 
 
 def _is_odd(name: str) -> bool:
-    return "/" in name.removesuffix("/") or "\0" in name or not is_text(name)
+    return "/" in name.removesuffix("/") or "\0" in name or not (name.isascii() or is_text(name))
 
 
 def _with_details(name: str, after: str) -> FileInfo:
@@ -140,11 +142,12 @@ def _with_details(name: str, after: str) -> FileInfo:
     match = _DETAILS.fullmatch(after.rstrip("\r"))
     if match is None:
         return FileInfo(name, -1)
+    day, month, year, hour, minute, size = match.groups()
     try:
-        time = datetime.strptime(match[1], "%d-%b-%Y %H:%M").replace(tzinfo=UTC)
-    except ValueError:
+        time = datetime(int(year), _MONTHS[month.lower()], int(day), int(hour), int(minute), tzinfo=UTC).timestamp()
+    except (ValueError, KeyError):
         time = None
-    return FileInfo(name, size_in(match[2]), None, timestamp(time))
+    return FileInfo(name, size_in(size), None, time)
 
 
 def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:

@@ -14,8 +14,8 @@ from streaming.sources.http_status import plain_etag
 __all__ = ["MAX_PAGE_BYTES", "KeyPage", "parse_keys"]
 
 MAX_PAGE_BYTES = 16_000_000  # 1,000 keys of 1,024 bytes, each three characters long, take 4 MB
-_DEEPEST = 8  # elements in each other; ListObjectsV2 has four
-_LONGEST = 100_000  # characters of a key or token; a key of 1,024 bytes takes 3,072, percent-encoded
+_FIELDS = ("Key", "Size", "ETag", "LastModified")
+_TOLD = ("EncodingType", "IsTruncated", "NextContinuationToken")
 
 
 @dataclass(slots=True)
@@ -77,36 +77,31 @@ class _Reader:
         self.told: dict[str, str] = {}
         self.entries: list[dict[str, str]] = []
         self.folders: list[str] = []
-        self._open: list[str] = []
+        self._depth = 0
+        self._section = ""  # the element of depth 2 that is open
         self._text: list[str] = []
-        self._length = 0
+        self.data = self._text.append
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        name = tag.rpartition("}")[2]  # without its namespace, which some servers leave out
-        if len(self._open) == _DEEPEST or (not self._open and name != "ListBucketResult"):
-            raise ValueError(f"it has no place for an element {name[:100]!r}")
-        self._open.append(name)
-        if self._open[1:] == ["Contents"]:
-            self.entries.append({})
-        self._text, self._length = [], 0
-
-    def data(self, text: str) -> None:
-        self._length += len(text)
-        if self._length > _LONGEST:
-            raise ValueError(f"it has a text of more than {_LONGEST} characters")
-        self._text.append(text)
+        self._depth += 1
+        self._text.clear()
+        if self._depth == 2:
+            self._section = _name(tag)
+            if self._section == "Contents":
+                self.entries.append({})
+        elif self._depth == 1 and _name(tag) != "ListBucketResult":
+            raise ValueError(f"it begins with {_name(tag)[:100]!r}")
 
     def end(self, tag: str) -> None:
-        text = "".join(self._text)
-        self._text, self._length = [], 0
-        match self._open[1:]:
-            case ["Contents", ("Key" | "Size" | "ETag" | "LastModified") as name]:
-                self.entries[-1][name] = text
-            case ["CommonPrefixes", "Prefix"]:
-                self.folders.append(text)
-            case [("EncodingType" | "IsTruncated" | "NextContinuationToken") as name]:
-                self.told[name] = text
-        self._open.pop()
+        self._depth -= 1
+        if self._depth == 2:
+            name = _name(tag)
+            if self._section == "Contents" and name in _FIELDS:
+                self.entries[-1][name] = "".join(self._text)
+            elif self._section == "CommonPrefixes" and name == "Prefix":
+                self.folders.append("".join(self._text))
+        elif self._depth == 1 and self._section in _TOLD:
+            self.told[self._section] = "".join(self._text)
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
         """Refuse entities, which a few bytes make gigabytes of."""
@@ -114,3 +109,8 @@ class _Reader:
 
     def close(self) -> None:
         """There is nothing to end."""
+
+
+def _name(tag: str) -> str:
+    """A tag without its namespace, which some servers leave out."""
+    return tag.rpartition("}")[2]
