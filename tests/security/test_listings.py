@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from streaming.errors import BadRequest, ConfigError, SourceTimeout, SourceUnavailable
 from streaming.resilience import Resilience, stack
 from streaming.testing import FakeClock, MemorySource
-from tests.fault_server import respond
+from tests.fault_server import Answer, Request, in_turn, respond
 from tests.resilience.parts import driven
 from tests.security.listing_servers import ENGINES, endless, flood, listed, serving, source_over
 
@@ -50,6 +51,36 @@ async def test_a_folder_that_lies_in_itself_is_left_out(lister: str) -> None:
     async with serving(endless(objects=600, folders=4, loop=True)) as server:
         assert await listed(source_over(server.url, lister)) == 0
         assert len(server.requests) < 5
+
+
+@pytest.mark.parametrize("prefix", ["", "folder/x"])
+@pytest.mark.parametrize("lister", ["s3 by obstore", "gcs by obstore"])
+async def test_the_second_way_to_list_a_bucket_has_the_same_bounds(lister: str, prefix: str) -> None:
+    """A server that refuses the library's own requests is listed by obstore, which follows pages itself."""
+
+    def refusing(answer: Answer) -> Answer:
+        async def refuse(request: Request, writer: asyncio.StreamWriter) -> None:
+            await (respond(400) if "encoding-type" in request.target else answer)(request, writer)
+
+        return refuse
+
+    async with serving(refusing(endless(objects=0))) as server:
+        async with source_over(server.url, lister, listing_timeout_s=0.5) as source:
+            with pytest.raises(SourceTimeout, match=r"listing_timeout_s=0\.5"):
+                await source.list_files(prefix)
+
+
+@BUCKETS
+async def test_an_empty_page_is_not_the_end(lister: str) -> None:
+    """A store may answer with a page of nothing and the mark of the next one."""
+    empty, full = endless(objects=0), endless(objects=3)
+    page = _last_page(lister)
+    async with serving(in_turn(empty, full, page)) as server:
+        assert await listed(source_over(server.url, lister)) == 3
+
+
+def _last_page(lister: str) -> Answer:
+    return respond(body=b"{}" if lister == "gcs by gcsfs" else b"<ListBucketResult></ListBucketResult>")
 
 
 @EACH
