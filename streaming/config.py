@@ -108,6 +108,16 @@ class DataSourceConfig(Settings):
         description="hosts that redirects and listed URLs may lead to, also as *.example.org; None: all that are not "
         "of the local link",
     )
+    listing_timeout_s: _Seconds = Field(
+        300.0, description="the longest a listing may go on without another object; more than 0 s"
+    )
+    max_listing_page_bytes: _Size = Field(
+        64_000_000, description="a larger page of a listing, or index file, is refused before memory is taken for it"
+    )
+    max_listing_entries: int = Field(
+        20_000_000, ge=1, description="a listing that names more objects and folders is refused"
+    )
+    max_listing_depth: int = Field(32, ge=1, description="a listing whose folders nest deeper is refused")
     engine: str | None = Field(None, description="the client library; None: the fastest for this type")
     include: tuple[str, ...] = Field((), description="globs, of which an object must match one to be part of a sample")
     exclude: tuple[str, ...] = Field((), description="globs of objects that are not part of any sample")

@@ -12,6 +12,7 @@
 `Resilience` holds every constant. The defaults and where they come from:
 
 - `deadline_s` 60: longer than an outage that restarts a server takes, shorter than a trainer's watchdog (NCCL: 600).
+- `retry_after_cap_s` 60: no sooner than most servers ask for, and no longer than a read may take (`deadline_s`);
 - `backoff_base_s` 0.1, `backoff_cap_s` 5: full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015);
   the cap keeps the pause after an outage below 5 s.
 - `retry_share` 0.2, `retry_trickle_per_s` 10: Finagle's RetryBudget; `retry_burst` 10: a second of the trickle.

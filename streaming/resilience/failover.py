@@ -27,10 +27,11 @@ from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper, read_of
 from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo
+from streaming.sources.http_status import UnusableAnswer
 
 _log = get_logger(__name__)
 
-_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead)
+_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead, UnusableAnswer)
 
 
 class _Copy:
@@ -184,7 +185,7 @@ class Failover(Wrapper):
         if isinstance(error, AccessDenied) and not copy.was_denied:
             copy.was_denied = True
             _log.warning("copy_denied source=%s reason=%s", copy.source.name, error)
-        if error.retryable and not copy.is_failing:
+        if (error.retryable or isinstance(error, UnusableAnswer)) and not copy.is_failing:
             copy.is_failing = True
             _log.info("copy_failing source=%s reason=%s", copy.source.name, error)
 
@@ -227,7 +228,7 @@ class Failover(Wrapper):
             try:
                 return await whole_listing(copy.source, prefix, self._time, patience_s)
             except StreamingError as error:
-                if _is_final(error):
+                if not isinstance(error, SourceError):
                     raise
                 failures.attempts.extend(failed(copy.source.name, error, self._time.now() - started))
                 failures.errors[copy] = error

@@ -103,8 +103,8 @@ class Retry(Wrapper):
     """Tries again what failed with an error worth it (`error.retryable`), after a random pause.
 
     The pause is `uniform(0, min(cap, base * 2**n))` ("full jitter", AWS Architecture Blog, 2015), or what the error's
-    `retry_after_s` asks for and such a pause on top. All attempts together end by `deadline_s`, also one that hangs.
-    The last error tells all attempts, and is of the class of the last one.
+    `retry_after_s` asks for, at most `retry_after_cap_s`, and such a pause on top. All attempts together end by
+    `deadline_s`, also one that hangs. The last error tells all attempts, and is of the class of the last one.
 
     Args:
         budget: what is shared; None: the one of the source's endpoint, on each loop its own.
@@ -203,7 +203,7 @@ class Retry(Wrapper):
 
     def _pause_s(self, count: int, error: StreamingError) -> float:
         settings = self.settings
-        asked_s: float = getattr(error, "retry_after_s", None) or 0.0
+        asked_s = min(_asked_s(error), settings.retry_after_cap_s)
         # 2**30 is past any cap, and larger powers past what a float holds
         most_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(count, 30))
         return asked_s + self._rng.uniform(0, most_s)
@@ -212,7 +212,11 @@ class Retry(Wrapper):
         _log.error("read_gave_up source=%s path=%s attempts=%d", self.name, path, len(attempts))
         if len(attempts) == 1:
             return error
-        return told(error, attempts, f"could not be read within {seconds:.1f} s", path, self.name)
+        why = f"could not be read within {seconds:.1f} s"
+        if _asked_s(error) > self.settings.retry_after_cap_s:
+            why += f", its server asks for {_asked_s(error):.0f} s before the next attempt and got"
+            why += f" retry_after_cap_s={self.settings.retry_after_cap_s:g}"
+        return told(error, attempts, why, path, self.name)
 
     def _too_late(self, path: str, begun: float, attempts: list[Attempt], cancelled: BaseException) -> StreamingError:
         self.deadlines += 1
@@ -246,3 +250,8 @@ class Retry(Wrapper):
             await self._time.sleep(pause_s)
             self.retries += 1
         raise AssertionError("the last attempt raises")
+
+
+def _asked_s(error: StreamingError) -> float:
+    """Seconds that a server asks to wait before the next attempt."""
+    return getattr(error, "retry_after_s", None) or 0.0

@@ -17,6 +17,7 @@ class Resilience:
         deadline_s: the longest one read may take, over all attempts and copies.
         backoff_base_s: the first pause before another attempt is random between 0 and this; it doubles from there.
         backoff_cap_s: the longest such pause.
+        retry_after_cap_s: the longest that `Retry-After` of a server is waited for.
         retry_share: attempts that each successful read earns.
         retry_burst: most attempts saved up, and those there are at the start.
         retry_trickle_per_s: attempts each second where nothing succeeds.
@@ -45,6 +46,7 @@ class Resilience:
     deadline_s: float = 60.0
     backoff_base_s: float = 0.1
     backoff_cap_s: float = 5.0
+    retry_after_cap_s: float = 60.0
     retry_share: float = 0.2
     retry_burst: float = 10.0
     retry_trickle_per_s: float = 10.0

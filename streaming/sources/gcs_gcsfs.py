@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import json
 import os
-import re
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -36,19 +33,23 @@ from streaming.errors import (
 )
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.bodies import of_aiohttp, wrong_length
+from streaming.sources.gcs_page import parse_items, parse_object
 from streaming.sources.gcs_place import access_denied, no_bucket
+from streaming.sources.header_values import content_range
 from streaming.sources.http_proxy import Proxy, proxy_for, unreached, usable
-from streaming.sources.http_status import error_of_status, opened_before_fork, plain_etag
+from streaming.sources.http_status import UnusableAnswer, error_of_status, opened_before_fork, plain_etag
+from streaming.sources.listing_limits import page_too_large
 from streaming.sources.object_listing import PAGE, list_in_parallel
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.skips import Skips
     from streaming.sources.gcs_place import GCSPlace, Login
+    from streaming.sources.key_page import KeyPage
+    from streaming.sources.listing_limits import ListingLimits
 
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 _FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 def _import_gcsfs() -> Any:
@@ -80,8 +81,10 @@ class GcsfsReader:
         self._receive = receive
         self._proxy: Proxy | None = None
         self._gcsfs = _import_gcsfs()
+        self._config = config
         self._source = config.name
         self._limit = config.max_object_bytes
+        self._page_limit = config.max_listing_page_bytes
         self._timeout_s = config.timeout_s
         self._connect_timeout_s = config.connect_timeout_s
         self._place = place
@@ -112,21 +115,25 @@ class GcsfsReader:
         Raises:
             NotFound: at the first step, if there is no such bucket.
         """
-        return list_in_parallel(self, prefix, skips)
+        return list_in_parallel(self, prefix, skips, self._config)
 
-    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
         async for page in self._pages({"prefix": self._place.prefix + folder}, folder):
-            yield self._infos(page)
+            if page.objects:
+                yield page.objects
+            elif page.next_token:
+                limits.count(0)
 
-    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder whose path begins with `folder + start`."""
-        prefix, skip = self._place.prefix + folder + start, len(self._place.prefix)
+        prefix = self._place.prefix + folder + start
         objects: list[FileInfo] = []
         folders: list[str] = []
         async for page in self._pages({"prefix": prefix, "delimiter": "/"}, folder + start):
-            objects += self._infos(page)
-            folders += [each[skip:] for each in page.get("prefixes", ())]
+            limits.count(len(page.objects), len(page.folders))
+            objects += page.objects
+            folders += page.folders
         return objects, folders
 
     async def aclose(self) -> None:
@@ -167,11 +174,10 @@ class GcsfsReader:
         self._check_status(answer, path)
         size = answer.content_length
         if start or end is not None:
-            match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-            if answer.status != 206 or match is None or int(match[1]) != start:
+            first, size = content_range(answer.headers.get("Content-Range"))
+            if answer.status != 206 or first != start or size is None:
                 text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
-                raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
-            size = int(match[2])
+                raise UnusableAnswer(f"{text}; read it whole", path=path, source=self._source)
         if size is None:
             text = f"the server of source {self._source!r} does not tell the size of {path!r}; store it uncompressed"
             raise BadRequest(text, path=path, source=self._source)
@@ -190,34 +196,43 @@ class GcsfsReader:
         parameters = {"fields": "size,etag,generation"}
         async with await self._request(self._object_path(path), parameters, {}) as answer:
             self._check_status(answer, path)
-            known = json.loads(await answer.read())
-        if start > int(known["size"]):
-            raise beyond_object(path, start, int(known["size"]), self._source)
-        return Blob(b"", plain_etag(known.get("etag")), int(known["size"]), known.get("generation"), self._source)
+            known = parse_object(await self._page_body(answer, path))
+        if known is None:
+            text = f"{path!r} of source {self._source!r}: the server does not tell its size; check the endpoint"
+            raise UnusableAnswer(text, path=path, source=self._source)
+        if start > known.size:
+            raise beyond_object(path, start, known.size, self._source)
+        return Blob(b"", known.etag, known.size, known.generation, self._source)
 
-    async def _pages(self, parameters: dict[str, str], prefix: str) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(self, parameters: dict[str, str], prefix: str) -> AsyncIterator[KeyPage]:
         parameters = {**parameters, "maxResults": str(PAGE), "fields": _FIELDS}
         while True:
             async with self._limited(prefix):
                 page = await self._page(parameters, prefix)
             yield page
-            if "nextPageToken" not in page:
+            if not page.next_token:
                 return
-            parameters["pageToken"] = page["nextPageToken"]
+            parameters["pageToken"] = page.next_token
 
-    async def _page(self, parameters: dict[str, str], prefix: str) -> dict[str, Any]:
+    async def _page(self, parameters: dict[str, str], prefix: str) -> KeyPage:
         async with await self._request(self._bucket_path, parameters, {"Accept-Encoding": "identity"}) as answer:
             if answer.status == 404:
                 raise no_bucket(self._place, self._source)
             self._check_status(answer, prefix)
-            page: dict[str, Any] = json.loads(await answer.read())
-            return page
+            body = await self._page_body(answer, prefix)
+        try:
+            return await asyncio.to_thread(parse_items, body, len(self._place.prefix))
+        except ValueError as error:
+            text = f"the listing of {prefix!r} in source {self._source!r} is not one of GCS; check the endpoint"
+            raise SourceUnavailable(text, path=prefix, source=self._source) from error
 
-    def _infos(self, page: dict[str, Any]) -> list[FileInfo]:
-        skip = len(self._place.prefix)
-        found = [_file_info(item["name"][skip:], item) for item in page.get("items", ())]
-        # An empty object whose name ends in a slash is how consoles write down an empty folder.
-        return [info for info in found if info.size or not info.path or info.path[-1] != "/"]
+    async def _page_body(self, answer: aiohttp.ClientResponse, prefix: str) -> bytes:
+        body = bytearray()
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > self._page_limit:
+                raise page_too_large(prefix, self._page_limit, self._source)
+        return bytes(body)
 
     def _check_status(self, answer: aiohttp.ClientResponse, path: str) -> None:
         if answer.status in (200, 206):
@@ -304,6 +319,11 @@ class GcsfsReader:
             kind, told = SourceUnavailable, "could not be renewed, as Google's server of logins cannot be reached"
         elif isinstance(error, exceptions.GoogleAuthError | retry.HttpError | retry.NonRetryableError):
             told = "was refused; check the service account, that it is not expired, and the clock of this machine"
+        elif isinstance(error, ValueError):
+            text = f"{path!r} of source {self._source!r} was answered with what aiohttp cannot read or follow"
+            return UnusableAnswer(
+                f"{text} ({type(error).__name__}); check the endpoint", path=path, source=self._source
+            )
         else:
             return error
         text = f"the login of source {self._source!r} for {path!r} {told} ({type(error).__name__})"
@@ -353,8 +373,3 @@ def _token_of(login: Login, source: str) -> Any:
     if login.kind == "cloud":  # which gcsfs refuses at any other endpoint than Google's own
         return import_module("google.auth.compute_engine").Credentials()
     return None if login.kind == "default" else login.kind
-
-
-def _file_info(path: str, item: dict[str, Any]) -> FileInfo:
-    modified = datetime.fromisoformat(item["updated"]).timestamp() if "updated" in item else None
-    return FileInfo(path, int(item.get("size", -1)), plain_etag(item.get("etag")), modified)

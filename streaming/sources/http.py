@@ -20,6 +20,7 @@ from streaming.sources.http_obstore import NotPlain, ObstoreClient
 from streaming.sources.http_place import place_of
 from streaming.sources.http_status import opened_before_fork
 from streaming.sources.http_walk import walk
+from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.obstore_process import is_usable
 from streaming.sources.readable import readable, why_unreadable
 
@@ -97,7 +98,7 @@ class HTTPDataSource(DataSource):
         elif self._place.index is not None:
             listed = await self._read_index(client, self._place.index)
         else:
-            async for info in walk(client, self._place.url_of, prefix, self.name, skips):
+            async for info in walk(client, self._place.url_of, prefix, self.config, skips):
                 yield info
             listed = []
         selected = (info for info in listed if info.path.startswith(prefix))
@@ -140,4 +141,5 @@ class HTTPDataSource(DataSource):
         page = await client.get_page(url, unquote(url.partition("?")[0].rpartition("/")[2]))
         entries = parse_index(page.body, page.url, self._place.root, self.name)
         found = await asyncio.to_thread(lambda: {info.path: info for info in entries})
+        ListingLimits(self.config, "").count(len(found))
         return [found[path] for path in sorted(found)]

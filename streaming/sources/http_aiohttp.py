@@ -21,11 +21,11 @@ import yarl
 
 from streaming.errors import (
     AccessDenied,
-    BadRequest,
     NotFound,
     ObjectChanged,
     SourceError,
     SourceUnavailable,
+    TooLarge,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
 from streaming.sources.bodies import wrong_length
@@ -33,7 +33,8 @@ from streaming.sources.http_answer import SentWhole, content_range, range_header
 from streaming.sources.http_proxy import proxy_for, usable
 from streaming.sources.http_signed import is_signed, refusal_of_signature
 from streaming.sources.http_spool import WRITE_BYTES, Spool
-from streaming.sources.http_status import error_of_status, opened_before_fork, stable_etag
+from streaming.sources.http_status import UnusableAnswer, error_of_status, opened_before_fork, stable_etag
+from streaming.sources.listing_limits import page_too_large
 from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, Reach, joined
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class AiohttpClient:
         self._source = config.name
         self._receive = receive
         self._limit = config.max_object_bytes
-        self._page_limit = max(self._limit, MAX_PAGE_BYTES)
+        self._page_limit = config.max_listing_page_bytes
         self._spool_bytes = config.spool_bytes
         self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
         self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
@@ -144,7 +145,7 @@ class AiohttpClient:
                 hops.append(answer)
             if len(hops) > MAX_REDIRECTS:
                 text = f"{path!r} of source {self._source!r} is redirected without end; check the URL of the source"
-                raise BadRequest(text, path=path, source=self._source)
+                raise UnusableAnswer(text, path=path, source=self._source)
             target = joined(answer.url, location)
             if target is None:
                 text = f"{path!r} of source {self._source!r} is redirected to no URL"
@@ -227,7 +228,7 @@ class AiohttpClient:
                 if answer.status != 200:
                     raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
-                    body = bytes((await self._read_encoded(answer, path, self._page_limit)).data)
+                    body = bytes((await self._read_encoded(answer, path, is_object=False)).data)
                 else:
                     body = await self._body(answer, path, is_object=False)
                 return Page(body, str(answer.url.with_query(None)), answer.content_type)
@@ -309,7 +310,7 @@ class AiohttpClient:
             first, size = content_range(answer)
             if first != start or size is None:
                 text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
-                raise BadRequest(f"{text}; read it whole", path=path, source=self._source)
+                raise UnusableAnswer(f"{text}; read it whole", path=path, source=self._source)
         elif size is None:
             data = await self._body(answer, path)
             return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
@@ -358,10 +359,13 @@ class AiohttpClient:
     async def _body(
         self, answer: aiohttp.ClientResponse, path: str, length: int | None = None, *, is_object: bool = True
     ) -> bytes:
-        """A body, of which at most so many bytes are expected. Never takes more than that or the limit into memory."""
-        limit = self._limit if is_object else self._page_limit
-        if length is not None and length > limit:
-            raise too_large(path, length, limit, self._source)
+        """A body, of which at most so many bytes are expected. Never takes more than that or the limit into memory.
+
+        Args:
+            is_object: False for a page of a listing, which is not counted and has a limit of its own.
+        """
+        if length is not None and length > self._limit:
+            raise too_large(path, length, self._limit, self._source)
         parts, kept = [], 0
         async for chunk in answer.content.iter_any():
             if is_object:
@@ -369,19 +373,27 @@ class AiohttpClient:
             kept += len(chunk)
             if length is not None and kept > length:
                 raise wrong_length(path, kept, length, self._source)
-            if kept > limit:
-                raise too_large(path, kept, limit, self._source)
+            if not is_object and kept > self._page_limit:
+                raise page_too_large(path, self._page_limit, self._source)
+            if is_object and kept > self._limit:
+                raise too_large(path, kept, self._limit, self._source)
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str, limit: int | None = None) -> Blob:
-        """The object behind a body that the server compressed although it was asked not to."""
+    async def _read_encoded(self, answer: aiohttp.ClientResponse, path: str, *, is_object: bool = True) -> Blob:
+        """The object or page behind a body that the server compressed although it was asked not to."""
         encoding = answer.headers["Content-Encoding"]
         if answer.status != 200 or encoding not in ("gzip", "x-gzip", "deflate"):
             text = f"the server of source {self._source!r} sends {path!r} with Content-Encoding {encoding!r}"
-            raise BadRequest(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
-        packed = await self._body(answer, path, is_object=limit is None)
-        data = await asyncio.to_thread(unpacked, packed, path, self._source, limit or self._limit)
+            raise UnusableAnswer(f"{text}, of which no part can be read; turn that off", path=path, source=self._source)
+        packed = await self._body(answer, path, is_object=is_object)
+        limit = self._limit if is_object else self._page_limit
+        try:
+            data = await asyncio.to_thread(unpacked, packed, path, self._source, limit)
+        except TooLarge as error:
+            if is_object:
+                raise
+            raise page_too_large(path, limit, self._source) from error
         return Blob(data, self._etag_of(answer, len(data)), len(data), None, self._source)
 
     def _blob_beyond(self, answer: aiohttp.ClientResponse, path: str, start: int) -> Blob:
@@ -389,7 +401,7 @@ class AiohttpClient:
         size = content_range(answer)[1]
         if size is None:
             text = f"the server of source {self._source!r} answered 416 for {path!r}, so it has no byte {start}"
-            raise BadRequest(f"{text}; ask within it", path=path, source=self._source)
+            raise UnusableAnswer(f"{text}; ask within it", path=path, source=self._source)
         if start > size:
             raise beyond_object(path, start, size, self._source)
         if start < size:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import zlib
 from collections.abc import Iterator
 
 import aiohttp
 
 from streaming.errors import AccessDenied, SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
+from streaming.sources import header_values
 from streaming.sources.base import too_large
 from streaming.sources.http_proxy import Proxy, unreached
-from streaming.sources.http_status import error_of_status
+from streaming.sources.http_status import UnusableAnswer, error_of_status
 from streaming.sources.redirects import LinkLocal
 
 __all__ = ["SentWhole", "content_range", "range_header", "translated", "unpacked"]
-
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
 class SentWhole(Exception):
@@ -31,13 +29,9 @@ def range_header(start: int, end: int | None) -> dict[str, str]:
     return {"Range": f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"}
 
 
-def content_range(answer: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
-    """The first byte and the size of the whole that Content-Range tells."""
-    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if match is None:
-        return None, None
-    first, _, size = match.groups()
-    return (int(first) if first else None), (int(size) if size != "*" else None)
+def content_range(answer: aiohttp.ClientResponse) -> header_values.ContentRange:
+    """What Content-Range tells."""
+    return header_values.content_range(answer.headers.get("Content-Range"))
 
 
 def unpacked(packed: bytes, path: str, source: str, limit: int) -> bytes:
@@ -89,3 +83,6 @@ def translated(path: str, source: str, timeout_s: float | None, proxy: Proxy | N
             raise AccessDenied(text, path=path, source=source) from error
         told = unreached(f"{type(error).__name__} {error}", proxy=proxy)
         raise SourceUnavailable(f"{where} {told}", path=path, source=source) from error
+    except ValueError as error:  # such as a control character in what a redirect leads to
+        text = f"{where} was answered with what aiohttp cannot read or follow ({type(error).__name__})"
+        raise UnusableAnswer(f"{text}; check the URL of the source", path=path, source=source) from error

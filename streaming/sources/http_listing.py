@@ -6,21 +6,31 @@ A listing is written by somebody else: an entry can only name what lies below th
 from __future__ import annotations
 
 import html
-import json
 import re
+import reprlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from streaming.errors import BadRequest
 from streaming.sources.base import FileInfo, check_path
+from streaming.sources.header_values import LONGEST_LINK, http_time, json_of, size_in, size_of
 from streaming.sources.http_status import stable_etag
+from streaming.sources.readable import is_text
 
-_LINK = re.compile(r"""<a\s[^>]*?href\s*=\s*(?:"([^"]*)"|'([^']*)')[^>]*>.*?</a>([^<\n]*)""", re.IGNORECASE | re.DOTALL)
-_DETAILS = re.compile(r"\s*(\d{1,2}-[A-Za-z]{3}-\d{4} \d\d:\d\d)\s+(\d+)\s*")  # nginx: 21-Nov-2025 03:54   20480
-_IS_LISTING = re.compile(r"index of|directory listing|<a\s[^>]*href\s*=\s*[\"']\.\./?[\"']", re.IGNORECASE)
+# Each search goes on where the last one ended, and none looks past the next `<`: a page takes time in proportion to it.
+_TAG = re.compile(r"<a\s([^<>]*)>", re.IGNORECASE)
+_HREF = re.compile(r"""href\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
+_END = re.compile(r"</a>([^<\n]*)", re.IGNORECASE)
+_DETAILS = re.compile(r"\s*([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4}) ([0-9]{2}):([0-9]{2})\s+([0-9]+)\s*")
+_MONTHS = {name: number for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+_TITLE = re.compile(r"index of|directory listing", re.IGNORECASE)
+_UP = re.compile(r"\.\./?")
+
+
+class TooManyNames(Exception):
+    """A page has more names than its listing may still have."""
 
 
 class Names(NamedTuple):
@@ -29,35 +39,68 @@ class Names(NamedTuple):
     Attributes:
         files: with what the listing tells of them.
         folders: with their final `/`.
-        odd: names with a hidden separator or a NUL, which no path below the listing can be made of.
+        odd: names with a hidden separator, a NUL or half a character, which no path below the listing can be made of.
     """
 
     files: list[FileInfo]
     folders: list[str]
     odd: list[str]
 
+    def check(self, most: int) -> None:
+        """Refuse more names than `most`."""
+        if len(self.files) + len(self.folders) + len(self.odd) > most:
+            raise TooManyNames
 
-def parse_autoindex(body: bytes, content_type: str, url: str, source: str) -> Names:
-    """Return the names in the listing at `url`.
+
+def parse_autoindex(body: bytes, content_type: str, url: str, source: str, most: int = 2**63) -> Names:
+    """Return the names in the listing at `url`, in time and memory proportional to `body`.
+
+    Args:
+        most: names; a page with more is not read on.
 
     Raises:
         BadRequest: if `body` is no listing.
+        TooManyNames: if it has more than `most`.
     """
     if content_type == "application/json":
-        return _parse_json(body, url, source)
+        return _parse_json(body, url, source, most)
     text = body.decode("utf-8", "surrogateescape")
-    if not _IS_LISTING.search(text):
-        raise _no_listing(url, source)
     names = Names([], [], [])
-    for double, single, after in _LINK.findall(text):
-        name = _below(url, html.unescape(double or single))
+    is_listing = _TITLE.search(text) is not None
+    for link, after in _links(text):
+        is_listing = is_listing or _UP.fullmatch(link) is not None
+        name = _below(url, link)
         if _is_odd(name):
             names.odd.append(name)
         elif name.endswith("/"):
             names.folders.append(name)
         elif name:
             names.files.append(_with_details(name, after))
+        names.check(most)
+    if not is_listing:
+        raise _no_listing(url, source)
     return names
+
+
+def _links(text: str) -> Iterator[tuple[str, str]]:
+    """The target of each link, and what follows it up to the end of the line."""
+    at = 0
+    while tag := _TAG.search(text, at):
+        at = tag.end()
+        if href := _HREF.search(tag[1]):
+            end = _END.search(text, at)
+            if end is None:
+                return
+            at = end.end()
+            yield _unescaped(href[1] or href[2] or ""), end[1]
+
+
+def _unescaped(link: str) -> str:
+    """A link without the entities of HTML; empty where they are garbage, as it is for one that is too long."""
+    try:
+        return html.unescape(link) if len(link) <= LONGEST_LINK else ""
+    except ValueError:  # an entity of thousands of digits
+        return ""
 
 
 def _no_listing(url: str, source: str) -> BadRequest:
@@ -68,8 +111,11 @@ def _no_listing(url: str, source: str) -> BadRequest:
 def _below(url: str, link: str) -> str:
     """The name directly below `url` that a link leads to, which may be odd; empty for any other place, or a way to
     sort the page."""
-    target = urlsplit(urljoin(url, link))
     page = urlsplit(url)
+    try:
+        target = urlsplit(urljoin(url, link))
+    except ValueError:  # a host that is none
+        return ""
     if (target.scheme, target.netloc) != (page.scheme, page.netloc) or target.query or target.fragment:
         return ""
     if target.path.removesuffix("/").count("/") != page.path.count("/"):
@@ -88,7 +134,7 @@ def _entry(name: str) -> str:
 
 
 def _is_odd(name: str) -> bool:
-    return "/" in name.removesuffix("/") or "\0" in name
+    return "/" in name.removesuffix("/") or "\0" in name or not (name.isascii() or is_text(name))
 
 
 def _with_details(name: str, after: str) -> FileInfo:
@@ -96,14 +142,15 @@ def _with_details(name: str, after: str) -> FileInfo:
     match = _DETAILS.fullmatch(after.rstrip("\r"))
     if match is None:
         return FileInfo(name, -1)
+    day, month, year, hour, minute, size = match.groups()
     try:
-        time = datetime.strptime(match[1], "%d-%b-%Y %H:%M").replace(tzinfo=UTC).timestamp()
-    except ValueError:
+        time = datetime(int(year), _MONTHS[month.lower()], int(day), int(hour), int(minute), tzinfo=UTC).timestamp()
+    except (ValueError, KeyError):
         time = None
-    return FileInfo(name, int(match[2]), None, time)
+    return FileInfo(name, size_in(size), None, time)
 
 
-def _parse_json(body: bytes, url: str, source: str) -> Names:
+def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:
     names = Names([], [], [])
     for entry in _json_list(body, url, source):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
@@ -111,35 +158,24 @@ def _parse_json(body: bytes, url: str, source: str) -> Names:
         kind, name = entry.get("type"), _entry(entry["name"])
         if not name or kind not in ("directory", "file"):
             continue
+        names.check(most - 1)
         if _is_odd(name):
             names.odd.append(name)
         elif kind == "directory":
             names.folders.append(f"{name}/")
         else:
-            names.files.append(FileInfo(name, _size(entry), None, _time(entry.get("mtime"))))
+            names.files.append(FileInfo(name, size_of(entry.get("size")), None, http_time(entry.get("mtime"))))
     return names
 
 
 def _json_list(body: bytes, url: str, source: str) -> list[Any]:
     try:
-        entries = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        entries = json_of(body)
+    except ValueError as error:
         raise _no_listing(url, source) from error
     if not isinstance(entries, list):
         raise _no_listing(url, source)
     return entries
-
-
-def _size(entry: dict[str, Any]) -> int:
-    size = entry.get("size")
-    return size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else -1
-
-
-def _time(text: object) -> float | None:
-    try:
-        return parsedate_to_datetime(str(text)).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def parse_index(body: bytes, url: str, root: str, source: str) -> Iterator[FileInfo]:
@@ -161,7 +197,7 @@ def parse_index(body: bytes, url: str, root: str, source: str) -> Iterator[FileI
         if not isinstance(path, str):
             raise _bad_entry(entry, url, source, "has no path")
         etag = details.get("etag")
-        size = _size(details)
+        size = size_of(details.get("size"))
         etag = stable_etag(etag, size) if isinstance(etag, str) else None
         yield FileInfo(_path_of_entry(path, url, root, source), size, etag)
 
@@ -176,12 +212,15 @@ def _path_of_entry(entry: str, url: str, root: str, source: str) -> str:
     try:
         return check_path(path)
     except ValueError as error:
-        raise _bad_entry(entry, url, source, str(error)) from error
+        raise _bad_entry(entry, url, source, str(error)[:300]) from error
 
 
 def path_below(url: str, root: str) -> str | None:
     """The path relative to `root` of what `url` names; None if it lies elsewhere or has a query."""
-    parts, base = urlsplit(url), urlsplit(root)
+    try:
+        parts, base = urlsplit(url), urlsplit(root)
+    except ValueError:  # a host that is none
+        return None
     if (parts.scheme, parts.netloc) != (base.scheme, base.netloc) or parts.query or parts.fragment:
         return None
     path = unquote(parts.path, errors="surrogateescape")
@@ -190,4 +229,11 @@ def path_below(url: str, root: str) -> str | None:
 
 
 def _bad_entry(entry: object, url: str, source: str, why: str) -> BadRequest:
-    return BadRequest(f"entry {entry!r} of index {url} of source {source!r} {why}", path=url, source=source)
+    return BadRequest(f"entry {_shown(entry)} of index {url} of source {source!r} {why}", path=url, source=source)
+
+
+def _shown(entry: object) -> str:
+    """An entry for a message: one may be as long as its file, or nest deeper than Python writes out."""
+    shown = reprlib.Repr()
+    shown.maxstring = 200
+    return shown.repr(entry)

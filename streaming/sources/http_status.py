@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 from streaming.errors import (
     AccessDenied,
@@ -17,6 +15,12 @@ from streaming.errors import (
     SourceTimeout,
     SourceUnavailable,
 )
+from streaming.sources.header_values import retry_after_s
+
+
+class UnusableAnswer(BadRequest):
+    """An answer of garbage. It would be the same when asked again, and a mirror may be well."""
+
 
 _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     304: (BadRequest, "although no condition was sent; look for a proxy between"),
@@ -30,12 +34,13 @@ _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     408: (SourceTimeout, "so the request took too long; try again"),
     410: (NotFound, "so it was removed for good"),
     412: (ObjectChanged, "so it is not the object that was listed; list the source anew"),
+    416: (UnusableAnswer, "so it cannot serve this part; read it whole, or check the URL of the source"),
     425: (SourceUnavailable, "so it wants the request later; try again"),
     429: (SourceUnavailable, "so it wants fewer requests; try again more slowly"),
 }
 _CODING = re.compile(r"(?:-{1,2}|;|:)(?:gzip|br|zstd|deflate)$")
 _THREE_NUMBERS = re.compile(r"[0-9a-f]+-([0-9a-f]{1,16})-([0-9a-f]+)")
-_OTHER_REDIRECT = (BadRequest, "which leads nowhere; check the URL of the source")
+_OTHER_REDIRECT = (UnusableAnswer, "which leads nowhere; check the URL of the source")
 _OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of the source")
 _SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
 
@@ -46,20 +51,8 @@ def error_of_status(status: int, path: str, source: str, headers: Mapping[str, s
     kind, text = _MEANINGS.get(status, other)
     error = kind(f"the server of source {source!r} answered {status} for {path!r}, {text}", path=path, source=source)
     error.status = status
-    error.retry_after_s = _retry_after_s(headers.get("Retry-After")) if headers is not None else None
+    error.retry_after_s = retry_after_s(headers.get("Retry-After")) if headers is not None else None
     return error
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds to wait, from a number or a date; None where there is neither."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def plain_etag(etag: str | None) -> str | None:

@@ -8,8 +8,8 @@ itself for up to 23 s, and cannot be cancelled. The same pages are read here, un
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,11 +20,14 @@ import yarl
 from streaming.errors import AccessDenied, NotFound, SourceError, SourceUnavailable
 from streaming.skips import Skips
 from streaming.sources.base import Blob, FileInfo
+from streaming.sources.header_values import json_of, next_link
 from streaming.sources.http_aiohttp import AiohttpClient
 from streaming.sources.http_answer import range_header
 from streaming.sources.http_spool import Spool
+from streaming.sources.huggingface_page import HubPage, page_of
 from streaming.sources.huggingface_place import HubPlace
 from streaming.sources.huggingface_status import EntryNotFound, RepositoryNotFound, error_of_hub, revision_not_found
+from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.readable import readable
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ class OnlineRepo(AiohttpClient):
         receive: Callable[[int], None],
     ) -> None:
         super().__init__(config, endpoint, headers, receive)
+        self._config = config
         self._place = place
         self._endpoint = endpoint
         self._has_token = any(name.lower() == "authorization" for name in headers)
@@ -127,15 +131,21 @@ class OnlineRepo(AiohttpClient):
 
         Raises:
             NotFound: at the first step, if repository, revision or the source's folder do not exist.
+            BadRequest: if the listing passes its bounds.
+            SourceTimeout: if no file comes for `listing_timeout_s`.
         """
+        limits = ListingLimits(self._config, prefix)
         root = self._place.folder
         begin = root + prefix
         folder = begin.rpartition("/")[0]
         try:
             async for page in self._pages(folder, prefix):
-                files = (each for each in page if each["type"] == "file" and each["path"].startswith(begin))
-                for info in readable((_info(each, len(root)) for each in files), skips):
+                files = [info for info in page.files if info.path.startswith(begin)]
+                limits.count(len(files), page.entries - len(files))
+                for info in readable((replace(info, path=info.path[len(root) :]) for info in files), skips):
                     yield info
+                if files:
+                    limits.go_on()
         except RepositoryNotFound as error:
             raise await self._blamed(error, prefix) from error
         except EntryNotFound:
@@ -153,12 +163,14 @@ class OnlineRepo(AiohttpClient):
             return error
         return revision_not_found(self._place, self._endpoint, path, self._source)
 
-    async def _pages(self, folder: str, prefix: str) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _pages(self, folder: str, prefix: str) -> AsyncIterator[HubPage]:
         url: str | None = self._place.tree_url(self._endpoint, self.commit, folder)
         while url is not None:
-            page, url = await self._get_json(url, prefix)
-            if not isinstance(page, list):
-                raise self._no_hub(prefix)
+            answer, url = await self._get_json(url, prefix)
+            try:
+                page = page_of(answer)
+            except ValueError as error:
+                raise self._no_hub(prefix) from error
             yield page
 
     async def _get_json(self, url: str, path: str) -> tuple[Any, str | None]:
@@ -169,22 +181,14 @@ class OnlineRepo(AiohttpClient):
                 if answer.status != 200:
                     raise self._error(answer, path)
                 body = await self._body(answer, path, is_object=False)
-                following = self._next_page(answer, path)
+                link = next_link(answer.headers.getall("Link", []), str(answer.url))
+                if link is not None:
+                    self._reach.check(yarl.URL(link), path, answer.url)
         try:
-            page = await asyncio.to_thread(json.loads, body)  # 1,000 entries, but a mirror may send all at once
+            page = await asyncio.to_thread(json_of, body)  # 1,000 entries, but a mirror may send all at once
         except ValueError as error:
             raise self._no_hub(path) from error
-        return page, following
-
-    def _next_page(self, answer: aiohttp.ClientResponse, path: str) -> str | None:
-        try:
-            link = answer.links.get("next")
-            url = None if link is None else yarl.URL(link["url"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._no_hub(path) from error
-        if url is not None:
-            self._reach.check(url, path, answer.url)
-        return None if url is None else str(url)
+        return page, link
 
     def _etag_of(self, answer: aiohttp.ClientResponse, size: int) -> str | None:
         """What the Hub calls the content in listings too: SHA-256 where it is in storage, else the git blob."""
@@ -208,8 +212,3 @@ class OnlineRepo(AiohttpClient):
 def _plain(answer: aiohttp.ClientResponse) -> str | None:
     etag = answer.headers.get("X-Linked-Etag") or answer.headers.get("ETag")
     return etag.removeprefix("W/").strip('"') if etag else None
-
-
-def _info(entry: dict[str, Any], skip: int) -> FileInfo:
-    stored = entry.get("lfs") or entry
-    return FileInfo(entry["path"][skip:], stored["size"], stored["oid"])

@@ -9,32 +9,27 @@ store of obstore is made for each page, as its endpoint is what is signed, and P
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import quote, unquote_plus
-from xml.etree import ElementTree
+from urllib.parse import quote
 
 import yarl
 
-from streaming.errors import SourceError, SourceTimeout, SourceUnavailable
+from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
 from streaming.sources.base import FileInfo
 from streaming.sources.http_aiohttp import AiohttpClient
-from streaming.sources.http_status import plain_etag
+from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage, parse_keys
 from streaming.sources.object_errors import code_of, error_of_answer
 from streaming.sources.object_listing import PAGE
 from streaming.sources.redirects import REDIRECTS
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
+    from streaming.sources.listing_limits import ListingLimits
 
 __all__ = ["KeyListing", "ListRequest", "ListingRefused"]
 
-MAX_PAGE_BYTES = 16_000_000  # 1,000 keys of 1,024 bytes, each three characters long, take 4 MB
 THROTTLED = (429, 503)
-_NAMESPACE = re.compile(rb"""\sxmlns=["'][^"']*["']""")  # which would stand in each tag, and some servers leave out
 
 ListRequest: TypeAlias = Callable[[str], Awaitable[tuple[str, dict[str, str]]]]
 """Gives the URL and the headers that ask for a listing of the bucket; its argument is the query."""
@@ -42,14 +37,6 @@ ListRequest: TypeAlias = Callable[[str], Awaitable[tuple[str, dict[str, str]]]]
 
 class ListingRefused(Exception):
     """The server does not answer such a request, or it cannot be signed; obstore's own listing may be answered."""
-
-
-@dataclass(slots=True)
-class _Page:
-    objects: list[FileInfo] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    is_encoded: bool = False
-    next_token: str = ""
 
 
 class KeyListing(AiohttpClient):
@@ -62,13 +49,15 @@ class KeyListing(AiohttpClient):
     """
 
     def __init__(self, config: DataSourceConfig, root: str, url: str, request: ListRequest) -> None:
-        limited = config.model_copy(update={"max_object_bytes": MAX_PAGE_BYTES})
+        limited = config.model_copy(
+            update={"max_listing_page_bytes": min(MAX_PAGE_BYTES, config.max_listing_page_bytes)}
+        )
         super().__init__(limited, url, {}, receive=lambda nbytes: None)  # listings are not counted
         self._root = root
         self._request = request
         self._was_answered = False
 
-    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages.
 
         Raises:
@@ -82,22 +71,25 @@ class KeyListing(AiohttpClient):
                 yield page.objects
             if not page.next_token:
                 return
+            if not page.objects:
+                limits.count(0)
             token = page.next_token
 
-    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder whose path begins with `folder + start`."""
         objects: list[FileInfo] = []
         folders: list[str] = []
         token = ""
         while True:
             page = await self._page(folder + start, token, {"delimiter": "/"})
+            limits.count(len(page.objects), len(page.folders))
             objects += page.objects
             folders += page.folders
             if not page.next_token:
                 return objects, folders
             token = page.next_token
 
-    async def _page(self, prefix: str, token: str, extra: dict[str, str]) -> _Page:
+    async def _page(self, prefix: str, token: str, extra: dict[str, str]) -> KeyPage:
         asked = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE), "prefix": self._root + prefix}
         if token:
             asked["continuation-token"] = token
@@ -105,9 +97,11 @@ class KeyListing(AiohttpClient):
         try:
             body = await self._fetch(query, prefix)
         except SourceError as error:
-            if error.__dict__.get("status") in REDIRECTS:  # which obstore's own listing would follow
+            status = error.__dict__.get("status")
+            is_too_large = status is None and isinstance(error, BadRequest)
+            if is_too_large or status in REDIRECTS:  # where obstore's own listing would read on, or follow
                 raise
-            if self._was_answered or isinstance(error, SourceTimeout) or error.__dict__.get("status") in THROTTLED:
+            if self._was_answered or isinstance(error, SourceTimeout) or status in THROTTLED:
                 raise
             raise ListingRefused from error
         self._was_answered = True
@@ -125,27 +119,9 @@ class KeyListing(AiohttpClient):
                     raise error_of_answer(answer.status, code, prefix, self._source)
         return body
 
-    def _parsed(self, body: bytes, prefix: str) -> _Page:
-        page = _Page()
+    def _parsed(self, body: bytes, prefix: str) -> KeyPage:
         try:
-            root = ElementTree.fromstring(_NAMESPACE.sub(b"", body, 1))
-            page.is_encoded = root.findtext("EncodingType") == "url"
-            if root.findtext("IsTruncated") == "true":
-                page.next_token = root.findtext("NextContinuationToken", "")
-            for node in root.iterfind("Contents"):
-                self._add_object(page, {each.tag: each.text or "" for each in node})
-            page.folders += [self._path(page, each.text or "") for each in root.iterfind("CommonPrefixes/Prefix")]
-        except (ElementTree.ParseError, KeyError, ValueError) as error:
+            return parse_keys(body, len(self._root))
+        except ValueError as error:
             text = f"the listing of {prefix!r} in source {self._source!r} is not that of an object store"
             raise SourceUnavailable(f"{text}; check the endpoint", path=prefix, source=self._source) from error
-        return page
-
-    def _add_object(self, page: _Page, found: dict[str, str]) -> None:
-        path, size = self._path(page, found["Key"]), int(found["Size"])
-        if size or (path and not path.endswith("/")):
-            modified = found.get("LastModified")
-            time = datetime.fromisoformat(modified).timestamp() if modified else None
-            page.objects.append(FileInfo(path, size, plain_etag(found.get("ETag")), time))
-
-    def _path(self, page: _Page, key: str) -> str:
-        return (unquote_plus(key) if page.is_encoded else key)[len(self._root) :]

@@ -11,21 +11,21 @@ import re
 from streaming.errors import AccessDenied, BadRequest, NotFound, SourceError, SourceTimeout, SourceUnavailable
 from streaming.errors import TruncatedRead as Truncated
 from streaming.sources.http_proxy import unreached
-from streaming.sources.http_status import error_of_status
+from streaming.sources.http_status import UnusableAnswer, error_of_status
 from streaming.sources.obstore_fence import is_outside
 
 _STATUS = re.compile(r"(?:Status \{\s*status: |returned non-2xx status code: )(\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_REGION = re.compile(r"<Region>([\w-]+)</Region>|'(?:[\w-]+)' is wrong; expecting '([\w-]+)'")
+_CODE = re.compile(r"<Code>(\w{1,100})</Code>")
+_REGION = re.compile(r"<Region>([\w-]{1,100})</Region>|'[\w-]{1,100}' is wrong; expecting '([\w-]{1,100})'")
 _HEADER = re.compile(r"source: Header \{\s*source: (\w+)")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+),")
 _PYTHON_ERROR = re.compile(r"type: <class '([\w.]+)'>")  # in a credential provider
-_ODD_KEY = re.compile(r'[Pp]ath "(.*?)"(?: contained empty|: Encountered)', re.DOTALL)
+_ODD_KEY = re.compile(r'[Pp]ath "(.{0,1100}?)"(?: contained empty|: Encountered)', re.DOTALL)
 _NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|metadata/computeMetadata")
 
 _CHECK_LOGIN = "check the credentials of the source"
 _THROTTLED = (SourceUnavailable, "it wants fewer requests; try again more slowly")
-_REGION_WRONG = (BadRequest, "the bucket lies in another region; set storage_options region to that of the bucket")
+_REGION_WRONG = (UnusableAnswer, "the bucket lies in another region; set storage_options region to that of the bucket")
 _MEANINGS: dict[str, tuple[type[SourceError], str]] = {
     "NoSuchBucket": (NotFound, "there is no such bucket; check its name and the endpoint"),
     "NoSuchKey": (NotFound, "it does not exist; list the source to see what does"),
@@ -126,18 +126,19 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
     if kind == "Connect":
         return SourceUnavailable, unreached(text, "endpoint")
     if class_name == "NotSupportedError" or "NotPartial" in text:
-        return BadRequest, "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
+        told = "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
+        return UnusableAnswer, told
     if match := _HEADER.search(text):
         told = f"was answered with headers that obstore cannot read ({match[1]})"
         if match[1].startswith("Missing"):  # by something between, perhaps, whose answer this is
             return SourceUnavailable, f"{told}; try again, then choose the other engine"
-        return BadRequest, f"{told}; choose the other engine"
+        return UnusableAnswer, f"{told}; choose the other engine"
     if class_name in ("PermissionDeniedError", "UnauthenticatedError") or "credential" in text.lower():
         return AccessDenied, f"was not asked for, no login could be had ({_cause(text, class_name)}); {_CHECK_LOGIN}"
     if isinstance(error, FileNotFoundError):
         return NotFound, "does not exist; list the source to see what does"
     if class_name == "InvalidPathError" or isinstance(error, ValueError):
-        match = _ODD_KEY.search(text)
+        match = _ODD_KEY.search(text[:4_000])  # a key has up to 1,024 bytes
         named = f"holds {match[1]!r}, a name" if match else "is or holds a name"
         what = "with an empty folder, '.' or a control character, which obstore cannot read"
         return BadRequest, f"{named} {what}; choose the other engine, or rename the object"

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from streaming.skips import Skips
 from streaming.sources.base import FileInfo
+from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.readable import Why, readable
+
+if TYPE_CHECKING:
+    from streaming.config import DataSourceConfig
 
 PAGE = 1000  # objects in an answer of S3 and GCS
 LISTINGS_AT_ONCE = 16
@@ -23,77 +27,101 @@ FOLDERS_IN_A_PAGE = 8  # with more, so with fewer than 125 objects in each, requ
 class Listing(Protocol):
     """What is asked of a client. A folder is written with its final `/`; the root is empty."""
 
-    def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+    def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below `folder`, in pages of about `PAGE`; a shorter one is the last, none is empty.
 
         The empty objects `x/` that web consoles make of folders are left out; keys are otherwise as the store has them.
+
+        Args:
+            limits: are told of the pages that hold nothing, which may go on for ever.
         """
 
-    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects just in `folder`, and the folders in it; of both those whose path begins with `folder + start`
-        and possibly more."""
+        and possibly more.
+
+        Args:
+            limits: are told of each page.
+        """
 
 
 async def list_in_parallel(
-    listing: Listing, prefix: str, skips: Skips, why: Why | None = None
+    listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: Why | None = None
 ) -> AsyncIterator[FileInfo]:
     """All readable objects whose path begins with `prefix`, in an order that depends on nothing but the objects.
 
     Args:
         skips: counts the others.
+        config: the bounds of a listing, and the name for messages.
         why: see `readable`.
+
+    Raises:
+        BadRequest: if the listing passes its bounds.
+        SourceTimeout: if no object comes for `listing_timeout_s`.
     """
+    limits = ListingLimits(config, prefix)
     gate = asyncio.Semaphore(LISTINGS_AT_ONCE)
     folder, slash, start = prefix.rpartition("/")
-    found = _pages(listing, folder + slash, start, gate)
+    found = _Listed(listing, limits, gate).pages(folder + slash, start)
     try:
         async for page in found:
             for info in readable(page, skips, why):
                 yield info
+            limits.go_on()
     finally:
         await found.aclose()
 
 
-async def _pages(
-    listing: Listing, folder: str, start: str, gate: asyncio.Semaphore
-) -> AsyncGenerator[list[FileInfo], None]:
-    """The same page by page, as each layer of generators costs every item that goes through it."""
-    if not start:
-        pages = listing.pages(folder)
-        page = await _next_page(pages, gate)
-        if not _folders_pay(page, len(folder)):
-            while page:
-                yield page
-                page = await _next_page(pages, gate)
-            return
-    async with gate:
-        objects, folders = await listing.level(folder, start)
-    yield [info for info in objects if info.path.startswith(folder + start)]
-    waiting = (each for each in sorted(folders) if each.startswith(folder + start))
-    ahead: deque[asyncio.Task[list[list[FileInfo]]]] = deque()
-    try:
-        while True:
-            while len(ahead) < LISTINGS_AT_ONCE and (each := next(waiting, None)) is not None:
-                ahead.append(asyncio.ensure_future(_collect(listing, each, gate)))
-            if not ahead:
+class _Listed:
+    """One listing: what is asked, its bounds, and how many requests are made at once."""
+
+    def __init__(self, listing: Listing, limits: ListingLimits, gate: asyncio.Semaphore) -> None:
+        self._listing = listing
+        self._limits = limits
+        self._gate = gate
+
+    async def pages(self, folder: str, start: str, depth: int = 0) -> AsyncGenerator[list[FileInfo], None]:
+        """Page by page, as each layer of generators costs every item that goes through it."""
+        limits = self._limits
+        limits.check_depth(depth, folder)
+        if not start:
+            pages = self._listing.pages(folder, limits)
+            page = await self._next_page(pages)
+            if not _folders_pay(page, len(folder)):
+                while page:
+                    yield page
+                    page = await self._next_page(pages)
                 return
-            found = await ahead[0]
-            ahead.popleft()
-            for page in found:
-                yield page
-    finally:
-        for task in ahead:
-            task.cancel()
-        await asyncio.gather(*ahead, return_exceptions=True)
+        async with self._gate:
+            objects, folders = await self._listing.level(folder, start, limits)
+        yield [info for info in objects if info.path.startswith(folder + start)]
+        # A folder is longer than what it lies in, or it would be listed again and again.
+        waiting = (each for each in sorted(set(folders)) if each.startswith(folder + start) and len(each) > len(folder))
+        ahead: deque[asyncio.Task[list[list[FileInfo]]]] = deque()
+        try:
+            while True:
+                while len(ahead) < LISTINGS_AT_ONCE and (each := next(waiting, None)) is not None:
+                    ahead.append(asyncio.ensure_future(self._collect(each, depth + 1)))
+                if not ahead:
+                    return
+                found = await ahead[0]
+                ahead.popleft()
+                for page in found:
+                    yield page
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
 
+    async def _collect(self, folder: str, depth: int) -> list[list[FileInfo]]:
+        return [page async for page in self.pages(folder, "", depth)]
 
-async def _collect(listing: Listing, folder: str, gate: asyncio.Semaphore) -> list[list[FileInfo]]:
-    return [page async for page in _pages(listing, folder, "", gate)]
-
-
-async def _next_page(pages: AsyncIterator[list[FileInfo]], gate: asyncio.Semaphore) -> list[FileInfo]:
-    async with gate:
-        return await anext(pages, [])
+    async def _next_page(self, pages: AsyncIterator[list[FileInfo]]) -> list[FileInfo]:
+        async with self._gate:
+            page: list[FileInfo] = await anext(pages, [])
+        if page:
+            self._limits.count(len(page))
+        return page
 
 
 def _folders_pay(page: list[FileInfo], skip: int) -> bool:

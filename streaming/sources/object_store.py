@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.skips import Skips
     from streaming.sources.key_listing import KeyListing
+    from streaming.sources.listing_limits import ListingLimits
 
 __all__ = ["ObjectStoreReader", "Stores", "client_settings", "signed", "translated", "why_unreadable_by_obstore"]
 
@@ -173,33 +174,33 @@ class ObjectStoreReader:
             self._open()
         if _NO_PATH_OF_OBSTORE.search(self._root.removesuffix("/") or "root"):
             raise self._translated(ValueError(), self._root)
-        return list_in_parallel(self, prefix, skips, why_unreadable_by_obstore)
+        return list_in_parallel(self, prefix, skips, self._config, why_unreadable_by_obstore)
 
-    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
         from streaming.sources.key_listing import ListingRefused
 
         if not self._keys_refused:
             try:
-                async for page in self._key_listing().pages(folder):
+                async for page in self._key_listing().pages(folder, limits):
                     yield page
                 return
             except ListingRefused:
                 pass
-        async for page in self._obstore_listing().pages(folder):
+        async for page in self._obstore_listing().pages(folder, limits):
             self._keys_refused = True
             yield page
 
-    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder whose path begins with `folder + start`, or more of them."""
         from streaming.sources.key_listing import ListingRefused
 
         if not self._keys_refused:
             try:
-                return await self._key_listing().level(folder, start)
+                return await self._key_listing().level(folder, start, limits)
             except ListingRefused:
                 pass
-        found = await self._obstore_listing().level(folder, start)
+        found = await self._obstore_listing().level(folder, start, limits)
         self._keys_refused = True
         return found
 

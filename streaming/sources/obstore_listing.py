@@ -6,6 +6,7 @@ end of a key is lost.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 from obstore.exceptions import BaseError
 
 from streaming.sources.base import FileInfo
+from streaming.sources.header_values import timestamp
 from streaming.sources.http_status import plain_etag
+from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.object_listing import PAGE
 from streaming.sources.obstore_process import begin_read, end_read
 
 __all__ = ["FAILURES", "ObstoreListing"]
 
-FAILURES = (BaseError, OSError, ValueError)
+FAILURES = (BaseError, OSError, ValueError, OverflowError)
 
 
 class ObstoreListing:
@@ -38,14 +41,17 @@ class ObstoreListing:
         self._source = source
         self._translated = translated
 
-    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
         last: list[FileInfo] = []  # held back until the next is known: it may be the mark of the next one's folder
         stream = self._store.list((self._root + folder) or None, chunk_size=PAGE)
         while True:
             begin_read(self._source)
             try:
-                metas = await anext(stream, None)
+                async with asyncio.timeout(limits.left_s):  # obstore follows empty pages itself
+                    metas = await anext(stream, None)
+            except TimeoutError as error:
+                raise limits.stalled() from error
             except FAILURES as error:
                 raise self._translated(error, folder) from error
             finally:
@@ -59,23 +65,28 @@ class ObstoreListing:
             if page := [info for info, after in pairwise(found) if info.size or not _is_mark(info, after.path, folder)]:
                 yield page
 
-    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder."""
         begin_read(self._source)
         try:
-            found = await self._store.list_with_delimiter_async((self._root + folder) or None)
+            async with asyncio.timeout(limits.left_s):  # as it does all pages of a folder
+                found = await self._store.list_with_delimiter_async((self._root + folder) or None)
+        except TimeoutError as error:
+            raise limits.stalled() from error
         except FAILURES as error:
             raise self._translated(error, folder + start) from error
         finally:
             end_read()
         skip = len(self._root)
         objects = [info for info in self._infos(found["objects"]) if not _is_mark(info, "", folder)]
-        return objects, [f"{each[skip:]}/" for each in found["common_prefixes"]]
+        folders = [f"{each[skip:]}/" for each in found["common_prefixes"]]
+        limits.count(len(objects), len(folders))
+        return objects, folders
 
     def _infos(self, metas: Iterable[Any]) -> list[FileInfo]:
         skip = len(self._root)
         return [
-            FileInfo(meta["path"][skip:], meta["size"], plain_etag(meta["e_tag"]), meta["last_modified"].timestamp())
+            FileInfo(meta["path"][skip:], meta["size"], plain_etag(meta["e_tag"]), timestamp(meta["last_modified"]))
             for meta in metas
         ]
 

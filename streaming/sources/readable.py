@@ -9,7 +9,7 @@ from streaming.errors import InvalidPath
 from streaming.skips import Skips
 from streaming.sources.base import FileInfo, check_path
 
-__all__ = ["Why", "is_plain", "readable", "why_unreadable"]
+__all__ = ["Why", "is_plain", "is_text", "readable", "why_unreadable"]
 
 Why: TypeAlias = Callable[[str], str | None]
 """Why an object of this path cannot be read: one of `streaming.skips.REASONS`, or None if it can."""
@@ -35,10 +35,13 @@ def why_unreadable(path: str) -> str | None:
     """Say why no source can read an object of this path.
 
     Returns:
-        `"folder_name"` if the path ends in `/`, `"outside_root"` if `check_path` refuses it, else None.
+        `"outside_root"` if `check_path` refuses the path or it is not text, `"folder_name"` if it ends in `/`, else
+        None.
     """
     if is_plain(path):
         return None
+    if not is_text(path):
+        return "outside_root"
     if path.endswith("/"):
         return "folder_name"
     try:
@@ -46,6 +49,15 @@ def why_unreadable(path: str) -> str | None:
     except InvalidPath:
         return "outside_root"
     return None
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is one of text or of bytes, as files have; JSON can also write halves of characters."""
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_plain(path: str) -> bool:

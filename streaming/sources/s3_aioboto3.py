@@ -9,7 +9,6 @@ import asyncio
 import atexit
 import contextlib
 import os
-import re
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,11 +16,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from streaming.errors import AccessDenied, BadRequest, ObjectChanged, SourceError, SourceUnavailable
+from streaming.errors import AccessDenied, ObjectChanged, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.bodies import of_aiohttp, wrong_length
+from streaming.sources.header_values import LARGEST, content_range, timestamp
 from streaming.sources.http_proxy import proxy_for, usable
-from streaming.sources.http_status import opened_before_fork, plain_etag
+from streaming.sources.http_status import UnusableAnswer, opened_before_fork, plain_etag
+from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage
+from streaming.sources.listing_limits import page_too_large
 from streaming.sources.object_errors import LOGIN_OUTDATED
 from streaming.sources.object_listing import PAGE, list_in_parallel
 from streaming.sources.s3_errors import code_of, translated
@@ -30,12 +32,12 @@ from streaming.sources.s3_login import Connection, asking, connection_of
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.skips import Skips
+    from streaming.sources.listing_limits import ListingLimits
     from streaming.sources.s3_place import S3Place
 
 CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
 CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less
 REOPEN_AFTER_S = 10.0  # a refused login is looked for anew at most this often
-_CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 
 
 class Aioboto3Reader:
@@ -49,6 +51,7 @@ class Aioboto3Reader:
 
     def __init__(self, config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> None:
         self._receive = receive
+        self._config = config
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
@@ -85,7 +88,7 @@ class Aioboto3Reader:
 
     def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
-        return list_in_parallel(self, prefix, skips)
+        return list_in_parallel(self, prefix, skips, self._config)
 
     async def aclose(self) -> None:
         """Close the clients of all loops."""
@@ -146,6 +149,7 @@ class Aioboto3Reader:
         opening = session.client("s3", endpoint_url=reached.endpoint, region_name=reached.region, config=config)
         client = await opening.__aenter__()
         client.meta.events.register_first("needs-retry.s3", stay)
+        self._bound_listings(client)
         return client
 
     async def _session(self, reached: Connection) -> Any:
@@ -186,14 +190,15 @@ class Aioboto3Reader:
             return await self._empty(client, path, start, end)
         body = answer["Body"]
         size = answer.get("ContentLength")
-        if match := _CONTENT_RANGE.fullmatch(answer.get("ContentRange", "")):
-            size = int(match[1])
+        told = content_range(answer.get("ContentRange")).size
+        if told is not None:
+            size = told
         elif "Range" in asked:
             body.close()
             text = (
                 f"the server of source {self._source!r} sent all of {path!r} where a part was asked for; read it whole"
             )
-            raise BadRequest(text, path=path, source=self._source)
+            raise UnusableAnswer(text, path=path, source=self._source)
         if size is None:
             body.close()
             text = f"the server of source {self._source!r} does not tell the size of {path!r}; try again"
@@ -207,7 +212,7 @@ class Aioboto3Reader:
             data = await of_aiohttp(stream.content, length)
         if len(data) != length:
             raise wrong_length(path, len(data), length, self._source)
-        return Blob(data, plain_etag(answer["ETag"]), size, _version(answer), self._source)
+        return Blob(data, plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
     async def _empty(self, client: Any, path: str, start: int, end: int | None) -> Blob:
         """No bytes, of an object that is asked how large it is."""
@@ -218,7 +223,7 @@ class Aioboto3Reader:
         if start < size and end != start:
             text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
             raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
-        return Blob(b"", plain_etag(answer["ETag"]), size, _version(answer), self._source)
+        return Blob(b"", plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
     def _asked(self, path: str) -> dict[str, Any]:
         asked = {"Bucket": self._place.bucket, "Key": self._root + path, **self._payer}
@@ -238,44 +243,80 @@ class Aioboto3Reader:
                 raise
             raise known from error
 
-    async def pages(self, folder: str) -> AsyncIterator[list[FileInfo]]:
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
-        token: dict[str, str] = {}
+        token = ""
         while True:
-            answer = await self._list(folder, token)
-            if page := self._infos(answer):
-                yield page
-            if not answer.get("IsTruncated"):
+            page = await self._list(folder, token, {})
+            if page.objects:
+                yield page.objects
+            if not page.next_token:
                 return
-            token = {"ContinuationToken": answer["NextContinuationToken"]}
+            if not page.objects:
+                limits.count(0)
+            token = page.next_token
 
-    async def level(self, folder: str, start: str) -> tuple[list[FileInfo], list[str]]:
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder whose path begins with `folder + start`."""
         objects: list[FileInfo] = []
         folders: list[str] = []
-        token: dict[str, str] = {}
+        token = ""
         while True:
-            answer = await self._list(folder + start, {"Delimiter": "/", **token})
-            objects += self._infos(answer)
-            folders += [each["Prefix"][len(self._root) :] for each in answer.get("CommonPrefixes", ())]
-            if not answer.get("IsTruncated"):
+            page = await self._list(folder + start, token, {"Delimiter": "/"})
+            limits.count(len(page.objects), len(page.folders))
+            objects += page.objects
+            folders += page.folders
+            if not page.next_token:
                 return objects, folders
-            token = {"ContinuationToken": answer["NextContinuationToken"]}
+            token = page.next_token
 
-    async def _list(self, prefix: str, extra: dict[str, str]) -> Any:
+    async def _list(self, prefix: str, token: str, extra: dict[str, str]) -> KeyPage:
         asked = {"Bucket": self._place.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer, **extra}
+        if token:
+            asked["ContinuationToken"] = token
         with self._translated(prefix):
             client = await self._client()
             async with asyncio.timeout(self._timeout_s):
-                return await client.list_objects_v2(**asked)
+                return self._page_of(await client.list_objects_v2(**asked))
 
-    def _infos(self, answer: Any) -> list[FileInfo]:
+    def _page_of(self, answer: Any) -> KeyPage:
         skip = len(self._root)
-        return [
-            FileInfo(each["Key"][skip:], each["Size"], plain_etag(each.get("ETag")), each["LastModified"].timestamp())
-            for each in answer.get("Contents", ())
-            if each["Size"] or not each["Key"].endswith("/")  # the mark that web consoles make of a folder
-        ]
+        page = KeyPage(folders=[each["Prefix"][skip:] for each in answer.get("CommonPrefixes", ())])
+        if answer.get("IsTruncated"):
+            page.next_token = answer["NextContinuationToken"]
+        for each in answer.get("Contents", ()):
+            key, size = each["Key"], each["Size"]
+            if not 0 <= size <= LARGEST:
+                raise ValueError(f"{key!r} cannot have {size} bytes")
+            if size or not key.endswith("/"):  # the mark that web consoles make of a folder
+                time = timestamp(each.get("LastModified"))
+                page.objects.append(FileInfo(key[skip:], size, plain_etag(each.get("ETag")), time))
+        return page
+
+    def _bound_listings(self, client: Any) -> None:
+        """Have boto read no more of a listing than a page may have, and no document type.
+
+        It reads and parses whole answers itself, whatever their size.
+        """
+        limit = min(MAX_PAGE_BYTES, self._config.max_listing_page_bytes)
+
+        async def send(request: Any, **_: Any) -> Any:
+            request.stream_output = True  # or the body is read at once
+            answer = await client._endpoint.http_session.send(request)
+            if answer.status_code >= 300:  # `DirectSession` has bounded it
+                return answer
+            body = bytearray()
+            async for chunk in answer.raw.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    answer.raw.close()
+                    raise page_too_large(self._root, limit, self._source)
+            if b"<!DOCTYPE" in body:  # entities, which a few bytes make gigabytes of
+                raise ValueError("a document type")
+            answer._content = bytes(body)
+            return answer
+
+        client.meta.events.register("before-send.s3.ListObjectsV2", send)
 
 
 def _version(answer: Any) -> str | None:

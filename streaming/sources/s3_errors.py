@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import botocore.exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from streaming.errors import (
     AccessDenied,
@@ -16,7 +17,9 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
+from streaming.sources.header_values import retry_after_s
 from streaming.sources.http_proxy import unreached
+from streaming.sources.http_status import UnusableAnswer
 from streaming.sources.object_errors import error_of_answer
 
 _NO_LOGIN = (
@@ -30,12 +33,15 @@ _NO_LOGIN = (
 )
 _TIMEOUTS = (TimeoutError, boto.ConnectTimeoutError, boto.ReadTimeoutError)
 _TRUNCATED = (boto.IncompleteReadError, boto.ResponseStreamingError, aiohttp.ClientPayloadError)
+# What boto says of an answer that it cannot read, and what its parsers stumble over.
+_UNREADABLE = (ResponseParserError, ValueError, OverflowError, LookupError, TypeError, AttributeError)
+_UNREADABLE_DATE = "timezone offset"  # in a plain RuntimeError
 _UNREACHED = (boto.HTTPClientError, boto.ConnectionError, aiohttp.ClientError, OSError)
 
 
 def code_of(error: BaseException | None) -> str:
     """The error code in an answer of S3; empty for other errors."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, boto.ClientError) else ""
+    return str(error.response.get("Error", {}).get("Code", ""))[:100] if isinstance(error, boto.ClientError) else ""
 
 
 def translated(error: Exception, path: str, source: str, timeout_s: float) -> SourceError | None:
@@ -62,21 +68,28 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
         kind, told = SourceUnavailable, unreached(f"{type(cause).__name__} {cause} {type(error).__name__}", "endpoint")
     elif isinstance(error, boto.BotoCoreError):
         kind, told = BadRequest, f"cannot be asked for ({type(error).__name__}: {error}); correct that"
-    elif isinstance(error, ValueError) and not isinstance(error, StreamingError):
-        kind, told = BadRequest, f"was answered with what boto cannot read ({error}); choose the other engine"
+    elif _is_unreadable(error):
+        kind, told = UnusableAnswer, f"was answered with what boto cannot read ({type(error).__name__}: "
+        told = f"{told}{str(error)[:200]}); choose the other engine"
     else:
         return None
     return kind(f"{where} {told}", path=path, source=source)
+
+
+def _is_unreadable(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        return _UNREADABLE_DATE in str(error)
+    return isinstance(error, _UNREADABLE) and not isinstance(error, StreamingError)
 
 
 def _of_answer(error: Any, path: str, source: str) -> SourceError:
     answer = error.response.get("ResponseMetadata", {})
     headers = answer.get("HTTPHeaders", {})
     told = error.response.get("Error", {})
-    region = told.get("Region") or headers.get("x-amz-bucket-region", "")
+    region = str(told.get("Region") or headers.get("x-amz-bucket-region", ""))[:100]
     code = code_of(error)
     status = answer.get("HTTPStatusCode", 0)
     known = error_of_answer(status, "" if code.isdigit() else code, path, source, region)
-    if headers.get("retry-after", "").isdigit():
-        known.__dict__["retry_after_s"] = float(headers["retry-after"])
+    if (asked_s := retry_after_s(headers.get("retry-after"))) is not None:
+        known.__dict__["retry_after_s"] = asked_s
     return known

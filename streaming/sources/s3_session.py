@@ -21,7 +21,6 @@ __all__ = ["DirectSession", "stay"]
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 MAX_REFUSAL_BYTES = 1_000_000  # S3 explains itself in under 1 kB of XML
-MAX_PAGE_BYTES = 16_000_000  # as in `key_listing`
 
 
 class DirectSession(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore has no types
@@ -52,14 +51,12 @@ class _Direct:
 
     async def request(self, method: str, url: URL, **settings: Any) -> aiohttp.ClientResponse | _Taken:
         answer = await self._session.request(method, url, allow_redirects=False, **settings)
-        is_refusal = answer.status >= 300
-        if not is_refusal and "list-type" not in url.query:
+        if answer.status < 300:
             return answer
-        most = MAX_REFUSAL_BYTES if is_refusal else MAX_PAGE_BYTES
         async with answer:
-            body = await of_aiohttp(answer.content, most)
-        if len(body) > most:
-            raise aiohttp.ClientPayloadError(f"an answer of status {answer.status} passes {most} bytes")
+            body = await of_aiohttp(answer.content, MAX_REFUSAL_BYTES)
+        if len(body) > MAX_REFUSAL_BYTES:
+            raise aiohttp.ClientPayloadError(f"an answer of status {answer.status} passes {MAX_REFUSAL_BYTES} bytes")
         return _Taken(answer.url, answer.status, answer.headers, answer.raw_headers, body)
 
 

@@ -30,6 +30,7 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.sources import HTTPDataSource
+from streaming.sources.http_status import UnusableAnswer
 from tests.conftest import WebServer
 from tests.fault_server import Answer, FaultServer, Request, hang_up, never, reset, respond, trickle
 
@@ -70,7 +71,7 @@ STATUSES = [
     (408, SourceTimeout),
     (410, NotFound),
     (412, ObjectChanged),
-    (416, BadRequest),
+    (416, UnusableAnswer),
     (418, BadRequest),
     (429, SourceUnavailable),
     (500, SourceUnavailable),

@@ -1,0 +1,46 @@
+"""Read one page of a listing of the Hub, which may be anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streaming.sources.base import FileInfo
+from streaming.sources.header_values import size_of
+
+__all__ = ["HubPage", "page_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class HubPage:
+    """What one page lists.
+
+    Attributes:
+        files: with their paths from the root of the repository.
+        entries: files and folders.
+    """
+
+    files: list[FileInfo]
+    entries: int
+
+
+def page_of(answer: object) -> HubPage:
+    """Return what an answer lists.
+
+    Args:
+        answer: the JSON of one page.
+
+    Raises:
+        ValueError: if a Hub does not answer so: it is no list, or an entry has no type or path. A size or name of the
+            content that cannot be used is taken as not told.
+    """
+    if not isinstance(answer, list):
+        raise ValueError("it is not a list")
+    files = []
+    for entry in answer:
+        if not (isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)):
+            raise ValueError("an entry has no type or path")
+        if entry["type"] == "file":
+            stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else entry
+            name = stored.get("oid")
+            files.append(FileInfo(entry["path"], size_of(stored.get("size")), name if isinstance(name, str) else None))
+    return HubPage(files, len(answer))
