@@ -1,8 +1,8 @@
 """How an S3 source reaches its server: what its configuration, the environment and AWS's own files say together.
 
 The first that tells wins: the configuration, then the environment, then the profile. Files are read by botocore, which
-knows their many forms (assumed roles, SSO, processes); the extra `s3` brings it. A login that the configuration does not
-hold itself goes to Amazon, or to the endpoint that the environment or the profile names: see `found_login`.
+knows their many forms (assumed roles, SSO, processes); the extra `s3` brings it. A login that the configuration does
+not hold itself goes to Amazon, or to the endpoint that the environment or the profile names: see `found_login`.
 """
 
 from __future__ import annotations

@@ -51,10 +51,10 @@ async def foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncItera
 
 async def tried(settings: dict[str, Any]) -> StreamingError:
     """The error of reading and listing a source that nothing answers for."""
-    with pytest.raises(StreamingError) as caught:
-        async with create_data_source(parse_source(settings)) as source:
-            with pytest.raises(StreamingError):
-                await source.list_files()
+    async with create_data_source(parse_source(settings)) as source:
+        with pytest.raises(StreamingError):
+            await source.list_files()
+        with pytest.raises(StreamingError) as caught:
             await source.read("a.bin")
     return caught.value
 
