@@ -113,6 +113,9 @@ def place_of(config: DataSourceConfig) -> GCSPlace:
         )
         raise ConfigError(f"{text}; give service_account_json or token in credentials, or anon", source=config.name)
     login = explicit or Login("anon" if is_emulator or not is_trusted else "default")
+    if login.kind != "anon" and "@" in (endpoint or ""):
+        text = f"source {config.name!r} has a login in its endpoint_url and another one; keep one, or set anon"
+        raise ConfigError(text, source=config.name)
     return GCSPlace(bucket, prefix, login, endpoint, _user_project(config))
 
 
