@@ -7,6 +7,7 @@ was given it: a server may repeat a login in an answer without any name.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,15 @@ MASK: Final = "***"
 SHORTEST = 6
 """Characters of a secret that is remembered: a shorter one may be part of any word."""
 MOST_CAUSES = 32
+LONGEST = 100_000
+"""Characters of another library's error, such as one that quotes a whole answer, that are looked at and kept."""
 MOST_REMEMBERED = 4096
 """Values; logins that are renewed every hour fill it in months, and then the oldest go."""
 
 _SECRET_NAME = re.compile(r"token|sig|secret|passw|credential|auth|cookie|key", re.IGNORECASE)
-_PLAIN_HEADERS = frozenset(
-    ("accept", "accept-encoding", "accept-language", "cache-control", "content-type", "date", "host", "if-match")
-    + ("if-none-match", "range", "user-agent")
+_PLAIN_HEADERS = re.compile(
+    r"accept(?:-encoding|-language)?|cache-control|content-type|date|host|if-(?:none-)?match|range|user-agent",
+    re.IGNORECASE,
 )
 # The second is a password with a character that ends the host's name, unless a port is all that stands there.
 _USERINFO = re.compile(r"://(?:[^/?#\s]*@|(?!\[)[^/?#\s@:]{0,256}:(?!\d*(?:[/?#]|$))[^\s@'\"]{0,256}@)")
@@ -64,6 +67,12 @@ _BY_SHAPE = re.compile(
     r"|\bhf_[A-Za-z0-9]{20,}|\bgh[opsur]_[A-Za-z0-9]{20,}|\bya29\.[\w-]{10,}|\bsk-[\w-]{20,}"
 )
 
+# One of these is in all that the expressions find. To look for them takes a hundredth of the time.
+_HINTS_OF_NAME = ("token", "secret", "pass", "pwd", "credential", "auth", "cookie", "sig", "sas")
+_HINTS_OF_KEY = ("api", "access", "account", "private", "shared", "encryption", "session", "x-")  # with "key"
+_HINTS_OF_SHAPE = ("-----begin", "bearer ", "basic ", "eyj", "akia", "asia", "hf_", "gh", "ya29.", "sk-")
+_NAMES = frozenset(("google_default", "service_account", "authorized_user", "external_account"))
+
 _lock = threading.Lock()
 _remembered: dict[str, None] = {}
 _longest_first: tuple[str, ...] = ()
@@ -71,7 +80,9 @@ _longest_first: tuple[str, ...] = ()
 
 def mask_secrets(text: str) -> str:
     """`text` with the login and the secret query values of every URL in it replaced by ``***``."""
-    return _QUERY.sub(_mask_query, _USERINFO.sub("://***@", text))
+    if "@" in text:
+        text = _USERINFO.sub("://***@", text)
+    return _QUERY.sub(_mask_query, text) if "=" in text else text
 
 
 def _mask_query(match: re.Match[str]) -> str:
@@ -101,7 +112,7 @@ def _without_headers(key: object, item: object) -> object:
     """Headers without their values, as their names do not tell which are secret; other items as they are."""
     if not (_are_headers(key) and isinstance(item, Mapping)):
         return item
-    return {name: value if str(name).lower() in _PLAIN_HEADERS else MASK for name, value in item.items()}
+    return {name: value if _PLAIN_HEADERS.fullmatch(str(name)) else MASK for name, value in item.items()}
 
 
 def _are_headers(key: object) -> bool:
@@ -113,7 +124,9 @@ def mask_text(text: str) -> str:
 
     Rather masks a word too many. Takes time in proportion to the text.
     """
-    return _BY_NAME.sub(_keep_name, mask_message(text))
+    masked = mask_message(text)
+    may_name = _has_any(masked, _HINTS_OF_NAME) or (_has_any(masked, ("key",)) and _has_any(masked, _HINTS_OF_KEY))
+    return _BY_NAME.sub(_keep_name, masked) if may_name else masked
 
 
 def mask_message(text: str) -> str:
@@ -121,7 +134,13 @@ def mask_message(text: str) -> str:
     for value in _longest_first:
         if value in text:
             text = text.replace(value, MASK)
-    return _BY_SHAPE.sub(MASK, mask_secrets(text))
+    masked = mask_secrets(text)
+    return _BY_SHAPE.sub(MASK, masked) if _has_any(masked, _HINTS_OF_SHAPE) else masked
+
+
+def _has_any(text: str, words: tuple[str, ...]) -> bool:
+    folded = text.casefold()
+    return any(word in folded for word in words)
 
 
 def _keep_name(match: re.Match[str]) -> str:
@@ -147,29 +166,31 @@ def mask_error(error: BaseException, own: type[BaseException]) -> None:
 
 
 def _mask_one(error: BaseException) -> None:
-    told = _told(error)
-    if mask_text(told) == told:
-        return
-    error.args = tuple(mask_text(part) if isinstance(part, str) else part for part in error.args)
+    parts = tuple(_masked(part) for part in error.args)
+    if any(new is not old for new, old in zip(parts, error.args, strict=True)):
+        error.args = parts
     for name in ("strerror", "filename", "filename2") if isinstance(error, OSError) else ():
-        if isinstance(part := getattr(error, name), str):
-            setattr(error, name, mask_text(part))
-    text = _told(error)
-    if (masked := mask_text(text)) == text:
+        if (new := _masked(old := getattr(error, name))) is not old:
+            setattr(error, name, new)
+    try:
+        text = str(error)
+    except Exception:  # whoever prints it will see that
+        return
+    masked = text if text in parts else _masked(text)
+    if masked is text:
         return
     kind = type(error)  # makes its text of other attributes
     shown = {"__str__": lambda self: masked, "__repr__": lambda self: f"{kind.__name__}({masked!r})"}
-    try:
+    with contextlib.suppress(TypeError):  # of Python itself: they make their text of what was masked already
         error.__class__ = type(kind.__name__, (kind,), {**shown, "__module__": kind.__module__, "__slots__": ()})
-    except TypeError:  # of Python itself: they make their text of what was masked already
-        pass
 
 
-def _told(error: BaseException) -> str:
-    try:
-        return f"{error} {error!r}"
-    except Exception:  # whoever prints it will see that
-        return ""
+def _masked(part: Any) -> Any:
+    """A text without secrets, cut where it is very long; the same object, where nothing is to be done."""
+    if not isinstance(part, str):
+        return part
+    masked = mask_text(part if len(part) <= LONGEST else f"{part[:LONGEST]}...")
+    return part if masked == part else masked
 
 
 def remember_secrets(options: object) -> None:
@@ -179,7 +200,7 @@ def remember_secrets(options: object) -> None:
         options: nested settings; a `SecretStr` is a secret whatever its name.
     """
     global _longest_first
-    found = {value for value in _secrets_in(options, named=False) if len(value) >= SHORTEST}
+    found = {value for value in _secrets_in(options, named=False) if len(value) >= SHORTEST and not _is_name(value)}
     if not found:
         return
     found |= {quote(value, safe="") for value in found}
@@ -192,13 +213,18 @@ def remember_secrets(options: object) -> None:
         _longest_first = tuple(sorted(_remembered, key=len, reverse=True))
 
 
+def _is_name(value: str) -> bool:
+    """Whether what stands where a secret may stand says which one or where it is: `token: google_default`."""
+    return value in _NAMES or value.endswith(".json") or (value.startswith("https://") and mask_secrets(value) == value)
+
+
 def _secrets_in(options: Any, named: bool) -> Iterator[str]:
     if isinstance(options, Mapping):
         for key, item in options.items():
             if _are_headers(key) and isinstance(item, Mapping):
-                item = {name: value for name, value in item.items() if str(name).lower() not in _PLAIN_HEADERS}
+                item = {name: value for name, value in item.items() if not _PLAIN_HEADERS.fullmatch(str(name))}
                 yield from _secrets_in(item, named=True)
-            else:
+            elif not str(key).endswith("_file"):  # which names one
                 yield from _secrets_in(item, named or _SECRET_NAME.search(str(key)) is not None)
     elif isinstance(options, list | tuple):
         for item in options:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from streaming.config import mask_secrets, suggest
 from streaming.errors import AccessDenied, ConfigError, InvalidPath, NotFound
+from streaming.masking import remember_secrets
 from streaming.sources.base import check_prefix
 from streaming.sources.found_login import GOOGLE, may_get_found_login
 
@@ -23,6 +24,7 @@ _CREDENTIALS = ("service_account_file", "service_account_json", "token")
 _NAMED_TOKENS = ("anon", "cloud", "google_default")
 _SERVICE_ACCOUNT_FIELDS = ("client_email", "private_key")
 
+_SECRET_FIELDS = ("private_key", "client_secret", "refresh_token")
 _FOUND_LOGINS = ("google_default", "cloud", "file")  # which the configuration only points at
 
 LoginKind = Literal["default", "anon", "google_default", "cloud", "file", "json", "token"]
@@ -65,6 +67,7 @@ class Login:
             for name in _SERVICE_ACCOUNT_FIELDS:
                 if not isinstance(account.get(name), str):
                     raise ConfigError(f"the {what} has no {name!r}; download the key anew", source=source)
+        remember_secrets({name: account.get(name) for name in _SECRET_FIELDS})
         return account
 
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from streaming.errors import AccessDenied, MissingExtra, NotFound
 from streaming.logs import get_logger
+from streaming.masking import remember_secrets
 from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_status import opened_before_fork
@@ -147,6 +148,7 @@ class HuggingFaceDataSource(DataSource):
             self._withhold(endpoint, is_wanted=token is True, is_found=hub.utils.get_token() is not None)
             token = False
         headers: dict[str, str] = hub.utils.build_hf_headers(token=token, library_name="aiprod-streaming")
+        remember_secrets({"token": headers.get("authorization", "").removeprefix("Bearer ")})
         return endpoint, headers
 
     def _withhold(self, endpoint: str, *, is_wanted: bool, is_found: bool) -> None:

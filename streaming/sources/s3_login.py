@@ -18,6 +18,7 @@ from typing import Any
 
 from streaming.config import mask_secrets, suggest
 from streaming.errors import AccessDenied, ConfigError, MissingExtra
+from streaming.masking import remember_secrets
 from streaming.sources.found_login import AMAZON, may_get_found_login
 from streaming.sources.s3_place import Keys, S3Place
 
@@ -76,6 +77,7 @@ def connection_of(place: S3Place, source: str) -> Connection:
     if not has_login and endpoint is not None and not may_get_found_login(endpoint, AMAZON, named):
         raise _withheld(endpoint, source)
     if not has_login and not place.profile and (keys := _keys_in(environ)) is not None:
+        remember_secrets({"secret": keys.secret, "token": keys.token})
         place, has_login = replace(place, keys=keys), True
     return Connection(
         place, None if has_login else session, endpoint, region or told.get("region") or DEFAULT_REGION, style

@@ -138,30 +138,31 @@ def sources_of(server: str) -> dict[str, dict[str, Any]]:
     found["web-urls"] = web(server, "500", urls=[f"http://{server}/redirect/a.json?sig={P['url_query']}"])
     found["web-index"] = web(server, "500", index=f"http://{server}/index/?odd={P['index_query']}")
     found["web-mirrors"] = {**web(server, "403"), "mirrors": [mirror]}
+    plain = {**web(server, "403"), "path": f"http://{server}/403/"}
     for engine in ("obstore", "aiohttp"):
-        found[f"web-token-{engine}"] = {
-            **web(server, "403"), "path": f"http://{server}/403/", "engine": engine, "credentials": {"token": P["token"]}
-        }  # fmt: skip
-    found["web-password"] = {
-        "type": "http", "path": f"http://{server}/500/", "credentials": {"username": P["user"], "password": P["password"]}
-    }  # fmt: skip
-    login = f"http://me:{P['s3_login']}@{server}/"
+        found[f"web-token-{engine}"] = {**plain, "engine": engine, "credentials": {"token": P["token"]}}
+    found["web-password"] = {**plain, "credentials": {"username": P["user"], "password": P["password"]}}
+    login = {"endpoint_url": f"http://me:{P['s3_login']}@{server}/"}
     keys = {"aws_access_key_id": P["s3_key"], "aws_secret_access_key": P["s3_secret"], "token": P["s3_session"]}
+    s3 = {"type": "s3", "path": "s3://bucket/403"}
     for engine in ("obstore", "aioboto3"):
-        found[f"s3-{engine}"] = {
-            "type": "s3", "path": "s3://bucket/403", "engine": engine, "credentials": keys,
-            "storage_options": {"endpoint_url": login},
-        }  # fmt: skip
-    nested = {"endpoint_url": login, "aws_secret_access_key": P["s3_nested"], "aws_access_key_id": P["s3_option"]}
-    found["s3-nested"] = {"type": "s3", "path": "s3://bucket/500", "storage_options": {"client_kwargs": nested}}
+        found[f"s3-{engine}"] = {**s3, "engine": engine, "credentials": keys, "storage_options": login}
+    nested = {**login, "aws_secret_access_key": P["s3_nested"], "aws_access_key_id": P["s3_option"]}
+    found["s3-nested"] = {**s3, "storage_options": {"client_kwargs": nested}}
+    gcs = {"type": "gcs", "path": "gs://bucket/403"}
+    login = {"endpoint_url": f"http://me:{P['gcs_login']}@{server}"}
     for engine in ("obstore", "gcsfs"):
         found[f"gcs-{engine}"] = {
-            "type": "gcs", "path": "gs://bucket/403", "engine": engine, "credentials": {"token": P["gcs_token"]},
-            "storage_options": {"endpoint_url": f"http://me:{P['gcs_login']}@{server}"},
-        }  # fmt: skip
+            **gcs,
+            "engine": engine,
+            "credentials": {"token": P["gcs_token"]},
+            "storage_options": {"endpoint_url": f"http://{server}"},
+        }
+    found["gcs-login"] = {**gcs, "storage_options": {**login, "anon": True}}
+    found["gcs-two"] = {**gcs, "credentials": {"token": P["gcs_token"]}, "storage_options": login}
     account = {"type": "service_account", "client_email": "a@b", "private_key": f"-----BEGIN KEY-----\n{P['gcs_key']}"}
-    found["gcs-account"] = {"type": "gcs", "path": "gs://bucket", "credentials": {"service_account_json": json.dumps(account)}}  # fmt: skip
-    found["gcs-dict"] = {"type": "gcs", "path": "gs://bucket", "storage_options": {"token": account}}
+    found["gcs-account"] = {**gcs, "credentials": {"service_account_json": json.dumps(account)}}
+    found["gcs-dict"] = {**gcs, "storage_options": {"token": account}}
     hub = {"type": "huggingface", "path": "org/data"}
     found["hub"] = {
         **hub,
@@ -223,6 +224,11 @@ def test_a_configuration_shows_no_secret(kind: str) -> None:
     assert copies[0].path_or_uri == sources_of("127.0.0.1:9")[kind]["path"]
 
 
+def create_all(path: Path) -> list[Any]:
+    """The sources that a file configures."""
+    return [create_data_source(source) for source in load_config(path).sources]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -251,8 +257,7 @@ def test_a_file_that_cannot_be_used_is_not_quoted(tmp_path: Path, text: str, suf
     path = tmp_path / f"train{suffix}"
     path.write_text(text.format(P["token"]))
     with pytest.raises(ConfigError) as caught:
-        for source in load_config(path).sources:
-            create_data_source(source)
+        create_all(path)
     check(within("error", texts_of(caught.value)))
     assert caught.value.__cause__ is None or isinstance(caught.value.__cause__, ConfigError)
     if suffix == ".yaml":
