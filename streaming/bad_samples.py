@@ -22,6 +22,7 @@ from streaming.errors import (
 from streaming.fetch import IN_CACHE
 from streaming.index import SampleIndex
 from streaming.logs import get_logger
+from streaming.masking import mask_text
 from streaming.order import Permutation
 from streaming.readahead import MISS
 
@@ -109,7 +110,7 @@ class BadSamples:
             "source": error.source,
             "path": error.path,
             "error": type(error).__name__,
-            "reason": str(error),
+            "reason": mask_text(str(error)),
         }
         assert self._quarantine is not None
         try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_serializer, field_validator
 
 from streaming.errors import ConfigError
 from streaming.globs import Selection, check_globs, selection
@@ -84,8 +85,8 @@ _Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 class DataSourceConfig(Settings):
     """Where objects lie and how to reach them.
 
-    `DataSourceConfig(name, source_type, path_or_uri, credentials=None, ...)`; all further settings by name. Printing it
-    shows no secret; a pickle of it holds them, for spawned children only.
+    `DataSourceConfig(name, source_type, path_or_uri, credentials=None, ...)`; all further settings by name. Printing
+    or dumping it (`model_dump`) shows no secret; a pickle of it holds them, for spawned children only.
 
     Raises:
         ConfigError: for an unknown setting or type, or a value out of range.
@@ -203,7 +204,11 @@ class DataSourceConfig(Settings):
     @property
     def shown_uri(self) -> str:
         """The root as messages may show it: without user part and secret query values."""
-        return mask_secrets(self.path_or_uri)
+        return str(mask_options(self.path_or_uri))
+
+    @field_serializer("path_or_uri", "storage_options")
+    def _without_secrets(self, value: Any) -> Any:
+        return mask_options(value)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         masked = {"path_or_uri": self.shown_uri, "storage_options": mask_options(self.storage_options)}
@@ -424,11 +429,26 @@ def _parse_file(path: Path) -> object:
     if path.suffix == ".json":
         try:
             return json.loads(text)
-        except ValueError as exc:
-            raise ConfigError(f"is not JSON: {exc}") from exc
+        except json.JSONDecodeError as exc:
+            problem = str(exc)
+        except (ValueError, RecursionError) as exc:
+            problem = type(exc).__name__
+        raise ConfigError(f"is not JSON: {problem}; correct that line")  # not chained: the other holds the whole file
     import yaml  # only a YAML file needs it
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"is not YAML: {exc}") from exc
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        problem = _problem_of(exc)
+    # Not chained: the other quotes the file, secrets included.
+    raise ConfigError(f"is not YAML: {problem}; correct that line")
+
+
+def _problem_of(error: Exception) -> str:
+    """What YAML's parser says and where, without the words of the file that it quotes."""
+    mark = getattr(error, "problem_mark", None)
+    where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    told = str(getattr(error, "problem", None) or type(error).__name__)
+    if any(len(word) > 1 and word[0] != "<" for word in re.findall(r"'([^']*)'", told)):
+        told = re.sub(r"'.*'", "'...'", told, flags=re.DOTALL)
+    return where + told

@@ -38,6 +38,9 @@ was tried and the next step.
 from __future__ import annotations
 
 import json
+import sys
+
+from streaming.masking import mask_error, mask_message, mask_secrets
 
 __all__ = [
     "AccessDenied",
@@ -76,7 +79,7 @@ _NOTED = ("path", "source", "status", "retry_after_s")
 
 
 class StreamingError(Exception):
-    """Base of every error raised on purpose.
+    """Base of every error raised on purpose. Holds no secret, and masks those in the text of what it is raised from.
 
     Can be made from a message alone, as PyTorch does when it carries an error out of a DataLoader worker: its text is
     then the whole traceback there, from which `path` and the like are taken (see `note_attributes`).
@@ -90,9 +93,11 @@ class StreamingError(Exception):
     retryable = False
 
     def __init__(self, message: str = "", *, path: str | None = None, source: str | None = None) -> None:
-        super().__init__(message)
-        self.path = path
+        super().__init__(mask_message(message) if isinstance(message, str) else message)
+        self.path = mask_secrets(path) if path is not None and "://" in path else path
         self.source = source
+        if (handled := sys.exc_info()[1]) is not None:
+            mask_error(handled, StreamingError)
         if path is None and isinstance(message, str) and message.startswith("Caught "):
             self._take_noted(message)
 

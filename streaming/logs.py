@@ -2,8 +2,9 @@
 
 Every logger of the library comes from `get_logger`. Its filter runs on records that are really made, after the check of
 the level, so that a disabled level costs what it costs without it. A message is a constant with `%` conversions;
-values that hold a space, a quotation mark or a line's end are quoted, so that a line stays one line and its pairs stay
-apart. Events and their keys are listed in `docs/reference/logs.md`.
+values that hold a space, a quotation mark or a control character are quoted, so that a line stays one line and its
+pairs stay apart. In a traceback, further lines of a message are indented, and control characters escaped. Events and
+their keys are listed in `docs/reference/logs.md`.
 
 No handlers are added: where lines go is for the program to say, by `logging` or, in a script, by `configure`.
 """
@@ -14,12 +15,14 @@ import json as json_text
 import logging
 import os
 import re
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, TextIO
 
 from streaming.errors import ConfigError
+from streaming.escaping import CONTROL, escaped, escaped_lines
 from streaming.masking import MASK, mask_options, mask_text
 
 __all__ = ["ROOT", "configure", "get_logger", "parse"]
@@ -29,10 +32,10 @@ ROOT: Final = "streaming"
 
 _CONVERSION = re.compile(r"%(?!%)[-+ #0]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?P<fraction>\.\d+)?(?P<power>[eE][-+]?\d+)?)")
-_PLAIN = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f\x85\u2028\u2029]+")
+_PLAIN = re.compile(rf"[^\s\"'=\\{CONTROL}]+")
+_LEFT_BY_JSON = re.compile(rf"[{CONTROL}\xa0]")
 _PAIR = re.compile(r"(?P<key>[^\s=\"]+)=(?P<value>\"(?:[^\"\\]|\\.)*\"|[^\s\"]*)")
 _CONSTANTS = {"True": True, "False": False, "None": None}
-_AS_TRACEBACK = logging.Formatter()
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -66,9 +69,9 @@ class _Masking(logging.Filter):
                 for number, value in enumerate(record.args)
             )
         else:
-            record.msg = mask_text(str(record.msg))
+            record.msg = escaped(mask_text(str(record.msg)))
         if record.exc_info:
-            record.exc_text = record.exc_text or _AS_TRACEBACK.formatException(_full(record.exc_info))
+            record.exc_text = record.exc_text or _as_traceback(_full(record.exc_info)[1])
             record.exc_info = None
         record.exc_text = mask_text(record.exc_text) if record.exc_text else None
         record.stack_info = mask_text(record.stack_info) if record.stack_info else None
@@ -80,6 +83,26 @@ _FILTER = _Masking()
 
 def _full(exc_info: Any) -> Any:
     return exc_info if isinstance(exc_info, tuple) else (type(exc_info), exc_info, exc_info.__traceback__)
+
+
+def _as_traceback(error: BaseException | None) -> str | None:
+    """The traceback of an error and of all that it came from."""
+    if error is None:
+        return None
+    found = traceback.TracebackException.from_exception(error)
+    for each in _chained(found):
+        each._str = escaped_lines(str(each._str))
+        notes = each.__notes__ if isinstance(each.__notes__, list | tuple) else ()
+        each.__notes__ = [f"    {escaped_lines(str(note))}" for note in notes]
+    return "".join(found.format()).removesuffix("\n")
+
+
+def _chained(found: Any) -> Iterator[Any]:
+    waiting = [found]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        waiting += filter(None, (each.__cause__, each.__context__, *(each.exceptions or ())))
 
 
 def _argument(value: object) -> object:
@@ -99,7 +122,7 @@ def quoted(text: str) -> str:
         return text
     # escaped only where it must be: other letters stay readable, half pairs of names that are no UTF-8 do not break
     shown = json_text.dumps(text, ensure_ascii=False)
-    return re.sub(r"[\x7f-\xa0\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", shown)
+    return _LEFT_BY_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", shown)
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from streaming.errors import ConfigError
-from streaming.masking import mask_secrets
+from streaming.masking import mask_options, mask_secrets
 
 __all__ = ["Settings", "is_near", "suggest"]
 
@@ -73,5 +73,5 @@ def _description(model: type[Settings], setting: str) -> str:
 def _shown(setting: str, value: object) -> str:
     if setting in ("credentials", "storage_options"):
         return "***"
-    text = mask_secrets(repr(value))
+    text = mask_secrets(repr(mask_options(value)))
     return text if len(text) <= 200 else f"{text[:200]}..."

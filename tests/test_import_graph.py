@@ -19,6 +19,7 @@ LAYERS = (
         "units",
         "masking",
         "machine",
+        "escaping",
         "logs",
         "settings",
         "web_pages",

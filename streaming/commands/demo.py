@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from streaming.commands.show import Columns, human_bytes, print_json
+from streaming.commands.show import Columns, human_bytes, print_json, print_line
 from streaming.demo.run import DemoSettings, Epoch, run_demo
 
 __all__ = ["show_demo"]
@@ -19,7 +19,7 @@ def show_demo(settings: DemoSettings, as_json: bool) -> None:
     columns = Columns(HEADINGS, to_stderr=as_json)
     result = run_demo(
         settings,
-        on_start=lambda text: typer.echo(text, err=True),
+        on_start=lambda text: print_line(text, to_stderr=True),
         on_epoch=lambda epoch: columns.add(*_cells(epoch), style="dim" if epoch.loop == "plain" else None),
     )
     typer.echo(_summary(result), err=as_json)

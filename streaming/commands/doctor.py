@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import typer
 
 from streaming.commands.outcome import FAILED
-from streaming.commands.show import human_bytes, print_json
+from streaming.commands.show import human_bytes, print_json, print_line
 from streaming.config import DataSourceConfig, parse_source
 from streaming.errors import (
     AccessDenied,
@@ -113,9 +113,9 @@ def _show(uri: str, finding: Finding, as_json: bool) -> None:
     if as_json:
         print_json({"source": uri, **asdict(finding)})
         return
-    typer.echo(f"{finding.outcome:<9} {finding.check:<12} {finding.detail}")
+    print_line(f"{finding.outcome:<9} {finding.check:<12} {finding.detail}")
     if finding.cause:
-        typer.echo(f"{'':<9} {'':<12} likely cause: {finding.cause}")
+        print_line(f"{'':<9} {'':<12} likely cause: {finding.cause}")
 
 
 async def _look_at(config: DataSourceConfig, listed: dict[str, int]) -> AsyncIterator[Finding]:

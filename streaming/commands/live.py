@@ -14,6 +14,7 @@ from streaming.commands.outcome import FAILED
 from streaming.commands.rank_table import rank_table, verdict_text
 from streaming.commands.scraping import Scraper
 from streaming.commands.show import print_json
+from streaming.masking import mask_secrets
 from streaming.verdict import Scrape, Verdict, judge
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def examine_live(targets: Sequence[str], seconds: float, as_json: bool) -> None:
     scraper = Scraper(targets)
     verdict = _judge_once(scraper, seconds)
     if as_json:
-        print_json({**verdict.as_json(), "urls": scraper.urls})
+        print_json({**verdict.as_json(), "urls": [mask_secrets(url) for url in scraper.urls]})
     else:
         _console().print(verdict_text(verdict), rank_table(verdict.figures))
     if not verdict.is_fine:

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from streaming.commands.outcome import check_output
-from streaming.commands.show import print_json
+from streaming.commands.show import print_json, print_line
 from streaming.errors import SourceError
 from streaming.sources import create_data_source
 from streaming.sources.base import Blob, FileInfo
@@ -30,9 +30,9 @@ async def _list(url: str, prefix: str, as_json: bool) -> None:
             if as_json:
                 print_json({"path": info.path, "size": info.size, "etag": info.etag, "modified": info.modified})
             else:
-                typer.echo(_line(info))
+                print_line(_line(info))
         if source.skipped:
-            typer.echo(f"not listed: {source.skipped.describe()}", err=True)
+            print_line(f"not listed: {source.skipped.describe()}", to_stderr=True)
 
 
 def _line(info: FileInfo) -> str:

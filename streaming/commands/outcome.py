@@ -10,6 +10,7 @@ from types import FrameType
 
 import typer
 
+from streaming.commands.show import print_line
 from streaming.errors import ConfigError, StreamingError
 
 __all__ = ["FAILED", "SIGTERM", "USAGE", "check_output", "outcome", "raise_on_sigterm"]
@@ -49,5 +50,5 @@ def outcome() -> Iterator[None]:
         yield
     except StreamingError as exc:
         line = " ".join(str(exc).split()) or type(exc).__name__
-        typer.echo(f"streaming: {line}", err=True)
+        print_line(f"streaming: {line}", to_stderr=True)
         raise typer.Exit(USAGE if isinstance(exc, ConfigError) else FAILED) from exc

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from streaming.commands.show import human_bytes
+from streaming.escaping import escaped
 from streaming.verdict import Figures, Verdict
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _STYLES = {"critical": "bold red", "warning": "yellow", "info": "green"}
 def rank_table(figures: Sequence[Figures]) -> Table:
     """Samples and bytes a second, what is waited for, hits, reading ahead, memory, breakers."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rank")
@@ -32,7 +34,7 @@ def rank_table(figures: Sequence[Figures]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("breaker")
     for each in figures:
-        table.add_row(*_cells(each))
+        table.add_row(*(Text(escaped(cell)) for cell in _cells(each)))  # as text, labels would be read as markup
     return table
 
 
@@ -72,8 +74,8 @@ def verdict_text(verdict: Verdict) -> Text:
 
     text = Text()
     for finding in verdict.findings:
-        text.append(f"{finding.severity} {finding.code}", style=_STYLES[finding.severity])
-        text.append(f"  {finding.sentence}\n")
+        text.append(escaped(f"{finding.severity} {finding.code}"), style=_STYLES[finding.severity])
+        text.append(f"  {escaped(finding.sentence)}\n")
     for note in verdict.notes:
-        text.append(f"note  {note}\n", style="dim")
+        text.append(f"note  {escaped(note)}\n", style="dim")
     return text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from streaming.commands.outcome import FAILED, check_output
-from streaming.commands.show import Columns, human_bytes, print_json, with_progress
+from streaming.commands.show import Columns, human_bytes, print_json, print_line, with_progress
 from streaming.errors import ConfigError, StreamingError
 
 if TYPE_CHECKING:
@@ -71,15 +71,15 @@ def build_index(
     if as_json:
         print_json(counts)
         return
-    typer.echo(f"{counts['samples']} samples of {', '.join(parts) or 'no parts'}; {counts['dropped']} dropped")
+    print_line(f"{counts['samples']} samples of {', '.join(parts) or 'no parts'}; {counts['dropped']} dropped")
     if changes is not None:
-        typer.echo(", ".join(f"{count} {kind}" for kind, count in changes.items()) + " since it was saved")
+        print_line(", ".join(f"{count} {kind}" for kind, count in changes.items()) + " since it was saved")
     if index.skips:
-        typer.echo(f"{index.skips.total()} objects in no sample: {index.skips.describe()}")
+        print_line(f"{index.skips.total()} objects in no sample: {index.skips.describe()}")
     if index.unlikely:
-        typer.echo(f"{index.unlikely.total()} objects that may not be meant as samples: {index.unlikely.describe()}")
+        print_line(f"{index.unlikely.total()} objects that may not be meant as samples: {index.unlikely.describe()}")
     if output is not None:
-        typer.echo(f"saved in {output}, {human_bytes(output.stat().st_size)}")
+        print_line(f"saved in {output}, {human_bytes(output.stat().st_size)}")
 
 
 async def _build(
@@ -127,7 +127,7 @@ def warm_samples(config: Path, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        typer.echo(
+        print_line(
             f"{total - failures} of {total} samples read in {seconds:.2f} s ({total / seconds:.0f} samples/s), "
             f"{human_bytes(stats['fetched_bytes'])} fetched; the cache holds {stats['num_items']} samples in "
             f"{human_bytes(stats['current_size_gb'] * 1e9)}"
@@ -145,9 +145,10 @@ def _read_all(adapter: StreamingDatasetAdapter) -> int:
         except StreamingError as exc:
             failures += 1
             if failures <= NAMED_FAILURES:
-                typer.echo(f"sample {position} ({adapter.index.name(position)}): {exc}", err=True)
+                told = " ".join(str(exc).split())
+                print_line(f"sample {position} ({adapter.index.name(position)}): {told}", to_stderr=True)
     if failures > NAMED_FAILURES:
-        typer.echo(f"and {failures - NAMED_FAILURES} more samples that could not be read", err=True)
+        print_line(f"and {failures - NAMED_FAILURES} more samples that could not be read", to_stderr=True)
     return failures
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""What commands print: text for people, in which nothing controls their terminal, and JSON for programs, as it is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from typing import Any, TypeVar
 
 import typer
 
-__all__ = ["Columns", "human_bytes", "print_json", "with_progress"]
+from streaming.escaping import escaped
+
+__all__ = ["Columns", "human_bytes", "print_json", "print_line", "with_progress"]
 
 T = TypeVar("T")
+
+
+def print_line(text: str, *, to_stderr: bool = False) -> None:
+    """Print one line for people; control characters in it are escaped."""
+    typer.echo(escaped(text), err=to_stderr)
 
 
 def print_json(value: Any) -> None:

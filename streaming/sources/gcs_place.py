@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from streaming.config import suggest
+from streaming.config import mask_secrets, suggest
 from streaming.errors import AccessDenied, ConfigError, InvalidPath, NotFound
+from streaming.masking import remember_secrets
 from streaming.sources.base import check_prefix
+from streaming.sources.found_login import GOOGLE, may_get_found_login
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -21,6 +23,9 @@ _OPTIONS = ("anon", "endpoint_url", "project", "requester_pays", "token")
 _CREDENTIALS = ("service_account_file", "service_account_json", "token")
 _NAMED_TOKENS = ("anon", "cloud", "google_default")
 _SERVICE_ACCOUNT_FIELDS = ("client_email", "private_key")
+
+_SECRET_FIELDS = ("private_key", "client_secret", "refresh_token")
+_FOUND_LOGINS = ("google_default", "cloud", "file")  # which the configuration only points at
 
 LoginKind = Literal["default", "anon", "google_default", "cloud", "file", "json", "token"]
 
@@ -62,6 +67,7 @@ class Login:
             for name in _SERVICE_ACCOUNT_FIELDS:
                 if not isinstance(account.get(name), str):
                     raise ConfigError(f"the {what} has no {name!r}; download the key anew", source=source)
+        remember_secrets({name: account.get(name) for name in _SECRET_FIELDS})
         return account
 
 
@@ -80,7 +86,7 @@ class GCSPlace:
     bucket: str
     prefix: str
     login: Login
-    endpoint: str | None
+    endpoint: str | None = field(repr=False)  # may hold a login
     user_project: str | None
 
 
@@ -88,7 +94,8 @@ def place_of(config: DataSourceConfig) -> GCSPlace:
     """Take a configuration apart; what it leaves out comes from the environment of this moment.
 
     Raises:
-        ConfigError: for an unknown engine, option or credential, a URL without a bucket, or settings that contradict.
+        ConfigError: for an unknown engine, option or credential, a URL without a bucket, settings that contradict, or a
+            login of this machine for a server that must not get it.
     """
     if config.engine is not None and config.engine not in ENGINES:
         text = f"engine {config.engine!r} of source {config.name!r} cannot read GCS: {suggest(config.engine, ENGINES)}"
@@ -100,7 +107,18 @@ def place_of(config: DataSourceConfig) -> GCSPlace:
     bucket, prefix = _root(config)
     explicit = _explicit_login(config)
     endpoint, is_emulator = _endpoint(config)
-    login = explicit or Login("anon" if is_emulator else "default")
+    is_trusted = endpoint is None or may_get_found_login(endpoint, GOOGLE, [os.environ.get("STORAGE_EMULATOR_HOST")])
+    if explicit is not None and explicit.kind in _FOUND_LOGINS and not is_trusted:
+        text = (
+            f"the login of source {config.name!r} is found on this machine, and is not sent to "
+            f"{mask_secrets(str(endpoint))!r}: it goes to Google, or to the server that STORAGE_EMULATOR_HOST names, "
+            "over https"
+        )
+        raise ConfigError(f"{text}; give service_account_json or token in credentials, or anon", source=config.name)
+    login = explicit or Login("anon" if is_emulator or not is_trusted else "default")
+    if login.kind != "anon" and "@" in (endpoint or ""):
+        text = f"source {config.name!r} has a login in its endpoint_url and another one; keep one, or set anon"
+        raise ConfigError(text, source=config.name)
     return GCSPlace(bucket, prefix, login, endpoint, _user_project(config))
 
 
@@ -180,7 +198,7 @@ def _refuse_token(source: str) -> NoReturn:
 def _endpoint(config: DataSourceConfig) -> tuple[str | None, bool]:
     """The URL of the server, and whether it is an emulator, which wants no login.
 
-    An explicit URL without TLS is taken for one: a login that was merely found is never sent there in the clear.
+    An explicit URL without TLS is taken for one.
     """
     given = config.storage_options.get("endpoint_url")
     url = str(given if given is not None else os.environ.get("STORAGE_EMULATOR_HOST", ""))

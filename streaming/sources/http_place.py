@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -36,10 +36,10 @@ class HTTPPlace:
     """
 
     root: str
-    query: str
-    headers: dict[str, str]
-    index: str | None
-    urls: dict[str, str]
+    query: str = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    index: str | None = field(repr=False)
+    urls: dict[str, str] = field(repr=False)
     paths: list[str] | None
 
     @property

@@ -11,16 +11,26 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from streaming.errors import MissingExtra, NotFound
+from streaming.errors import AccessDenied, MissingExtra, NotFound
+from streaming.logs import get_logger
+from streaming.masking import remember_secrets
 from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http_status import opened_before_fork
-from streaming.sources.huggingface_place import checksums, endpoint_of, is_offline, place_of
+from streaming.sources.huggingface_place import (
+    checksums,
+    endpoint_of,
+    is_offline,
+    may_get_found_token,
+    place_of,
+)
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.sources.huggingface_offline import CachedRepo
     from streaming.sources.huggingface_online import OnlineRepo
+
+logger = get_logger(__name__)
 
 
 class HuggingFaceDataSource(DataSource):
@@ -29,7 +39,8 @@ class HuggingFaceDataSource(DataSource):
     A plain `ORG/NAME` is a data set. `storage_options` takes `repo_type` (dataset, model, space), `revision`,
     `endpoint` (else HF_ENDPOINT), `token` (False sends none) and `cache_dir`. The token is that of `credentials`, else
     of `storage_options`, else what huggingface_hub finds: HF_TOKEN, then the login file. It goes to the Hub's host
-    only, never to the storage that the Hub redirects to.
+    only, never to the storage that the Hub redirects to. What was found goes to huggingface.co and to HF_ENDPOINT
+    only, over https; another `endpoint` is asked without a token, unless it is on loopback.
 
     The ETag of a file is the Hub's name for its content: SHA-256 for what lies in storage, else the git blob. The
     version of a blob is the commit. With HF_HUB_OFFLINE=1 only huggingface_hub's cache on this disk is read.
@@ -132,8 +143,20 @@ class HuggingFaceDataSource(DataSource):
         hub = _huggingface_hub(self.name)
         secret = (self.config.credentials or {}).get("token")
         token = self.config.storage_options.get("token") if secret is None else secret.get_secret_value()
+        endpoint = endpoint_of(self.config)
+        if token in (None, True) and not may_get_found_token(endpoint):
+            self._withhold(endpoint, is_wanted=token is True, is_found=hub.utils.get_token() is not None)
+            token = False
         headers: dict[str, str] = hub.utils.build_hf_headers(token=token, library_name="aiprod-streaming")
-        return endpoint_of(self.config), headers
+        remember_secrets({"token": headers.get("authorization", "").removeprefix("Bearer ")})
+        return endpoint, headers
+
+    def _withhold(self, endpoint: str, *, is_wanted: bool, is_found: bool) -> None:
+        if is_wanted:
+            text = f"the token of this machine is not sent to {endpoint!r}, which only source {self.name!r} names"
+            raise AccessDenied(f"{text}; give a token in credentials, or set HF_ENDPOINT", source=self.name)
+        if is_found:
+            logger.warning("login_withheld source=%s endpoint=%s", self.name, endpoint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.config,), {"_commit": self._commit}

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 from streaming.config import mask_secrets, suggest
 from streaming.errors import ConfigError, InvalidPath
 from streaming.sources.base import Buffer, check_prefix
+from streaming.sources.found_login import HUGGING_FACE, may_get_found_login
 
 if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
@@ -137,10 +138,10 @@ def checked_endpoint(url: object, source: str) -> str:
     """The URL of a Hub without a final slash.
 
     Raises:
-        ConfigError: if it is no HTTP URL, or holds a login.
+        ConfigError: if it is no HTTP URL, or holds a login or a query.
     """
     parts = urlsplit(str(url))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query:
         text = f"endpoint {mask_secrets(str(url))!r} of source {source!r} is not like https://huggingface.co"
         raise ConfigError(f"{text}; a login goes into token", source=source)
     return str(url).rstrip("/")
@@ -152,6 +153,13 @@ def endpoint_of(config: DataSourceConfig) -> str:
 
     given = config.storage_options.get("endpoint") or os.environ.get("HF_ENDPOINT")
     return checked_endpoint(given or constants.ENDPOINT, config.name)
+
+
+def may_get_found_token(endpoint: str) -> bool:
+    """Whether a Hub gets the token that huggingface_hub finds on this machine."""
+    from huggingface_hub import constants
+
+    return may_get_found_login(endpoint, HUGGING_FACE, [os.environ.get("HF_ENDPOINT"), constants.ENDPOINT])
 
 
 def is_offline() -> bool:

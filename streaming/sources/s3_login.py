@@ -1,7 +1,8 @@
 """How an S3 source reaches its server: what its configuration, the environment and AWS's own files say together.
 
 The first that tells wins: the configuration, then the environment, then the profile. Files are read by botocore, which
-knows their many forms (assumed roles, SSO, processes); the extra `s3` brings it.
+knows their many forms (assumed roles, SSO, processes); the extra `s3` brings it. A login that the configuration does
+not hold itself goes to Amazon, or to the endpoint that the environment or the profile names: see `found_login`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from streaming.config import suggest
+from streaming.config import mask_secrets, suggest
 from streaming.errors import AccessDenied, ConfigError, MissingExtra
+from streaming.masking import remember_secrets
+from streaming.sources.found_login import AMAZON, may_get_found_login
 from streaming.sources.s3_place import Keys, S3Place
 
 DEFAULT_REGION = "us-east-1"
@@ -44,7 +47,7 @@ class Connection:
 
     place: S3Place
     session: Any
-    endpoint: str | None
+    endpoint: str | None = field(repr=False)  # may hold a login
     region: str
     path_style: bool
 
@@ -53,6 +56,7 @@ def connection_of(place: S3Place, source: str) -> Connection:
     """Complete a place by the environment and the profile, as they are now.
 
     Raises:
+        AccessDenied: if only a found login is there, and the configuration names a server that must not get it.
         ConfigError: if there is no such profile.
         MissingExtra: if a profile is named and botocore is not installed.
     """
@@ -60,9 +64,9 @@ def connection_of(place: S3Place, source: str) -> Connection:
     profile = place.profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
     session = _session(profile, source) if profile or _has_files() else None
     told = dict(session.get_scoped_config()) if session is not None else {}
-    endpoint = place.endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    named = [environ.get("AWS_ENDPOINT_URL_S3"), environ.get("AWS_ENDPOINT_URL"), told.get("endpoint_url")]
+    endpoint = place.endpoint or next(filter(None, named), None)
     region = place.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-    endpoint = endpoint or told.get("endpoint_url")
     style = place.path_style
     nested = told.get("s3")
     if style is None and isinstance(nested, Mapping) and nested.get("addressing_style") in ("path", "virtual"):
@@ -70,10 +74,23 @@ def connection_of(place: S3Place, source: str) -> Connection:
     if style is None:
         style = endpoint is not None or "." in place.bucket  # a dot would not fit the certificate of a host name
     has_login = place.anon or place.keys or place.provider
+    if not has_login and endpoint is not None and not may_get_found_login(endpoint, AMAZON, named):
+        raise _withheld(endpoint, source)
     if not has_login and not place.profile and (keys := _keys_in(environ)) is not None:
+        remember_secrets({"secret": keys.secret, "token": keys.token})
         place, has_login = replace(place, keys=keys), True
     return Connection(
         place, None if has_login else session, endpoint, region or told.get("region") or DEFAULT_REGION, style
+    )
+
+
+def _withheld(endpoint: str, source: str) -> AccessDenied:
+    text = (
+        f"source {source!r} has no login of its own, and one that is found on this machine is not sent to "
+        f"{mask_secrets(endpoint)!r}: it goes to Amazon, or to the endpoint that AWS_ENDPOINT_URL names, over https"
+    )
+    return AccessDenied(
+        f"{text}; give keys in credentials, set AWS_ENDPOINT_URL, or storage_options anon", source=source
     )
 
 

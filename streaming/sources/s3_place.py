@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from streaming.config import suggest
+from streaming.config import mask_secrets, suggest
 from streaming.errors import ConfigError
+from streaming.masking import mask_options
 from streaming.sources.base import check_path, check_prefix
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ _OPTIONS = (
 _ALIASES = {"region_name": "region", "profile_name": "profile"}
 _CLIENT_KWARGS = ("endpoint_url", "region_name", *(name for name in _KEY_NAMES if name.startswith("aws_")))
 _STYLES = ("auto", "path", "virtual")
+# Both become part of a host name, where other characters would name another host.
+_BUCKET = re.compile(r"[\w.:$-]+", re.ASCII)
+_REGION = re.compile(r"[\w-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class S3Place:
 
     bucket: str
     prefix: str
-    endpoint: str | None
+    endpoint: str | None = field(repr=False)  # may hold a login
     region: str | None
     path_style: bool | None
     anon: bool
@@ -95,6 +100,8 @@ def place_of(config: DataSourceConfig) -> S3Place:
     bucket, _, prefix = config.path_or_uri.removeprefix("s3://").partition("/")
     if not bucket or "://" in config.path_or_uri.removeprefix("s3://"):
         raise _refused(config, f"{config.shown_uri!r} names no bucket; write s3://bucket/folder")
+    if not _BUCKET.fullmatch(bucket):
+        raise _refused(config, f"no bucket can be called {mask_secrets(bucket)!r}; write s3://bucket/folder")
     options, given_keys = _options_of(config)
     keys = _keys_of(config, given_keys)
     place = S3Place(
@@ -170,9 +177,12 @@ def _path_style(config: DataSourceConfig, options: Mapping[str, Any]) -> bool | 
 def _text(config: DataSourceConfig, options: Mapping[str, Any], name: str) -> str | None:
     value = options.get(name)
     if value is not None and (not isinstance(value, str) or not value):
-        raise _refused(config, f"storage option {name} is a text, not {value!r}")
+        raise _refused(config, f"storage option {name} is a text, not {mask_options(value)!r}")
     if name == "endpoint_url" and value is not None and not value.startswith(("http://", "https://")):
-        raise _refused(config, f"endpoint_url {value!r} is no URL; write http://host:port or https://host")
+        text = f"endpoint_url {mask_secrets(value.rpartition('@')[2])!r} is no URL"
+        raise _refused(config, f"{text}; write http://host:port or https://host")
+    if name == "region" and value is not None and not _REGION.fullmatch(value):
+        raise _refused(config, f"no region can be called {value!r}; write for example us-east-1")
     return value
 
 
