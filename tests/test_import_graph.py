@@ -19,6 +19,7 @@ LAYERS = (
         "units",
         "masking",
         "machine",
+        "files",
         "logs",
         "settings",
         "web_pages",

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import mmap
 import os
-import secrets
 import stat
 from pathlib import Path
 
 from streaming.errors import IndexFileError
+from streaming.files import replacing
 
 __all__ = ["map_file", "save_file"]
 
@@ -32,27 +32,18 @@ def save_file(path: Path, data: bytes | mmap.mmap) -> mmap.mmap:
     if path.exists() and not path.is_file():
         text = "the index cannot take the place of what is no file; give another path"
         raise FileExistsError(errno.EEXIST, text, str(path))
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb+", opener=_create) as file:
+        with replacing(path) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _flush_folder(path.parent)
     except OSError as exc:
         text = f"the index cannot be saved ({exc.strerror}); nothing was left behind: make room, or choose another path"
         raise OSError(exc.errno, text, str(path)) from exc
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-
-
-def _create(path: str, flags: int) -> int:
-    """Whatever the mask of the process, others may not write the file: see `map_file`."""
-    return os.open(path, flags, 0o644)
+    return mapped
 
 
 def _flush_folder(folder: Path) -> None:
