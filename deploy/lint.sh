@@ -8,7 +8,7 @@ trap 'rm -rf "$made"' EXIT
 
 yamllint --strict -c yamllint.yaml .
 hadolint Dockerfile
-kubernetes-validate --strict --quiet kubernetes/base/job.yaml
+kubernetes-validate --strict --quiet kubernetes/base/job.yaml kubernetes/namespace/network-policy.yaml
 
 if command -v promtool >/dev/null && command -v amtool >/dev/null; then
   promtool check config prometheus.yml >/dev/null
@@ -19,7 +19,7 @@ else
 fi
 
 if command -v kubectl >/dev/null; then
-  for folder in kubernetes/monitoring kubernetes/overlays/*/; do
+  for folder in kubernetes/monitoring kubernetes/namespace kubernetes/overlays/*/; do
     kubectl kustomize "$folder" >"$made/$(basename "$folder").yaml"
   done
   kubernetes-validate --strict --quiet "$made/example.yaml" "$made/sidecar.yaml"

@@ -68,6 +68,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         missing: "raise" names a sample that lacks a part; "drop" leaves it out and counts it.
         rename: `{pattern: replacement}` for names that differ between parts.
         index_path: where the index is saved, and opened from at the next start.
+        index_is_shared: whether to trust a saved index that users other than this one and root own or may write: they
+            then decide which objects are read as which sample. Otherwise it is built again, with a warning.
         refresh: when a saved index is compared with what the sources hold. "background" opens it at once, lists soon
             after and reports what came, went or changed; "always" lists at each start and takes it over; "never".
         policy: "retain" keeps a fixed set of samples, evenly spread, and streams the rest; "lru" keeps what was read
@@ -107,6 +109,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         missing: str = "raise",
         rename: Mapping[str, str] | None = None,
         index_path: str | os.PathLike[str] | None = None,
+        index_is_shared: bool = False,
         refresh: str = "background",
         policy: str = "auto",
         concurrency: int | None = None,
@@ -131,6 +134,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
             missing=missing,
             rename=dict(rename or {}),
             index_path=index_path,
+            index_is_shared=index_is_shared,
             refresh=refresh,
             policy=policy,
             concurrency=concurrency,

@@ -20,6 +20,7 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.fetch import IN_CACHE
+from streaming.files import append
 from streaming.index import SampleIndex
 from streaming.logs import get_logger
 from streaming.masking import mask_text
@@ -114,8 +115,7 @@ class BadSamples:
         }
         assert self._quarantine is not None
         try:
-            with self._quarantine.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")  # one write: lines of several ranks do not mix
+            append(self._quarantine, f"{json.dumps(line)}\n".encode())
         except OSError as exc:
             logger.warning("quarantine_failed path=%s error=%s", self._quarantine, exc)
             self._quarantine = None

@@ -305,6 +305,9 @@ class AdapterConfig(Settings):
         default_factory=dict, description="{text in a name: its replacement} before matching"
     )
     index_path: Path | None = Field(None, description="where the index is saved; None: it is built at each start")
+    index_is_shared: bool = Field(
+        False, description="whether an index_path that other users own or may write is trusted; else it is built again"
+    )
     refresh: Literal["background", "always", "never"] = Field(
         "background",
         description="when what is saved at index_path is compared with the sources: after the start, at it, or not",

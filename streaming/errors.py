@@ -224,7 +224,7 @@ class NoSamples(IndexBuildError):
 
 
 class IndexFileError(StreamingError, ValueError):
-    """A saved index is cut short, damaged, or of another version; the next step is to build it anew."""
+    """A saved index is cut short, damaged, of another version or writable by others; the next step: build it anew."""
 
 
 class Closed(StreamingError, RuntimeError):

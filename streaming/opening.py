@@ -10,7 +10,7 @@ from streaming.cache.sample import SmartLRUCache
 from streaming.config import AdapterConfig
 from streaming.copies import CopyReader, Entry, open_entries
 from streaming.errors import IndexFileError
-from streaming.index import SampleIndex, configuration
+from streaming.index import SampleIndex, rules
 from streaming.logs import get_logger
 from streaming.owner import Owner
 from streaming.ranks import is_first_of_node
@@ -94,9 +94,9 @@ def _saved_index(config: AdapterConfig, sources: Sequence[DataSource]) -> Sample
     path = config.index_path
     if path is None or not path.exists():
         return None
-    expected = configuration(sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing)
+    expected = rules(sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing)
     try:
-        return SampleIndex.open(path, expect=expected)
+        return SampleIndex.open(path, expect=expected, is_shared=config.index_is_shared)
     except IndexFileError as exc:
         logger.warning("index_rebuilt path=%s reason=%s", path, exc)
         return None

@@ -310,6 +310,8 @@ class ReadAhead:
                 self._is_full = False
 
     def _start(self, key: Hashable, is_ahead: bool) -> Flight:
+        if not is_ahead:  # it may have been loaded ahead and lost since: what it holds for that is not another's
+            self._settle(key)
         flight = Flight(is_ahead)
         self._flights[key] = flight
         self._flights_ahead += is_ahead

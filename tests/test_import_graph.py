@@ -20,6 +20,7 @@ LAYERS = (
         "masking",
         "machine",
         "escaping",
+        "files",
         "logs",
         "settings",
         "web_pages",

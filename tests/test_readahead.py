@@ -511,3 +511,20 @@ async def test_orders_that_are_over_are_not_kept():
     await settle()
     assert engine.orders == 0
     await engine.aclose()
+
+
+async def test_a_key_that_was_loaded_ahead_and_lost_gives_its_own_share_back():
+    """Where a cache has lost it and the budget holds nothing else, its reader gets it by a second load."""
+    store = Store(budget=1)
+    engine = engine_over(store)
+    engine.drop_ready()
+    engine.announce("ab")
+    store.finish("a")
+    await settle()
+    assert (store.started, engine.ahead, store.reserved) == (["a"], 1, 1)
+    assert await engine.get("a") == ["a"]
+    assert store.started[:2] == ["a", "a"]
+    store.finish("b")
+    assert await engine.get("b") == ["b"]
+    await engine.aclose()
+    assert store.reserved == 0

@@ -86,14 +86,15 @@ async def _build(
     configs: Sequence[dict[str, Any]], rules: dict[str, Any], saved: Path | None
 ) -> tuple[SampleIndex, dict[str, int] | None]:
     """The index of what is there, and how many samples differ from the one that is saved, if that is given."""
-    from streaming.index import SampleIndex, configuration
+    from streaming.index import SampleIndex
+    from streaming.index import rules as rules_of
     from streaming.sources import create_data_source
 
     async with AsyncExitStack() as stack:
         sources = [await stack.enter_async_context(create_data_source(each)) for each in configs]
         if saved is None:
             return await SampleIndex.build(sources, **rules), None
-        before = SampleIndex.open(saved, expect=configuration(sources, **rules))
+        before = SampleIndex.open(saved, expect=rules_of(sources, **rules))
         changes = await before.revalidate(sources)
         found = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
         return changes.index, {kind: len(names) for kind, names in found.items()}

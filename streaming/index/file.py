@@ -6,12 +6,15 @@ import contextlib
 import errno
 import mmap
 import os
-import secrets
+import stat
 from pathlib import Path
 
 from streaming.errors import IndexFileError
+from streaming.files import replacing
 
 __all__ = ["map_file", "save_file"]
+
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def save_file(path: Path, data: bytes | mmap.mmap) -> mmap.mmap:
@@ -29,22 +32,18 @@ def save_file(path: Path, data: bytes | mmap.mmap) -> mmap.mmap:
     if path.exists() and not path.is_file():
         text = "the index cannot take the place of what is no file; give another path"
         raise FileExistsError(errno.EEXIST, text, str(path))
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb+") as file:
+        with replacing(path) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _flush_folder(path.parent)
     except OSError as exc:
         text = f"the index cannot be saved ({exc.strerror}); nothing was left behind: make room, or choose another path"
         raise OSError(exc.errno, text, str(path)) from exc
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    return mapped
 
 
 def _flush_folder(folder: Path) -> None:
@@ -57,14 +56,40 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def map_file(path: Path) -> mmap.mmap:
+def map_file(path: Path, *, is_shared: bool = False) -> mmap.mmap:
     """A read-only map of a file.
+
+    Args:
+        is_shared: whether users other than this one and root may own or write it.
 
     Raises:
         FileNotFoundError: or another OSError, if it cannot be opened.
-        IndexFileError: if it is empty.
+        IndexFileError: if it is empty or not a regular file, or others could have written it.
     """
-    with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
+    # Non-blocking, so that a pipe in its place does not hang.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | _BINARY)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise IndexFileError(f"the index {path} is not a regular file; give another path", path=str(path))
+        if not is_shared:
+            _check_writers(path, status)
+        if not status.st_size:
             raise IndexFileError(f"the index {path} is empty: it was cut short; build it anew", path=str(path))
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
+
+
+def _check_writers(path: Path, status: os.stat_result) -> None:
+    """Refuse what others could have written: an index decides which objects are read."""
+    if not hasattr(os, "geteuid"):
+        return
+    if status.st_uid not in (os.geteuid(), 0):
+        why, step = f"belongs to user {status.st_uid}", "build one of your own"
+    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        why, step = f"may be written by others (mode {stat.S_IMODE(status.st_mode):o})", "chmod go-w it"
+    else:
+        return
+    text = f"the index {path} {why}; {step}, or say index_is_shared=True if you trust everybody who can write it"
+    raise IndexFileError(text, path=str(path))

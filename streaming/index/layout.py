@@ -20,12 +20,15 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from operator import floordiv, mod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xxhash
 
 from streaming.errors import IndexBuildError, IndexFileError
+from streaming.index.checks import MAX_HEADER_BYTES, Unfit, check_tables, read_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,7 +70,8 @@ def pack(header: Mapping[str, Any], listings: Sequence[Listing], table: Table, c
         cells: those rows of `table.cells` that are kept.
 
     Raises:
-        IndexBuildError: if a name cannot be written as UTF-8, or is longer than the format can tell.
+        IndexBuildError: if a name cannot be written as UTF-8, or is longer than the format can tell, or if there are
+            too many parts for the header.
     """
     chosen, cells, ranges = _in_use(table, cells)
     objects, folders, texts = _describe(listings, np.split(chosen, np.searchsorted(chosen, table.offsets[1:-1])), table)
@@ -85,6 +89,11 @@ def pack(header: Mapping[str, Any], listings: Sequence[Listing], table: Table, c
         "sections": [len(block) for block in blocks],
     }
     text = json.dumps({**header, **counts}).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise IndexBuildError(
+            f"the names of {len(header['parts'])} parts and the rules take {len(text)} bytes, and at most "
+            f"{MAX_HEADER_BYTES} can be saved: name fewer parts in data_mapping"
+        )
     total = PRELUDE.size + CHECKSUM_BYTES + len(text) + sum(counts["sections"])
     prelude = PRELUDE.pack(MAGIC, VERSION, 0, len(text), total)
     return b"".join([prelude, _digest([prelude, text, *blocks]).digest(), text, *blocks])
@@ -196,7 +205,7 @@ def parse(buffer: Any, place: str) -> Sections:
         place: names it in errors.
 
     Raises:
-        IndexFileError: if it is cut short, damaged, or of another version.
+        IndexFileError: if it is cut short, damaged, of another version, or says what cannot be.
     """
     first = PRELUDE.size + CHECKSUM_BYTES
     if len(buffer) < first or buffer[: len(MAGIC)] != MAGIC:
@@ -206,13 +215,42 @@ def parse(buffer: Any, place: str) -> Sections:
         raise _refused(place, f"is of version {version}, and this library reads version {VERSION}")
     if total != len(buffer):
         raise _refused(place, f"has {len(buffer)} bytes of {total}: it was cut short, or written to")
+    if header_bytes > min(MAX_HEADER_BYTES, total - first):
+        raise _refused(place, f"has a header of {header_bytes} bytes, and at most {MAX_HEADER_BYTES} are read")
     with memoryview(buffer) as view, view[: PRELUDE.size] as prelude, view[first:] as rest:
         if _digest([prelude, rest]).digest() != view[PRELUDE.size : first]:
             raise _refused(place, "is damaged: its checksum differs")
     begin = first + header_bytes
-    header = json.loads(buffer[first:begin])
-    begins = [begin + sum(header["sections"][:number]) for number in range(len(header["sections"]))]
-    return Sections(buffer, header, *begins)
+    try:
+        header = read_header(buffer[first:begin])
+        return _sections(buffer, header, begin)
+    except Unfit as exc:
+        raise _refused(place, str(exc)) from exc
+
+
+def _sections(buffer: Any, header: dict[str, Any], begin: int) -> Sections:
+    """Where the sections begin, after a look at everything in them.
+
+    Raises:
+        Unfit: if a number is not one that `pack` would write.
+    """
+    lengths, samples, parts = header["sections"], header["samples"], len(header["parts"])
+    sizes = (OBJECT.size, FOLDER.size, header["cell_bytes"] * max(1, parts), RANGE.size, 1)
+    if len(lengths) != len(sizes) or begin + sum(lengths) != len(buffer) or any(map(mod, lengths, sizes)):
+        raise Unfit("has other sections than its header says")
+    objects, folders, cells, ranges, texts = map(floordiv, lengths, sizes)
+    if (objects, cells) != (header["objects"], samples):
+        raise Unfit("has other numbers of objects or samples than its header says")
+    sections = Sections(buffer, header, *accumulate(lengths[:-1], initial=begin))
+    check_tables(
+        header,
+        np.frombuffer(buffer, OBJECTS, objects, sections.objects),
+        np.frombuffer(buffer, FOLDERS, folders, sections.folders),
+        np.frombuffer(buffer, f"<u{header['cell_bytes']}", samples * parts, sections.cells).reshape(samples, parts),
+        np.frombuffer(buffer, RANGES, ranges, sections.ranges),
+        texts,
+    )
+    return sections
 
 
 def _refused(place: str, why: str) -> IndexFileError:

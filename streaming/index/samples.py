@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from streaming.config import DataSourceConfig
     from streaming.sources.base import DataSource
 
-__all__ = ["Changes", "Row", "SampleIndex", "configuration"]
+__all__ = ["Changes", "Row", "SampleIndex", "configuration", "rules"]
 
 
 MOST_KNOWN_FOLDERS = 4096
@@ -105,6 +105,24 @@ def configuration(
     return xxhash.xxh3_128_hexdigest(repr((roots, rules)).encode("utf-8", "surrogateescape"))
 
 
+def rules(
+    sources: Sequence[DataSource],
+    *,
+    data_mapping: Mapping[str, str] | Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    missing: str = "raise",
+) -> dict[str, Any]:
+    """What the header of an index says of how it was built: `configuration`, and what a later listing needs of it."""
+    mapping, renamed = parse_mapping(data_mapping), dict(rename or {})
+    return {
+        "configuration": configuration(sources, data_mapping=mapping, rename=renamed, missing=missing),
+        "sources": [source.name for source in sources],
+        "data_mapping": mapping,
+        "rename": renamed,
+        "missing": missing,
+    }
+
+
 def _view(config: DataSourceConfig) -> str:
     """The name of what gives ETags of its own: by gcsfs they are others than by obstore."""
     return "gcsfs" if config.engine == "gcsfs" else ""
@@ -129,10 +147,11 @@ class SampleIndex:
         nbytes: of the whole index, all in.
     """
 
-    def __init__(self, sections: Sections, path: str | None = None) -> None:
+    def __init__(self, sections: Sections, path: str | None = None, *, is_shared: bool = False) -> None:
         header = sections.header
         self._sections = sections
         self._path = path
+        self._is_shared = is_shared
         self._buffer = sections.buffer
         self._known_folders: dict[int, tuple[int, str, int]] = {}
         self._first_object = sections.objects
@@ -177,39 +196,38 @@ class SampleIndex:
         """
         if missing not in ("raise", "drop"):
             raise ConfigError(f"missing={missing!r}: say 'raise' or 'drop'")
-        mapping, rules = parse_mapping(data_mapping), dict(rename or {})
-        if "" in rules:
+        if rename and "" in rename:
             raise ConfigError("rename replaces an empty text: say what to replace")
-        header = {
-            "configuration": configuration(sources, data_mapping=mapping, rename=rules, missing=missing),
-            "sources": [source.name for source in sources],
-            "data_mapping": mapping,
-            "rename": rules,
-            "missing": missing,
-        }
+        header = rules(sources, data_mapping=data_mapping, rename=rename, missing=missing)
         index = cls(parse(await build_buffer(sources, header, {}), "just built"))
         report(sources, index.skips, index.unlikely)
         return index
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, expect: str | None = None) -> SampleIndex:
+    def open(
+        cls, path: str | os.PathLike[str], *, expect: str | Mapping[str, Any] | None = None, is_shared: bool = False
+    ) -> SampleIndex:
         """Map a saved index.
 
         Args:
-            expect: the `configuration` it must have been built for; None: any.
+            expect: what it must have been built for, as `configuration` or `rules` gives it; None: any.
+            is_shared: whether users other than this one and root may own or write the file. They then decide which
+                objects are read as which sample.
 
         Raises:
             FileNotFoundError: or another OSError, if the file cannot be opened.
-            IndexFileError: if it is cut short, damaged, of another version, or built for another configuration.
+            IndexFileError: if it is cut short, damaged, of another version, or built for another configuration, if it
+                says what cannot be, or if others could have written it.
         """
-        index = cls(parse(map_file(Path(path)), os.fspath(path)), os.path.abspath(path))
-        if expect not in (None, index._sections.header["configuration"]):
+        sections = parse(map_file(Path(path), is_shared=is_shared), os.fspath(path))
+        expected = {"configuration": expect} if isinstance(expect, str) else expect or {}
+        if any(sections.header[name] != value for name, value in expected.items()):
             raise IndexFileError(
                 f"the index {os.fspath(path)} was built for other sources, data_mapping, rename or missing, or for "
                 "other include or exclude of a source; build it anew, or give each configuration a file of its own",
                 path=os.fspath(path),
             )
-        return index
+        return cls(sections, os.path.abspath(path), is_shared=is_shared)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save to a file, whole or not at all, and go on with a map of that file; others may save to it at once.
@@ -332,8 +350,8 @@ class SampleIndex:
         header, names = self._sections.header, [source.name for source in sources]
         if names != header["sources"]:
             raise ConfigError(f"this index was built over the sources {header['sources']}, not {names}: give those")
-        rules = {key: header[key] for key in ("configuration", "sources", "data_mapping", "rename", "missing")}
-        fresh = SampleIndex(parse(await build_buffer(sources, rules, self._known_lines()), "just built"))
+        same = {key: header[key] for key in ("configuration", "sources", "data_mapping", "rename", "missing")}
+        fresh = SampleIndex(parse(await build_buffer(sources, same, self._known_lines()), "just built"))
         if (fresh.skips.counts, fresh.unlikely.counts) != (self.skips.counts, self.unlikely.counts):
             report(sources, fresh.skips, fresh.unlikely)
         return await asyncio.to_thread(self._compare, fresh)
@@ -371,7 +389,7 @@ class SampleIndex:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._path is not None:
-            return _reopen, (self._path, self.fingerprint)
+            return _reopen, (self._path, self.fingerprint, self._is_shared)
         return _from_bytes, (bytes(self._buffer),)
 
     def __repr__(self) -> str:
@@ -381,8 +399,8 @@ class SampleIndex:
         )
 
 
-def _reopen(path: str, fingerprint: str) -> SampleIndex:
-    index = SampleIndex.open(path)
+def _reopen(path: str, fingerprint: str, is_shared: bool) -> SampleIndex:
+    index = SampleIndex.open(path, is_shared=is_shared)
     if index.fingerprint != fingerprint:
         text = f"the index {path} was replaced by another since this object was sent: send the new one"
         raise IndexFileError(text, path=path)

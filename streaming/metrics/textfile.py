@@ -1,16 +1,19 @@
 """The metrics as a file, for the textfile collector of Prometheus' node exporter: no port, no server.
 
 The exporter reads files that end in `.prom`, whenever it is scraped. Each is written beside its place and renamed, so
-that nobody ever sees half of one. It stays when the process ends: `node_textfile_mtime_seconds` says how old it is.
+that nobody ever sees half of one, and a link in its place is replaced and not followed. It stays when the process ends:
+`node_textfile_mtime_seconds` says how old it is.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest
 
 from streaming.errors import ConfigError
+from streaming.files import replacing
 from streaming.metrics.collector import rank_of_process
 from streaming.metrics.periodic import Periodic
 from streaming.metrics.registry import metrics_registry
@@ -30,7 +33,8 @@ def write_textfile(path: str | os.PathLike[str], registry: CollectorRegistry | N
     """
     place = os.fspath(path).replace("{rank}", rank_of_process())
     try:
-        write_to_textfile(place, metrics_registry(registry))
+        with replacing(Path(place)) as file:
+            file.write(generate_latest(metrics_registry(registry)))
     except OSError as exc:
         raise ConfigError(
             f"cannot write metrics to {place!r}: {exc.strerror or exc}; make its folder, let this user write there, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from collections.abc import Iterator
 from streaming.errors import AccessDenied, NotFound, SourceError
 from streaming.skips import Skips
 from streaming.sources.base import FileInfo, check_prefix
+from streaming.sources.local_root import LocalRoot
+
+_GONE = (errno.ENOTDIR, errno.ELOOP, errno.EXDEV)  # a folder that was replaced since by a file or a link
 
 
 def scan(base: str, prefix: str, source: str, skips: Skips) -> Iterator[FileInfo]:
@@ -27,17 +31,18 @@ def scan(base: str, prefix: str, source: str, skips: Skips) -> Iterator[FileInfo
     """
     check_prefix(prefix)
     try:
-        os.stat(base)
+        root = LocalRoot(base)
     except FileNotFoundError as error:
         text = f"the root {base!r} of source {source!r} does not exist; check the path of the source"
         raise NotFound(text, source=source) from error
     except OSError as error:
         raise _not_listed(base, source, error) from error
-    yield from _Scan(base, prefix, source, skips).files_in(prefix.rpartition("/")[0])
+    yield from _Scan(root, base, prefix, source, skips).files_in(prefix.rpartition("/")[0])
 
 
 class _Scan:
-    def __init__(self, base: str, prefix: str, source: str, skips: Skips) -> None:
+    def __init__(self, root: LocalRoot, base: str, prefix: str, source: str, skips: Skips) -> None:
+        self._root = root
         self._base = base
         self._prefix = prefix
         self._source = source
@@ -54,41 +59,58 @@ class _Scan:
 
     def _walk(self, folder: str, real: str, around: frozenset[str]) -> Iterator[FileInfo]:
         """Files below `folder` (a path that ends in `/`), which is `real`; `around` are the real folders it lies in."""
-        for entry in self._entries(folder, real):
-            path = folder + entry.name
-            if not path.startswith(self._prefix) and not self._prefix.startswith(f"{path}/"):
-                continue
-            real_entry = os.path.join(real, entry.name)
-            try:
-                if entry.is_symlink():
-                    real_entry = os.path.realpath(real_entry, strict=True)
-                    if not real_entry.startswith(self._base) and real_entry + os.sep != self._base:
-                        self._skips.add("link_out_of_root", path)
-                        continue
-                status = entry.stat()
-            except OSError:  # vanished since, or a link to nothing
-                if entry.is_symlink():
-                    self._skips.add("broken_link", path)
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                if real_entry not in around:
-                    yield from self._walk(f"{path}/", real_entry, around | {real_entry})
-            elif not path.startswith(self._prefix):
-                continue
-            elif stat.S_ISREG(status.st_mode):
-                size = status.st_size
-                yield FileInfo(path, size, f"{status.st_mtime_ns:x}-{size:x}", status.st_mtime)
-            else:
-                self._skips.add("special_file", path)
-
-    def _entries(self, folder: str, real: str) -> list[os.DirEntry[str]]:
         try:
-            with os.scandir(real) as entries:
+            opened = self._root.open_folder(self._below(real))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in _GONE:
+                return
+            raise _not_listed(folder or real, self._source, error) from error
+        try:
+            for entry in self._entries(opened, folder or real):
+                path = folder + entry.name
+                if not path.startswith(self._prefix) and not self._prefix.startswith(f"{path}/"):
+                    continue
+                real_entry = os.path.join(real, entry.name)
+                is_link = entry.is_symlink()
+                try:
+                    if is_link:
+                        real_entry = os.path.realpath(real_entry, strict=True)
+                        if not real_entry.startswith(self._base) and real_entry + os.sep != self._base:
+                            self._skips.add("link_out_of_root", path)
+                            continue
+                        status = self._root.stat_real(self._below(real_entry))
+                    else:
+                        status = entry.stat(follow_symlinks=False)
+                except OSError:  # vanished since, or a link to nothing
+                    if is_link:
+                        self._skips.add("broken_link", path)
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    if real_entry not in around:
+                        yield from self._walk(f"{path}/", real_entry, around | {real_entry})
+                elif not path.startswith(self._prefix):
+                    continue
+                elif stat.S_ISREG(status.st_mode):
+                    size = status.st_size
+                    yield FileInfo(path, size, f"{status.st_mtime_ns:x}-{size:x}", status.st_mtime)
+                else:
+                    self._skips.add("special_file", path)
+        finally:
+            if isinstance(opened, int):
+                os.close(opened)
+
+    def _below(self, real: str) -> str:
+        """A real path below the root, relative to it."""
+        return real[len(self._base) :]
+
+    def _entries(self, opened: int | str, folder: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(opened) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise _not_listed(folder or real, self._source, error) from error
+            raise _not_listed(folder, self._source, error) from error
 
 
 def _not_listed(folder: str, source: str, error: OSError) -> SourceError:

@@ -48,7 +48,7 @@ def test_a_service_is_pinned_bounded_and_without_rights(name: str) -> None:
     """Its image is one release, its memory bounded, its root read-only, all capabilities dropped, ports of loopback."""
     service = SERVICES[name]
     if "build" not in service:
-        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", service["image"])
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
@@ -113,9 +113,9 @@ def test_grafana_finds_its_source_and_its_dashboards() -> None:
     assert (DEPLOY / mounts[f"/usr/share/grafana{runbooks}"] / "README.md").exists()
 
 
-def test_grafana_has_no_account_to_break_into() -> None:
-    """There is no administrator and no password: whoever reaches it may look, and no more."""
+def test_grafana_asks_who_you_are() -> None:
+    """Nobody looks without the password, which whoever starts it has to choose: there is none in the file."""
     environment = SERVICES["grafana"]["environment"]
-    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
-    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
-    assert not [name for name in environment if "PASSWORD" in name]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    assert environment["GF_USERS_ALLOW_SIGN_UP"] == "false"
+    assert re.fullmatch(r"\$\{GRAFANA_PASSWORD:\?[^}]+\}", environment["GF_SECURITY_ADMIN_PASSWORD"])

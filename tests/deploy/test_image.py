@@ -6,9 +6,11 @@ import fnmatch
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
 
 from tests.deploy.command_line import check_command
 
@@ -38,7 +40,7 @@ def is_sent(path: str) -> bool:
 def test_what_is_copied_exists_and_is_sent() -> None:
     """Each source of a COPY is in the repository and not kept out by .dockerignore."""
     copied = [word for line in instructions("COPY") if "--from" not in line for word in shlex.split(line)[:-1]]
-    assert {"constraints.txt", "pyproject.toml", "streaming", "examples/data"} <= set(copied)
+    assert {"deploy/requirements.txt", "pyproject.toml", "streaming", "examples/data"} <= set(copied)
     for path in copied:
         assert (REPOSITORY / path).exists(), path
         assert is_sent(path), path
@@ -47,7 +49,15 @@ def test_what_is_copied_exists_and_is_sent() -> None:
 
 def test_nothing_else_is_sent() -> None:
     """History, tests, environments, results and files of secrets stay out of the build."""
-    for path in (".git/config", ".env", ".venv/bin/python", "tests/conftest.py", "id_rsa", "examples/trainer.py"):
+    for path in (
+        ".git/config",
+        ".env",
+        ".venv/bin/python",
+        "tests/conftest.py",
+        "id_rsa",
+        "examples/trainer.py",
+        "deploy/compose.yaml",
+    ):
         assert not is_sent(path), path
     assert not is_sent("streaming/__pycache__/cli.cpython-311.pyc")
 
@@ -63,12 +73,64 @@ def test_it_runs_as_a_user_without_rights() -> None:
 
 
 def test_its_python_is_pinned_and_can_run_the_package() -> None:
-    """The tag names one release of Python, of a version that pyproject.toml takes; torch is that of constraints.txt."""
+    """The tag names one release of Python, of a version that pyproject.toml takes, and one image by its digest."""
     [tag] = [line.partition("=")[2] for line in instructions("ARG") if line.startswith("PYTHON=")]
-    assert re.fullmatch(r"3\.(1[1-9])\.\d+-slim-\w+", tag)
-    installs = [line for line in instructions("RUN") if "pip install" in line]
-    assert installs
-    assert all("-c constraints.txt" in line for line in installs)
+    assert re.fullmatch(r"3\.(1[1-9])\.\d+-slim-\w+@sha256:[0-9a-f]{64}", tag)
+
+
+def test_every_package_is_taken_by_its_hash() -> None:
+    """Each call of pip asks for hashes, or for nothing but what is here; none looks for dependencies by itself."""
+    installs = [call for line in instructions("RUN") for call in re.findall(r"pip install [^&]*", line)]
+    assert len(installs) == 3
+    assert all("--no-deps" in call for call in installs)
+    assert ["--require-hashes" in call or "--no-index" in call for call in installs] == [True] * 3
+
+
+REQUIREMENTS = {
+    name: re.split(r"^(?=\S)", (REPOSITORY / "deploy" / name).read_text().partition("\n")[2], flags=re.MULTILINE)[1:]
+    for name in ("requirements.txt", "requirements-torch.txt", "requirements-clouds.txt")
+}
+
+
+def normal(name: str) -> str:
+    """A name of a package as PyPI writes it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def versions(name: str) -> dict[str, str]:
+    """The versions in one of the files of requirements."""
+    pairs = [entry.split()[0].partition("==") for entry in REQUIREMENTS[name]]
+    return {normal(package): version for package, _, version in pairs}
+
+
+def test_requirements_are_those_that_are_tested() -> None:
+    """Each has a hash, and the version that constraints.txt has, where that has one; none stands in two files."""
+    tested = {}
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            package, _, version = line.partition("==")
+            tested[normal(package)] = version
+    found: dict[str, str] = {}
+    for name, entries in REQUIREMENTS.items():
+        assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries), name
+        assert not set(found) & set(versions(name))
+        found |= versions(name)
+    assert {package: found[package] for package in found if package in tested} == {
+        package: tested[package] for package in found if package in tested
+    }
+    unknown = {package for package in found if package not in tested}
+    assert not [each for each in unknown if not re.match(r"nvidia-|cuda-|triton|colorama|httpx2-jsfetch", each)]
+
+
+def test_requirements_hold_what_the_package_needs() -> None:
+    """Every dependency of pyproject.toml and of its extras for the clouds has a version that it takes."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    core = versions("requirements.txt") | versions("requirements-torch.txt")
+    extras = [each for extra in ("s3", "gcs", "hf") for each in project["optional-dependencies"][extra]]
+    clouds = core | versions("requirements-clouds.txt")
+    for needed, given in ((project["dependencies"], core), (extras, clouds)):
+        for requirement in map(Requirement, needed):
+            assert requirement.specifier.contains(given[normal(requirement.name)]), requirement
 
 
 def test_it_holds_no_secret() -> None:

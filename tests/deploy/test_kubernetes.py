@@ -16,10 +16,11 @@ from tests.deploy.command_line import check_command
 from tests.prometheus import ALERTS
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
-BASE, MONITORING = FOLDER / "base", FOLDER / "monitoring"
+BASE, MONITORING, NAMESPACE = FOLDER / "base", FOLDER / "monitoring", FOLDER / "namespace"
 OVERLAYS = sorted(path for path in (FOLDER / "overlays").iterdir() if path.is_dir())
 JOB: dict[str, Any] = yaml.safe_load((BASE / "job.yaml").read_text())
-MONITOR: dict[str, Any] = yaml.safe_load((MONITORING / "pod-monitor.yaml").read_text())
+MONITOR: dict[str, Any] = yaml.safe_load((NAMESPACE / "pod-monitor.yaml").read_text())
+POLICY: dict[str, Any] = yaml.safe_load((NAMESPACE / "network-policy.yaml").read_text())
 RULE: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus-rule.yaml").read_text())
 
 ENDPOINT = {"port": str, "path": str, "interval": str}
@@ -38,9 +39,10 @@ def containers() -> Iterator[dict[str, Any]]:
 
 
 def test_the_job_is_valid() -> None:
-    """The schemas of Kubernetes take the base, with no field that they do not know."""
+    """The schemas of Kubernetes take the base and the policy, with no field that they do not know."""
     command = Path(sys.executable).with_name("kubernetes-validate")
-    done = subprocess.run([command, "--strict", BASE / "job.yaml"], capture_output=True, text=True)
+    files = [BASE / "job.yaml", NAMESPACE / "network-policy.yaml"]
+    done = subprocess.run([command, "--strict", *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -48,13 +50,34 @@ def test_the_monitor_finds_the_pods_by_label_and_port() -> None:
     """The PodMonitor has fields that the operator knows, selects the pods of the job, and names a port they have."""
     assert (MONITOR["apiVersion"], MONITOR["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
     spec = MONITOR["spec"]
-    assert set(spec) == {"jobLabel", "namespaceSelector", "selector", "podMetricsEndpoints"}
+    assert set(spec) == {"jobLabel", "sampleLimit", "selector", "podMetricsEndpoints"}  # of its own namespace alone
+    assert 0 < spec["sampleLimit"] <= 10_000
     pod = JOB["spec"]["template"]
     assert spec["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert spec["jobLabel"] in pod["metadata"]["labels"]
     for endpoint in spec["podMetricsEndpoints"]:
         assert all(isinstance(value, ENDPOINT[field]) for field, value in endpoint.items())
         assert endpoint["port"] in {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+
+
+def ports() -> set[int]:
+    """The port of the metrics of every container that has one."""
+    named = [port for container in containers() for port in container.get("ports", []) if port.get("name") == "metrics"]
+    return {port["containerPort"] for port in named}
+
+
+def test_only_prometheus_reaches_the_metrics() -> None:
+    """The policy lets pods of a named namespace in at the ports of metrics, and the pods of jobs in to each other."""
+    spec = POLICY["spec"]
+    pod = JOB["spec"]["template"]["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"].items() <= pod.items()
+    assert spec["policyTypes"] == ["Ingress"]
+    from_prometheus, from_each_other = spec["ingress"]
+    [peer] = from_prometheus["from"]
+    assert peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    assert peer["podSelector"]["matchLabels"]
+    assert {port["port"] for port in from_prometheus["ports"]} == ports()
+    assert from_each_other == {"from": [{"podSelector": spec["podSelector"]}]}
 
 
 def test_the_rule_holds_the_alerts_as_they_are() -> None:
@@ -117,10 +140,10 @@ def test_the_sidecar_reads_what_the_trainer_writes() -> None:
     target = Path(trainer["args"][trainer["args"].index("--metrics-file") + 1])
     assert (str(target.parent), target.suffix) == (writes["mountPath"], ".prom")
     assert [port["name"] for port in sidecar["ports"]] == [MONITOR["spec"]["podMetricsEndpoints"][0]["port"]]
-    assert re.search(r":\d+\.\d+\.\d+$|:v\d+\.\d+\.\d+$", sidecar["image"])
+    assert re.search(r":v\d+\.\d+\.\d+@sha256:[0-9a-f]{64}$", sidecar["image"])
 
 
-@pytest.mark.parametrize("folder", [BASE, MONITORING, *OVERLAYS], ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", [BASE, MONITORING, NAMESPACE, *OVERLAYS], ids=lambda path: path.name)
 def test_a_kustomization_names_files_that_exist(folder: Path) -> None:
     """Every resource and patch is there, each patch is of an object of the base, and every file is used."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
