@@ -27,6 +27,7 @@ __all__ = ["PickleScan", "scan_pickle"]
 _MOST_LEVELS = 1000  # the recursion limit of Python, which pickle itself stops at
 _MOST_KEY_BYTES = 4096  # hashing a key walks all that it holds, without a limit on time or depth
 _MOST_KEY_LEVELS = 8
+_MOST_NAME_CHARACTERS = 512  # torch takes time by their square to say that it refuses the name
 _MOST_OF_ONE_HASH = 64  # of keys that nobody chose, hardly two have one
 
 # Measured with CPython 3.11 and torch 2.13; never less than what the scan itself takes for the value.
@@ -141,6 +142,8 @@ class PickleScan:
                 self._push(self._memo[argument])
             case "GLOBAL":
                 module, name = argument.split(" ")
+                if len(argument) > _MOST_NAME_CHARACTERS:
+                    raise UnsafeData(f"names a class by {len(argument):,} characters")
                 stack.append(_Name(IMPORT_MAPPING.get(module, module), name))
                 self.weight += _NAME + len(argument)
             case "MARK":

@@ -68,6 +68,8 @@ def arithmetic() -> dict[str, Attack]:
             archive(b"c__builtin__\nbytearray\n" + text("ü" * 100_000) + text("punycode") + b"\x86R"),
             UnsafeData,
         ),
+        "a name of many characters": ("a.pt", archive(b"c" + b"t" * 200_000 + b"\nx\n)R"), UnsafeData),
+        "a name of many characters, old": ("a.pt", legacy(b"c" + b"t" * 200_000 + b"\nx\n)R"), UnsafeData),
         "keys of one hash": ("a.pt", archive(b"}(" + one_hash + b"u"), UnsafeData),
         "keys of one hash, beside no plan": ("a.pt", archive(b"(" + HOOKS + b"}(" + one_hash + b"ut"), UnsafeData),
         "tuples of one hash": ("a.pt", archive(b"(" + HOOKS + b"}(" + tuples + b"ut"), UnsafeData),
