@@ -4,6 +4,7 @@
 #   make demo    environment, install, and a small model trained on recordings that are streamed over HTTP
 #   make test    environment, install, the servers that tests need, the tests
 #   make check   everything that must hold before a change lands: lint, deploy/, types, the tests with their coverage
+#   make fuzz    ten minutes of nearly valid bytes for all parsers together; FUZZ_SECONDS=60 chooses the time
 #   make demo DEMO=--kill-primary    the same, and the server dies half-way: a mirror takes over
 #   make clean   remove the environment and what tools left behind
 #
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OPTIONS ?=
 
-.PHONY: demo test check lint lint-deploy types coverage services clean
+.PHONY: demo test check fuzz lint lint-deploy types coverage services clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -28,6 +29,10 @@ test: $(VENV)/.dev services
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(OPTIONS)
 
 check: lint lint-deploy types coverage
+
+# Hypothesis keeps no examples here: each run tries others. A failure names its parser, its seed and a file with the input.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.security.fuzz $(or $(FUZZ_SECONDS),600)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

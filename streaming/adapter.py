@@ -76,7 +76,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
             last; "auto" is "retain" where the order is known, from the first announcement on, and "lru" otherwise.
         concurrency: most samples being read ahead at once; None is 256, from local disk 8 for each decode thread.
         decode_threads: threads that decode; None is one a processor.
-        max_object_bytes: objects that are or claim to be larger are refused before memory is taken for them.
+        max_object_bytes: objects that are or claim to be larger, or whose values take over 1 MiB more, are refused
+            before memory is taken for them. Left at 8 GB it is 1 GB for JSON, whose values take 48 times its bytes.
         resilience: `{constant: value}` of `streaming.resilience.Resilience`, such as `{"deadline_s": 300}`.
         owner: what reads, see "Processes and threads": "thread" is a thread of this process, "process" a child process,
             for a trainer whose Python leaves that thread too little time. `prepare` and sources are then sent there.

@@ -100,7 +100,11 @@ class DataSourceConfig(Settings):
     mirrors: list[DataSourceConfig] = Field(default_factory=list, description="sources that hold the same objects")
     timeout_s: _Seconds = Field(60.0, description="the longest a read may take; more than 0 s")
     connect_timeout_s: _Seconds = Field(10.0, description="the longest a connect may take; more than 0 s")
-    max_object_bytes: _Size = Field(8 * GB, description="a larger object is refused before memory is taken for it")
+    max_object_bytes: _Size = Field(
+        8 * GB,
+        description="a larger object, or one whose values take more, is refused before memory is taken for it; "
+        "1 GB for JSON where it is left at 8 GB",
+    )
     spool_bytes: _Size = Field(
         2 * GB, description="the most temporary disk for objects of a web server that sends no ranges"
     )
@@ -321,7 +325,11 @@ class AdapterConfig(Settings):
     decode_threads: int | None = Field(
         None, ge=1, description="threads that decode and run prepare; None: one per processor"
     )
-    max_object_bytes: _Size = Field(8 * GB, description="a larger object is refused before memory is taken for it")
+    max_object_bytes: _Size = Field(
+        8 * GB,
+        description="a larger object, or one whose values take more, is refused before memory is taken for it; "
+        "1 GB for JSON where it is left at 8 GB",
+    )
     resilience: dict[str, Any] | None = Field(
         None, description="{constant: value} for what `streaming.resilience.Resilience` holds; None: the defaults"
     )

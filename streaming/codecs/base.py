@@ -28,12 +28,13 @@ class Codec:
     Attributes:
         name: short and stable, for cache keys and metrics: "pt", "json", "json.zst".
         suffixes: lower case, each with its leading dot.
-        decode: `(data, max_bytes) -> sample`, in memory of its own. `data` is flat and at most `max_bytes` long, any
-            thread. Raises a kind of `DecodeError` that says what is wrong, and after "; " what to do if the codec
-            knows; `streaming.codecs.decode` adds the names.
+        decode: `(data, max_bytes) -> sample`, in memory of its own. `data` is flat and at most `max_bytes` long, and
+            what is made of it takes at most 1 MiB more (see `limits`); any thread. Raises a kind of `DecodeError` that
+            says what is wrong, and after "; " what to do if the codec knows; `streaming.codecs.decode` adds the names.
         encode: `sample -> bytes`. Raises TypeError if the format cannot hold the sample.
         view: like `decode`, but tensors may be views of `data`, which is writable: for callers who copy them at once.
             None where the format has no such form.
+        default_max_bytes: the limit where the caller's was left at `DEFAULT_MAX_BYTES`.
         is_trivial: decoding costs no more than one copy, so it may run on an event loop.
     """
 
@@ -43,6 +44,7 @@ class Codec:
     encode: Callable[[Any], bytes]
     is_trivial: bool = False
     view: Callable[[memoryview, int], Any] | None = None
+    default_max_bytes: int = DEFAULT_MAX_BYTES
 
 
 def as_buffer(data: Any) -> Buffer:

@@ -2,6 +2,9 @@
 
 As `json` does, `NaN` and `Infinity` are accepted, duplicate keys keep the last value, and a lone surrogate written as
 an escape stays one. Text must be UTF-8; a byte order mark is skipped.
+
+Values take up to 48 times the memory of their text, so they are counted against the limit before they are made, and the
+default of the limit is lower than for tensors.
 """
 
 from __future__ import annotations
@@ -9,18 +12,19 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
+from streaming.codecs.json_cost import check_cost, without_strings
 from streaming.codecs.raw import decode_utf8
 from streaming.errors import DecodeError, TruncatedData, UnsafeData
 
 # Before 3.12 the C scanner stops at the recursion limit and nothing else: with the limit raised, 100,000 levels
 # overflow an 8 MB stack and kill the process. 10,000 levels need under 2 MB.
 _SAFE_DEPTH = 10_000
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+# 1 GB: the values of 20 to 200 MB of text, far above one recording.
+_DEFAULT_MAX_BYTES = 10**9
 _BRACKET = re.compile(r"[\[{}\]]")
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -32,9 +36,11 @@ def decode_json(data: Buffer, max_bytes: int) -> Any:
     """One document.
 
     Raises: TruncatedData: if it is empty or ends early. UnsafeData: if it nests deeper than the interpreter's
-    recursion limit. DecodeError: with the position, for anything else.
+    recursion limit. TooLarge: if its values take more than `max_bytes` and 1 MiB. DecodeError: with the position, for
+    anything else.
     """
-    text = _text(data)
+    text = _text(data, max_bytes)
+    check_cost(text, max_bytes)
     try:
         return _parse(text)
     except (ValueError, RecursionError) as exc:
@@ -44,7 +50,9 @@ def decode_json(data: Buffer, max_bytes: int) -> Any:
 def decode_jsonl(data: Buffer, max_bytes: int) -> list[Any]:
     """One document per line, blank lines skipped; no lines are an empty list. Raises as `decode_json`."""
     rows = []
-    for number, line in enumerate(_text(data).split("\n"), start=1):
+    text = _text(data, max_bytes)
+    check_cost(text, max_bytes, is_lines=True)
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line or line.isspace():
             continue
         try:
@@ -67,10 +75,10 @@ def encode_jsonl(sample: Any) -> bytes:
     return "".join(f"{_dump(row)}\n" for row in sample).encode("ascii")
 
 
-def _text(data: Buffer) -> str:
+def _text(data: Buffer, max_bytes: int) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DecodeError("is UTF-16; save it as UTF-8")
-    text = decode_utf8(data)
+    text = decode_utf8(data, max_bytes)
     if text.startswith("\ufeff"):
         text = text[1:]
     if sys.getrecursionlimit() > _SAFE_DEPTH:
@@ -80,14 +88,12 @@ def _text(data: Buffer) -> str:
 
 def _refuse_deep(text: str) -> None:
     """Costs one more pass, so only where the recursion limit no longer guards the stack."""
-    if (
-        text.count("[") + text.count("{") > _SAFE_DEPTH
-        and _depth(_BRACKET.findall(_STRING.sub("", text))) > _SAFE_DEPTH
-    ):
+    if text.count("[") + text.count("{") > _SAFE_DEPTH and _depth(text) > _SAFE_DEPTH:
         raise UnsafeData(f"nests deeper than {_SAFE_DEPTH:,} levels")
 
 
-def _depth(brackets: Iterable[str]) -> int:
+def _depth(text: str) -> int:
+    brackets = (found[0] for piece in without_strings(text) for found in _BRACKET.finditer(piece))
     return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
 
 
@@ -103,5 +109,17 @@ def _explain(exc: ValueError | RecursionError, length: int) -> DecodeError:
     return DecodeError(f"is not JSON: {exc}")
 
 
-JSON = Codec(name="json", suffixes=(".json",), decode=decode_json, encode=encode_json)
-JSONL = Codec(name="jsonl", suffixes=(".jsonl",), decode=decode_jsonl, encode=encode_jsonl)
+JSON = Codec(
+    name="json",
+    suffixes=(".json",),
+    decode=decode_json,
+    encode=encode_json,
+    default_max_bytes=_DEFAULT_MAX_BYTES,
+)
+JSONL = Codec(
+    name="jsonl",
+    suffixes=(".jsonl",),
+    decode=decode_jsonl,
+    encode=encode_jsonl,
+    default_max_bytes=_DEFAULT_MAX_BYTES,
+)

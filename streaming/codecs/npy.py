@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import re
 import struct
 import zipfile
@@ -16,6 +15,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec, readable
+from streaming.codecs.limits import are_lengths, elements, most_cost
 from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ _PREFIX_BYTES = 12
 # numpy's own bound: its header parser is slow and hungry on longer ones.
 _MAX_HEADER_BYTES = 10_000
 _CHUNK_BYTES = 1 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes; zipfile does not bound the others
+_ENTRY = b"PK\x01\x02"
+_ENTRY_BYTES = 46  # of the shortest entry in a directory
+_MEMBER_COST = 1200  # of its entry in memory and of its array; measured: 1,070 bytes
 # What numpy writes for an array of a plain type. One axis ends in a comma: `(3,)`; none is `()`.
 _PLAIN_HEADER = re.compile(
     rb"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (True|False), 'shape': \(((?:\d+, ?)*\d*)\), \} *\n?"
@@ -38,18 +42,23 @@ _HEADER_TRIES = 8
 def decode_npy(data: Buffer, max_bytes: int) -> np.ndarray[Any, Any]:
     """One array, writable.
 
-    Raises: UnsafeData: if it holds Python objects. TooLarge: if shape x item size passes `max_bytes`. TruncatedData: if
-    the data ends before that. DecodeError: if the header is damaged or bytes follow the array.
+    Raises: UnsafeData: if it holds Python objects, or items without a size. TooLarge: if shape x item size passes
+    `max_bytes`. TruncatedData: if the data ends before that. DecodeError: if the header is damaged or bytes follow the
+    array.
     """
     start, shape, is_fortran, dtype = _header(data)
     _check_size(shape, dtype, len(data) - start, max_bytes)
-    return _fill(memoryview(data)[start:], shape, is_fortran, dtype)
+    return _fill(memoryview(data)[start:], shape, is_fortran, dtype, max_bytes)
 
 
 def decode_npz(data: Buffer, max_bytes: int) -> dict[str, np.ndarray[Any, Any]]:
-    """`{name: array}`, writable. Raises as `decode_npy`, naming the member; the limit counts all members together."""
+    """`{name: array}`, writable, of members that are stored or deflated.
+
+    Raises as `decode_npy`, naming the member; the limit counts all members together, and what stands for each.
+    """
     if len(data) == 0 or (len(data) < 4 and b"PK\x03\x04".startswith(bytes(data))):
         raise TruncatedData(f"ends within the header of a zip archive, at byte {len(data)}")
+    _check_count(data, max_bytes)
     try:
         with zipfile.ZipFile(readable(data)) as archive:
             members = archive.infolist()
@@ -99,13 +108,24 @@ def _header(data: Buffer) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
     start = _array_start(data)
     try:
         shape, is_fortran, dtype = _plain_header(bytes(data[:start])) or _any_header(bytes(data[:start]))
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as exc:
+    except Exception as exc:  # numpy's parser raises whatever Python's own does
         raise DecodeError(f"has a damaged npy header: {exc}") from exc
     if dtype.hasobject:
         raise UnsafeData("holds Python objects, which only unpickling could read")
-    if any(length < 0 for length in shape):
-        raise DecodeError(f"has a negative length in its shape {shape}")
+    if dtype.itemsize == 0 or (dtype.kind == "V" and _has_empty_items(dtype)):
+        raise UnsafeData(f"holds items without a size ({dtype}), which numpy gives one")
+    if not are_lengths(shape):
+        raise DecodeError("has a shape of more than 64 axes, or a length that is negative or beyond 64 bits")
     return start, shape, is_fortran, dtype
+
+
+def _has_empty_items(dtype: np.dtype[Any]) -> bool:
+    """Whether an item, or a part of it, has no bytes: `S0`, `U0`, `V0`, no fields, a field that repeats no times."""
+    if dtype.itemsize == 0:
+        return True
+    if dtype.subdtype is not None:
+        return _has_empty_items(dtype.subdtype[0])
+    return any(_has_empty_items(field[0]) for field in (dtype.fields or {}).values())
 
 
 def _plain_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]] | None:
@@ -159,7 +179,7 @@ def _array_start(data: Buffer) -> int:
 
 
 def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, max_bytes: int) -> None:
-    declared = math.prod(shape) * dtype.itemsize
+    declared = elements(shape) * dtype.itemsize
     if declared > max_bytes:
         raise TooLarge(f"declares {shape} of {dtype}, {declared:,} bytes, the limit is {max_bytes:,}")
     if declared > available:
@@ -168,17 +188,32 @@ def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, ma
         raise DecodeError(f"has {available - declared:,} bytes after its array of {declared:,}")
 
 
-def _fill(body: Buffer, shape: tuple[int, ...], is_fortran: bool, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def _fill(
+    body: Buffer, shape: tuple[int, ...], is_fortran: bool, dtype: np.dtype[Any], max_bytes: int
+) -> np.ndarray[Any, Any]:
     import numpy as np
 
     try:
         array = np.empty(shape, dtype, order="F" if is_fortran else "C")
     except ValueError as exc:
         raise DecodeError(f"has a shape that numpy cannot make, {shape}: {exc}") from exc
+    if array.nbytes > max_bytes:
+        raise TooLarge(f"makes an array of {array.nbytes:,} bytes, the limit is {max_bytes:,}")
     if len(body):
         flat = array.reshape(-1, order="A").view(np.uint8)
         flat[:] = np.frombuffer(body, np.uint8)
     return array
+
+
+def _check_count(data: Buffer, max_bytes: int) -> None:
+    """Each entry of the directory becomes an object, even if its member is empty."""
+    if len(data) // _ENTRY_BYTES * _MEMBER_COST <= most_cost(max_bytes):
+        return
+    count = bytes(data).count(_ENTRY)
+    if count * _MEMBER_COST > most_cost(max_bytes):
+        raise TooLarge(
+            f"declares {count:,} members, {count * _MEMBER_COST:,} bytes in memory, the limit is {max_bytes:,}"
+        )
 
 
 def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
@@ -193,6 +228,8 @@ def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, max_bytes: int) -> np.ndarray[Any, Any]:
+    if member.compress_type not in _METHODS:
+        raise DecodeError(f"member {member.filename!r} is neither stored nor deflated; save it by numpy.savez")
     try:
         return decode_npy(_read_member(archive, member), max_bytes)
     except DecodeError as exc:

@@ -7,10 +7,11 @@ would take sizes, flags and pointers on trust; here an array is made from its co
 
 from __future__ import annotations
 
-import math
 import pickletools
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from streaming.codecs.limits import are_lengths, elements
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,7 @@ __all__ = ["HAS_NUMPY", "Array", "DType", "dtype_classes", "make_array", "make_s
 HAS_NUMPY = re.compile(rb"cnumpy(\._?core)+\.multiarray\n")
 """Found in each pickle that holds an array or a scalar of NumPy's."""
 
-_CODE = re.compile(r"b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{1,9}")
+_CODE = re.compile(r"b1|[iu][1248]|f[248]|c(8|16)|[SU][1-9]\d{0,8}")
 _MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")
 
 
@@ -96,9 +97,9 @@ def _content(dtype: Any, shape: Any, data: Any, is_fortran: bool, is_scalar: boo
 
     if type(dtype) is not DType or not dtype.text or type(data) is not bytes or type(shape) is not tuple:
         return None
-    if not all(type(length) is int and length >= 0 for length in shape):
+    if not are_lengths(shape):
         return None
-    if math.prod(shape) * np.dtype(dtype.text).itemsize != len(data):
+    if elements(shape) * np.dtype(dtype.text).itemsize != len(data):
         return None
     return ArrayContent(dtype.text, shape, data, is_fortran, is_scalar)
 

@@ -4,26 +4,34 @@ Files of one data set mostly hold the same pickle, byte for byte, and differ in 
 followed once, with inert values, as `pickle_scan` does: no name is imported, nothing is called. What comes out is a
 plan: plain containers, which whole storage is which tensor, and NumPy's arrays, whose bytes are in the pickle itself.
 A pickle that holds anything else (strides, shared storages, subclasses, hooks) has no plan, and its file goes to
-`torch.load`.
+`torch.load`; so does one with keys other than text and small numbers, or deeper than 32 levels.
 """
 
 from __future__ import annotations
 
+import hashlib
 import marshal
-import math
 import pickletools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from streaming.codecs.base import Buffer
+from streaming.codecs.limits import are_lengths, elements, most_cost
+from streaming.codecs.pickle_scan import scan_pickle
 from streaming.codecs.pt_archive import Archive
 from streaming.codecs.pt_numpy import HAS_NUMPY, Array, ArrayContent, DType, make_array, rebuild
 
 __all__ = ["build", "plan_of"]
 
 _LARGE = 1 << 16  # bytes from which `torch.empty` and a copy beat a bytearray
-_MOST_PLANS = 1024
+_MOST_KNOWN = 1024
+_MOST_KNOWN_BYTES = 4 << 20  # of their pickles; plans are a few times as large
 _MOST_PICKLE_BYTES = 1 << 16  # longer ones are rarely equal, and would make the plans large
+_MOST_LEVELS = 32  # the place of each tensor is written down in full
+# Bytes of memory for each opcode, and for what stands in one more place; measured: up to 200 and 700.
+_OPCODE_COST = 256
+_AGAIN_COST = 1024
+_LARGE_KEY = (1 << 61) - 1  # from here on integers can be chosen that all have one hash
 _DTYPES = {
     "torch FloatStorage": "float32",
     "torch DoubleStorage": "float64",
@@ -75,25 +83,66 @@ class Plan(NamedTuple):
     arrays: list[tuple[tuple[Any, ...], ArrayContent]]
 
 
-_plans: dict[bytes, Plan | None] = {}
+class _Known(NamedTuple):
+    """What is known of a pickle: its plan, if it has one, and what its objects weigh at most, in bytes."""
+
+    plan: Plan | None
+    weight: int
 
 
-def plan_of(archive: Archive) -> Plan | None:
-    """How to build the sample of this archive, or None where only `torch.load` can."""
+class _KnownPickles:
+    """Pickles seen before, or their digests, up to a number of them and of their bytes."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, _Known] = {}
+        self._bytes = 0
+
+    def get(self, key: bytes) -> _Known | None:
+        return self._known.get(key)
+
+    def add(self, key: bytes, known: _Known) -> None:
+        if len(self._known) >= _MOST_KNOWN or self._bytes > _MOST_KNOWN_BYTES:
+            self._known.clear()  # every sample has a pickle of its own: nothing would be found anyway
+            self._bytes = 0
+        self._known[key] = known
+        self._bytes += len(key)
+
+
+_pickles = _KnownPickles()
+
+
+def plan_of(archive: Archive, max_bytes: int) -> Plan | None:
+    """How to build the sample of this archive, or None where only `torch.load` can.
+
+    Raises: TooLarge: if the objects weigh more than the limit and an allowance. UnsafeData, DecodeError: if they are
+    not what an honest program saves.
+    """
     if len(archive.pickles) != 1 or archive.byteorder != b"little":
+        for content in archive.pickles:
+            scan_pickle(content, max_bytes)
         return None
     content = archive.pickles[0]
-    try:
-        return _plans[content]
-    except KeyError:
-        pass
-    if HAS_NUMPY.search(content):
-        return _make_plan(content)  # holds the bytes of its arrays, so no other is equal
-    plan = _make_plan(content) if len(content) <= _MOST_PICKLE_BYTES else None
-    if len(_plans) >= _MOST_PLANS:
-        _plans.clear()  # every sample has a pickle of its own: nothing would be found anyway
-    _plans[content] = plan
-    return plan
+    key = content
+    if len(content) > _MOST_PICKLE_BYTES:
+        if HAS_NUMPY.search(content):
+            return _look_at(content, max_bytes).plan
+        key = hashlib.blake2b(content).digest()
+    known = _pickles.get(key)
+    if known is None:
+        known = _look_at(content, max_bytes)
+        if known.plan is None or not known.plan.arrays:  # arrays lie in their pickle, to which no other is equal
+            _pickles.add(key, known)
+    elif known.weight > most_cost(max_bytes):
+        scan_pickle(content, max_bytes)  # exact, where the weight of a plan is not
+    return known.plan
+
+
+def _look_at(content: bytes, max_bytes: int) -> _Known:
+    if len(content) <= _MOST_PICKLE_BYTES or HAS_NUMPY.search(content):
+        known = _make_plan(content, most_cost(max_bytes))
+        if known is not None:
+            return known
+    return _Known(None, scan_pickle(content, max_bytes))
 
 
 def build(plan: Plan, archive: Archive, data: Buffer, is_view: bool = False) -> Any:
@@ -143,11 +192,12 @@ def _copy(data: memoryview, dtype: Any) -> Any:
     return tensor.view(dtype)
 
 
-def _make_plan(content: bytes) -> Plan | None:
+def _make_plan(content: bytes, most: int) -> _Known | None:
+    """The plan, and a bound of what its objects weigh, if that is at most `most`."""
     import torch
 
     try:
-        root = _follow(content)
+        root, weight = _follow(content, most)
         leaves: list[_Leaf] = []
         arrays: list[tuple[tuple[Any, ...], ArrayContent]] = []
         for path, leaf in _leaves(root, ()):
@@ -163,21 +213,25 @@ def _make_plan(content: bytes) -> Plan | None:
         skeleton = marshal.dumps(_without_leaves(root))
     except (_Unplanned, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # torch says what is wrong with a damaged pickle
-    return Plan(skeleton, leaves, arrays)
+    return _Known(Plan(skeleton, leaves, arrays), weight)
 
 
-def _follow(content: bytes) -> Any:
-    """What the pickle makes, with inert values for names, storages and tensors."""
+def _follow(content: bytes, most: int) -> tuple[Any, int]:
+    """What the pickle makes, with inert values for names, storages and tensors, and what that weighs at most."""
+    room = most - 4 * len(content)  # texts, of characters of up to four bytes
     stack: list[Any] = []
     marked: list[list[Any]] = []
     memo: dict[int, Any] = {}
     for opcode, found, _ in pickletools.genops(content):
         name = opcode.name
         argument: Any = found
+        room -= _OPCODE_COST
+        if room < 0:
+            raise _Unplanned
         if name in ("BINPUT", "LONG_BINPUT"):
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
-            _require(not _is_shared(memo[argument]))
+            room -= _cost_again(memo[argument])
             stack.append(memo[argument])
         elif name == "MARK":
             marked.append(stack)
@@ -204,7 +258,7 @@ def _follow(content: bytes) -> Any:
             stack[-1].build(state)
         elif name == "STOP":
             _require(len(stack) == 1)
-            return stack[0]
+            return stack[0], most - room
         elif name != "PROTO":
             stack.append(_value(name, argument))
     raise _Unplanned
@@ -218,7 +272,13 @@ def _fold(name: str, stack: list[Any], items: list[Any]) -> None:
         stack[-1].extend(items)
     else:
         _require(type(stack[-1]) is dict)
+        _require(all(type(key) is str or _is_small_key(key) for key in items[::2]))
         stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+
+def _is_small_key(key: Any) -> bool:
+    """Whether hashing it takes no time, and it shares its hash with few others."""
+    return type(key) in (bool, bytes, type(None)) or (type(key) is int and abs(key) < _LARGE_KEY)
 
 
 def _value(name: str, argument: Any) -> Any:
@@ -234,7 +294,7 @@ def _value(name: str, argument: Any) -> Any:
 
 def _storage(reference: Any) -> _Storage:
     kind, name, key, location, numel = reference
-    _require(kind == "storage" and location == "cpu" and type(name) is _Name and type(numel) is int)
+    _require(kind == "storage" and location == "cpu" and type(name) is _Name and are_lengths((numel,)))
     return _Storage(key.encode(), _DTYPES[name], numel)
 
 
@@ -254,12 +314,14 @@ def _tensor(arguments: Any) -> _Tensor:
     """A whole, contiguous tensor without gradient."""
     storage, offset, shape, stride, requires_grad, hooks = arguments
     _require(type(storage) is _Storage and type(hooks) is _Name and hooks == _HOOKS)
-    _require(offset == 0 and requires_grad is False and math.prod(shape) == storage.numel)
-    _require(stride == tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape))))
+    _require(type(shape) is tuple and are_lengths(shape) and type(stride) is tuple and are_lengths(stride))
+    _require(offset == 0 and requires_grad is False and elements(shape) == storage.numel)
+    _require(stride == tuple(elements(shape[axis + 1 :]) for axis in range(len(shape))))
     return _Tensor(storage, shape)
 
 
 def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    _require(len(path) <= _MOST_LEVELS)
     if isinstance(value, _Tensor | Array):
         yield path, value
     elif type(value) is dict:
@@ -280,9 +342,18 @@ def _without_leaves(value: Any) -> Any:
     return value  # marshal refuses what is not plain, a tensor inside a tuple too
 
 
-def _is_shared(value: Any) -> bool:
-    """Whether to use it again makes one object stand in two places, where changing one changes the other."""
-    return isinstance(value, list | dict | _Tensor) or (isinstance(value, Array) and not value.is_scalar)
+def _cost_again(value: Any) -> int:
+    """What it costs to stand in one more place; what would change in both when it is changed in one has no plan."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    _require(not isinstance(value, list | dict | _Tensor))
+    if isinstance(value, Array):
+        _require(value.is_scalar)
+        return _AGAIN_COST + (len(value.content.data) if value.content else 0)
+    if isinstance(value, tuple):
+        _require(not any(isinstance(item, tuple) for item in value))  # whose own items would count twice, and so on
+        return sum(map(_cost_again, value), _AGAIN_COST)
+    return 0
 
 
 def _require(condition: object) -> None:

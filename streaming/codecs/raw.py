@@ -6,10 +6,16 @@ the source's listing does that.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
-from streaming.errors import DecodeError, TruncatedData
+from streaming.codecs.limits import ALLOWANCE_BYTES, most_cost
+from streaming.errors import DecodeError, TooLarge, TruncatedData
+
+# One character of the first kind makes each character of a text take 4 bytes, of the second 2.
+_WIDTHS = ((4, re.compile(rb"[\xf0-\xff]")), (2, re.compile(rb"[\xc4-\xff]")))
+_CONTINUATIONS = bytes(range(0x80, 0xC0))
 
 
 def decode_raw(data: Buffer, max_bytes: int) -> bytes:
@@ -22,8 +28,14 @@ def encode_raw(sample: Any) -> bytes:
     return sample if isinstance(sample, bytes) else memoryview(sample).tobytes()
 
 
-def decode_utf8(data: Buffer) -> str:
-    """Strict UTF-8. Raises TruncatedData if the last character is cut, DecodeError with the position otherwise."""
+def decode_utf8(data: Buffer, max_bytes: int) -> str:
+    """Strict UTF-8.
+
+    Raises: TooLarge: if the text takes more than `max_bytes` and 1 MiB in memory. TruncatedData: if the last character
+    is cut. DecodeError: with the position, otherwise.
+    """
+    if 4 * len(data) > ALLOWANCE_BYTES and 4 * len(data) > most_cost(max_bytes):
+        _check_width(data, max_bytes)
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as exc:
@@ -32,9 +44,17 @@ def decode_utf8(data: Buffer) -> str:
         raise DecodeError(f"is not UTF-8: byte 0x{data[exc.start]:02x} at {exc.start:,} ({exc.reason})") from exc
 
 
+def _check_width(data: Buffer, max_bytes: int) -> None:
+    width = next((width for width, pattern in _WIDTHS if pattern.search(data)), 1)
+    if width * len(data) > most_cost(max_bytes):
+        cost = width * len(bytes(data).translate(None, _CONTINUATIONS))
+        if cost > most_cost(max_bytes):
+            raise TooLarge(f"is text that takes {cost:,} bytes in memory, the limit is {max_bytes:,}")
+
+
 def decode_text(data: Buffer, max_bytes: int) -> str:
-    """The text, line ends and byte order mark included."""
-    return decode_utf8(data)
+    """The text, line ends and byte order mark included. Raises as `decode_utf8`."""
+    return decode_utf8(data, max_bytes)
 
 
 def encode_text(sample: Any) -> bytes:

@@ -18,7 +18,7 @@ _by_suffix: dict[str, Codec] = {}
 
 _NEXT_STEP = {
     TruncatedData: "fetch or copy it again",
-    TooLarge: "raise max_bytes if the object is what you expect",
+    TooLarge: "raise max_object_bytes (max_bytes of decode) if the object is what you expect",
     UnsafeData: "load it only if you trust where it comes from, and save it anew as plain data",
 }
 
@@ -72,13 +72,16 @@ def decode(
     Args:
         data: anything with the buffer protocol.
         path: says the format by its suffix, and names the object in errors.
-        max_bytes: limit on the object and on what it declares or expands to.
+        max_bytes: limit on the object, on what it declares or expands to, and, with 1 MiB on top, on what the objects
+            made of it take in memory. Left at its default it is lower for some formats: 1 GB for JSON.
         source: name of the source, for errors.
         may_view: tensors may be views of `data`, if that is writable: the caller copies them before it reuses `data`.
 
     Raises: UnknownFormat, TruncatedData, UnsafeData, TooLarge or a plain DecodeError, each with `path` and `source`.
     """
     codec = _codec_for(path, source)
+    if max_bytes == DEFAULT_MAX_BYTES:
+        max_bytes = codec.default_max_bytes
     buffer = as_buffer(data)
     check_no_pointer(buffer, path, source)
     try:

@@ -42,7 +42,8 @@ def decompress(data: Buffer, max_bytes: int) -> bytes:
     _check_start(data)
     try:
         frame = zstandard.get_frame_parameters(data)
-        if _is_plain(data) and frame.content_size != _UNKNOWN_SIZE:
+        # An empty frame is left to the slow path: the fast one would not look behind it.
+        if _is_plain(data) and 0 < frame.content_size < _UNKNOWN_SIZE:
             if frame.content_size > max_bytes:
                 raise TooLarge(f"declares {frame.content_size:,} bytes, the limit is {max_bytes:,}")
             if frame.content_size > _MAX_RATIO * len(data):
@@ -76,7 +77,13 @@ def wrap(inner: Codec) -> Codec:
         return compress(inner.encode(sample))
 
     suffixes = tuple(f"{suffix}.zst" for suffix in inner.suffixes)
-    return Codec(name=f"{inner.name}.zst", suffixes=suffixes, decode=decode, encode=encode)
+    return Codec(
+        name=f"{inner.name}.zst",
+        suffixes=suffixes,
+        decode=decode,
+        encode=encode,
+        default_max_bytes=inner.default_max_bytes,
+    )
 
 
 def _is_plain(data: Buffer) -> bool:
@@ -103,10 +110,12 @@ def _decompress_frames(data: Buffer, max_bytes: int) -> bytes:
         if position:
             _check_start(view[position : position + 4])
         frame = context.decompressobj()
+        size = _PIECE_BYTES[0]
         while not frame.eof:
             if position >= len(view):
                 raise TruncatedData(f"ends within a zstd frame, after {total:,} bytes of output")
-            piece = view[position : position + _piece_bytes(max_bytes - total)]
+            piece = view[position : position + min(size, _piece_bytes(max_bytes - total))]
+            size *= 2  # what lies behind the frame is copied each time: with large pieces, far more than all input
             output.append(frame.decompress(piece))
             position += len(piece) - len(frame.unused_data)
             total += len(output[-1])
