@@ -20,7 +20,7 @@ HEAD = "# Made by lock.py: change constraints.txt or pyproject.toml and run that
 def resolve(*options: str) -> dict[str, str]:
     """The requirements of pyproject.toml with all that they need, as text by name."""
     command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes"]
-    command += ["--no-header", "--no-annotate", "--default-index=https://pypi.org/simple", "-c", "constraints.txt"]
+    command += ["--no-header", "--no-annotate", "-c", "constraints.txt"]
     done = subprocess.run([*command, *options, "pyproject.toml"], cwd=HERE.parent, stdout=subprocess.PIPE, check=True)
     entries = re.split(r"^(?=\S)", done.stdout.decode(), flags=re.MULTILINE)[1:]
     return {entry.partition("==")[0]: entry for entry in entries}

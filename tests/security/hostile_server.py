@@ -14,6 +14,7 @@ LEAST_OF_A_LIE = 200_000_000  # bytes of a body that says it is small; the socke
 STAMPS = (
     'ETag: "e"',
     "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT",
+    "Connection: close",
 )
 
 

@@ -15,6 +15,8 @@ from functools import cache, partial
 from typing import Any
 
 from streaming.errors import DecodeError, StreamingError
+from tests.security.parsers_http import HONEST
+from tests.security.parsers_http import PARSERS as OF_SERVERS
 
 MAX_BYTES = 1_000_000
 """The limit that codecs get."""
@@ -110,39 +112,6 @@ def _codecs() -> list[Parser]:
     return [*found, Parser("bin.zst", partial(_decode, "a.bin.zst"), _compressed, DecodeError)]
 
 
-_URL = "https://data.example/a/"
-_APACHE = b"""<html><head><title>Index of /a</title></head><body><h1>Index of /a</h1><pre>
-<a href="../">../</a>
-<a href="sub/">sub/</a>                      01-Jan-2026 10:00       -
-<a href="x%20%C3%BC.pt">x</a>                01-Jan-2026 10:00     123
-</pre></body></html>"""
-_NGINX = b'[{"name": "x.pt", "type": "file", "mtime": "Thu, 01 Jan 2026 10:00:00 GMT", "size": 12}]'
-
-
-def _autoindex(content_type: str, data: bytes) -> object:
-    from streaming.sources.http_listing import parse_autoindex
-
-    return parse_autoindex(data, content_type, _URL, "s")
-
-
-def _index_file(data: bytes) -> object:
-    from streaming.sources.http_listing import parse_index
-
-    return list(parse_index(data, f"{_URL}index.txt", _URL, "s"))
-
-
-def _etag(data: bytes) -> object:
-    from streaming.sources.http_status import stable_etag
-
-    return stable_etag(data.decode("latin1"), len(data))
-
-
-def _retry_after(data: bytes) -> object:
-    from streaming.sources.http_status import error_of_status
-
-    return error_of_status(503, "x", "s", {"Retry-After": data.decode("latin1")})
-
-
 def _lfs_pointer(data: bytes) -> object:
     from streaming.git_lfs import check_no_pointer
 
@@ -150,15 +119,11 @@ def _lfs_pointer(data: bytes) -> object:
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
-_OTHERS = [
-    Parser("autoindex", partial(_autoindex, "text/html"), lambda: [_APACHE]),
-    Parser("autoindex.json", partial(_autoindex, "application/json"), lambda: [_NGINX]),
-    Parser(
-        "index-file", _index_file, lambda: [b"a.pt\nb/c.pt\n", b'["a.pt", {"path": "b.pt", "size": 3, "etag": "x"}]']
-    ),
-    Parser("etag", _etag, lambda: [b'W/"1f-c-5e0"', b'"abc-gzip"']),
-    Parser("retry-after", _retry_after, lambda: [b"120", b"Thu, 01 Jan 2026 10:00:00 +0100"]),
-    Parser("lfs-pointer", _lfs_pointer, lambda: [_POINTER]),
-]
-PARSERS: list[Parser] = [*_codecs(), *_OTHERS]
+
+
+def _of_servers() -> list[Parser]:
+    return [Parser(name.replace(" ", "-"), parse, partial(HONEST.__getitem__, name)) for name, parse in OF_SERVERS]
+
+
+PARSERS: list[Parser] = [*_codecs(), *_of_servers(), Parser("lfs-pointer", _lfs_pointer, lambda: [_POINTER])]
 """Add a parser here, and it is fuzzed in the tests and by `make fuzz`."""

@@ -103,6 +103,39 @@ PARSERS: list[tuple[str, Parser]] = [
 ]
 """A name, and what raises nothing but errors of the library, whatever the bytes."""
 
+HONEST: dict[str, list[bytes]] = {
+    "autoindex": [
+        b'<html><head><title>Index of /data</title></head><body><h1>Index of /data</h1><pre><a href="../">../</a>\n'
+        b'<a href="sub/">sub/</a>        01-Jan-2026 10:00       -\n'
+        b'<a href="x%20%C3%BC.pt">x</a>  01-Jan-2026 10:00     123\n</pre></body></html>'
+    ],
+    "autoindex in JSON": [b'[{"name": "x.pt", "type": "file", "mtime": "Thu, 01 Jan 2026 10:00:00 GMT", "size": 12}]'],
+    "index file": [b"a.pt\nb/c.pt\n", b'["a.pt", {"path": "b.pt", "size": 3, "etag": "x"}]'],
+    "keys of S3": [
+        b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        b"<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><NextContinuationToken>t"
+        b"</NextContinuationToken><Contents><Key>d/a%20b.pt</Key><Size>3</Size><ETag>&quot;x&quot;</ETag><LastModified>"
+        b"2026-01-01T10:00:00.000Z</LastModified></Contents><CommonPrefixes><Prefix>d/e/</Prefix></CommonPrefixes>"
+        b"</ListBucketResult>"
+    ],
+    "items of GCS": [
+        b'{"items": [{"name": "d/a.pt", "size": "3", "etag": "x", "updated": "2026-01-01T10:00:00Z", "generation": '
+        b'"1"}], "prefixes": ["d/e/"], "nextPageToken": "t"}'
+    ],
+    "object of GCS": [b'{"name": "a.pt", "size": "3", "etag": "x", "updated": "2026-01-01T10:00:00Z"}'],
+    "page of the Hub": [
+        b'[{"type": "file", "path": "a.pt", "size": 3, "oid": "0a", "lfs": {"oid": "0b", "size": 3}}, '
+        b'{"type": "directory", "path": "d", "size": 0, "oid": "1"}]'
+    ],
+    "Retry-After": [b"120", b"Thu, 01 Jan 2026 10:00:00 +0100"],
+    "Content-Range": [b"bytes 0-9/10", b"bytes */10"],
+    "ETag": [b'W/"1f-c-5e0"', b'"abc-gzip"'],
+    "Link": [b'<http://host.example/data/?cursor=x>; rel="next"'],
+    "dates": [b"Thu, 01 Jan 2026 10:00:00 GMT", b"2026-01-01T10:00:00.000Z"],
+    "error of a store": [b"Status { status: 403, body: <Code>AccessDenied</Code><Region>eu-west-1</Region> }"],
+}
+"""What each of them takes."""
+
 TOKENS: list[bytes] = [
     *(
         b"<",

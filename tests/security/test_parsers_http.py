@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
 from streaming.errors import StreamingError
-from tests.security.parsers_http import PARSERS, TOKENS, Parser, hostile
+from tests.security.parsers_http import HONEST, PARSERS, TOKENS, Parser, hostile
 
 EACH = pytest.mark.parametrize("parse", [parse for _, parse in PARSERS], ids=[name for name, _ in PARSERS])
 
@@ -88,3 +88,11 @@ def _run(parse: Parser, data: bytes) -> None:
     except StreamingError as error:
         message = str(error)
     assert len(message) < 2_000, "a server can make it as long as it likes"
+
+
+def test_what_servers_really_send_is_taken() -> None:
+    """The inputs from which the fuzzer makes others are valid ones."""
+    assert HONEST.keys() == {name for name, _ in PARSERS}
+    for name, parse in PARSERS:
+        for data in HONEST[name]:
+            parse(data)
