@@ -26,7 +26,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 GUIDE = REPOSITORY / "INTEGRATION_GUIDE.md"
 REFERENCE = REPOSITORY / "docs" / "reference"
-DOCUMENTS = [README, GUIDE, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+SECURITY = REPOSITORY / "SECURITY.md"
+DOCUMENTS = [README, GUIDE, SECURITY, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
 def name_of(document: Path) -> str:

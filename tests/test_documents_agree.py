@@ -16,6 +16,7 @@ from streaming.cache.fill import UNKNOWN_BYTES
 from streaming.cli import app
 from streaming.config_reference import main, markdown
 from streaming.prefetch import AsyncPrefetcher
+from streaming.resilience import Resilience
 from streaming.testing import MemorySource
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -68,6 +69,16 @@ def test_the_guide_has_the_defaults_of_the_settings(model: Any) -> None:
         if not field.is_required():
             value, default = eval(shown[name], {}), default_of(model, name)  # such as 8 * 10**9
             assert value == (None if default == {} and value is None else default), name
+
+
+def test_the_limits_that_security_promises_are_the_defaults() -> None:
+    """One row for each setting that bounds what comes from elsewhere."""
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", (REPOSITORY / "SECURITY.md").read_text(), re.M)
+    assert len(rows) == 10
+    for name, shown in rows:
+        is_of_source = name in config.DataSourceConfig.model_fields
+        default = default_of(config.DataSourceConfig, name) if is_of_source else getattr(Resilience(), name)
+        assert eval(shown, {}) == default, name
 
 
 @pytest.mark.parametrize(
