@@ -82,6 +82,8 @@ class Relay:
             writer.transport.abort()
 
     async def _end(self) -> None:
+        for _ in range(5):  # a connection that was just accepted gets to `_take`, which closes it
+            await asyncio.sleep(0)
         await self._kill()
         for task in list(self._tasks):
             task.cancel()

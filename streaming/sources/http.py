@@ -120,7 +120,7 @@ class HTTPDataSource(DataSource):
     def _open(self) -> None:
         """Make the clients, at the first use in a process."""
         self._check_open()
-        if self._pid:
+        if self._pid not in (0, os.getpid()):  # another thread may have opened them meanwhile
             raise opened_before_fork(self.name, self._pid)
         engine = self.config.engine
         is_wanted = engine == "obstore" or (engine is None and not self._place.query and is_usable())
@@ -134,7 +134,9 @@ class HTTPDataSource(DataSource):
         if self._aiohttp is None:
             from streaming.sources.http_aiohttp import AiohttpClient  # 0.15 s, which plain reads by obstore save
 
-            self._aiohttp = AiohttpClient(self.config, self._place.root, self._place.headers, self._receive)
+            client = AiohttpClient(self.config, self._place.root, self._place.headers, self._receive)
+            if self._aiohttp is None:  # or another thread has made one meanwhile, whose sessions are to be closed
+                self._aiohttp = client
         return self._aiohttp
 
     async def _read_index(self, client: AiohttpClient, url: str) -> list[FileInfo]:

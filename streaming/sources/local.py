@@ -127,6 +127,8 @@ class LocalDataSource(DataSource):
 
     def _open(self, path: str) -> int:
         """A descriptor of what `path` names, if that lies within the root."""
+        if path.endswith("/"):  # `a.bin/` is not the file `a.bin`
+            raise self._not_a_file(path, stat.S_IFDIR)
         root = self._opened
         try:
             if root is None:

@@ -234,7 +234,9 @@ class ObjectStoreReader:
         if self._keys is None:
             from streaming.sources.key_listing import KeyListing  # aiohttp takes 0.15 s, which mere reads save
 
-            self._keys = KeyListing(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
+            keys = KeyListing(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
+            if self._keys is None:  # or another thread has made one meanwhile, whose sessions are to be closed
+                self._keys = keys
         return self._keys
 
     def _obstore_listing(self) -> ObstoreListing:
