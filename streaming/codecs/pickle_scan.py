@@ -163,10 +163,11 @@ class PickleScan:
             case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_SET":
                 self._make(opcode.removeprefix("EMPTY_").lower(), [])
             case "APPEND":
-                self._extend(stack.pop(), stack)
+                item = stack.pop()
+                self._extend(stack[-1], [item])
             case "APPENDS":
                 self._stack = self._marked.pop()
-                self._extend_all(self._stack[-1], stack)
+                self._extend(self._stack[-1], stack)
             case "SETITEM":
                 items = stack[-2:]
                 del stack[-2:]
@@ -204,10 +205,7 @@ class PickleScan:
         self.weight += _CONTAINER + _WORD * len(items)
         self._stack.append(made)
 
-    def _extend(self, item: Any, stack: list[Any]) -> None:
-        self._extend_all(stack[-1], [item])
-
-    def _extend_all(self, target: Any, items: list[Any]) -> None:
+    def _extend(self, target: Any, items: list[Any]) -> None:
         target.hold(items)
         target.items.extend(items)
         self.weight += 2 * _WORD * len(items)
