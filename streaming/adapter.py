@@ -14,8 +14,8 @@ from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from streaming.cache.batch import Sample
+from streaming.cache.rows import collate_rows
 from streaming.cache.sample import SmartLRUCache
-from streaming.collate import collate_rows
 from streaming.config import AdapterConfig, load_config
 from streaming.counters import Reading
 from streaming.epochs import epoch_of

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import default_collate
-from torch.utils.data._utils.collate import collate
 
-from streaming.cache.batch import Sample, entries
+from streaming.cache.batch import entries
+from streaming.cache.rows import batch_of_rows
 
-__all__ = ["PadCollate", "collate_rows", "stack_collate"]
+__all__ = ["PadCollate", "stack_collate"]
 
 
 Stack = Callable[[list[Tensor], str], "Tensor | _Padded"]
@@ -94,30 +94,8 @@ def _widths(shape: Sequence[int], target: Sequence[int]) -> list[int]:
 
 def _stack(tensors: list[Tensor]) -> Tensor:
     """`[batch, ...]`; in a DataLoader worker straight into shared memory, as `default_collate` does."""
-    batch = _joined(tensors)
+    batch = batch_of_rows(tensors)
     return default_collate(tensors) if batch is None else batch
-
-
-def _joined(tensors: Sequence[Any]) -> Tensor | None:
-    """The tensor whose rows, all of them and in order, these are; None if there is none."""
-    first = tensors[0]
-    batch = first._base if isinstance(first, Tensor) else None
-    if batch is None or batch.shape != (len(tensors), *first.shape):
-        return None
-    shape, size = first.shape, first.numel()
-    for row, tensor in enumerate(tensors):
-        if tensor._base is not batch or tensor.storage_offset() != row * size or tensor.shape != shape:
-            return None
-    return batch if batch.is_contiguous() else None
-
-
-def collate_rows(samples: Sequence[Any], *, collate_fn_map: Any = None) -> Any:
-    """What `default_collate` would make of samples read together, without copying their tensors again."""
-    first = samples[0]
-    if type(first) in (dict, Sample):
-        return {key: collate_rows(entries(samples, key), collate_fn_map=collate_fn_map) for key in first}
-    batch = _joined(samples)
-    return collate(samples, collate_fn_map=collate_fn_map) if batch is None else batch
 
 
 def _stack_equal(tensors: list[Tensor], name: str) -> Tensor:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from streaming.cache.sample import SmartLRUCache
 from streaming.counters import Counters, Reading
 from streaming.readahead import ReadAhead
-from streaming.stages import STAGES
+from streaming.stages import by_stage
 
-__all__ = ["by_stage", "of_cache", "of_read_ahead", "of_reads"]
-
-
-def by_stage(seconds: Sequence[float]) -> dict[tuple[str, ...], float]:
-    """Seconds by stage, under the stages' names."""
-    return {(stage,): part for stage, part in zip(STAGES, seconds, strict=True)}
+__all__ = ["of_cache", "of_read_ahead", "of_reads"]
 
 
 def of_cache(cache: SmartLRUCache, hits: int, misses: int, observed: float | None) -> Reading:

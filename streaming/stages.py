@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from operator import add
 from typing import Final
 
-__all__ = ["ACCOUNTS", "STAGES", "Account", "Accounts"]
+__all__ = ["ACCOUNTS", "STAGES", "Account", "Accounts", "by_stage"]
 
 STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transform", "collate", "device", "queue")
 """In the order in which a sample passes them:
@@ -24,6 +24,11 @@ STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transfor
 """
 
 SOURCE, DECOMPRESS, DECODE, PREPARE, CACHE, TRANSFORM, COLLATE, DEVICE, QUEUE = range(len(STAGES))
+
+
+def by_stage(seconds: Sequence[float]) -> dict[tuple[str, ...], float]:
+    """Return seconds by stage, under the stages' names."""
+    return {(stage,): part for stage, part in zip(STAGES, seconds, strict=True)}
 
 
 class Account:

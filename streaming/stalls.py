@@ -22,8 +22,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from streaming.counters import Reading
 from streaming.live import add_loader
-from streaming.readings import by_stage
-from streaming.stages import ACCOUNTS, COLLATE, DEVICE, QUEUE, STAGES
+from streaming.stages import ACCOUNTS, COLLATE, DEVICE, QUEUE, STAGES, by_stage
 
 _NOTHING: Final = [0.0] * len(STAGES)
 
