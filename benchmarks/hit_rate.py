@@ -18,7 +18,7 @@ import torch
 from servers import Counted, serve
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
 from streaming.sources import create_data_source
 
 BATCH = 64

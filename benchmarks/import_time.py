@@ -89,7 +89,7 @@ def main() -> None:
     torch = seconds["import torch"]
     figures = {
         "loaded_by_import_streaming": heavy_modules_of("import streaming"),
-        "loaded_by_import_cli": heavy_modules_of("import streaming.cli"),
+        "loaded_by_import_cli": heavy_modules_of("import streaming.cli.app"),
         "adapter_over_torch_s": spread([a - b for a, b in zip(seconds["adapter"], torch, strict=True)]),
         "one_sample_over_torch_s": spread([a - b for a, b in zip(seconds["adapter, one sample"], torch, strict=True)]),
         "help_to_bare_typer": ratio(seconds["streaming --help"], seconds["bare typer --help"]),

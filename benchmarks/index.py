@@ -15,10 +15,10 @@ from pathlib import Path
 
 import report
 
-from streaming.config import DataSourceConfig
+from streaming.core.config import DataSourceConfig
 from streaming.index import SampleIndex
 from streaming.sources.base import FileInfo
-from streaming.sources.local import LocalDataSource
+from streaming.sources.local.source import LocalDataSource
 from streaming.testing import MemorySource
 
 MANY = 1_000_000

@@ -14,8 +14,8 @@ import psutil
 import report
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.config import DataSourceConfig
-from streaming.loader import StreamingDataLoader
+from streaming.core.config import DataSourceConfig
+from streaming.loader.data_loader import StreamingDataLoader
 from streaming.testing import MemorySource
 
 BATCH = 64

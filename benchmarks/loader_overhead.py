@@ -15,7 +15,7 @@ import report
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
 
 BATCH = 64
 BATCHES = 1_500

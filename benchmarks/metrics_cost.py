@@ -24,14 +24,14 @@ import numpy as np
 import report
 from torch.utils.data import DataLoader
 
-from streaming import fetch
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.copies import CopyReader, _end
-from streaming.loader import StreamingDataLoader
-from streaming.owner import Owner
-from streaming.readahead import MISS
-from streaming.stages import STAGES
-from streaming.stalls import StallAccount
+from streaming.engine import fetch
+from streaming.engine.engine import Owner
+from streaming.engine.replicas import CopyReader, _end
+from streaming.loader.data_loader import StreamingDataLoader
+from streaming.prefetch.readahead import MISS
+from streaming.telemetry.stages import STAGES
+from streaming.telemetry.stalls import StallAccount
 
 BATCH = 64
 SAMPLES = 8_192

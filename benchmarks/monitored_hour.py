@@ -18,8 +18,8 @@ import psutil
 import report
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
-from streaming.metrics import start_metrics_server
+from streaming.loader.data_loader import StreamingDataLoader
+from streaming.monitoring.metrics import start_metrics_server
 from streaming.testing import MemorySource
 
 STEPS_PER_SCRAPE = 20

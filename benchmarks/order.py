@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import report
 
-from streaming.order import Permutation
+from streaming.order.permutation import Permutation
 
 SIZES = (10**9, 2**20 + 1, 2**31 + 1)
 MANY = 1_000_000

@@ -13,7 +13,7 @@ import report
 import torch
 from torch.utils.data import Dataset
 
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
 
 N = 10**9
 BATCH = 64

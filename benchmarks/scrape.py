@@ -22,10 +22,10 @@ import report
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.config import DataSourceConfig
-from streaming.loader import StreamingDataLoader
-from streaming.metrics import metrics_registry, start_metrics_server
-from streaming.metrics.process import resident_memory
+from streaming.core.config import DataSourceConfig
+from streaming.loader.data_loader import StreamingDataLoader
+from streaming.monitoring.metrics import metrics_registry, start_metrics_server
+from streaming.monitoring.metrics.process_metrics import resident_memory
 from streaming.testing import MemorySource
 
 ADAPTERS = 2

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from streaming.config import DataSourceConfig
-from streaming.order import Shuffled
+from streaming.core.config import DataSourceConfig
+from streaming.order.permutation import Shuffled
 from streaming.sources.base import Blob, DataSource, FileInfo
 from streaming.testing import LatencySource
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from streaming.counters import OUTCOMES
-from streaming.stages import STAGES
+from streaming.telemetry.counters import OUTCOMES
+from streaming.telemetry.stages import STAGES
 
 __all__ = ["BAD", "BREAKER", "BUSY", "GOOD", "LIMIT", "OUTCOME", "PALETTE", "STAGE", "WARN"]
 
@@ -35,7 +35,7 @@ STAGE: Final[dict[str, str]] = dict(
         strict=True,
     )
 )
-"""What the trainer's time went into, see `streaming.stages`; and `BUSY`."""
+"""What the trainer's time went into, see `streaming.telemetry.stages`; and `BUSY`."""
 
 OUTCOME: Final[dict[str, str]] = dict(
     zip(

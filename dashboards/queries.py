@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streaming.metrics.families import FAMILIES
+from streaming.monitoring.metrics.families import FAMILIES
 
 __all__ = [
     "ALERTS",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streaming.adapter import StreamingDatasetAdapter, create_streaming_dataset_from_config
-    from streaming.batching import Packing, TokenBatches
     from streaming.cache import AsyncPrefetcher, CacheMetrics, SmartLRUCache
     from streaming.errors import StreamingError
-    from streaming.loader import StreamingDataLoader
-    from streaming.metrics.serve import start_metrics_server
-    from streaming.mixed import MixedDataset
-    from streaming.packing import Pack
-    from streaming.sampler import StreamingSampler
+    from streaming.loader.data_loader import StreamingDataLoader
+    from streaming.loader.mixed_dataset import MixedDataset
+    from streaming.loader.pack import Pack
+    from streaming.loader.sampler import StreamingSampler
+    from streaming.monitoring.metrics.serve import start_metrics_server
+    from streaming.order.batching import Packing, TokenBatches
     from streaming.sources import (
         DataSource,
         DataSourceConfig,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         S3DataSource,
         create_data_source,
     )
-    from streaming.stalls import watch
+    from streaming.telemetry.stalls import watch
 
 __version__ = "0.1.0"
 
@@ -61,14 +61,14 @@ __all__ = [
 
 _HOMES = {
     "streaming.adapter": ("StreamingDatasetAdapter", "create_streaming_dataset_from_config"),
-    "streaming.batching": ("Packing", "TokenBatches"),
+    "streaming.order.batching": ("Packing", "TokenBatches"),
     "streaming.cache": ("AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"),
     "streaming.errors": ("StreamingError",),
-    "streaming.loader": ("StreamingDataLoader",),
-    "streaming.metrics.serve": ("start_metrics_server",),
-    "streaming.mixed": ("MixedDataset",),
-    "streaming.packing": ("Pack",),
-    "streaming.sampler": ("StreamingSampler",),
+    "streaming.loader.data_loader": ("StreamingDataLoader",),
+    "streaming.monitoring.metrics.serve": ("start_metrics_server",),
+    "streaming.loader.mixed_dataset": ("MixedDataset",),
+    "streaming.loader.pack": ("Pack",),
+    "streaming.loader.sampler": ("StreamingSampler",),
     "streaming.sources": (
         "DataSource",
         "DataSourceConfig",
@@ -80,7 +80,7 @@ _HOMES = {
         "S3DataSource",
         "create_data_source",
     ),
-    "streaming.stalls": ("watch",),
+    "streaming.telemetry.stalls": ("watch",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -16,24 +16,24 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from streaming.cache.batch import Sample
 from streaming.cache.rows import collate_rows
 from streaming.cache.sample import SmartLRUCache
-from streaming.config import AdapterConfig, load_config
-from streaming.counters import Reading
-from streaming.epochs import epoch_of
+from streaming.core.config import AdapterConfig, load_config
+from streaming.core.epoch_index import epoch_of
+from streaming.core.ranks import ranks_of_node
+from streaming.core.runtime import Done, Pending, current_runtime
+from streaming.engine.engine import Owner
+from streaming.engine.forks import follow_forks, inherited
+from streaming.engine.open import open_owner
+from streaming.engine.order_tokens import OrderNumbers
+from streaming.engine.remote import RemoteOwner
+from streaming.engine.transform import Transform
 from streaming.errors import Closed, StreamingError
-from streaming.forks import follow_forks, inherited
 from streaming.index import Changes, SampleIndex
-from streaming.link import is_spawning
-from streaming.live import add_adapter, closed
-from streaming.lookahead import LookAhead
-from streaming.opening import open_owner
-from streaming.orders import OrderNumbers
-from streaming.owner import Owner
-from streaming.ranks import ranks_of_node
-from streaming.remote_owner import RemoteOwner
-from streaming.runtime import Done, Pending, current_runtime
-from streaming.stages import ACCOUNTS, TRANSFORM
-from streaming.transform import Transform
-from streaming.worker import Worker
+from streaming.link.messages import is_spawning
+from streaming.link.worker import Worker
+from streaming.prefetch.lookahead import LookAhead
+from streaming.telemetry.counters import Reading
+from streaming.telemetry.live import add_adapter, closed
+from streaming.telemetry.stages import ACCOUNTS, TRANSFORM
 
 __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
 
@@ -343,7 +343,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def readings(self) -> Reading:
         """The numbers of this moment as metrics: `{family: {label values: number}}`, without the label `dataset`.
 
-        For `streaming.metrics`, whose `families` say what they mean. Safe in any thread.
+        For `streaming.monitoring.metrics`, whose `families` say what they mean. Safe in any thread.
 
         Raises:
             Closed: the adapter was closed.
@@ -440,12 +440,12 @@ class StreamingDatasetAdapter(Dataset[Any]):
             self._reader = Worker(state["handle"])
 
     def _before_fork(self) -> None:
-        """See `streaming.forks`: the line to this process must be there before its children are."""
+        """See `streaming.engine.forks`: the line to this process must be there before its children are."""
         if self._reader is not None:
             self._reader.handle()
 
     def _after_fork_in_child(self) -> None:
-        """See `streaming.forks`."""
+        """See `streaming.engine.forks`."""
         self._opening = threading.Lock()
         self._orders = OrderNumbers()
         if self._finalizer is not None:

@@ -40,7 +40,7 @@ from __future__ import annotations
 import json
 import sys
 
-from streaming.masking import mask_error, mask_message, mask_secrets
+from streaming.core.masking import mask_error, mask_message, mask_secrets
 
 __all__ = [
     "AccessDenied",

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import distributed
 
+from streaming import start_metrics_server
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
-from streaming.metrics import start_metrics_server
+from streaming.loader.data_loader import StreamingDataLoader
 from tests import planted
 from tests.fault_settings import BATCH, FAULTS, HEALTHY, Fault, Setting
 from tests.paced_store import PacedStore

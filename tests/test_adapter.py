@@ -357,7 +357,7 @@ def test_sources_are_given_in_every_form(root):
     for form in forms:
         with StreamingDatasetAdapter(form, MAPPING) as adapter:
             assert _value(adapter[1]) == 1
-    from streaming.config import parse_source
+    from streaming.core.config import parse_source
 
     with StreamingDatasetAdapter(LocalDataSource(parse_source(source)), MAPPING) as adapter:
         assert _value(adapter[1]) == 1
@@ -453,7 +453,7 @@ def test_a_dropped_adapter_frees_what_it_held(root):
     adapter[0]
     fd = adapter.cache.arena.fd
     closed = asyncio.run_coroutine_threadsafe  # the close is queued on the same loop as the coroutine below
-    from streaming.runtime import current_runtime
+    from streaming.core.runtime import current_runtime
 
     del adapter
     gc.collect()

@@ -16,10 +16,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.config import DataSourceConfig
+from streaming.core.config import DataSourceConfig
+from streaming.core.runtime import current_runtime
 from streaming.errors import Closed, ConfigError, NotFound, OwnerGone, PrepareError
-from streaming.loader import StreamingDataLoader
-from streaming.runtime import current_runtime
+from streaming.loader.data_loader import StreamingDataLoader
 from streaming.testing import Fault, FaultySource, MemorySource
 
 COUNT = 24

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from streaming import config, errors
+from streaming import errors
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.cli import app
+from streaming.cli.app import app
+from streaming.core import config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import typer
 
-from streaming import announcing, batching, cache, config, fetch, readahead
+from streaming import cache
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cache.fill import UNKNOWN_BYTES
-from streaming.cli import app
-from streaming.config_reference import main, markdown
-from streaming.prefetch import AsyncPrefetcher
+from streaming.cli.app import app
+from streaming.core import config
+from streaming.core.config_reference import main, markdown
+from streaming.engine import fetch
+from streaming.order import batching
+from streaming.prefetch import announce_window, readahead
+from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 from streaming.resilience import Resilience
 from streaming.testing import MemorySource
 
@@ -36,12 +40,12 @@ def default_of(model: Any, name: str) -> Any:
 
 
 def test_the_reference_of_settings_is_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Otherwise write it: python -m streaming.config_reference docs/reference/settings.md"""
+    """Otherwise write it: python -m streaming.core.config_reference docs/reference/settings.md"""
     assert (REFERENCE / "settings.md").read_text() == markdown()
     assert main([str(tmp_path / "settings.md")]) == 0
     assert (tmp_path / "settings.md").read_text() == markdown()
     assert main([]) == 2
-    assert "streaming.config_reference" in capsys.readouterr().err
+    assert "streaming.core.config_reference" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", [config.AdapterConfig, config.DataSourceConfig])
@@ -84,15 +88,15 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("document", "sentence", "value"),
     [
-        ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", announcing.HORIZON),
+        ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", announce_window.HORIZON),
         ("docs/explanation/memory.md", r"(\d+) MiB before the first", fetch.UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"(\d+) MiB before the first", UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"Local files of over (\d+) kB", fetch.LARGE_BYTES // 1000),
         ("docs/howto/lengths.md", r"planned ([\d,]+) positions at a time", batching.WINDOW),
         ("INTEGRATION_GUIDE.md", r"most samples being read ahead at once; `None` is (\d+)", readahead.CONCURRENCY),
         ("streaming/adapter.py", r"most samples being read ahead at once; None is (\d+)", readahead.CONCURRENCY),
-        ("streaming/readahead.py", r"None adapts between (\d+) and", readahead.START_DEPTH),
-        ("streaming/readahead.py", r"None adapts between \d+ and ([\d,]+)", readahead.MAX_DEPTH),
+        ("streaming/prefetch/readahead.py", r"None adapts between (\d+) and", readahead.START_DEPTH),
+        ("streaming/prefetch/readahead.py", r"None adapts between \d+ and ([\d,]+)", readahead.MAX_DEPTH),
     ],
 )
 def test_numbers_in_the_text_are_those_of_the_code(document: str, sentence: str, value: int) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from streaming.commands.scraping import Scraper
-from streaming.metrics import Collector, start_metrics_server
-from streaming.verdict import Scrape, Verdict, judge, parse
+from streaming.cli.scraping import Scraper
+from streaming.monitoring.diagnosis import Scrape, Verdict, judge, parse
+from streaming.monitoring.metrics import Collector, start_metrics_server
 from tests.calm import calmly
 from tests.fault_settings import FAULTS, HEALTHY, Fault
 from tests.faulty_runs import WARM_UP_STEPS, Training, started

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.demo.server import SlowServer
+from streaming.cli.demo.server import SlowServer
 
 BATCH = 8
 

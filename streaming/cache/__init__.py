@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from streaming.cache.sample import CacheMetrics, SmartLRUCache
 
 if TYPE_CHECKING:
-    from streaming.prefetch import AsyncPrefetcher
+    from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
 __all__ = ["AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "AsyncPrefetcher":  # lives beside the cache, not under it; importable from here for older code
-        from streaming.prefetch import AsyncPrefetcher
+        from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
         return AsyncPrefetcher
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from streaming.logs import get_logger
+from streaming.core.logs import get_logger
 
 __all__ = ["FEW_SAMPLES", "Advice"]
 

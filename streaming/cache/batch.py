@@ -1,8 +1,8 @@
 """Several samples at once: straight from the arena into one tensor `[batch, ...]` per entry, whose rows they are.
 
 A batch then costs one copy, not two: collating samples that are the rows of one tensor, in order, is taking that tensor
-(`streaming.collate`). A sample that anybody else looks at gets memory of its own then. Samples that differ in shapes or
-structure are read one by one.
+(`streaming.loader.collate`). A sample that anybody else looks at gets memory of its own then. Samples that differ in
+shapes or structure are read one by one.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from streaming.cache.budget import Reservation
-from streaming.logs import get_logger
+from streaming.core.logs import get_logger
 
 Fetch = Callable[[Any], Awaitable[Any]]
 

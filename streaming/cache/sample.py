@@ -23,9 +23,9 @@ from streaming.cache.leaves import Unsupported
 from streaming.cache.reading import STALE, PlaceTuple, load
 from streaming.cache.retain import Retain
 from streaming.cache.store import Store, entry_size
+from streaming.core.logs import get_logger
+from streaming.core.runtime import Done
 from streaming.errors import ConfigError
-from streaming.logs import get_logger
-from streaming.runtime import Done
 
 __all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCache"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streaming.codecs.base import DEFAULT_MAX_BYTES, Buffer, Codec, as_buffer
+from streaming.codecs.git_lfs import check_no_pointer
 from streaming.codecs.json import JSON, JSONL
 from streaming.codecs.npy import NPY, NPZ
 from streaming.codecs.pt import PT
@@ -12,7 +13,6 @@ from streaming.codecs.raw import RAW, TEXT
 from streaming.codecs.safetensors import SAFETENSORS
 from streaming.codecs.zstd import wrap
 from streaming.errors import ConfigError, DecodeError, TooLarge, TruncatedData, UnknownFormat, UnsafeData
-from streaming.git_lfs import check_no_pointer
 
 _by_suffix: dict[str, Codec] = {}
 

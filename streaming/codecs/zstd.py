@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec
 from streaming.errors import DecodeError, TooLarge, TruncatedData
-from streaming.stages import ACCOUNTS
+from streaming.telemetry.stages import ACCOUNTS
 
 if TYPE_CHECKING:
     import zstandard

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from streaming.core.logs import get_logger
 from streaming.errors import MissingPart
 from streaming.index.claims import Claim, Names, check_names, find_claims
+from streaming.index.containers.jsonl import Lines, find_lines
 from streaming.index.layout import pack
-from streaming.index.lines import Lines, find_lines
 from streaming.index.listing import Listing, list_source
 from streaming.index.matching import NONE, Table, match
 from streaming.index.naming import Naming
 from streaming.index.parts import Part, check_distinct, find_parts
 from streaming.index.unused import check_readable, check_samples, classify, find_unlikely, find_unread, find_unused
-from streaming.logs import get_logger
-from streaming.skips import BY_SETTINGS, USUAL, Skips
+from streaming.telemetry.skipped_objects import BY_SETTINGS, USUAL, Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

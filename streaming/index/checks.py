@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from streaming.skips import Skips
+from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ import os
 import stat
 from pathlib import Path
 
+from streaming.core.safe_write import replacing
 from streaming.errors import IndexFileError
-from streaming.files import replacing
 
 __all__ = ["map_file", "save_file"]
 

@@ -12,12 +12,12 @@ import xxhash
 
 from streaming.codecs.registry import split_suffix
 from streaming.index.naming import PRECOMPUTED
-from streaming.skips import Skips
+from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streaming.globs import Selection
+    from streaming.core.globs import Selection
     from streaming.sources.base import DataSource, FileInfo
 
 __all__ = ["Listing", "fill", "list_source", "validator"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streaming.index.claims import Claim, Names
-    from streaming.index.lines import Lines
+    from streaming.index.containers.jsonl import Lines
     from streaming.index.listing import Listing
     from streaming.index.parts import Part
 

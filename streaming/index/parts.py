@@ -6,10 +6,10 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from streaming.config import DEFAULT_MAPPING, is_near, parse_mapping, suggest
+from streaming.core.config import DEFAULT_MAPPING, is_near, parse_mapping, suggest
 from streaming.errors import ConfigError, IndexBuildError
 from streaming.index.naming import PRECOMPUTED
-from streaming.skips import Skips
+from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
     from streaming.index.listing import Listing

@@ -15,20 +15,20 @@ import numpy as np
 import xxhash
 
 from streaming.codecs.registry import split_suffix
-from streaming.config import DEFAULT_MAPPING, mask_secrets, parse_mapping
+from streaming.core.config import DEFAULT_MAPPING, mask_secrets, parse_mapping
 from streaming.errors import ConfigError, IndexFileError
 from streaming.index.build import KnownLines, build_buffer
+from streaming.index.containers.jsonl import Lines
 from streaming.index.file import map_file, save_file
 from streaming.index.layout import FOLDER, OBJECT, RANGE, RANGES, Sections, parse, to_text
-from streaming.index.lines import Lines
 from streaming.index.naming import Naming, below
 from streaming.index.unused import report
-from streaming.skips import BY_SETTINGS, Skips
+from streaming.telemetry.skipped_objects import BY_SETTINGS, Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streaming.config import DataSourceConfig
+    from streaming.core.config import DataSourceConfig
     from streaming.sources.base import DataSource
 
 __all__ = ["Changes", "Row", "SampleIndex", "configuration", "rules"]

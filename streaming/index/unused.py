@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from streaming.codecs.registry import codec_for, known_suffixes
+from streaming.core.logs import get_logger
 from streaming.errors import NoSamples
 from streaming.index.matching import NONE
 from streaming.index.naming import PRECOMPUTED
-from streaming.logs import get_logger
-from streaming.skips import BY_SETTINGS, USUAL, Skips, warn_of
+from streaming.telemetry.skipped_objects import BY_SETTINGS, USUAL, Skips, warn_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streaming.index.claims import Claim
-    from streaming.index.lines import Lines
+    from streaming.index.containers.jsonl import Lines
     from streaming.index.listing import Listing
     from streaming.index.matching import Table
     from streaming.index.parts import Part

@@ -18,9 +18,9 @@
 - `retry_share` 0.2, `retry_trickle_per_s` 10: Finagle's RetryBudget; `retry_burst` 10: a second of the trickle.
 - `listing_attempts` 5: with the pauses above, 1.5 s on average.
 - `limit_start` 32: hides 30 ms at 1,000 reads a second; `limit_most` 1024: twice the most that ever paid.
-- `latency_tolerance` 1.5: Gradient2Limit's. In the simulation of tests/resilience/test_limit.py (30 ms, 500 to 20,000
-  reads a second, even and exponential jitter) it reaches 0.98 of the best fixed concurrency of 8 to 512 or more, where
-  1.2 reached 0.60 and 1.0 (Vegas) 0.22 under exponential jitter.
+- `latency_tolerance` 1.5: Gradient2Limit's. In the simulation of tests/resilience/test_concurrency_limit.py (30 ms, 500
+  to 20,000 reads a second, even and exponential jitter) it reaches 0.98 of the best fixed concurrency of 8 to 512 or
+  more, where 1.2 reached 0.60 and 1.0 (Vegas) 0.22 under exponential jitter.
 - `throttled_s` 5: a few rounds of back-off.
 - `hedge_quantile` 0.98, `hedge_share` 0.05: "The Tail at Scale" (Dean and Barroso, 2013) spends 5 % after p95; p98
   needs 2 %, which leaves room. `hedge_least_samples` 50: the first for which a p98 is not the maximum.
@@ -34,11 +34,11 @@
 """
 
 from streaming.resilience.breaker import Breaker, State, is_failure
+from streaming.resilience.concurrency_limit import Gate, Limit
 from streaming.resilience.failover import Failover
 from streaming.resilience.hedge import Hedge
 from streaming.resilience.history import Attempt, attempts_of
-from streaming.resilience.limit import Gate, Limit
-from streaming.resilience.outcome import is_throttle, outcome_of
+from streaming.resilience.request_outcome import is_throttle, outcome_of
 from streaming.resilience.retry import Retry, RetryBudget
 from streaming.resilience.settings import Resilience
 from streaming.resilience.stack import stack

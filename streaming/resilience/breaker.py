@@ -8,10 +8,10 @@ import random
 import time
 from collections import deque
 
+from streaming.core.logs import get_logger
 from streaming.errors import Closed, SourceUnavailable, StreamingError
-from streaming.logs import get_logger
-from streaming.resilience.latencies import Latencies
-from streaming.resilience.limit import ASKED_S
+from streaming.resilience.concurrency_limit import ASKED_S
+from streaming.resilience.latency import Latencies
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper

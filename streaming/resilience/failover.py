@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+from streaming.core.logs import get_logger
 from streaming.errors import (
     AccessDenied,
     ConfigError,
@@ -17,17 +18,16 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
-from streaming.logs import get_logger
 from streaming.resilience.history import Attempt, carry, failed, told
-from streaming.resilience.latencies import Latencies
-from streaming.resilience.listing import whole_listing
+from streaming.resilience.latency import Latencies
+from streaming.resilience.listing_retry import whole_listing
 from streaming.resilience.race import Contender, Race
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper, read_of
-from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo
-from streaming.sources.http_status import UnusableAnswer
+from streaming.sources.status_codes import UnusableAnswer
+from streaming.telemetry.skipped_objects import Skips
 
 _log = get_logger(__name__)
 

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 
-from streaming.resilience.latencies import Latencies
+from streaming.resilience.latency import Latencies
 from streaming.resilience.race import Contender, Race
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep

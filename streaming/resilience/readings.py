@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from streaming.counters import Reading, SourceCounters
 from streaming.resilience.breaker import Breaker, State
+from streaming.resilience.concurrency_limit import Limit
 from streaming.resilience.failover import Failover
 from streaming.resilience.hedge import Hedge
-from streaming.resilience.limit import Limit
 from streaming.resilience.retry import Retry
 from streaming.resilience.verify import Verify
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import DataSource
+from streaming.telemetry.counters import Reading, SourceCounters
 
 __all__ = ["CopyReadings", "counts_requests"]
 

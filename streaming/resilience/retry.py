@@ -9,16 +9,16 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 
+from streaming.core.logs import get_logger
 from streaming.errors import SourceTimeout, StreamingError
-from streaming.logs import get_logger
 from streaming.resilience.history import Attempt, attempts_of, failed, told
-from streaming.resilience.listing import whole_listing
+from streaming.resilience.listing_retry import whole_listing
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.shared import shared
 from streaming.resilience.timing import Clock, Interruption, Sleep, Time, Timer
 from streaming.resilience.wrapper import Expected, Wrapper
-from streaming.skips import Skips
 from streaming.sources.base import Blob, DataSource, FileInfo
+from streaming.telemetry.skipped_objects import Skips
 
 _log = get_logger(__name__)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from streaming.errors import ConfigError
 from streaming.resilience.breaker import Breaker
+from streaming.resilience.concurrency_limit import Limit
 from streaming.resilience.failover import Failover
 from streaming.resilience.hedge import Hedge
-from streaming.resilience.limit import Limit
 from streaming.resilience.retry import Retry
 from streaming.resilience.settings import DEFAULTS, Resilience
 from streaming.resilience.timing import Clock, Sleep

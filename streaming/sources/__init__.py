@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 if TYPE_CHECKING:
-    from streaming.config import DataSourceConfig
-    from streaming.sources.gcs import GCSDataSource
-    from streaming.sources.http import HTTPDataSource
-    from streaming.sources.huggingface import HuggingFaceDataSource
-    from streaming.sources.local import LocalDataSource
+    from streaming.core.config import DataSourceConfig
+    from streaming.sources.gcs.source import GCSDataSource
+    from streaming.sources.http.source import HTTPDataSource
+    from streaming.sources.huggingface.source import HuggingFaceDataSource
+    from streaming.sources.local.source import LocalDataSource
     from streaming.sources.memory import MemorySource
-    from streaming.sources.s3 import S3DataSource
+    from streaming.sources.s3.source import S3DataSource
 
 __all__ = [
     "Blob",
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "DataSourceConfig": "streaming.config",
-    "GCSDataSource": "streaming.sources.gcs",
-    "HTTPDataSource": "streaming.sources.http",
-    "HuggingFaceDataSource": "streaming.sources.huggingface",
-    "LocalDataSource": "streaming.sources.local",
+    "DataSourceConfig": "streaming.core.config",
+    "GCSDataSource": "streaming.sources.gcs.source",
+    "HTTPDataSource": "streaming.sources.http.source",
+    "HuggingFaceDataSource": "streaming.sources.huggingface.source",
+    "LocalDataSource": "streaming.sources.local.source",
     "MemorySource": "streaming.sources.memory",
-    "S3DataSource": "streaming.sources.s3",
+    "S3DataSource": "streaming.sources.s3.source",
 }
 _CLASS_OF = {
     "local": "LocalDataSource",
@@ -64,7 +64,7 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
     """
     if isinstance(source, DataSource):
         return source
-    from streaming.config import parse_source
+    from streaming.core.config import parse_source
 
     config = parse_source(source)
     if config.source_type in _registered:
@@ -75,7 +75,7 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
 
 def register_scheme(scheme: str, make: Callable[[DataSourceConfig], DataSource]) -> None:
     """Let URLs `scheme://...` and the type `scheme` name sources that `make` makes from their configuration."""
-    from streaming.config import SOURCE_TYPES
+    from streaming.core.config import SOURCE_TYPES
 
     SOURCE_TYPES[scheme] = scheme
     _registered[scheme] = make

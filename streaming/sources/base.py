@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from streaming.core.masking import remember_secrets
 from streaming.errors import BadRequest, Closed, InvalidPath, NotFound, StreamingError, TooLarge
-from streaming.masking import remember_secrets
-from streaming.skips import Skips, warn_of
+from streaming.telemetry.skipped_objects import Skips, warn_of
 
 if TYPE_CHECKING:
-    from streaming.config import DataSourceConfig
+    from streaming.core.config import DataSourceConfig
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from streaming.sources.base import FileInfo
 from streaming.sources.header_values import iso_time, whole_number
-from streaming.sources.http_status import plain_etag
+from streaming.sources.status_codes import plain_etag
 
 __all__ = ["MAX_PAGE_BYTES", "KeyPage", "parse_keys"]
 

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Protocol
 
-from streaming.skips import Skips
 from streaming.sources.base import FileInfo
 from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.readable import Why, readable
+from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.config import DataSourceConfig
+    from streaming.core.config import DataSourceConfig
 
 PAGE = 1000  # objects in an answer of S3 and GCS
 LISTINGS_AT_ONCE = 16

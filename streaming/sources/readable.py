@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from streaming.errors import InvalidPath
-from streaming.skips import Skips
 from streaming.sources.base import FileInfo, check_path
+from streaming.telemetry.skipped_objects import Skips
 
 __all__ = ["Why", "is_plain", "is_text", "readable", "why_unreadable"]
 
 Why: TypeAlias = Callable[[str], str | None]
-"""Why an object of this path cannot be read: one of `streaming.skips.REASONS`, or None if it can."""
+"""Why an object of this path cannot be read: one of `telemetry.skipped_objects.REASONS`, or None if it can."""
 
 
 def readable(infos: Iterable[FileInfo], skips: Skips, why: Why | None = None) -> list[FileInfo]:

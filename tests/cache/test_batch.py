@@ -16,7 +16,7 @@ from streaming.adapter import StreamingDatasetAdapter  # tells torch's default_c
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
 from streaming.cache.sample import MISS, STALE, SmartLRUCache
-from streaming.collate import PadCollate, stack_collate
+from streaming.loader.collate import PadCollate, stack_collate
 from streaming.testing import MemorySource
 
 DTYPES = [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.uint8, torch.complex64]

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Sampler
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cache.store import entry_size
-from streaming.config import DataSourceConfig
+from streaming.core.config import DataSourceConfig
 from streaming.errors import ConfigError
-from streaming.order import Shuffled
+from streaming.order.permutation import Shuffled
 from streaming.testing import MemorySource
 
 SAMPLES = 1_000

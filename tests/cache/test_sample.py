@@ -86,7 +86,7 @@ async def test_names_and_calls_of_existing_users() -> None:
 
 def test_prefetcher_is_importable_from_here() -> None:
     """`from streaming.cache import AsyncPrefetcher` works, and another unknown name says so."""
-    from streaming.prefetch import AsyncPrefetcher
+    from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
     assert streaming.cache.AsyncPrefetcher is AsyncPrefetcher
     with pytest.raises(AttributeError, match="Nothing"):

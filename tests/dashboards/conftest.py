@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from dashboards.evaluate import Range
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
-from streaming.metrics import Collector, start_metrics_server
+from streaming.loader.data_loader import StreamingDataLoader
+from streaming.monitoring.metrics import Collector, start_metrics_server
 from tests.conftest import WebServer
 from tests.prometheus import Prometheus, running
 from tests.relay import Relay

@@ -16,9 +16,9 @@ from dashboards.colours import OUTCOME, STAGE
 from dashboards.evaluate import board_of, panels_of
 from dashboards.generate import DASHBOARDS
 from dashboards.queries import selector
-from streaming.counters import OUTCOMES
-from streaming.metrics.families import FAMILIES, VALUES
-from streaming.stages import STAGES
+from streaming.monitoring.metrics.families import FAMILIES, VALUES
+from streaming.telemetry.counters import OUTCOMES
+from streaming.telemetry.stages import STAGES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"

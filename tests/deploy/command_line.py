@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer.main
 
-from streaming.cli import app
+from streaming.cli.app import app
 
 
 def check_command(words: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from streaming.metrics.families import FAMILIES, VALUES
-from streaming.verdict import thresholds
+from streaming.monitoring.diagnosis import thresholds
+from streaming.monitoring.metrics.families import FAMILIES, VALUES
 from tests.prometheus import ALERTS, Tool, promtool, scaled
 
 __all__ = ["promtool"]

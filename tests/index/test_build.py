@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming.config import DataSourceConfig
+from streaming.core.config import DataSourceConfig
 from streaming.errors import ConfigError, DuplicateName, IndexBuildError, MissingPart, NoSamples, NotFound
 from streaming.index import SampleIndex
-from streaming.sources.local import LocalDataSource
+from streaming.sources.local.source import LocalDataSource
 from streaming.testing import MemorySource
 
 TRAINER = {"latents": "latent_conditions", "conditions": "text_conditions"}

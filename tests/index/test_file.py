@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from streaming.config import DataSourceConfig
+from streaming.core.config import DataSourceConfig
 from streaming.errors import ConfigError, IndexFileError
 from streaming.index import SampleIndex, configuration, validator
 from streaming.sources import create_data_source
 from streaming.sources.base import FileInfo
-from streaming.sources.local import LocalDataSource
+from streaming.sources.local.source import LocalDataSource
 from streaming.testing import MemorySource
 
 PRELUDE_BYTES = 48

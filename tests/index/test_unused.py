@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from streaming.config import DataSourceConfig
+from streaming.core.config import DataSourceConfig
 from streaming.errors import ConfigError, IndexBuildError, MissingPart, NoSamples
 from streaming.index import SampleIndex, configuration
-from streaming.sources.local import LocalDataSource
+from streaming.sources.local.source import LocalDataSource
 from streaming.testing import MemorySource
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from streaming.counters import LATENCY_BUCKETS_S, OUTCOMES
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -24,10 +23,11 @@ from streaming.errors import (
     TooLarge,
     TruncatedRead,
 )
-from streaming.metrics.families import FAMILIES, VALUES
+from streaming.monitoring.metrics.families import FAMILIES, VALUES
 from streaming.resilience import Breaker, Limit, Resilience, Retry, outcome_of, stack
 from streaming.resilience.readings import CopyReadings, Reading
 from streaming.sources.base import Blob, DataSource
+from streaming.telemetry.counters import LATENCY_BUCKETS_S, OUTCOMES
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
 from tests.resilience.parts import DATA, Held, Highest, down, driven, marked, memory, settle
 

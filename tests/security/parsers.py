@@ -113,7 +113,7 @@ def _codecs() -> list[Parser]:
 
 
 def _lfs_pointer(data: bytes) -> object:
-    from streaming.git_lfs import check_no_pointer
+    from streaming.codecs.git_lfs import check_no_pointer
 
     return check_no_pointer(data, "x", "s")
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from streaming import StreamingDatasetAdapter
-from streaming.config import DataSourceConfig
+from streaming.core.config import DataSourceConfig
 from streaming.errors import DecodeError, SourceError, TooLarge
 from streaming.sources.base import DataSource
 from tests.security.engines import ENGINES, each_engine

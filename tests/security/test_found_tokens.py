@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from streaming.config import parse_source
+from streaming.core.config import parse_source
 from streaming.errors import AccessDenied, ConfigError, StreamingError
 from streaming.sources import create_data_source
-from streaming.sources.found_login import AMAZON, GOOGLE, HUGGING_FACE, may_get_found_login
-from streaming.sources.gcs_place import place_of
+from streaming.sources.found_credentials import AMAZON, GOOGLE, HUGGING_FACE, may_get_found_login
+from streaming.sources.gcs.address import place_of
 from tests.fault_server import FaultServer
 
 FOREIGN = "http://foreign.example"

@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.cli import app
-from streaming.config import DataSourceConfig
+from streaming.cli.app import app
+from streaming.core.config import DataSourceConfig
 from streaming.errors import AccessDenied, NotFound, SourceError
 from streaming.index import SampleIndex
-from streaming.metrics import write_textfile
+from streaming.monitoring.metrics import write_textfile
 from streaming.sources import LocalDataSource, local_root
 from streaming.testing import MemorySource
 

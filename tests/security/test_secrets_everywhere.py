@@ -20,18 +20,18 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from streaming import logs
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.cli import app
-from streaming.config import AdapterConfig, DataSourceConfig, load_config, parse_source
+from streaming.cli.app import app
+from streaming.core import logs
+from streaming.core.config import AdapterConfig, DataSourceConfig, load_config, parse_source
+from streaming.core.masking import mask_secrets
 from streaming.errors import ConfigError, NotFound, PrepareError, StreamingError
-from streaming.loader import StreamingDataLoader
-from streaming.masking import mask_secrets
-from streaming.metrics import write_textfile
+from streaming.loader.data_loader import StreamingDataLoader
+from streaming.monitoring.metrics import write_textfile
+from streaming.monitoring.wandb_logger import WandbTracker
 from streaming.sources import create_data_source
-from streaming.tracking import WandbTracker
-from tests.commands.test_live import exposition
-from tests.test_tracking import Run
+from tests.cli.test_live_view import exposition
+from tests.monitoring.test_wandb_logger import Run
 
 PLACES = (
     "login query odd_query header token user password url_query index_query mirror_login mirror_header s3_login s3_key "

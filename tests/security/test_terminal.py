@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from streaming import logs
-from streaming.cli import app
-from streaming.commands.outcome import outcome
+from streaming.cli.app import app
+from streaming.cli.exit_codes import outcome
+from streaming.core import logs
+from streaming.core.escaping import escaped, escaped_lines
 from streaming.errors import SourceError
-from streaming.escaping import escaped, escaped_lines
-from tests.commands.test_live import served
+from tests.cli.test_live_view import served
 
 # What clears a screen, sets a title, goes back in a line, begins a row, and turns a name around.
 HOSTILE = "\x1b[2J\x1b]0;title\x07\b\x7f\x9b31m\u202egnp\u2066\u2028\r\nforged"
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-COMMANDS = Path(__file__).parents[2] / "streaming" / "commands"
+COMMANDS = Path(__file__).parents[2] / "streaming" / "cli"
 
 
 def run(*arguments: str | Path, code: int = 0) -> Result:
@@ -118,7 +118,7 @@ def test_commands_print_by_one_function() -> None:
     """Which escapes; what else is printed is JSON, an object's bytes, or the demo's own words."""
     found = [
         f"{path.name}: {line.strip()}"
-        for path in sorted([*COMMANDS.glob("*.py"), COMMANDS.parent / "cli.py"])
+        for path in sorted(COMMANDS.glob("*.py"))
         for line in path.read_text().splitlines()
         if re.search(r"typer\.echo\(|click\.echo\(|\bprint\(", line) and path.name != "show.py"
     ]

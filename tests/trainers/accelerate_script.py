@@ -18,8 +18,8 @@ from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
-from streaming.sampler import StreamingSampler
+from streaming.loader.data_loader import StreamingDataLoader
+from streaming.loader.sampler import StreamingSampler
 
 
 def loader_of(kind: str, dataset: Any, batch_size: int, workers: int, accelerator: Accelerator) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

@@ -13,7 +13,7 @@ from received import received
 from torch import nn
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
 
 
 class Data(pl.LightningDataModule):

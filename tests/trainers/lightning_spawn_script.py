@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning_script import Module
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
 
 
 class Data(pl.LightningDataModule):

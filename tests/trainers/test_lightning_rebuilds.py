@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.batching import Packing, TokenBatches
 from streaming.errors import ConfigError
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
+from streaming.order.batching import Packing, TokenBatches
 from tests.trainers.jobs import SAMPLES, write_samples
 
 LENGTHS = [1 + number % 5 for number in range(SAMPLES)]

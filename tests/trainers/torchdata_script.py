@@ -12,7 +12,7 @@ from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.sampler import StreamingSampler
+from streaming.loader.sampler import StreamingSampler
 
 
 def main(data: str, checkpoint: Path, batch_size: int, epochs: int, save_every: int, workers: int, at_end: int) -> None:

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.loader import StreamingDataLoader
+from streaming.loader.data_loader import StreamingDataLoader
 
 
 class LoaderState(TrainerCallback, ExportableState):

@@ -1,0 +1,187 @@
+"""The event-loop thread of this process, and the bridge from synchronous code to it.
+
+All input happens on one loop in one daemon thread per process, started on first use. Synchronous code hands it a
+coroutine with `Runtime.run` and blocks; that is safe inside somebody else's running loop too, because the loop here is
+another one. The loop thread does not survive a fork: a forked child starts its own runtime when it first needs one,
+and never touches clients, sockets or locks of its parent's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from streaming.core.logs import get_logger
+from streaming.errors import WrongThread
+
+__all__ = ["Done", "Pending", "Runtime", "current_runtime"]
+
+T = TypeVar("T")
+
+logger = get_logger(__name__)
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long `Runtime.close` waits for cancelled tasks; they only have to reach their next await."""
+
+
+_LAG_EVERY_S = 0.25  # between two looks, of some 20 us each
+_LAGS_KEPT = 40  # of 10 s
+_LAGS_LATER = 4  # a few long pauses are collections of garbage, or those of a busy machine
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # Windows, where uvloop does not exist
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class Runtime:
+    """One event loop in one daemon thread. Use `current_runtime()` rather than making one.
+
+    Attributes:
+        loop: the running loop; schedule on it with `call_soon` or `submit` from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.loop = _new_event_loop()
+        self._is_over = False
+        self._lags = deque([0.0] * _LAGS_KEPT, _LAGS_KEPT)
+        self._thread = threading.Thread(target=self._main, name="streaming-loop", daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self._watch_lag(self.loop.time())
+        try:
+            while not self._is_over:
+                self._run()
+        finally:
+            self.loop.close()
+
+    def _run(self) -> None:
+        try:
+            self.loop.run_forever()
+        except BaseException as exc:  # SystemExit or KeyboardInterrupt of one task: its caller gets it, others go on
+            logger.warning("loop_interrupted error=%s", type(exc).__name__)
+
+    @property
+    def lag_s(self) -> float:
+        """How late nine of ten timers of the loop were at most, in the last 10 seconds: what a read may wait for its
+        turn, as when the trainer's Python holds the interpreter's lock."""
+        return sorted(self._lags)[-1 - _LAGS_LATER]
+
+    def _watch_lag(self, due: float) -> None:
+        now = self.loop.time()
+        self._lags.append(now - due)
+        self.loop.call_at(now + _LAG_EVERY_S, self._watch_lag, now + _LAG_EVERY_S)
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller runs on the loop thread."""
+        return threading.get_ident() == self._thread.ident
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine on the loop; the future can be waited for and cancelled from any thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and block until it ends; an interrupt of the caller cancels it.
+
+        Raises:
+            WrongThread: called on the loop thread, which would wait for itself for ever.
+        """
+        if self.is_current_thread():
+            coroutine.close()
+            raise WrongThread("a blocking call was made on the library's own loop thread; await the async form instead")
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Schedule a plain callable on the loop thread, from any thread; nothing happens once the loop is closed."""
+        try:
+            self.loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+
+    def close(self) -> None:
+        """Cancel what runs on the loop and end its thread. Idempotent."""
+        if not self._thread.is_alive() or self.is_current_thread():
+            return
+        self.submit(self._cancel_all())
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    async def _cancel_all(self) -> None:
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S / 2)
+        self._is_over = True
+        self.loop.stop()
+
+
+_lock = threading.Lock()
+_runtime: Runtime | None = None
+_inherited: list[object] = []  # a parent's runtime: kept, because ending its client objects in a child may hang
+
+
+def current_runtime() -> Runtime:
+    """The runtime of this process, started on first use."""
+    global _runtime
+    if _runtime is None:
+        with _lock:
+            if _runtime is None:
+                _runtime = Runtime()
+                atexit.register(_runtime.close)
+    return _runtime
+
+
+def _forget_in_child() -> None:
+    global _runtime, _lock
+    _lock = threading.Lock()
+    if _runtime is not None:
+        atexit.unregister(_runtime.close)
+        _inherited.append(_runtime)
+        _runtime = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class Done(Generic[T]):
+    """A result that may be awaited or not: for calls that old code makes both ways."""
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._value
+        yield
+
+
+class Pending(Generic[T]):
+    """Work already under way on the runtime's loop; awaiting it on any loop waits for its end, ignoring it is fine."""
+
+    def __init__(self, future: Future[T]) -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.wrap_future(self._future).__await__()
+
+    def result(self, timeout_s: float | None = None) -> T:
+        """Block until the work ended and return its result."""
+        return self._future.result(timeout_s)

@@ -1,0 +1,1 @@
+"""The read path: fetches, caches, reads ahead, and answers workers."""

@@ -1,0 +1,111 @@
+"""From settings to an owner that reads: sources, index, cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streaming.cache.sample import SmartLRUCache
+from streaming.core.config import AdapterConfig
+from streaming.core.logs import get_logger
+from streaming.core.ranks import is_first_of_node
+from streaming.core.runtime import current_runtime
+from streaming.engine.bad_samples import BadSamples
+from streaming.engine.engine import Owner
+from streaming.engine.replicas import CopyReader, Entry, open_entries
+from streaming.errors import IndexFileError
+from streaming.index import SampleIndex, rules
+from streaming.index.revalidation import Revalidation, refreshed
+from streaming.sources.base import DataSource
+
+__all__ = ["open_owner"]
+
+logger = get_logger(__name__)
+
+
+def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> Owner:
+    """An owner in this process, its sources listed or its saved index opened. Blocks meanwhile.
+
+    Args:
+        config: what it is made from.
+        prepare: see `Owner`.
+        shares: how many owners share the budget.
+
+    Raises:
+        ConfigError: a setting that cannot be used, or a mapping to an unknown source.
+        IndexBuildError: the samples cannot be matched.
+        SourceError: a source cannot be listed.
+    """
+    runtime = current_runtime()
+    entries = open_entries(config.sources, config.resilience, config.max_object_bytes)
+    index, revalidation = runtime.run(_load_index(config, entries))
+    cache = SmartLRUCache(
+        config.cache_size_gb / shares,
+        config.max_ttl_seconds,
+        config.compression_type,
+        policy=config.policy,
+        samples=len(index),
+    )
+    return Owner(
+        runtime,
+        CopyReader(entries, index),
+        index,
+        cache,
+        prepare=prepare,
+        prefetch_ahead=config.prefetch_ahead,
+        concurrency=config.concurrency,
+        decode_threads=config.decode_threads,
+        max_bytes=config.max_object_bytes,
+        bad=_bad_samples(config, len(index)),
+        revalidation=revalidation,
+    )
+
+
+def _bad_samples(config: AdapterConfig, count: int) -> BadSamples | None:
+    if config.on_error == "raise":
+        return None
+    return BadSamples(count, config.seed, config.quarantine_path, config.max_bad_share)
+
+
+async def _load_index(config: AdapterConfig, entries: Sequence[Entry]) -> tuple[SampleIndex, Revalidation]:
+    """The index, and what compares it with the sources; where there is none, the sources are closed again."""
+    try:
+        return await _index_of(config, [entry.source for entry in entries])
+    except BaseException:
+        for entry in entries:
+            await entry.source.aclose()
+        raise
+
+
+async def _index_of(config: AdapterConfig, sources: Sequence[DataSource]) -> tuple[SampleIndex, Revalidation]:
+    """As `_load_index`; the comparison is made in the background where the index was not made just now."""
+    index, is_fresh = _saved_index(config, sources), False
+    if index is None:
+        index, is_fresh = await _build_index(config, sources), True
+    elif config.refresh == "always":
+        assert config.index_path is not None
+        index, is_fresh = await refreshed(index, sources, config.index_path), True
+    in_background = not is_fresh and config.refresh == "background" and is_first_of_node()
+    return index, Revalidation(index, sources, config.index_path, in_background)
+
+
+def _saved_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex | None:
+    """What is saved for this configuration; None if nothing is, or nothing that can be used."""
+    path = config.index_path
+    if path is None or not path.exists():
+        return None
+    expected = rules(sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing)
+    try:
+        return SampleIndex.open(path, expect=expected, is_shared=config.index_is_shared)
+    except IndexFileError as exc:
+        logger.warning("index_rebuilt path=%s reason=%s", path, exc)
+        return None
+
+
+async def _build_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex:
+    index = await SampleIndex.build(
+        sources, data_mapping=config.data_mapping, rename=config.rename, missing=config.missing
+    )
+    if config.index_path is not None:
+        index.save(config.index_path)
+    return index

@@ -1,0 +1,1 @@
+"""Objects that hold many samples: one module for each format."""

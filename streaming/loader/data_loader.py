@@ -1,0 +1,269 @@
+"""`StreamingDataLoader`: torch's DataLoader over a known order, exactly resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from streaming.core.epoch_index import EpochDataset
+from streaming.core.ranks import check_agreement
+from streaming.errors import ConfigError
+from streaming.loader.accelerate import Prepared
+from streaming.loader.device import to_device
+from streaming.loader.framework_rebuilds import given_samplers
+from streaming.loader.sampler import Batching, LoaderSampler
+from streaming.loader.state import Pass
+from streaming.order.batching import Plan, TokenBatches
+from streaming.order.permutation import Order, Sequential
+from streaming.telemetry.counters import Reading
+from streaming.telemetry.live import add_loader
+from streaming.telemetry.stalls import StallAccount, accounted, arriving, rest_of
+
+__all__ = ["StreamingDataLoader"]
+
+
+class StreamingDataLoader(Prepared, DataLoader[Any]):
+    """Batches of one rank, in an order that is a pure function of seed and epoch, with a state to go on from.
+
+    Takes what torch's DataLoader takes, except `sampler`, `batch_sampler` and `generator`: the order is its own. Ranks
+    are found and told apart without a distributed sampler; all of them get equally many batches. What comes next is
+    read ahead, whatever `num_workers` is, also through torch's `Subset`, `ConcatDataset` and `StackDataset`.
+
+    Each iteration is an epoch of its own, also after one that was left early, unless a state was loaded or `set_epoch`
+    was called: see `streaming.loader.state.Progress`. Several loaders over one data set do not change each other's
+    batches.
+
+    `state_dict()` counts a batch when `next()` returned it, however far workers and devices are ahead; a state may be
+    loaded with another `world_size`, `batch_size` or `num_workers`, and the global order goes on where it was.
+
+    Args:
+        dataset: a `StreamingDatasetAdapter`, a `MixedDataset`, or any map-style data set.
+        batch_size: samples on each rank; with `Packing` packs, with `TokenBatches` left out.
+        shuffle: each epoch in an order of its own, or always from first to last.
+        seed: of the order; None is the data set's own, or 0.
+        order: an order to use in place of `shuffle` and `seed`.
+        batching: `TokenBatches` or `Packing`, to group samples by their lengths before they are read.
+        drop_last: drop the last samples where they do not suffice for a whole batch on each rank. Otherwise the last
+            batch is smaller, and the first samples of the epoch fill it up to one size on all ranks.
+        rank, world_size: see `streaming.core.ranks.rank_and_world`.
+        device: where the tensors of a batch shall be; None leaves them.
+        prefetch_to_device: batches that are copied to the device ahead of their use.
+        options: as for torch's DataLoader, except `in_order=False`.
+
+    Attributes:
+        rank, world_size: as found.
+        sampler: the `StreamingSampler`.
+        plan: the groups of samples, where there is `batching`; `plan.padding(epoch)` is their share of padding.
+        stalls: how long the trainer waited for batches, and for what.
+
+    Raises:
+        ConfigError: settings that cannot be used, fewer samples than ranks, or ranks that do not agree.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int | None = 1,
+        shuffle: bool = False,
+        *,
+        seed: int | None = None,
+        order: Order | None = None,
+        batching: Batching | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        device: torch.device | str | None = None,
+        prefetch_to_device: int = 2,
+        **options: Any,
+    ) -> None:
+        _check_options(dataset, options, batch_size, batching)
+        given = given_samplers(options, has_batching=batching is not None)
+        options = {name: value for name, value in options.items() if name not in ("sampler", "batch_sampler")}
+        sampler = given.units
+        if sampler is None:
+            sampler = LoaderSampler(
+                dataset,
+                shuffle=shuffle,
+                seed=seed,
+                order=Sequential(len(dataset)) if given.is_sequential else order,  # type: ignore[arg-type]
+                batching=batching,
+                rank=rank,
+                world_size=world_size,
+                drop_last=drop_last,
+            )
+        elif given.batches is not None:
+            sampler.drop_last = getattr(given.batches, "drop_last", drop_last)
+            batch_size = getattr(given.batches, "batch_size", None)
+        # By these names a framework that makes a loader again finds the arguments.
+        self.seed, self.order, self.batching = seed, order, batching
+        self.rank, self.world_size = sampler.rank, sampler.world_size
+        self.device, self.prefetch_to_device = device, prefetch_to_device
+        self._device = None if device is None else torch.device(device)
+        self._progress = sampler.progress
+        self._units = sampler
+        self._padding: float | None = None  # of the epoch under way
+        self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
+        if self._device is not None and self._device.type == "cuda":
+            options.setdefault("pin_memory", True)
+        if given.batches is not None or isinstance(batching, TokenBatches):
+            super().__init__(dataset, batch_sampler=given.batches or sampler, **options)
+            object.__setattr__(self, "sampler", sampler)  # in place of torch's, which nothing draws from
+        else:
+            super().__init__(dataset, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
+        self._view = EpochDataset(dataset) if batching is not None or sampler.draws else None
+        self.stalls = StallAccount(rest_of(self.num_workers, self._device))
+        add_loader(self)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The groups of samples, where there is `batching`."""
+        return self._units.plan
+
+    @property
+    def epoch(self) -> int:
+        """The one under way, or that comes next: from the batch on that ends epoch e it is e + 1."""
+        return self._progress.epoch
+
+    def __len__(self) -> int:
+        """Batches on each rank in a whole epoch, also where a state was loaded in the middle of one."""
+        return self._batches(self._progress.epoch, 0)
+
+    def _batches(self, epoch: int, position: int) -> int:
+        left = self._units.left(epoch, position)
+        return left // self._per_batch if self.drop_last else -(-left // self._per_batch)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own iterator class
+        # A pass begins with its first batch: Lightning makes an iterator, and then sets the epoch for it.
+        self._units.check_group()
+        self._check_ranks()
+        yield from self._delivered(self._progress.begin())
+
+    def _check_ranks(self) -> None:
+        """Refuse a pass that begins in another way on another rank, as after one rank alone looked at a first batch."""
+        epoch, position = self._progress.start
+        left_at = self._progress.left_at
+        begin = {"epoch": epoch, "position": position, "the last pass left at position": left_at}
+        others = {**self._units.settings(epoch, position), "batch_size": self._per_batch}
+        settings = {**begin, **others, "drop_last": self._units.drop_last}
+        is_compared = check_agreement(self.rank, self.world_size, settings)
+        if left_at is not None and not is_compared:
+            raise ConfigError(
+                f"rank {self.rank} of {self.world_size} left its last pass at position {left_at} of epoch {epoch - 1}, "
+                "and there is no process group of all ranks to find out whether the others did: call set_epoch(n) "
+                "on every rank before each pass, or initialise torch.distributed"
+            )
+
+    def _delivered(self, run: Pass) -> Iterator[Any]:
+        progress, units = self._progress, self._units
+        epoch, position = run.epoch, run.position
+        left = self._batches(epoch, position)
+        last = self._per_batch if self.drop_last else (units.left(epoch, position) - 1) % self._per_batch + 1
+        if not left:
+            progress.finish(run)
+            return
+        self._padding = None if self.plan is None else self.plan.padding(epoch)
+        units.place = epoch, position
+        step = self._per_batch * self.world_size
+        self._begin(self._remainder(epoch, position))
+        try:
+            for batch in self.stalls.steps_of(self._arriving):
+                left -= 1
+                self.stalls.add_samples(self._per_batch if left else last)
+                if left:
+                    progress.advance(run, step)
+                else:
+                    progress.finish(run)
+                    self.end_of_dataloader = True
+                yield batch
+        finally:
+            self._end()
+
+    def _arriving(self) -> Iterator[Any]:
+        batches = arriving(self._start, self.num_workers)
+        return batches if self._device is None else to_device(batches, self._device, self.prefetch_to_device)
+
+    def _start(self) -> Iterator[Any]:
+        with accounted(self, self.stalls.rest), self._viewed():
+            return super().__iter__()
+
+    @contextmanager
+    def _viewed(self) -> Iterator[None]:
+        """An iterator of torch's that is made inside reads through the view; `dataset` stays what was given."""
+        if self._view is None:
+            yield
+            return
+        dataset = self.dataset
+        object.__setattr__(self, "dataset", self._view)  # torch refuses it once a loader is made
+        try:
+            yield
+        finally:
+            object.__setattr__(self, "dataset", dataset)
+
+    def _remainder(self, epoch: int, position: int) -> int:
+        """See `Prepared`: what is repeated are the last units of the last ranks; gathered, ranks follow each other."""
+        each = self._units.left(epoch, position)
+        repeated = max(each * self.world_size - (self._units.units(epoch) - position), 0)
+        rows = (each - 1) % self._per_batch + 1
+        if self.drop_last or not repeated:
+            return 0
+        in_one_row = rows == 1 and self.batch_size is not None
+        return rows * self.world_size - repeated if repeated == 1 or in_one_row else -1
+
+    def readings(self) -> Reading:
+        """The numbers of this moment as metrics, as those of an adapter are, without the label `dataset`."""
+        reading: Reading = {
+            **self.stalls.readings(),
+            "loader_epoch": {(): self._progress.epoch},
+            "loader_position": {(): self._progress.position},
+        }
+        return reading if self._padding is None else {**reading, "loader_padding_ratio": {(): self._padding}}
+
+    @property
+    def dataset_name(self) -> str:
+        """That of the adapter; "mixed" of a `MixedDataset`, "data" of any other data set."""
+        return str(getattr(self.dataset, "name", "data"))
+
+    # -- state
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin the next pass at the start of this epoch, or at the place of a loaded state of this epoch."""
+        self._progress.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run is, up to the batch that `next()` returned last: JSON of less than a kilobyte.
+
+        The same on all ranks; after the last batch of epoch e it says epoch e + 1, position 0. After a pass that was
+        left early it is the place where it was left.
+        """
+        return self._progress.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any] | str | bytes) -> None:
+        """Begin the next pass at a state.
+
+        Raises:
+            StateError: if it is damaged, of another version, or of another run; says what differs.
+        """
+        self._progress.load_state_dict(state)
+
+
+def _check_options(dataset: Any, options: Mapping[str, Any], batch_size: int | None, batching: Batching | None) -> None:
+    if isinstance(dataset, IterableDataset):
+        raise ConfigError(
+            f"{type(dataset).__name__} is an IterableDataset, whose order cannot be chosen: give a map-style data set"
+        )
+    if options.get("generator") is not None:
+        raise ConfigError("generator is given to a StreamingDataLoader, whose order has a seed of its own: give seed=")
+    if options.get("in_order") is False:
+        raise ConfigError(
+            "in_order=False gives batches as they are made, so no place in the order says which ones a run has had: "
+            "a resumed run would repeat some and lose others. Leave it out, or use torch's DataLoader"
+        )
+    if isinstance(batching, TokenBatches):
+        if batch_size not in (None, 1):
+            raise ConfigError(f"batch_size={batch_size} with TokenBatches, which makes the batches: leave it out")
+    elif batch_size is None or batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size!r}: give the samples of a batch on each rank, at least 1")

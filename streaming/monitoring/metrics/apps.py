@@ -1,0 +1,115 @@
+"""What a scrape is answered, by the server of `streaming.monitoring.metrics.serve` or in an application of yours."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from streaming.core.logs import get_logger
+from streaming.monitoring.metrics.registry import metrics_registry
+
+__all__ = ["Answer", "answer", "asgi_app", "wsgi_app"]
+
+logger = get_logger(__name__)
+
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers, body."""
+
+_REASONS = {200: "200 OK", 404: "404 Not Found", 405: "405 Method Not Allowed", 500: "500 Internal Server Error"}
+_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+_GZIP_LEVEL = 6
+"""Makes 95 kB of an exposition 4.0 kB in 0.7 ms; level 1 makes it 8.9 kB in 0.5 ms."""
+
+
+def answer(registry: CollectorRegistry, path: str, query: str, headers: Mapping[str, str]) -> Answer:
+    """What GET of this path gives: `/metrics` in the format that `Accept` asks for, `/healthz`, else 404.
+
+    Args:
+        query: `name[]=...` asks for these families alone.
+        headers: of the request, by names in small letters.
+    """
+    if path == "/healthz":
+        return 200, dict(_TEXT), b"ok\n"
+    if path.rstrip("/") != "/metrics":
+        return 404, dict(_TEXT), b"not here: ask for /metrics or /healthz\n"
+    return exposition(registry, query, headers)
+
+
+def exposition(registry: CollectorRegistry, query: str, headers: Mapping[str, str]) -> Answer:
+    """All families, as text or OpenMetrics, packed if the client takes that."""
+    encode, content_type = choose_encoder(headers.get("accept", ""))
+    names = parse_qs(query).get("name[]")
+    try:
+        body = encode(registry.restricted_registry(names) if names else registry)
+    except Exception as exc:  # of another collector in the user's registry
+        logger.warning("metrics_failed error=%s next_step=%s", exc, "repair or unregister the collector that raises it")
+        return 500, dict(_TEXT), b"a collector of this registry failed; the log of this process says why\n"
+    packed = {} if not _takes_gzip(headers.get("accept-encoding", "")) else {"Content-Encoding": "gzip"}
+    if packed:
+        body = gzip.compress(body, _GZIP_LEVEL)
+    return 200, {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding", **packed}, body
+
+
+def _takes_gzip(accepted: str) -> bool:
+    for part in accepted.split(","):
+        coding, _, weight = part.partition(";")
+        if coding.strip().lower() == "gzip":
+            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+def wsgi_app(registry: CollectorRegistry | None = None) -> Callable[..., Iterable[bytes]]:
+    """A WSGI application that answers every GET with the metrics: mount it at `/metrics`.
+
+    Args:
+        registry: see `metrics_registry`.
+    """
+    shown = metrics_registry(registry)
+
+    def app(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        asked = {"accept": environ.get("HTTP_ACCEPT", ""), "accept-encoding": environ.get("HTTP_ACCEPT_ENCODING", "")}
+        status, headers, body = _for_get(
+            environ["REQUEST_METHOD"], lambda: exposition(shown, environ.get("QUERY_STRING", ""), asked)
+        )
+        start_response(_REASONS[status], [*headers.items(), ("Content-Length", str(len(body)))])
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    return app
+
+
+def asgi_app(registry: CollectorRegistry | None = None) -> Callable[..., Awaitable[None]]:
+    """An ASGI application that answers every GET with the metrics: mount it at `/metrics`.
+
+    The numbers are read in a thread, so that the loop of the application goes on meanwhile.
+
+    Args:
+        registry: see `metrics_registry`.
+    """
+    shown = metrics_registry(registry)
+
+    async def app(scope: Mapping[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] != "http":
+            return
+        asked = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        query = scope.get("query_string", b"").decode("latin-1")
+        status, headers, body = await asyncio.to_thread(
+            _for_get, scope["method"], lambda: exposition(shown, query, asked)
+        )
+        pairs = [*headers.items(), ("Content-Length", str(len(body)))]
+        encoded = [(name.lower().encode(), value.encode()) for name, value in pairs]
+        await send({"type": "http.response.start", "status": status, "headers": encoded})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    return app
+
+
+def _for_get(method: str, answer: Callable[[], Answer]) -> Answer:
+    if method in ("GET", "HEAD"):
+        return answer()
+    return 405, {**_TEXT, "Allow": "GET, HEAD"}, b"ask with GET\n"

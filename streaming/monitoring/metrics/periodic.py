@@ -1,0 +1,87 @@
+"""Does something every few seconds in the background; a failure is said once, and tried again."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+from streaming.core.logs import get_logger
+from streaming.errors import ConfigError
+
+__all__ = ["Periodic"]
+
+logger = get_logger(__name__)
+
+
+class Periodic(ABC):
+    """Acts at once, then every `every_s`, and a last time at `close()` or when the interpreter ends.
+
+    A context manager. Does nothing in a child forked from this process.
+
+    Args:
+        way: out of this process, as the log calls it.
+        every_s: seconds between two times; the time that acting takes comes on top.
+
+    Raises:
+        ConfigError: if `every_s` is not above 0.
+    """
+
+    def __init__(self, way: str, every_s: float) -> None:
+        if not every_s > 0:
+            raise ConfigError(
+                f"every_s={every_s!r} is no time between two times of {way}: give seconds above 0, such as 15"
+            )
+        self._way = way
+        self._every_s = every_s
+        self._pid = os.getpid()
+        self._failures = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"streaming-{way}", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    @abstractmethod
+    def _act(self) -> None:
+        """Do it once."""
+
+    @property
+    def failures(self) -> int:
+        """How many times in a row it failed; 0 when it succeeded last."""
+        return self._failures
+
+    def close(self) -> None:
+        """Act a last time and end. Idempotent."""
+        atexit.unregister(self.close)
+        if os.getpid() == self._pid:
+            self._closing.set()
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        self._try()
+        while not self._closing.wait(self._every_s):
+            self._try()
+        self._try()
+
+    def _try(self) -> None:
+        try:
+            self._act()
+        except Exception as exc:
+            self._failures += 1
+            if self._failures == 1:
+                logger.warning("metrics_not_sent way=%s error=%s retry_seconds=%.0f", self._way, exc, self._every_s)
+        else:
+            if self._failures:
+                logger.info("metrics_sent_again way=%s failures=%d", self._way, self._failures)
+            self._failures = 0

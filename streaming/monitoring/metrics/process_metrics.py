@@ -1,0 +1,47 @@
+"""The numbers of this process: its memory, the limit of that, what runs and since when."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from streaming.core.machine import memory_limit, resident_memory
+
+__all__ = ["ProcessReader"]
+
+
+def _torch_version() -> str:
+    """The version of torch with what the build is for, which its metadata may lack: `2.13.0+cu130`."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return str(vars(torch).get("__version__"))
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class ProcessReader:
+    """Reads the numbers of this process.
+
+    Args:
+        clock: seconds since 1970; asked once.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._started = clock()
+        package = sys.modules[__name__.partition(".")[0]]  # is there whenever a module of it is
+        self._build = (str(vars(package).get("__version__")), platform.python_version())
+
+    def readings(self) -> dict[str, dict[tuple[str, ...], Any]]:
+        """The reading of this moment; what cannot be known here is None."""
+        return {
+            "process_resident_memory_bytes": {("trainer",): resident_memory()},
+            "process_memory_limit_bytes": {(): memory_limit()},
+            "start_time_seconds": {(): self._started},
+            "build_info": {(*self._build, _torch_version()): 1},
+        }

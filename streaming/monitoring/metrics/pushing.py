@@ -1,0 +1,115 @@
+"""The metrics pushed to a Pushgateway: for batch clusters whose nodes nobody can scrape.
+
+Each rank has a group of its own there, by job, rank and instance; a push replaces all numbers of its group. The gateway
+keeps the last ones when the process has ended.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from prometheus_client import CollectorRegistry, push_to_gateway
+from prometheus_client.exposition import basic_auth_handler, default_handler
+
+from streaming.errors import BadRequest, ConfigError, SourceUnavailable, StreamingError
+from streaming.monitoring.metrics.collector import rank_of_process
+from streaming.monitoring.metrics.periodic import Periodic
+from streaming.monitoring.metrics.registry import metrics_registry
+
+__all__ = ["Pusher", "push"]
+
+
+def push(
+    url: str,
+    job: str,
+    registry: CollectorRegistry | None = None,
+    *,
+    instance: str | None = None,
+    timeout_s: float = 10.0,
+) -> None:
+    """Push the metrics of this moment.
+
+    Args:
+        url: of the gateway, such as `http://pushgateway:9091`; a login may be in it.
+        job: the label of all that is pushed, such as the name of the run.
+        registry: see `metrics_registry`.
+        instance: the label that tells machines apart; None is the name of this one.
+        timeout_s: for each step of the request.
+
+    Raises:
+        ConfigError: no URL of http or https, or no job.
+        SourceUnavailable: the gateway cannot be reached, or failed.
+        BadRequest: it refused.
+    """
+    place, handler = _place(url)
+    if not job:
+        raise ConfigError("job='' names no group of pushed metrics: give the name of the run")
+    group = {"instance": socket.gethostname() if instance is None else instance, "rank": rank_of_process()}
+    try:
+        push_to_gateway(place, job, metrics_registry(registry), group, timeout_s, handler)
+    except (OSError, HTTPException, ValueError) as exc:
+        raise _failure(place, exc) from exc
+
+
+def _place(url: str) -> tuple[str, Callable[..., Any]]:
+    """The URL without a login, and what sends to it."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        _ = parts.port  # is checked when it is asked for
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("the address of the Pushgateway is no URL: give one such as http://pushgateway:9091")
+    place = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if parts.username is None:
+        return place, default_handler
+    handler: Callable[..., Any] = basic_auth_handler
+    return place, partial(handler, username=unquote(parts.username), password=unquote(parts.password or ""))
+
+
+def _failure(place: str, error: Exception) -> StreamingError:
+    if isinstance(error, HTTPError):
+        said = error.read(300).decode(errors="replace").strip()
+        text = f"the Pushgateway {place} answered {error.code} {error.reason}: {said}"
+        error.close()
+        if error.code < 500:
+            return BadRequest(f"{text}; is it one, and may this process push to it?")
+    else:
+        text = f"the Pushgateway {place} cannot be reached: {error}"
+    return SourceUnavailable(f"{text}; see whether it runs and a firewall lets this machine through")
+
+
+class Pusher(Periodic):
+    """Pushes the metrics every few seconds until `close()`, and then a last time. A context manager.
+
+    While the gateway is down one warning says so; it is tried again each time.
+
+    Args:
+        url, job, registry, instance: see `push`.
+        every_s: seconds between two pushes.
+
+    Raises:
+        ConfigError: no such URL or job, or `every_s` is not above 0.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        job: str,
+        every_s: float = 15.0,
+        registry: CollectorRegistry | None = None,
+        *,
+        instance: str | None = None,
+    ) -> None:
+        _place(url)
+        self._push = partial(push, url, job, metrics_registry(registry), instance=instance)
+        super().__init__("push", every_s)
+
+    def _act(self) -> None:
+        self._push()

@@ -1,0 +1,66 @@
+"""The metrics as a file, for the textfile collector of Prometheus' node exporter: no port, no server.
+
+The exporter reads files that end in `.prom`, whenever it is scraped. Each is written beside its place and renamed, so
+that nobody ever sees half of one, and a link in its place is replaced and not followed. It stays when the process ends:
+`node_textfile_mtime_seconds` says how old it is.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from streaming.core.safe_write import replacing
+from streaming.errors import ConfigError
+from streaming.monitoring.metrics.collector import rank_of_process
+from streaming.monitoring.metrics.periodic import Periodic
+from streaming.monitoring.metrics.registry import metrics_registry
+
+__all__ = ["TextfileWriter", "write_textfile"]
+
+
+def write_textfile(path: str | os.PathLike[str], registry: CollectorRegistry | None = None) -> None:
+    """Write the metrics of this moment.
+
+    Args:
+        path: `{rank}` in it stands for the rank, so that each has a file of its own.
+        registry: see `metrics_registry`.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    place = os.fspath(path).replace("{rank}", rank_of_process())
+    try:
+        with replacing(Path(place)) as file:
+            file.write(generate_latest(metrics_registry(registry)))
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot write metrics to {place!r}: {exc.strerror or exc}; make its folder, let this user write there, or "
+            "give another path"
+        ) from exc
+
+
+class TextfileWriter(Periodic):
+    """Writes the metrics every few seconds until `close()`, and then a last time. A context manager.
+
+    Where the file cannot be written one warning says so; it is tried again each time.
+
+    Args:
+        path, registry: see `write_textfile`.
+        every_s: seconds between two times.
+
+    Raises:
+        ConfigError: if `every_s` is not above 0.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], every_s: float = 15.0, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._path = path
+        self._registry = metrics_registry(registry)
+        super().__init__("textfile", every_s)
+
+    def _act(self) -> None:
+        write_textfile(self._path, self._registry)

@@ -1,0 +1,44 @@
+"""What came of a request that brought no bytes, in one of the words of `streaming.telemetry.counters.OUTCOMES`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from streaming.errors import BadRequest, Closed, InvalidPath, ObjectChanged, TooLarge, TruncatedRead
+
+THROTTLED: Final = "throttled"
+
+_OUTCOMES: Final[dict[type[BaseException], str]] = {
+    # The builtin parents of this library's own errors, so that a user's source may raise either.
+    FileNotFoundError: "not_found",
+    PermissionError: "denied",
+    TimeoutError: "timeout",
+    ConnectionError: "unavailable",
+    TruncatedRead: "truncated",
+    ObjectChanged: "changed",
+    BadRequest: "refused",
+    InvalidPath: "refused",
+    TooLarge: "refused",
+    asyncio.CancelledError: "cancelled",
+    GeneratorExit: "cancelled",
+    Closed: "cancelled",
+}
+
+
+def is_throttle(error: BaseException) -> bool:
+    """Whether an error asks for fewer requests: a status of 429 or 503, or `throttled` set on it."""
+    return getattr(error, "status", None) in (429, 503) or bool(getattr(error, "throttled", False))
+
+
+def outcome_of(error: BaseException) -> str:
+    """The outcome that an error stands for: `THROTTLED` whatever its class, else by the nearest class that has one.
+
+    A source that was closed meanwhile counts as cancelled: nobody waits for the answer any more.
+    """
+    if is_throttle(error):
+        return THROTTLED
+    for kind in type(error).__mro__:
+        if kind in _OUTCOMES:
+            return _OUTCOMES[kind]
+    return "other"

@@ -1,0 +1,238 @@
+"""What the configuration of a GCS source says, checked and taken apart."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from streaming.core.config import mask_secrets, suggest
+from streaming.core.masking import remember_secrets
+from streaming.errors import AccessDenied, ConfigError, InvalidPath, NotFound
+from streaming.sources.base import check_prefix
+from streaming.sources.found_credentials import GOOGLE, may_get_found_login
+
+if TYPE_CHECKING:
+    from streaming.core.config import DataSourceConfig
+
+ENGINES = ("obstore", "gcsfs")
+_OPTIONS = ("anon", "endpoint_url", "project", "requester_pays", "token")
+_CREDENTIALS = ("service_account_file", "service_account_json", "token")
+_NAMED_TOKENS = ("anon", "cloud", "google_default")
+_SERVICE_ACCOUNT_FIELDS = ("client_email", "private_key")
+
+_SECRET_FIELDS = ("private_key", "client_secret", "refresh_token")
+_FOUND_LOGINS = ("google_default", "cloud", "file")  # which the configuration only points at
+
+LoginKind = Literal["default", "anon", "google_default", "cloud", "file", "json", "token"]
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to log in.
+
+    Attributes:
+        kind: `default` is what the engine finds by itself; `google_default` Google's application default credentials;
+            `cloud` the account of the machine; `file` and `json` a service account; `token` an access token.
+        value: the file's path, the account as JSON text, or the token; never printed.
+    """
+
+    kind: LoginKind
+    value: str = field(default="", repr=False)
+
+    def account(self, source: str) -> dict[str, Any]:
+        """The service account, or another kind of credentials file, that `file` and `json` name.
+
+        Raises:
+            ConfigError: if it cannot be read, or is not what Google's console hands out.
+        """
+        what = f"service account of source {source!r}"
+        if self.kind == "file":
+            what = f"credentials file {self.value!r} of source {source!r}"
+        try:
+            text = Path(self.value).read_text(encoding="utf-8") if self.kind == "file" else self.value
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise ConfigError(f"the {what} cannot be read: {reason}; check its path", source=source) from error
+        try:
+            account = json.loads(text)
+        except ValueError:  # not chained: its text is the secret
+            account = None
+        if not isinstance(account, dict) or not isinstance(account.get("type", "service_account"), str):
+            raise ConfigError(f"the {what} is no JSON object; download the key anew", source=source)
+        if account.get("type", "service_account") == "service_account":
+            for name in _SERVICE_ACCOUNT_FIELDS:
+                if not isinstance(account.get(name), str):
+                    raise ConfigError(f"the {what} has no {name!r}; download the key anew", source=source)
+        remember_secrets({name: account.get(name) for name in _SECRET_FIELDS})
+        return account
+
+
+@dataclass(frozen=True)
+class GCSPlace:
+    """Where a GCS source reads, and as whom.
+
+    Attributes:
+        bucket: its name.
+        prefix: what the name of each object begins with: empty, or a folder that ends in `/`.
+        login: how to log in.
+        endpoint: URL of the server without a final slash; None: Google's own.
+        user_project: pays for the requests to a bucket whose requester pays; None: the bucket's owner does.
+    """
+
+    bucket: str
+    prefix: str
+    login: Login
+    endpoint: str | None = field(repr=False)  # may hold a login
+    user_project: str | None
+
+
+def place_of(config: DataSourceConfig) -> GCSPlace:
+    """Take a configuration apart; what it leaves out comes from the environment of this moment.
+
+    Raises:
+        ConfigError: for an unknown engine, option or credential, a URL without a bucket, settings that contradict, or a
+            login of this machine for a server that must not get it.
+    """
+    if config.engine is not None and config.engine not in ENGINES:
+        text = f"engine {config.engine!r} of source {config.name!r} cannot read GCS: {suggest(config.engine, ENGINES)}"
+        raise ConfigError(text, source=config.name)
+    for option in config.storage_options:
+        if option not in _OPTIONS:
+            text = f"unknown storage option {option!r} of GCS source {config.name!r}: {suggest(option, _OPTIONS)}"
+            raise ConfigError(text, source=config.name)
+    bucket, prefix = _root(config)
+    explicit = _explicit_login(config)
+    endpoint, is_emulator = _endpoint(config)
+    is_trusted = endpoint is None or may_get_found_login(endpoint, GOOGLE, [os.environ.get("STORAGE_EMULATOR_HOST")])
+    if explicit is not None and explicit.kind in _FOUND_LOGINS and not is_trusted:
+        text = (
+            f"the login of source {config.name!r} is found on this machine, and is not sent to "
+            f"{mask_secrets(str(endpoint))!r}: it goes to Google, or to the server that STORAGE_EMULATOR_HOST names, "
+            "over https"
+        )
+        raise ConfigError(f"{text}; give service_account_json or token in credentials, or anon", source=config.name)
+    login = explicit or Login("anon" if is_emulator or not is_trusted else "default")
+    if login.kind != "anon" and "@" in (endpoint or ""):
+        text = f"source {config.name!r} has a login in its endpoint_url and another one; keep one, or set anon"
+        raise ConfigError(text, source=config.name)
+    return GCSPlace(bucket, prefix, login, endpoint, _user_project(config))
+
+
+def _root(config: DataSourceConfig) -> tuple[str, str]:
+    scheme, mark, rest = config.path_or_uri.rpartition("://")
+    bucket, _, prefix = rest.partition("/")
+    if (mark and scheme.lower() not in ("gs", "gcs")) or not bucket:
+        text = f"{config.shown_uri!r} of source {config.name!r} names no bucket; write gs://bucket/prefix"
+        raise ConfigError(text, source=config.name)
+    prefix = prefix.strip("/")
+    try:
+        check_prefix(prefix)
+    except InvalidPath as error:
+        raise ConfigError(f"root of source {config.name!r}: {error}", source=config.name) from error
+    return bucket, f"{prefix}/" if prefix else ""
+
+
+def _explicit_login(config: DataSourceConfig) -> Login | None:
+    """The one login that the settings give, or None."""
+    found = _logins_of_credentials(config) + _logins_of_options(config)
+    if len(found) > 1:
+        text = f"source {config.name!r} has more than one of credentials, token and anon; keep one"
+        raise ConfigError(text, source=config.name)
+    return found[0] if found else None
+
+
+def _logins_of_credentials(config: DataSourceConfig) -> list[Login]:
+    kinds: Mapping[str, LoginKind] = dict(zip(_CREDENTIALS, ("file", "json", "token"), strict=True))
+    found = []
+    for name, secret in (config.credentials or {}).items():
+        if name not in kinds:
+            text = f"unknown credential {name!r} of GCS source {config.name!r}: {suggest(name, _CREDENTIALS)}"
+            raise ConfigError(text, source=config.name)
+        found.append(Login(kinds[name], secret.get_secret_value()))
+        if kinds[name] == "json":
+            found[-1].account(config.name)  # refuses what is none
+    return found
+
+
+def _logins_of_options(config: DataSourceConfig) -> list[Login]:
+    options = config.storage_options
+    anon, token = options.get("anon"), options.get("token")
+    if anon not in (None, True, False):
+        raise ConfigError(f"anon={anon!r} of source {config.name!r} is neither true nor false", source=config.name)
+    found = [Login("anon")] if anon and token != "anon" else []
+    if token is None:
+        return found
+    login = _login_of_token(token, config.name)
+    return [*found, login]
+
+
+def _login_of_token(token: object, source: str) -> Login:
+    """A login as users of gcsfs write it: a name, a path, a service account as a dict, or an access token."""
+    if isinstance(token, Mapping):
+        login = Login("json", json.dumps(dict(token), default=str))
+        login.account(source)
+        return login
+    if not isinstance(token, str | os.PathLike):
+        _refuse_token(source)
+    text = os.fspath(token)
+    if text in _NAMED_TOKENS:
+        return Login(text)  # type: ignore[arg-type]  # the names are kinds
+    if text.startswith("ya29."):  # as each access token of Google's does
+        return Login("token", text)
+    if os.sep in text or text.endswith(".json") or os.path.exists(text):
+        return Login("file", text)
+    _refuse_token(source)
+
+
+def _refuse_token(source: str) -> NoReturn:
+    # Without its value, which may be a secret.
+    names = ", ".join(_NAMED_TOKENS)
+    text = f"token of GCS source {source!r} is none of {names}, nor a file, nor a service account as a dict"
+    raise ConfigError(f"{text}; give an access token as credentials={{'token': ...}}", source=source)
+
+
+def _endpoint(config: DataSourceConfig) -> tuple[str | None, bool]:
+    """The URL of the server, and whether it is an emulator, which wants no login.
+
+    An explicit URL without TLS is taken for one.
+    """
+    given = config.storage_options.get("endpoint_url")
+    url = str(given if given is not None else os.environ.get("STORAGE_EMULATOR_HOST", ""))
+    if not url or (given is None and url == "default"):  # which gcsfs takes for none
+        return None, False
+    if "://" not in url:
+        url = f"http://{url}"
+    if not url.startswith(("http://", "https://")):
+        text = f"endpoint_url of source {config.name!r} is no HTTP URL; write http://host:port"
+        raise ConfigError(text, source=config.name)
+    return url.rstrip("/"), given is None or url.startswith("http://")
+
+
+def _user_project(config: DataSourceConfig) -> str | None:
+    pays = config.storage_options.get("requester_pays", False)
+    if isinstance(pays, str) or not pays:
+        return pays or None
+    project = config.storage_options.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not project:
+        text = f"requester_pays of source {config.name!r} needs to know who pays: set project in storage_options"
+        raise ConfigError(f"{text}, or GOOGLE_CLOUD_PROJECT", source=config.name)
+    return str(project)
+
+
+def no_bucket(place: GCSPlace, source: str) -> NotFound:
+    """The error for a listing of a bucket that does not exist."""
+    text = f"bucket {place.bucket!r} of source {source!r} does not exist; check its name and the endpoint"
+    return NotFound(text, source=source)
+
+
+def access_denied(status: int, path: str, source: str, login: Login) -> AccessDenied:
+    """The error for a refused login, with what to do about it."""
+    if login.kind == "anon":
+        told = "without a login; give one in credentials, or check the name, as GCS tells strangers no more"
+    else:
+        told = "with this login; give it the role Storage Object Viewer on the bucket, or check its key and expiry"
+    return AccessDenied(f"GCS answered {status} for {path!r} of source {source!r}, {told}", path=path, source=source)

@@ -1,0 +1,375 @@
+"""GET by aiohttp with the logins and endpoints of gcsfs.
+
+gcsfs's own reads repeat a failed request six times and keep neither size nor ETag of the answer; here one request
+brings all that and is made once, as retrying is a layer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import aiohttp
+import yarl
+
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    ConfigError,
+    NotFound,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+    StreamingError,
+    TruncatedRead,
+)
+from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.gcs.address import access_denied, no_bucket
+from streaming.sources.gcs.listing_page import parse_items, parse_object
+from streaming.sources.header_values import content_range
+from streaming.sources.listing_limits import page_too_large
+from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.proxies import Proxy, proxy_for, unreached, usable
+from streaming.sources.response_bodies import of_aiohttp, wrong_length
+from streaming.sources.status_codes import UnusableAnswer, error_of_status, opened_before_fork, plain_etag
+
+if TYPE_CHECKING:
+    from streaming.core.config import DataSourceConfig
+    from streaming.sources.gcs.address import GCSPlace, Login
+    from streaming.sources.key_page import KeyPage
+    from streaming.sources.listing_limits import ListingLimits
+    from streaming.telemetry.skipped_objects import Skips
+
+CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
+_FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"
+
+
+def _import_gcsfs() -> Any:
+    # Else gcsfs asks for the kind of each bucket by gRPC, which an emulator does not speak: 60 s of waiting per bucket.
+    # It looks at this variable once, while it is imported.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    return import_module("gcsfs")
+
+
+@dataclass(slots=True)
+class _Client:
+    """A file system of gcsfs, a session, and a lock for renewing the login; for one event loop."""
+
+    files: Any
+    session: aiohttp.ClientSession
+    renewing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class GcsfsReader:
+    """Reads and lists the objects of one bucket below a prefix.
+
+    Args:
+        config: limits, times, and the name for messages.
+        place: where, and as whom.
+        receive: told of the bytes of each body, as soon as they are announced.
+    """
+
+    def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
+        self._receive = receive
+        self._proxy: Proxy | None = None
+        self._gcsfs = _import_gcsfs()
+        self._config = config
+        self._source = config.name
+        self._limit = config.max_object_bytes
+        self._page_limit = config.max_listing_page_bytes
+        self._timeout_s = config.timeout_s
+        self._connect_timeout_s = config.connect_timeout_s
+        self._place = place
+        self._bucket_path = f"b/{quote(place.bucket, safe='')}/o"
+        self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
+        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+        self._pid = os.getpid()
+
+    async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read bytes `start` to `end` of an object, by one request.
+
+        A range that holds no byte cannot be asked for, so that one takes a request for what is known of the object.
+        """
+        async with self._limited(path):
+            if end is not None and start == end:
+                return await self._read_nothing(path, start)
+            headers = {}
+            if start or end is not None:
+                headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+            async with await self._request(self._object_path(path), {"alt": "media"}, headers) as answer:
+                if answer.status != 416:
+                    return await self._read(answer, path, start, end)
+            return await self._read_nothing(path, start)
+
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+        """All objects whose path below the root begins with `prefix`; folders are listed side by side.
+
+        Raises:
+            NotFound: at the first step, if there is no such bucket.
+        """
+        return list_in_parallel(self, prefix, skips, self._config)
+
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
+        """All objects below a folder, in pages."""
+        async for page in self._pages({"prefix": self._place.prefix + folder}, folder):
+            if page.objects:
+                yield page.objects
+            elif page.next_token:
+                limits.count(0)
+
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
+        """The objects and folders just in a folder whose path begins with `folder + start`."""
+        prefix = self._place.prefix + folder + start
+        objects: list[FileInfo] = []
+        folders: list[str] = []
+        async for page in self._pages({"prefix": prefix, "delimiter": "/"}, folder + start):
+            limits.count(len(page.objects), len(page.folders))
+            objects += page.objects
+            folders += page.folders
+        return objects, folders
+
+    async def aclose(self) -> None:
+        """Close the sessions of all loops."""
+        while self._clients:
+            loop, client = self._clients.popitem()
+            if loop is not asyncio.get_running_loop() and loop.is_running():
+                closing = asyncio.run_coroutine_threadsafe(client.session.close(), loop)
+                await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
+            else:
+                await client.session.close()
+
+    def close_at_exit(self) -> None:
+        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
+        if self._pid == os.getpid() and self._clients:
+            asyncio.run(self.aclose())
+
+    def _object_path(self, path: str) -> str:
+        try:
+            return f"{self._bucket_path}/{quote(self._place.prefix + path, safe='')}"
+        except UnicodeEncodeError as error:
+            text = f"{path!r} of source {self._source!r} does not exist: names in GCS are text of valid UTF-8"
+            raise NotFound(text, path=path, source=self._source) from error
+
+    async def _request(
+        self, path: str, parameters: dict[str, str], headers: dict[str, str]
+    ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        client = self._clients.get(asyncio.get_running_loop()) or await self._open()
+        if self._place.user_project is not None:
+            parameters = {**parameters, "userProject": self._place.user_project}
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
+        # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
+        headers = {"Accept-Encoding": "gzip", **headers, **await _authorization(client)}
+        url = yarl.URL(f"{client.files.base}{path}?{query}", encoded=True)
+        return client.session.get(url, headers=headers, allow_redirects=False)  # GCS never sends us elsewhere
+
+    async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
+        self._check_status(answer, path)
+        size = answer.content_length
+        if start or end is not None:
+            first, size = content_range(answer.headers.get("Content-Range"))
+            if answer.status != 206 or first != start or size is None:
+                text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
+                raise UnusableAnswer(f"{text}; read it whole", path=path, source=self._source)
+        if size is None:
+            text = f"the server of source {self._source!r} does not tell the size of {path!r}; store it uncompressed"
+            raise BadRequest(text, path=path, source=self._source)
+        length = (size if end is None or end > size else end) - start
+        if length > self._limit:
+            raise too_large(path, length, self._limit, self._source)
+        self._receive(length)
+        data = await of_aiohttp(answer.content, length)
+        if len(data) != length:
+            raise wrong_length(path, len(data), length, self._source)
+        etag, generation = plain_etag(answer.headers.get("ETag")), answer.headers.get("X-Goog-Generation")
+        return Blob(data, etag, size, generation, self._source)
+
+    async def _read_nothing(self, path: str, start: int) -> Blob:
+        """No bytes of an object, and what is known of it; or the error if it ends before `start`."""
+        parameters = {"fields": "size,etag,generation"}
+        async with await self._request(self._object_path(path), parameters, {}) as answer:
+            self._check_status(answer, path)
+            known = parse_object(await self._page_body(answer, path))
+        if known is None:
+            text = f"{path!r} of source {self._source!r}: the server does not tell its size; check the endpoint"
+            raise UnusableAnswer(text, path=path, source=self._source)
+        if start > known.size:
+            raise beyond_object(path, start, known.size, self._source)
+        return Blob(b"", known.etag, known.size, known.generation, self._source)
+
+    async def _pages(self, parameters: dict[str, str], prefix: str) -> AsyncIterator[KeyPage]:
+        parameters = {**parameters, "maxResults": str(PAGE), "fields": _FIELDS}
+        while True:
+            async with self._limited(prefix):
+                page = await self._page(parameters, prefix)
+            yield page
+            if not page.next_token:
+                return
+            parameters["pageToken"] = page.next_token
+
+    async def _page(self, parameters: dict[str, str], prefix: str) -> KeyPage:
+        async with await self._request(self._bucket_path, parameters, {"Accept-Encoding": "identity"}) as answer:
+            if answer.status == 404:
+                raise no_bucket(self._place, self._source)
+            self._check_status(answer, prefix)
+            body = await self._page_body(answer, prefix)
+        try:
+            return await asyncio.to_thread(parse_items, body, len(self._place.prefix))
+        except ValueError as error:
+            text = f"the listing of {prefix!r} in source {self._source!r} is not one of GCS; check the endpoint"
+            raise SourceUnavailable(text, path=prefix, source=self._source) from error
+
+    async def _page_body(self, answer: aiohttp.ClientResponse, prefix: str) -> bytes:
+        body = bytearray()
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > self._page_limit:
+                raise page_too_large(prefix, self._page_limit, self._source)
+        return bytes(body)
+
+    def _check_status(self, answer: aiohttp.ClientResponse, path: str) -> None:
+        if answer.status in (200, 206):
+            return
+        if answer.status in (401, 403):
+            raise access_denied(answer.status, path, self._source, self._place.login)
+        raise error_of_status(answer.status, path, self._source, answer.headers)
+
+    async def _open(self) -> _Client:
+        """Make the client of the running loop."""
+        if self._pid != os.getpid():
+            raise opened_before_fork(self._source, self._pid)
+        loop = asyncio.get_running_loop()
+        async with self._opening.setdefault(loop, asyncio.Lock()):
+            if loop not in self._clients:
+                files = await self._log_in()
+                self._clients[loop] = _Client(files, self._new_session(files.base))
+                _readers.add(self)
+        for ended in [each for each in self._clients if each.is_closed()]:
+            await self._clients.pop(ended).session.close()
+            self._opening.pop(ended, None)
+        return self._clients[loop]
+
+    async def _log_in(self) -> Any:
+        token = _token_of(self._place.login, self._source)
+        try:
+            # In a thread, as it asks for logins by requests that block.
+            return await asyncio.to_thread(
+                self._gcsfs.GCSFileSystem,
+                token=token,
+                access="read_only",
+                endpoint_url=self._place.endpoint,
+                asynchronous=True,
+                skip_instance_cache=True,  # which would keep it, logged in, for ever
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            text = f"the credentials of source {self._source!r} cannot be used ({type(error).__name__})"
+            raise ConfigError(f"{text}; download the key anew", source=self._source) from error
+
+    def _new_session(self, base: str) -> aiohttp.ClientSession:
+        origin = yarl.URL(base).origin()
+        self._proxy = proxy_for(origin.scheme, origin.host or "")
+        # No limit of connections: who reads decides how much is in flight.
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=usable(self._proxy, self._source),
+        )
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, path: str) -> AsyncIterator[None]:
+        """Turns what goes wrong, and what takes too long, into this library's errors."""
+        with self._translated(path):
+            async with asyncio.timeout(self._timeout_s):
+                yield
+
+    @contextlib.contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        where = f"{path!r} of source {self._source!r}"
+        try:
+            yield
+        except StreamingError:
+            raise
+        except TimeoutError as error:
+            text = f"{where} did not come within {self._timeout_s} s (timeout_s); try again or raise that"
+            raise SourceTimeout(text, path=path, source=self._source) from error
+        except aiohttp.ClientPayloadError as error:
+            text = f"{where} broke off before its announced end; read it again"
+            raise TruncatedRead(text, path=path, source=self._source) from error
+        except (aiohttp.ClientError, OSError) as error:
+            told = unreached(f"{type(error).__name__} {error}", "endpoint", self._proxy)
+            raise SourceUnavailable(f"{where} {told}", path=path, source=self._source) from error
+        except Exception as error:
+            raise self._login_failed(path, error) from error
+
+    def _login_failed(self, path: str, error: Exception) -> Exception:
+        """The error that says what Google's library of logins, or gcsfs around it, does; others stay as they are."""
+        exceptions = import_module("google.auth.exceptions")
+        retry = import_module("gcsfs.retry")
+        kind: type[SourceError] = AccessDenied
+        if isinstance(error, exceptions.TransportError):
+            kind, told = SourceUnavailable, "could not be renewed, as Google's server of logins cannot be reached"
+        elif isinstance(error, exceptions.GoogleAuthError | retry.HttpError | retry.NonRetryableError):
+            told = "was refused; check the service account, that it is not expired, and the clock of this machine"
+        elif isinstance(error, ValueError):
+            text = f"{path!r} of source {self._source!r} was answered with what aiohttp cannot read or follow"
+            return UnusableAnswer(
+                f"{text} ({type(error).__name__}); check the endpoint", path=path, source=self._source
+            )
+        else:
+            return error
+        text = f"the login of source {self._source!r} for {path!r} {told} ({type(error).__name__})"
+        return kind(text, path=path, source=self._source)
+
+
+_readers: weakref.WeakSet[GcsfsReader] = weakref.WeakSet()
+_inherited: list[GcsfsReader] = []
+
+
+def _keep_inherited() -> None:
+    """Let a forked child keep what it cannot use: closing a connection there takes it from its parent's event loop,
+    as both share the list of what that waits for, and the parent's next read hangs."""
+    _inherited.extend(_readers)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)
+
+
+@atexit.register
+def _close_readers() -> None:
+    for reader in list(_readers):
+        reader.close_at_exit()
+
+
+async def _authorization(client: _Client) -> dict[str, str]:
+    """The header that logs in; a login about to expire is renewed first, by one caller in a thread."""
+    credentials = client.files.credentials
+    if credentials.credentials is None:
+        return {}
+    if not credentials.credentials.valid:
+        async with client.renewing:
+            if not credentials.credentials.valid:
+                await asyncio.to_thread(credentials.maybe_refresh)
+    headers: dict[str, str] = {}
+    credentials.credentials.apply(headers)
+    return headers
+
+
+def _token_of(login: Login, source: str) -> Any:
+    """What gcsfs calls `token`."""
+    if login.kind in ("file", "json"):
+        return login.account(source)
+    if login.kind == "token":  # as text gcsfs would show it to a server of Google's first
+        return import_module("google.oauth2.credentials").Credentials(login.value)
+    if login.kind == "cloud":  # which gcsfs refuses at any other endpoint than Google's own
+        return import_module("google.auth.compute_engine").Credentials()
+    return None if login.kind == "default" else login.kind

@@ -1,0 +1,147 @@
+"""Objects behind a web server: below a root URL that lists itself, or named by an index file or a list of URLs.
+
+Reads go through obstore, measured the faster (see `http_obstore`); listings, signed URLs and unusual answers through
+aiohttp, which `engine="aiohttp"` chooses for everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from streaming.errors import NotFound
+from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
+from streaming.sources.http.address import place_of
+from streaming.sources.http.crawl import walk
+from streaming.sources.http.html_listing import parse_index
+from streaming.sources.http.obstore_engine import NotPlain, ObstoreClient
+from streaming.sources.listing_limits import ListingLimits
+from streaming.sources.obstore.process_lifetime import is_usable
+from streaming.sources.readable import readable, why_unreadable
+from streaming.sources.status_codes import opened_before_fork
+from streaming.telemetry.skipped_objects import Skips
+
+if TYPE_CHECKING:
+    from streaming.core.config import DataSourceConfig
+    from streaming.sources.http.aiohttp_engine import AiohttpClient
+
+
+class HTTPDataSource(DataSource):
+    """A root URL and the objects below it.
+
+    Three ways to know what is there: the server's own listings of folders (autoindex of nginx in HTML or JSON, Apache,
+    Python's `http.server`), followed down; `storage_options={"index": "index.txt"}`, a file of paths or URLs, also as a
+    JSON list that may give sizes and ETags; or `storage_options={"urls": [...]}`. A listed URL below the root goes by
+    its path from there, any other by its whole path; those may be signed, and on any host.
+
+    `storage_options={"headers": {...}}` and credentials `token`, or `username` and `password`, go with each request to
+    the root's host. A query in the root's URL goes with each path below it.
+
+    A forked child cannot use what its parent opened: `Closed` tells so, where the clients would hang.
+
+    Raises:
+        ConfigError: when made, for an unknown engine, option or credential, or two URLs for one path.
+    """
+
+    def __init__(self, config: DataSourceConfig) -> None:
+        super().__init__(config)
+        self._place = place_of(config)
+        self._urls = self._place.urls
+        self._pid = 0
+        self._obstore: ObstoreClient | None = None
+        # Whether answers of the root's server are such as obstore takes, and no redirects; None: not known yet.
+        self._is_plain: bool | None = None
+        self._aiohttp: AiohttpClient | None = None
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        if self._pid != os.getpid():
+            self._open()
+        check_path(path)
+        if start or end is not None:
+            check_range(path, start, end, self.name)
+        is_named = path in self._urls
+        if path.endswith("/") and not is_named:
+            # obstore would ask for the name without the slash, and a server answers with the folder's listing.
+            text = f"{path!r} of source {self.name!r} is a folder; name an object in it, or list it"
+            raise NotFound(text, path=path, source=self.name)
+        is_part = bool(start or end is not None)
+        if self._obstore is not None and start != end and not is_named and self._is_for_obstore(path, is_part):
+            try:
+                return await self._obstore.get(path, start, end)
+            except NotPlain as error:
+                if is_part:
+                    self._opened().doubt_ranges()
+                elif error.is_of_server:
+                    self._is_plain = False
+        client = self._opened()
+        blob = await client.get(self._place.url_of(path), path, start, end)
+        if client.redirects:
+            self._is_plain = False
+        elif self._is_plain is None:
+            self._is_plain = True
+        return blob
+
+    def _is_for_obstore(self, path: str, is_part: bool) -> bool:
+        """Whether obstore can read this, as far as known: the first answer shows aiohttp whether there are redirects,
+        and the first part whether there are ranges."""
+        return bool(self._is_plain) and (not is_part or self._opened().sends_range(path))
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        client = self._opened()
+        check_prefix(prefix)
+        skips = Skips()
+        if self._place.paths is not None:
+            listed = [FileInfo(path, -1) for path in self._place.paths]
+        elif self._place.index is not None:
+            listed = await self._read_index(client, self._place.index)
+        else:
+            async for info in walk(client, self._place.url_of, prefix, self.config, skips):
+                yield info
+            listed = []
+        selected = (info for info in listed if info.path.startswith(prefix))
+        for info in readable(selected, skips, self._why_unreadable):
+            yield info
+        self.skipped = skips
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._pid = 0
+        self._obstore = None
+        client, self._aiohttp = self._aiohttp, None
+        if client is not None:
+            await client.aclose()
+
+    def _why_unreadable(self, path: str) -> str | None:
+        return None if path in self._urls else why_unreadable(path)
+
+    def _open(self) -> None:
+        """Make the clients, at the first use in a process."""
+        self._check_open()
+        if self._pid not in (0, os.getpid()):  # another thread may have opened them meanwhile
+            raise opened_before_fork(self.name, self._pid)
+        engine = self.config.engine
+        is_wanted = engine == "obstore" or (engine is None and not self._place.query and is_usable())
+        if is_wanted and self._place.suits_obstore:
+            self._obstore = ObstoreClient(self.config, self._place.root, self._place.headers, self._receive)
+        self._pid = os.getpid()
+
+    def _opened(self) -> AiohttpClient:
+        if self._pid != os.getpid():
+            self._open()
+        if self._aiohttp is None:
+            from streaming.sources.http.aiohttp_engine import AiohttpClient  # 0.15 s, which plain reads by obstore save
+
+            client = AiohttpClient(self.config, self._place.root, self._place.headers, self._receive)
+            if self._aiohttp is None:  # or another thread has made one meanwhile, whose sessions are to be closed
+                self._aiohttp = client
+        return self._aiohttp
+
+    async def _read_index(self, client: AiohttpClient, url: str) -> list[FileInfo]:
+        page = await client.get_page(url, unquote(url.partition("?")[0].rpartition("/")[2]))
+        entries = parse_index(page.body, page.url, self._place.root, self.name)
+        found = await asyncio.to_thread(lambda: {info.path: info for info in entries})
+        ListingLimits(self.config, "").count(len(found))
+        return [found[path] for path in sorted(found)]

@@ -1,0 +1,1 @@
+"""Files of a repository on the Hugging Face Hub."""

@@ -1,0 +1,176 @@
+"""What the configuration of a Hub source says, checked and taken apart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
+
+from streaming.core.config import mask_secrets, suggest
+from streaming.errors import ConfigError, InvalidPath
+from streaming.sources.base import Buffer, check_prefix
+from streaming.sources.found_credentials import HUGGING_FACE, may_get_found_login
+
+if TYPE_CHECKING:
+    from streaming.core.config import DataSourceConfig
+
+_TYPES = {"dataset": "datasets", "model": "models", "space": "spaces"}
+_OPTIONS = ("cache_dir", "endpoint", "repo_type", "revision", "token")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# The organisation is missing from some old repositories; two kinds of revision have slashes.
+_PLACE = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(.*))?", re.ASCII)
+_YES = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """Where a Hub source reads.
+
+    Attributes:
+        repo_type: dataset, model or space.
+        repo_id: organisation/name, or the bare name of an old repository.
+        revision: branch, tag or commit.
+        folder: below which the source lies; empty, or ending in `/`.
+    """
+
+    repo_type: str
+    repo_id: str
+    revision: str
+    folder: str
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit already."""
+        return _COMMIT.fullmatch(self.revision) is not None
+
+    @property
+    def shown(self) -> str:
+        """How messages call the repository."""
+        return f"{self.repo_type} {self.repo_id}"
+
+    def page(self, endpoint: str) -> str:
+        """The repository's page, for people."""
+        kind = "" if self.repo_type == "model" else f"{_TYPES[self.repo_type]}/"
+        return f"{endpoint}/{kind}{self.repo_id}"
+
+    def repository_url(self, endpoint: str) -> str:
+        """What answers if the repository exists, whatever its revisions."""
+        return self._api(endpoint)
+
+    def revision_url(self, endpoint: str) -> str:
+        """What tells the commit of the revision."""
+        return f"{self._api(endpoint)}/revision/{quote(self.revision, safe='')}?expand=sha"
+
+    def tree_url(self, endpoint: str, commit: str, folder: str) -> str:
+        """The first page of a listing of all files below a folder of the repository, given without a final slash."""
+        below = f"/{quote(folder, safe='', errors='surrogateescape')}" if folder else ""
+        return f"{self._api(endpoint)}/tree/{commit}{below}?recursive=true&expand=false"
+
+    def file_url(self, endpoint: str, commit: str) -> str:
+        """The root URL of the source's files, ending in a slash."""
+        return f"{self.page(endpoint)}/resolve/{commit}/{quote(self.folder, errors='surrogateescape')}"
+
+    def _api(self, endpoint: str) -> str:
+        return f"{endpoint}/api/{_TYPES[self.repo_type]}/{self.repo_id}"
+
+
+def place_of(config: DataSourceConfig) -> HubPlace:
+    """Take a configuration apart.
+
+    Raises:
+        ConfigError: for an unknown engine, option or credential, a URL that names no repository, or two answers to one
+            question (a revision in the URL and another in the options).
+    """
+    _check_settings(config)
+    options, text = config.storage_options, config.path_or_uri
+    kind = "dataset"  # of a plain `org/name`
+    if "://" in text:
+        text, kind = text.partition("://")[2], "model"
+    first, _, rest = text.partition("/")
+    for known, folder in _TYPES.items():
+        if first == folder and rest:
+            if options.get("repo_type", known) != known:
+                raise _refused(config, f"is a {known}, and repo_type says {options['repo_type']!r}; keep one")
+            text, kind = rest, known
+    match = _PLACE.fullmatch(text.rstrip("/"))
+    if match is None:
+        raise _refused(config, "names no repository; write hf://datasets/ORG/NAME@REVISION/FOLDER")
+    repo, folder = match[1], match[3] or ""
+    revision = None if match[2] is None else unquote(match[2])
+    if revision is not None and options.get("revision", revision) != revision:
+        raise _refused(config, f"and revision={options['revision']!r} differ; keep one")
+    try:
+        check_prefix(folder)
+    except InvalidPath as error:
+        raise _refused(config, "has a folder that leaves the repository") from error
+    revision = revision or options.get("revision") or "main"
+    return HubPlace(options.get("repo_type", kind), repo, revision, f"{folder}/" if folder else "")
+
+
+def _check_settings(config: DataSourceConfig) -> None:
+    options = config.storage_options
+    if config.engine not in (None, "aiohttp"):
+        text = f"engine {config.engine!r} of source {config.name!r} cannot read the Hub; leave it out, or aiohttp"
+        raise ConfigError(text, source=config.name)
+    for option in options:
+        if option not in _OPTIONS:
+            text = f"unknown storage option {option!r} of Hub source {config.name!r}: {suggest(option, _OPTIONS)}"
+            raise ConfigError(text, source=config.name)
+    if options.get("repo_type", "dataset") not in _TYPES:
+        text = f"repo_type {options['repo_type']!r} of source {config.name!r}: {suggest(options['repo_type'], _TYPES)}"
+        raise ConfigError(text, source=config.name)
+    if set(config.credentials or ()) - {"token"}:
+        names = ", ".join(sorted(config.credentials or ()))
+        raise ConfigError(f"credentials of Hub source {config.name!r} are a token, not: {names}", source=config.name)
+    if options.get("endpoint") is not None:
+        checked_endpoint(options["endpoint"], config.name)
+
+
+def _refused(config: DataSourceConfig, why: str) -> ConfigError:
+    return ConfigError(f"{config.shown_uri!r} of source {config.name!r} {why}", source=config.name)
+
+
+def checked_endpoint(url: object, source: str) -> str:
+    """The URL of a Hub without a final slash.
+
+    Raises:
+        ConfigError: if it is no HTTP URL, or holds a login or a query.
+    """
+    parts = urlsplit(str(url))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query:
+        text = f"endpoint {mask_secrets(str(url))!r} of source {source!r} is not like https://huggingface.co"
+        raise ConfigError(f"{text}; a login goes into token", source=source)
+    return str(url).rstrip("/")
+
+
+def endpoint_of(config: DataSourceConfig) -> str:
+    """The Hub: `storage_options["endpoint"]`, else HF_ENDPOINT, else what huggingface_hub takes."""
+    from huggingface_hub import constants
+
+    given = config.storage_options.get("endpoint") or os.environ.get("HF_ENDPOINT")
+    return checked_endpoint(given or constants.ENDPOINT, config.name)
+
+
+def may_get_found_token(endpoint: str) -> bool:
+    """Whether a Hub gets the token that huggingface_hub finds on this machine."""
+    from huggingface_hub import constants
+
+    return may_get_found_login(endpoint, HUGGING_FACE, [os.environ.get("HF_ENDPOINT"), constants.ENDPOINT])
+
+
+def is_offline() -> bool:
+    """Whether the user forbade requests, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
+    return any(os.environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def checksums(data: Buffer) -> Iterator[str]:
+    """What a listing of the Hub may call this content: the id of its git blob, or the SHA-256 of what is in storage."""
+    head = b"blob %d\0" % memoryview(data).nbytes
+    git_blob = hashlib.sha1(head, usedforsecurity=False)
+    git_blob.update(data)
+    yield git_blob.hexdigest()
+    yield hashlib.sha256(data).hexdigest()

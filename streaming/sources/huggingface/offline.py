@@ -1,0 +1,90 @@
+"""One repository of a Hub as huggingface_hub's cache on this disk holds it: for `HF_HUB_OFFLINE=1`.
+
+The cache holds per repository `refs/REVISION` (the commit), `snapshots/COMMIT/PATH` (links) and `blobs/ETAG`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from streaming.errors import NotFound
+from streaming.sources.base import Blob, FileInfo
+from streaming.sources.huggingface.address import HubPlace
+from streaming.sources.local.source import LocalDataSource
+from streaming.telemetry.skipped_objects import Skips
+
+if TYPE_CHECKING:
+    from streaming.core.config import DataSourceConfig
+
+
+class CachedRepo:
+    """Reads and lists what is in the cache of one repository at `commit`.
+
+    Args:
+        config: limits, and the name for messages.
+        place: the repository.
+        cache: the folder of huggingface_hub's cache.
+        commit: what the revision is known to be; None: what the cache noted last.
+
+    Raises:
+        NotFound: if the cache has nothing of this repository and revision.
+    """
+
+    def __init__(self, config: DataSourceConfig, place: HubPlace, cache: str, commit: str | None) -> None:
+        self._source = config.name
+        self._place = place
+        self._root = os.path.join(cache, f"{place.repo_type}s--" + place.repo_id.replace("/", "--"))
+        self.commit = commit or self._noted()
+        self._folder = f"snapshots/{self.commit}/{place.folder}"
+        if not os.path.isdir(os.path.join(self._root, self._folder)):
+            raise self._missing(place.folder or place.repo_id)
+        self._files = LocalDataSource(
+            config.model_copy(update={"source_type": "local", "path_or_uri": self._root, "storage_options": {}})
+        )
+
+    async def read(self, path: str, start: int, end: int | None) -> Blob:
+        """Bytes `start` to `end` of a file."""
+        try:
+            blob = await self._files.read(self._folder + path, start, end)
+        except NotFound as error:
+            raise self._missing(path) from error
+        blob.etag = self._etag(path) or blob.etag
+        blob.version = self.commit
+        return blob
+
+    async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+        """The files below the source's folder that are in the cache, which may be fewer than the Hub has.
+
+        Args:
+            skips: counts what is left out, such as files whose download broke off.
+        """
+        skip = len(self._folder)
+        async for info in self._files.iter_files(self._folder + prefix):
+            path = info.path[skip:]
+            yield FileInfo(path, info.size, self._etag(path) or info.etag, info.modified)
+        skips.update(self._files.skipped.below(self._folder))
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    def _noted(self) -> str:
+        try:
+            with open(os.path.join(self._root, "refs", self._place.revision), encoding="utf-8") as file:
+                return file.read().strip()
+        except OSError as error:
+            raise self._missing(self._place.repo_id) from error
+
+    def _etag(self, path: str) -> str | None:
+        """What the Hub calls the content: the name of the blob; None where the cache could make no links."""
+        try:
+            return os.path.basename(os.readlink(os.path.join(self._root, self._folder + path)))
+        except OSError:
+            return None
+
+    def _missing(self, path: str) -> NotFound:
+        where = f"{path!r} of source {self._source!r}: not in the cache at {self._root!r}"
+        told = f"for revision {self._place.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
+        text = f"{where} {told}; download it once with hf download, or unset HF_HUB_OFFLINE"
+        return NotFound(text, path=path, source=self._source)

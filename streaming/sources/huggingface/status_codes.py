@@ -1,0 +1,64 @@
+"""What the Hub means by a status, told by its `X-Error-Code`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streaming.errors import AccessDenied, NotFound, SourceError
+from streaming.sources.huggingface.address import HubPlace
+from streaming.sources.status_codes import error_of_status
+
+_DISABLED = "Access to this resource is disabled."
+_BAD_TOKEN = "Invalid credentials in Authorization header"
+
+
+class EntryNotFound(NotFound):
+    """The Hub knows the repository and the revision, and no such file or folder in them."""
+
+
+class RepositoryNotFound(NotFound):
+    """The Hub knows no such repository, or does not show it to this login."""
+
+
+def revision_not_found(place: HubPlace, endpoint: str, path: str, source: str) -> NotFound:
+    """The error for a branch, tag or commit that the repository does not have."""
+    told = f"{place.shown} has no revision {place.revision!r}; see its branches and tags at {place.page(endpoint)}"
+    return NotFound(f"{path!r} of source {source!r}: {told}", path=path, source=source)
+
+
+def error_of_hub(
+    status: int, headers: Mapping[str, str], place: HubPlace, endpoint: str, path: str, source: str, has_token: bool
+) -> SourceError:
+    """The error for an answer of the Hub that is not a success.
+
+    Args:
+        headers: of the answer, in any case.
+        path: what was asked for, as messages name it.
+        has_token: whether the request carried one.
+    """
+    code, text = headers.get("X-Error-Code"), headers.get("X-Error-Message")
+    where = f"{path!r} of source {source!r}"
+    page = place.page(endpoint)
+    if code == "GatedRepo":
+        told = f"accept the conditions at {page}" + (
+            " with the account of this token" if has_token else ", then set a token of that account (HF_TOKEN)"
+        )
+        return AccessDenied(f"{where}: {place.shown} is gated; {told}", path=path, source=source)
+    if text == _DISABLED:
+        return AccessDenied(f"{where}: the Hub has disabled {place.shown}; see {page}", path=path, source=source)
+    if text == _BAD_TOKEN:
+        told = "the Hub does not know this token; make a new one, or run hf auth login"
+        return AccessDenied(f"{where}: {told}", path=path, source=source)
+    if code == "RepoNotFound":
+        told = (
+            "does not exist, or this token may not see it; check name and repo_type, then the token's rights"
+            if has_token
+            else "does not exist, or is private and no token was given; check name and repo_type, or set HF_TOKEN"
+        )
+        return RepositoryNotFound(f"{where}: {place.shown} {told}", path=path, source=source)
+    if code == "RevisionNotFound":
+        return revision_not_found(place, endpoint, path, source)
+    if code == "EntryNotFound":
+        told = f"does not exist in {place.shown}, revision {place.revision!r}; list the source to see what does"
+        return EntryNotFound(f"{where} {told}", path=path, source=source)
+    return error_of_status(status, path, source, headers)

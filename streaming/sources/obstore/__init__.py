@@ -1,0 +1,1 @@
+"""What the backends read by obstore share: its source, listings, errors and life in a process."""

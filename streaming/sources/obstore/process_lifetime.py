@@ -1,0 +1,69 @@
+"""What holds for obstore in a whole process: its threads stay behind in a fork, and must rest before the end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections import deque
+
+from streaming.errors import Closed
+from streaming.sources.status_codes import opened_before_fork
+
+__all__ = ["begin_read", "claim", "end_read", "is_usable"]
+
+EXIT_WAIT_S = 2.0  # for reads in flight when the interpreter ends
+EXIT_SETTLE_S = 0.02  # for obstore's threads to drop what they held
+
+_first_pid: int | None = None  # of the process that started obstore's threads
+_in_flight: deque[None] = deque()  # an entry for each read; its ends are safe to use from several loops' threads
+_is_exiting = False
+
+
+def is_usable() -> bool:
+    """Whether obstore can run in this process: its threads stay behind in a fork, and every call then hangs."""
+    return _first_pid in (None, os.getpid())
+
+
+def claim(source: str) -> None:
+    """Say that a source is about to make a client.
+
+    Raises:
+        Closed: if obstore was used before this process was forked.
+    """
+    global _first_pid
+    if not is_usable():
+        raise opened_before_fork(source, _first_pid or 0)
+    if _first_pid is None:
+        _first_pid = os.getpid()
+        atexit.register(_finish_reads)
+
+
+def begin_read(source: str) -> None:
+    """Count a read, or a page of a listing, until `end_read`.
+
+    Raises:
+        Closed: if the interpreter ends.
+    """
+    if _is_exiting:
+        raise Closed(f"source {source!r} is closed, as the interpreter ends", source=source)
+    _in_flight.append(None)
+
+
+def end_read() -> None:
+    """Count a read that `begin_read` has counted as ended."""
+    _in_flight.pop()
+
+
+def _finish_reads() -> None:
+    """Let obstore's threads come to rest before the interpreter ends.
+
+    One that hands over a result while Python is being taken down aborts the process: seen in 10 of 40 processes that
+    ended right after a read, in none with this. New reads are refused meanwhile.
+    """
+    global _is_exiting
+    _is_exiting = True
+    until = time.monotonic() + EXIT_WAIT_S
+    while _in_flight and time.monotonic() < until:
+        time.sleep(0.001)
+    time.sleep(EXIT_SETTLE_S)

@@ -1,0 +1,366 @@
+"""S3 by aioboto3: slower than obstore, and logs in by every way that boto knows.
+
+One client per event loop, opened at the first read in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import time
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from streaming.errors import AccessDenied, ObjectChanged, SourceError, SourceUnavailable
+from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.sources.header_values import LARGEST, content_range, timestamp
+from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage
+from streaming.sources.listing_limits import page_too_large
+from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.obstore.errors import LOGIN_OUTDATED
+from streaming.sources.proxies import proxy_for, usable
+from streaming.sources.response_bodies import of_aiohttp, wrong_length
+from streaming.sources.s3.credentials import Connection, asking, connection_of
+from streaming.sources.s3.errors import code_of, translated
+from streaming.sources.status_codes import UnusableAnswer, opened_before_fork, plain_etag
+
+if TYPE_CHECKING:
+    from streaming.core.config import DataSourceConfig
+    from streaming.sources.listing_limits import ListingLimits
+    from streaming.sources.s3.address import S3Place
+    from streaming.telemetry.skipped_objects import Skips
+
+CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
+CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less
+REOPEN_AFTER_S = 10.0  # a refused login is looked for anew at most this often
+
+
+class Aioboto3Reader:
+    """Reads and lists the objects of one place.
+
+    Args:
+        config: limits, times, and the name for messages.
+        place: the bucket, and how to log in.
+        receive: told of the bytes of each body, as soon as they are announced.
+    """
+
+    def __init__(self, config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> None:
+        self._receive = receive
+        self._config = config
+        self._source = config.name
+        self._limit = config.max_object_bytes
+        self._timeout_s = config.timeout_s
+        self._connect_timeout_s = config.connect_timeout_s
+        self._place = place
+        self._root = f"{place.prefix}/" if place.prefix else ""
+        self._pid = 0
+        self._clients: dict[asyncio.AbstractEventLoop, Any] = {}
+        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+        self._retired: list[tuple[asyncio.AbstractEventLoop, Any]] = []
+        self._reopened_at = -REOPEN_AFTER_S
+        self._payer = {"RequestPayer": "requester"} if place.requester_pays else {}
+
+    async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        """Read bytes `start` to `end` (half-open) of an object, in one request.
+
+        Raises:
+            BadRequest: if `start` lies beyond the object.
+            TooLarge: if the answer would pass `max_object_bytes`; its body is not taken.
+            TruncatedRead: if fewer bytes came than announced.
+            SourceError: or one of its other kinds.
+            Closed: if it was opened before this process was forked.
+        """
+        client: Any = None
+        try:
+            with self._translated(path):
+                client = await self._client()  # the first takes 0.4 s of computing: not the server's
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._get(client, path, start, end)
+        except SourceError as error:
+            if client is None or code_of(error.__cause__) not in LOGIN_OUTDATED or not self._retire(client):
+                raise
+        return await self.get(path, start, end)
+
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+        """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
+        return list_in_parallel(self, prefix, skips, self._config)
+
+    async def aclose(self) -> None:
+        """Close the clients of all loops."""
+        if self._pid != os.getpid():
+            return  # those of a parent are not this process's to close
+        while self._clients or self._retired:
+            loop, client = self._retired.pop() if self._retired else self._clients.popitem()
+            await _close(loop, client)
+
+    def close_at_exit(self) -> None:
+        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
+        if self._pid == os.getpid() and (self._clients or self._retired):
+            asyncio.run(self.aclose())
+
+    async def _client(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._pid != os.getpid():
+            if self._pid:
+                raise opened_before_fork(self._source, self._pid)
+            self._pid = os.getpid()
+        client = self._clients.get(loop)
+        if client is not None:
+            return client
+        async with self._opening.setdefault(loop, asyncio.Lock()):
+            if loop not in self._clients:
+                self._clients[loop] = await self._new_client()
+                _readers.add(self)
+                for ended in [each for each in self._clients if each.is_closed()]:
+                    self._opening.pop(ended, None)
+                    await _close(ended, self._clients.pop(ended))
+            return self._clients[loop]
+
+    async def _new_client(self) -> Any:
+        from aiobotocore.config import AioConfig
+        from botocore import UNSIGNED
+
+        from streaming.sources.s3.aioboto3_session import DirectSession, stay
+
+        reached = connection_of(self._place, self._source)
+        settings: dict[str, Any] = {
+            "retries": {"total_max_attempts": 1},  # retrying is a layer of its own
+            "max_pool_connections": CONNECTIONS,
+            "connect_timeout": self._connect_timeout_s,
+            "read_timeout": self._timeout_s,
+            "s3": {"addressing_style": "path" if reached.path_style else "virtual"},
+        }
+        if reached.place.anon:
+            settings["signature_version"] = UNSIGNED
+        parts = urlsplit(reached.endpoint or "https://s3.amazonaws.com")
+        proxy = proxy_for(parts.scheme, parts.hostname or "")
+        if proxy is not None and proxy.variable == "ALL_PROXY":  # the others boto finds by itself
+            settings["proxies"] = {parts.scheme: usable(proxy, self._source)}
+        for name in ("request_checksum_calculation", "response_checksum_validation"):
+            if name in AioConfig.OPTION_DEFAULTS:  # newer versions would read each object in pieces to check it
+                settings[name] = "when_required"
+        session = await self._session(reached)
+        config = AioConfig(http_session_cls=DirectSession, **settings)
+        opening = session.client("s3", endpoint_url=reached.endpoint, region_name=reached.region, config=config)
+        client = await opening.__aenter__()
+        client.meta.events.register_first("needs-retry.s3", stay)
+        self._bound_listings(client)
+        return client
+
+    async def _session(self, reached: Connection) -> Any:
+        import aioboto3
+
+        place = reached.place
+        if place.keys is not None:
+            keys = place.keys
+            return aioboto3.Session(keys.key, keys.secret, keys.token)
+        if place.provider is None:
+            return aioboto3.Session(profile_name=place.profile)
+        session = aioboto3.Session()
+        session._session._credentials = await _credentials_of(asking(place.provider), self._source)
+        return session
+
+    def _retire(self, refused: Any) -> bool:
+        """Have a client made anew whose login was refused; False if that was done just now."""
+        loop = asyncio.get_running_loop()
+        if self._clients.get(loop) is refused:
+            now = time.monotonic()
+            if now < self._reopened_at + REOPEN_AFTER_S:
+                return False
+            self._reopened_at = now
+            self._retired.append((loop, self._clients.pop(loop)))  # other reads may still be in it
+        return True
+
+    async def _get(self, client: Any, path: str, start: int, end: int | None) -> Blob:
+        asked = self._asked(path)
+        if start == end:
+            return await self._empty(client, path, start, end)
+        if start or end is not None:
+            asked["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+        try:
+            answer = await client.get_object(**asked)
+        except Exception as error:
+            if code_of(error) not in ("InvalidRange", "416"):
+                raise
+            return await self._empty(client, path, start, end)
+        body = answer["Body"]
+        size = answer.get("ContentLength")
+        told = content_range(answer.get("ContentRange")).size
+        if told is not None:
+            size = told
+        elif "Range" in asked:
+            body.close()
+            text = (
+                f"the server of source {self._source!r} sent all of {path!r} where a part was asked for; read it whole"
+            )
+            raise UnusableAnswer(text, path=path, source=self._source)
+        if size is None:
+            body.close()
+            text = f"the server of source {self._source!r} does not tell the size of {path!r}; try again"
+            raise SourceUnavailable(f"{text}, then check the endpoint", path=path, source=self._source)
+        length = (size if end is None or end > size else end) - start
+        if length > self._limit:
+            body.close()
+            raise too_large(path, length, self._limit, self._source)
+        self._receive(length)
+        async with body as stream:
+            data = await of_aiohttp(stream.content, length)
+        if len(data) != length:
+            raise wrong_length(path, len(data), length, self._source)
+        return Blob(data, plain_etag(answer.get("ETag")), size, _version(answer), self._source)
+
+    async def _empty(self, client: Any, path: str, start: int, end: int | None) -> Blob:
+        """No bytes, of an object that is asked how large it is."""
+        answer = await client.head_object(**self._asked(path))
+        size = answer["ContentLength"]
+        if start > size:
+            raise beyond_object(path, start, size, self._source)
+        if start < size and end != start:
+            text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
+            raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
+        return Blob(b"", plain_etag(answer.get("ETag")), size, _version(answer), self._source)
+
+    def _asked(self, path: str) -> dict[str, Any]:
+        asked = {"Bucket": self._place.bucket, "Key": self._root + path, **self._payer}
+        if path in self._place.versions:
+            asked["VersionId"] = self._place.versions[path]
+        return asked
+
+    @contextlib.contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except SourceError:
+            raise
+        except Exception as error:
+            known = translated(error, path, self._source, self._timeout_s)
+            if known is None:
+                raise
+            raise known from error
+
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
+        """All objects below a folder, in pages."""
+        token = ""
+        while True:
+            page = await self._list(folder, token, {})
+            if page.objects:
+                yield page.objects
+            if not page.next_token:
+                return
+            if not page.objects:
+                limits.count(0)
+            token = page.next_token
+
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
+        """The objects and folders just in a folder whose path begins with `folder + start`."""
+        objects: list[FileInfo] = []
+        folders: list[str] = []
+        token = ""
+        while True:
+            page = await self._list(folder + start, token, {"Delimiter": "/"})
+            limits.count(len(page.objects), len(page.folders))
+            objects += page.objects
+            folders += page.folders
+            if not page.next_token:
+                return objects, folders
+            token = page.next_token
+
+    async def _list(self, prefix: str, token: str, extra: dict[str, str]) -> KeyPage:
+        asked = {"Bucket": self._place.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer, **extra}
+        if token:
+            asked["ContinuationToken"] = token
+        with self._translated(prefix):
+            client = await self._client()
+            async with asyncio.timeout(self._timeout_s):
+                return self._page_of(await client.list_objects_v2(**asked))
+
+    def _page_of(self, answer: Any) -> KeyPage:
+        skip = len(self._root)
+        page = KeyPage(folders=[each["Prefix"][skip:] for each in answer.get("CommonPrefixes", ())])
+        if answer.get("IsTruncated"):
+            page.next_token = answer["NextContinuationToken"]
+        for each in answer.get("Contents", ()):
+            key, size = each["Key"], each["Size"]
+            if not 0 <= size <= LARGEST:
+                raise ValueError(f"{key!r} cannot have {size} bytes")
+            if size or not key.endswith("/"):  # the mark that web consoles make of a folder
+                time = timestamp(each.get("LastModified"))
+                page.objects.append(FileInfo(key[skip:], size, plain_etag(each.get("ETag")), time))
+        return page
+
+    def _bound_listings(self, client: Any) -> None:
+        """Have boto read no more of a listing than a page may have, and no document type.
+
+        It reads and parses whole answers itself, whatever their size.
+        """
+        limit = min(MAX_PAGE_BYTES, self._config.max_listing_page_bytes)
+
+        async def send(request: Any, **_: Any) -> Any:
+            request.stream_output = True  # or the body is read at once
+            answer = await client._endpoint.http_session.send(request)
+            if answer.status_code >= 300:  # `DirectSession` has bounded it
+                return answer
+            body = bytearray()
+            async for chunk in answer.raw.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    answer.raw.close()
+                    raise page_too_large(self._root, limit, self._source)
+            if b"<!DOCTYPE" in body:  # entities, which a few bytes make gigabytes of
+                raise ValueError("a document type")
+            answer._content = bytes(body)
+            return answer
+
+        client.meta.events.register("before-send.s3.ListObjectsV2", send)
+
+
+def _version(answer: Any) -> str | None:
+    version = answer.get("VersionId")
+    return None if version in (None, "null") else str(version)
+
+
+async def _credentials_of(ask: Callable[[], Awaitable[dict[str, Any]]], source: str) -> Any:
+    """Credentials of botocore that ask again before they end."""
+    from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
+
+    async def refresh() -> dict[str, Any]:
+        try:
+            given = await ask()
+        except Exception as error:
+            text = f"the credential_provider of source {source!r} failed ({type(error).__name__}); check it"
+            raise AccessDenied(text, source=source) from error
+        ends = given["expires_at"] or datetime.max.replace(tzinfo=UTC)
+        return {
+            "access_key": given["access_key_id"],
+            "secret_key": given["secret_access_key"],
+            "token": given["token"],
+            "expiry_time": ends.isoformat(),
+        }
+
+    first = await refresh()
+    if first["expiry_time"].startswith("9999"):
+        return AioCredentials(first["access_key"], first["secret_key"], first["token"])
+    return AioRefreshableCredentials.create_from_metadata(first, refresh, "credential_provider")
+
+
+_readers: weakref.WeakSet[Aioboto3Reader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_readers() -> None:
+    for reader in list(_readers):
+        reader.close_at_exit()
+
+
+async def _close(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """Close a client in its loop; where that has ended, the connections ended with it."""
+    if loop is not asyncio.get_running_loop() and loop.is_running():
+        closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
+        await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
+    else:
+        await client.close()

@@ -1,0 +1,188 @@
+"""Objects that are stored and do not become samples: how many, why, with which suffixes, and the first few by name.
+
+Each listing of a source counts in a new `Skips` what it leaves out, and gives it to the source as `skipped` when it is
+complete; the index adds what it leaves out itself. Only those who end with the objects warn of them: `list_files` and
+the index. Memory is bounded, whatever the number of objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from streaming.core.logs import get_logger
+
+__all__ = ["BY_SETTINGS", "NEXT_STEPS", "REASONS", "USUAL", "Skips", "suffix_of", "warn_of"]
+
+REASONS: Final = {
+    "no_codec": "with a suffix that no codec reads",
+    "link_out_of_root": "that link out of the root",
+    "broken_link": "that link to nothing",
+    "special_file": "not a regular file",
+    "folder_name": "named like a folder",
+    "outside_root": "with a name that no path below the root has",
+    "separator_in_name": "with a separator or NUL in the name",
+    "not_in_engine": "with a key that obstore cannot read",
+    "no_lines": "with blank lines only",
+    "missing_part": "of samples that lack a part",
+    "hidden": "hidden",
+    "compressed_twin": "beside the same object uncompressed",
+    "not_mapped": "outside the folders of data_mapping",
+    "excluded": "left out by exclude",
+    "not_included": "not selected by include",
+    "metadata_name": "named like metadata",
+    "other_format": "of another format than the rest",
+}
+"""Why an object can be left out, or should be looked at, and how a message says that."""
+
+_RENAME: Final = "rename these objects"
+NEXT_STEPS: Final = {
+    "no_codec": "convert them to a format that has a codec (unpack archives), or register a codec with "
+    "streaming.codecs.register_codec",
+    "link_out_of_root": "make the root a folder that holds what the links lead to",
+    "broken_link": "repair or remove the links",
+    "special_file": "move pipes, sockets and devices out of the root",
+    "folder_name": _RENAME,
+    "outside_root": _RENAME,
+    "separator_in_name": _RENAME,
+    "not_in_engine": "set engine to 'aioboto3' (S3) or 'gcsfs' (GCS), which reads them, or rename these objects",
+    "no_lines": "check what wrote the empty objects",
+    "hidden": "rename what begins with a dot",
+    "missing_part": "check data_mapping, or give `rename` rules that make the names of the parts equal",
+    "not_mapped": "check data_mapping",
+    "excluded": "check include and exclude of the source",
+    "not_included": "check include and exclude of the source",
+}
+"""What a user can do about a reason."""
+
+BY_SETTINGS: Final = frozenset({"not_mapped", "excluded", "not_included"})
+"""What the settings asked for; not counted as skipped."""
+
+USUAL: Final = frozenset({"hidden", "compressed_twin", "missing_part"})
+"""What is counted without a warning of its own: by convention, or because `samples_dropped` tells it."""
+
+MOST_SUFFIXES: Final = 20  # told apart for each reason; names that count up after a dot would be one each
+MOST_EXAMPLES: Final = 3
+SHOWN_CHARACTERS: Final = 120  # of a path in words; a key of S3 has up to 1,024
+_WRAPPING = (".zst", ".gz", ".bz2", ".xz")
+
+_log = get_logger(__name__)
+
+
+def suffix_of(path: str) -> str:
+    """The suffix of a path in lower case, such as `.parquet` or `.tar.gz`; empty if it has none."""
+    name = path[path.rfind("/") + 1 :].lower()
+    stem, dot, last = name.rpartition(".")
+    if not (stem and last):
+        return ""
+    suffix = dot + last
+    inner, dot, before = stem.rpartition(".")
+    return f".{before}{suffix}" if suffix in _WRAPPING and dot and inner and before else suffix
+
+
+class Skips:
+    """Counts of objects left out, by reason and suffix. One thread adds at a time.
+
+    Attributes:
+        counts: `{reason: {suffix: objects}}`; beyond 20 suffixes, the rest of a reason is under `...`.
+        examples: `{reason: the first few paths}`.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, int]] = {}
+        self.examples: dict[str, list[str]] = {}
+
+    def add(self, reason: str, path: str) -> None:
+        """Count one object that is left out for a reason, one of `REASONS`."""
+        self._count(reason, suffix_of(path), 1)
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < MOST_EXAMPLES:
+            examples.append(path)
+
+    def update(self, other: Skips) -> None:
+        """Add what another one has counted."""
+        for reason, suffixes in other.counts.items():
+            for suffix, count in suffixes.items():
+                self._count(reason, suffix, count)
+        for reason, paths in other.examples.items():
+            examples = self.examples.setdefault(reason, [])
+            examples += paths[: MOST_EXAMPLES - len(examples)]
+
+    def below(self, folder: str) -> Skips:
+        """The same objects as a source has them whose root is `folder`, which all paths begin with."""
+        skips = Skips()
+        skips.counts = {reason: dict(suffixes) for reason, suffixes in self.counts.items()}
+        skips.examples = {
+            reason: [path.removeprefix(folder) for path in paths] for reason, paths in self.examples.items()
+        }
+        return skips
+
+    def _count(self, reason: str, suffix: str, count: int) -> None:
+        suffixes = self.counts.setdefault(reason, {})
+        if suffix not in suffixes and len(suffixes) >= MOST_SUFFIXES:
+            suffix = "..."
+        suffixes[suffix] = suffixes.get(suffix, 0) + count
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def total(self, *, without: frozenset[str] = frozenset()) -> int:
+        """How many objects were left out, apart from those for these reasons."""
+        return sum(sum(suffixes.values()) for reason, suffixes in self.counts.items() if reason not in without)
+
+    def describe(self, *, without: frozenset[str] = frozenset()) -> str:
+        """In words, the most frequent reason first; empty if there is none apart from these."""
+        return "; ".join(map(self._describe_one, self.reasons(without=without)))
+
+    def next_steps(self, *, without: frozenset[str] = frozenset()) -> str:
+        """What a user can do, for the most frequent reason first."""
+        known = (NEXT_STEPS[reason] for reason in self.reasons(without=without) if reason in NEXT_STEPS)
+        return "; ".join(dict.fromkeys(known)) or "check what is stored there"
+
+    def reasons(self, *, without: frozenset[str] = frozenset()) -> list[str]:
+        """Every reason apart from these, the most frequent first."""
+        told = [reason for reason in self.counts if reason not in without]
+        return sorted(told, key=lambda reason: -sum(self.counts[reason].values()))
+
+    def _describe_one(self, reason: str) -> str:
+        by_count = sorted(self.counts[reason].items(), key=lambda each: -each[1])
+        suffixes = ", ".join(f"{_printable(suffix) or 'no suffix'} {number}" for suffix, number in by_count)
+        first = self.examples[reason][0]
+        count = sum(self.counts[reason].values())
+        return f"{count} {REASONS.get(reason, reason)} ({suffixes}; first {_shortened(first)!r})"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for `from_json`."""
+        return {"counts": self.counts, "examples": self.examples}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Skips:
+        """What `to_json` gave."""
+        skips = cls()
+        skips.counts, skips.examples = value["counts"], value["examples"]
+        return skips
+
+
+def warn_of(skips: Skips, names: str, *, without: frozenset[str] = frozenset()) -> None:
+    """Log in one warning what was left out, unless that is nothing apart from these reasons.
+
+    Args:
+        names: of the sources.
+    """
+    if count := skips.total(without=without):
+        _log.warning(
+            "objects_skipped source=%s objects=%d why=%s next_step=%s",
+            names,
+            count,
+            skips.describe(without=without),
+            skips.next_steps(without=without),
+        )
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= SHOWN_CHARACTERS else f"{path[:SHOWN_CHARACTERS]}..."
+
+
+def _printable(suffix: str) -> str:
+    shown = _shortened(suffix)
+    return shown if shown.isprintable() else repr(shown)[1:-1]

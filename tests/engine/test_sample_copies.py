@@ -1,0 +1,163 @@
+"""Samples that the cache cannot hold: each reader gets a copy of its own, or an error that names what has none."""
+
+import copy
+import dataclasses
+import pickle
+import threading
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.engine.sample_copies import Uncopyable, copy_sample, pickle_sample
+from streaming.errors import PrepareError
+from streaming.testing import MemorySource
+
+COUNT = 8
+LAYER = torch.nn.Linear(3, 3)
+
+
+def _with_history(sample):
+    return {**sample, "x": LAYER(torch.full((3,), float(sample["idx"])))}
+
+
+def _sparse(sample):
+    return {**sample, "x": torch.diag(torch.arange(3.0) + sample["idx"]).to_sparse_csr()}
+
+
+def _nested(sample):
+    return {**sample, "x": torch.nested.nested_tensor([torch.arange(2.0), torch.arange(3.0) + sample["idx"]])}
+
+
+@dataclasses.dataclass
+class _Features:
+    values: torch.Tensor
+
+
+def _in_an_object(sample):
+    return {**sample, "x": _Features(_with_history(sample)["x"])}
+
+
+def _generator(sample):
+    return {**sample, "deep": [0, {"lines": (line for line in "ab")}]}
+
+
+def _values(sample):
+    x = sample["x"]
+    x = x.values if isinstance(x, _Features) else x
+    return x.detach().to_padded_tensor(0) if x.is_nested else x.detach().to_dense()
+
+
+def _open(prepare):
+    source = MemorySource("data", {f"{i}.bin": bytes([i]) for i in range(COUNT)})
+    return StreamingDatasetAdapter(source, prepare=prepare)
+
+
+def _read(adapter, indices, workers=0):
+    loader = DataLoader(
+        adapter, 4, sampler=indices, num_workers=workers, collate_fn=list, multiprocessing_context=_method(workers)
+    )
+    return [sample for batch in loader for sample in batch]
+
+
+def _method(workers):
+    return "fork" if workers else None
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be cached")
+@pytest.mark.filterwarnings("ignore:.*beta state")
+@pytest.mark.filterwarnings("ignore:.*prototype stage")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.parametrize("prepare", [_with_history, _sparse, _nested, _in_an_object])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_asked_for_many_times_at_once_is_a_copy_for_each(prepare, workers):
+    """What one read gives, every one of several gives: the values, in memory of its own, uncached and counted."""
+    with _open(prepare) as adapter:
+        expected = [_values(prepare({"idx": i})) for i in range(COUNT)]
+        samples = _read(adapter, [3, 3, 3, 5, 1, 3, 1, 1], workers)
+        assert [sample["idx"] for sample in samples] == [3, 3, 3, 5, 1, 3, 1, 1]
+        if prepare is not _nested:  # whose memory cannot be looked at
+            for sample in samples:
+                assert torch.equal(_values(sample), expected[sample["idx"]])
+            dense = [sample["x"] for sample in samples if prepare is _with_history]
+            assert len({x.untyped_storage().data_ptr() for x in dense}) == len(dense)
+        stats = adapter.get_cache_stats()
+        assert stats["num_items"] == 0
+        assert stats["uncacheable"] == stats["fetched_samples"] > 0
+        assert (stats["in_flight"], stats["in_flight_gb"]) == (0, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_weighted_sampler_over_samples_with_a_history_ends(workers):
+    """Forgetting `torch.no_grad` in `prepare` costs the cache, and no reader waits for ever."""
+    with _open(_with_history) as adapter:
+        loader = DataLoader(
+            adapter,
+            4,
+            sampler=WeightedRandomSampler([1.0] * COUNT, 32),
+            num_workers=workers,
+            multiprocessing_context=_method(workers),
+        )
+        for batch in loader:
+            for idx, x in zip(batch["idx"].tolist(), batch["x"], strict=True):
+                assert torch.equal(x, _with_history({"idx": idx})["x"])
+
+
+def test_what_has_no_copy_is_named_to_every_reader():
+    """One reader gets a generator as it is; of several each gets the name of the sample and of the leaf."""
+    with _open(_generator) as adapter:
+        assert list(adapter[2]["deep"][1]["lines"]) == ["a", "b"]
+        with pytest.raises(PrepareError, match=r"sample 2 \('2'\).*\['deep'\]\[1\]\['lines'\] is a generator") as error:
+            adapter.__getitems__([2, 2, 1])
+        assert error.value.path == "2"
+        assert "generator" in str(error.value.__cause__.__cause__)
+        assert adapter[1]["idx"] == 1
+        stats = adapter.get_cache_stats()
+        assert (stats["in_flight"], stats["in_flight_gb"]) == (0, 0)
+
+
+def test_what_cannot_be_sent_to_a_worker_is_named():
+    """The worker gets the same error, not that its owner is gone, and reads on."""
+    with _open(_generator) as adapter:
+        with pytest.raises(PrepareError, match=r"sample 2 \('2'\).*\['deep'\]\[1\]\['lines'\] is a generator"):
+            _read(adapter, [2], 1)
+        assert adapter[2]["idx"] == 2
+
+
+def test_a_copy_keeps_types_and_what_is_shared():
+    """Named tuples, sets and the identity of equal parts survive the slow way too."""
+    tensor = LAYER(torch.ones(3))
+    sample = {"a": tensor, "b": (tensor, {1, 2}), "c": _Features(tensor), "lock": None}
+    copied = copy_sample(sample)
+    assert copied["a"] is copied["b"][0] is copied["c"].values is not tensor
+    assert copied["a"].is_leaf
+    assert copied["a"].requires_grad
+    assert copied["b"][1] == {1, 2}
+    received = pickle.loads(pickle_sample(sample))
+    assert not received["a"].requires_grad
+    assert torch.equal(received["c"].values, tensor)
+
+
+@pytest.mark.parametrize("do", [copy_sample, pickle_sample])
+def test_what_fails_is_named_by_its_path(do):
+    """Also in an attribute, and at the top, and in a nest that contains itself."""
+    loop = {"features": _Features(threading.Lock())}
+    loop["self"] = loop
+    with pytest.raises(Uncopyable, match=r"\['features'\]\.values is a lock"):
+        do(loop)
+    with pytest.raises(Uncopyable, match="it is a generator"):
+        do(x for x in "")
+
+
+def _exit(sample):
+    raise SystemExit("enough")
+
+
+def test_a_prepare_that_ends_the_process_is_an_error_of_its_sample():
+    """The library's own threads go on."""
+    with _open(_exit) as adapter:
+        for _ in range(2):
+            with pytest.raises(PrepareError, match=r"sample 4 \('4'\): SystemExit: enough"):
+                adapter[4]
+        assert copy.copy(adapter.get_cache_stats())["in_flight"] == 0
