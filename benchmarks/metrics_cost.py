@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.engine import fetch
-from streaming.engine.engine import Owner
-from streaming.engine.replicas import CopyReader, _end
+from streaming.engine.engine import Engine
+from streaming.engine.replicas import ReplicaReader, _end
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.prefetch.readahead import MISS
 from streaming.telemetry.stages import STAGES
@@ -42,7 +42,7 @@ NUMBERS = 5_000  # of 4 bytes: 20 kB a sample
 # -- the same without accounts
 
 
-def _read_many(self: Owner, positions: Sequence[int]) -> list[Any]:
+def _read_many(self: Engine, positions: Sequence[int]) -> list[Any]:
     self.counters.reads += len(positions)
     samples = self._read_many_now(positions)
     missing = [at for at, sample in enumerate(samples) if sample is MISS]
@@ -53,7 +53,7 @@ def _read_many(self: Owner, positions: Sequence[int]) -> list[Any]:
     return samples
 
 
-def _read_blocking(self: CopyReader, row: Any, buffer: memoryview | None, began: float) -> Any:
+def _read_blocking(self: ReplicaReader, row: Any, buffer: memoryview | None, began: float) -> Any:
     source = self._entries[row.source].source
     if buffer is not None and source.read_into is not None:
         return source.read_into(row.path, row.start, buffer), began
@@ -61,7 +61,7 @@ def _read_blocking(self: CopyReader, row: Any, buffer: memoryview | None, began:
     return source.read_blocking(row.path, row.start, _end(row)), began
 
 
-def _note_wait(self: Owner, positions: Sequence[int], started: float) -> list[float]:
+def _note_wait(self: Engine, positions: Sequence[int], started: float) -> list[float]:
     self.counters.waits += 1
     self.counters.wait_seconds += time.perf_counter() - started
     return NOTHING
@@ -75,12 +75,12 @@ def _start(self: StreamingDataLoader) -> Iterator[Any]:
 def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[None]:
     """What runs inside counts as it does, or as it did before there were accounts of waits and sources."""
     owner = adapter._owner()
-    assert isinstance(owner, Owner)
+    assert isinstance(owner, Engine)
     with contextlib.ExitStack() as patches:
         for place, name, value in (
-            (Owner, "read_many", _read_many),
-            (Owner, "_note_wait", _note_wait),
-            (CopyReader, "read_blocking", _read_blocking),
+            (Engine, "read_many", _read_many),
+            (Engine, "_note_wait", _note_wait),
+            (ReplicaReader, "read_blocking", _read_blocking),
             (fetch, "perf_counter", float),
             (owner._fetcher.timelines, "note", bool),
             (StreamingDataLoader, "_start", _start),

@@ -62,7 +62,7 @@ def _tiles() -> list[Any]:
     )
     part = f"{total('cache_observed_hit_ratio', '', 'avg')} / {total('cache_predicted_hit_ratio', '', 'avg')}"
     held = f"({total('cache_bytes', 'job,rank')} + {total('cache_reserved_bytes', 'job,rank')})"
-    used = f"max({held} / {total('cache_max_bytes', 'job,rank')})"
+    used = f"max({held} / {total('cache_capacity_bytes', 'job,rank')})"
     low = ((None, BAD), (0.7, WARN), (0.9, GOOD))
     return [
         tile(observed, "percentunit", 6, {"of predicted": part}, steps=low, decimals=0, none="unknown"),
@@ -148,7 +148,7 @@ def _refused() -> Any:
         "plain values.",
         "StreamingCacheTooSmall",
     )
-    return stack(text, "ops", 6, {"{{reason}}": rate("cache_refused", "reason")}, colours=_REASONS)
+    return stack(text, "ops", 6, {"{{reason}}": rate("cache_rejections", "reason")}, colours=_REASONS)
 
 
 def _bytes() -> Any:
@@ -162,7 +162,7 @@ def _bytes() -> Any:
     queries = {
         "entries": total("cache_bytes"),
         "reserved": total("cache_reserved_bytes"),
-        "budget": total("cache_max_bytes"),
+        "budget": total("cache_capacity_bytes"),
     }
     return lines(text, "bytes", 6, queries, colours=_FILL)
 
@@ -187,9 +187,9 @@ def _depth() -> Any:
         "StreamingPrefetchStarved",
     )
     queries = {
-        "ahead": total("prefetch_ahead"),
+        "ahead": total("prefetch_buffered_samples"),
         "on their way": total("prefetch_in_flight"),
-        "not begun": total("prefetch_waiting"),
+        "not begun": total("prefetch_queued_samples"),
         "depth": total("prefetch_depth"),
     }
     colours = {"ahead": GOOD, "on their way": "#5794F2", "not begun": "#8E8E8E", "depth": LIMIT}
@@ -207,7 +207,7 @@ def _ahead_bytes() -> Any:
     queries = {
         "ahead": total("prefetch_bytes"),
         "most": total("prefetch_max_bytes"),
-        "full, times the most": f"{total('prefetch_is_full', '', 'avg')} * {total('prefetch_max_bytes')}",
+        "full, times the most": f"{total('prefetch_budget_exhausted', '', 'avg')} * {total('prefetch_max_bytes')}",
     }
     colours = {"ahead": GOOD, "most": LIMIT, "full, times the most": WARN}
     return lines(text, "bytes", 8, queries, colours=colours)

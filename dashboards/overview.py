@@ -253,7 +253,7 @@ def _ahead() -> Any:
         "StreamingPrefetchStarved",
         "cache",
     )
-    queries = {"ahead": total("prefetch_ahead"), "depth": total("prefetch_depth")}
+    queries = {"ahead": total("prefetch_buffered_samples"), "depth": total("prefetch_depth")}
     return lines(text, "short", 8, queries, colours={"ahead": GOOD, "depth": LIMIT})
 
 

@@ -154,7 +154,7 @@ def _retries() -> Any:
     )
     queries = {
         "retries {{source}}": rate("source_retries", "source"),
-        "deadlines {{source}}": rate("source_deadlines", "source"),
+        "deadlines {{source}}": rate("source_deadline_exceeded", "source"),
     }
     return lines(text, "ops", 6, queries)
 
@@ -195,7 +195,7 @@ def _in_flight() -> Any:
     )
     queries = {
         "in flight {{source}}": total("source_in_flight", "source"),
-        "limit {{source}}": total("source_limit", "source"),
+        "limit {{source}}": total("source_concurrency_limit", "source"),
     }
     return lines(text, "short", 8, queries)
 
@@ -208,7 +208,7 @@ def _waiting() -> Any:
         "always above 0 while the trainer waits: a second endpoint (a mirror) carries more.",
         "StreamingTrainerWaiting",
     )
-    return lines(text, "short", 8, {"{{source}}": total("source_waiting", "source")}, colours={"limit": LIMIT})
+    return lines(text, "short", 8, {"{{source}}": total("source_queued_requests", "source")}, colours={"limit": LIMIT})
 
 
 def _mismatches() -> Any:
@@ -219,4 +219,4 @@ def _mismatches() -> Any:
         "the copy was written to during the run, or differs from the others: build its index anew.",
         "StreamingSourceErrors",
     )
-    return lines(text, "ops", 8, {"{{source}}": rate("source_mismatches", "source")})
+    return lines(text, "ops", 8, {"{{source}}": rate("source_integrity_failures", "source")})

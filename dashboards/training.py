@@ -72,7 +72,7 @@ def _tiles() -> list[Any]:
     return [
         tile(samples, "short", 6, {"samples": rate("loader_samples")}, steps=stalled, decimals=1),
         tile(epoch, "none", 6, {"epoch": total("loader_epoch", "", "min")}, decimals=0),
-        tile(bad, "short", 6, {"bad": total("bad_samples")}, steps=((None, GOOD), (1.0, WARN)), decimals=0),
+        tile(bad, "short", 6, {"bad": total("samples_replaced")}, steps=((None, GOOD), (1.0, WARN)), decimals=0),
         tile(
             memory,
             "percentunit",
@@ -197,7 +197,7 @@ def _bad() -> Any:
         "the log names each with its reason; beyond the share in the settings the run stops.",
         "StreamingBadSamples",
     )
-    return lines(text, "short", 8, {"{{dataset}}": total("bad_samples", "dataset")})
+    return lines(text, "short", 8, {"{{dataset}}": total("samples_replaced", "dataset")})
 
 
 def _objects() -> Any:
@@ -235,7 +235,7 @@ def _lag() -> Any:
         "higher: the trainer's Python holds the interpreter; give the adapter owner='process'.",
         "StreamingTrainerWaiting",
     )
-    return lines(text, "s", 6, {"rank {{rank}} {{process}}": total("loop_lag_seconds", "rank,process", "max")})
+    return lines(text, "s", 6, {"rank {{rank}} {{process}}": total("event_loop_lag_seconds", "rank,process", "max")})
 
 
 def _scrape() -> Any:
@@ -247,7 +247,7 @@ def _scrape() -> Any:
         "StreamingScrapeGone",
     )
     queries = {
-        "seconds rank {{rank}}": total("scrape_seconds", "rank", "max"),
+        "seconds rank {{rank}}": total("scrape_duration_seconds", "rank", "max"),
         "failures": else_zero(rate("scrape_errors")),
     }
     own = [DynamicConfigValue("unit", "ops"), DynamicConfigValue("custom.axisPlacement", "right")]

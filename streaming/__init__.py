@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from streaming.errors import StreamingError
     from streaming.loader.data_loader import StreamingDataLoader
     from streaming.loader.mixed_dataset import MixedDataset
-    from streaming.loader.pack import Pack
+    from streaming.loader.pack import PackCollate
     from streaming.loader.sampler import StreamingSampler
     from streaming.monitoring.metrics.serve import start_metrics_server
-    from streaming.order.batching import Packing, TokenBatches
+    from streaming.order.batching import SequencePacking, TokenBudgetBatching
     from streaming.sources import (
         DataSource,
         DataSourceConfig,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         S3DataSource,
         create_data_source,
     )
-    from streaming.telemetry.stalls import watch
+    from streaming.telemetry.stalls import monitor_stalls
 
 __version__ = "0.1.0"
 
@@ -44,30 +44,30 @@ __all__ = [
     "LocalDataSource",
     "MemorySource",
     "MixedDataset",
-    "Pack",
-    "Packing",
+    "PackCollate",
     "S3DataSource",
+    "SequencePacking",
     "SmartLRUCache",
     "StreamingDataLoader",
     "StreamingDatasetAdapter",
     "StreamingError",
     "StreamingSampler",
-    "TokenBatches",
+    "TokenBudgetBatching",
     "create_data_source",
     "create_streaming_dataset_from_config",
+    "monitor_stalls",
     "start_metrics_server",
-    "watch",
 ]
 
 _HOMES = {
     "streaming.adapter": ("StreamingDatasetAdapter", "create_streaming_dataset_from_config"),
-    "streaming.order.batching": ("Packing", "TokenBatches"),
+    "streaming.order.batching": ("SequencePacking", "TokenBudgetBatching"),
     "streaming.cache": ("AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"),
     "streaming.errors": ("StreamingError",),
     "streaming.loader.data_loader": ("StreamingDataLoader",),
     "streaming.monitoring.metrics.serve": ("start_metrics_server",),
     "streaming.loader.mixed_dataset": ("MixedDataset",),
-    "streaming.loader.pack": ("Pack",),
+    "streaming.loader.pack": ("PackCollate",),
     "streaming.loader.sampler": ("StreamingSampler",),
     "streaming.sources": (
         "DataSource",
@@ -80,7 +80,7 @@ _HOMES = {
         "S3DataSource",
         "create_data_source",
     ),
-    "streaming.telemetry.stalls": ("watch",),
+    "streaming.telemetry.stalls": ("monitor_stalls",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

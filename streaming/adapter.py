@@ -20,18 +20,18 @@ from streaming.core.config import AdapterConfig, load_config
 from streaming.core.epoch_index import epoch_of
 from streaming.core.ranks import ranks_of_node
 from streaming.core.runtime import Done, Pending, current_runtime
-from streaming.engine.engine import Owner
+from streaming.engine.engine import Engine
 from streaming.engine.forks import follow_forks, inherited
-from streaming.engine.open import open_owner
+from streaming.engine.open import open_engine
 from streaming.engine.order_tokens import OrderNumbers
-from streaming.engine.remote import RemoteOwner
+from streaming.engine.remote import RemoteEngine
 from streaming.engine.transform import Transform
-from streaming.errors import Closed, StreamingError
+from streaming.errors import ClosedError, StreamingError
 from streaming.index import Changes, SampleIndex
 from streaming.link.messages import is_spawning
 from streaming.link.worker import Worker
 from streaming.prefetch.lookahead import LookAhead
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.live import add_adapter, closed
 from streaming.telemetry.stages import ACCOUNTS, TRANSFORM
 
@@ -78,7 +78,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         decode_threads: threads that decode; None is one a processor.
         max_object_bytes: objects that are or claim to be larger, or whose values take over 1 MiB more, are refused
             before memory is taken for them. Left at 8 GB it is 1 GB for JSON, whose values take 48 times its bytes.
-        resilience: `{constant: value}` of `streaming.resilience.Resilience`, such as `{"deadline_s": 300}`.
+        resilience: `{constant: value}` of `streaming.resilience.ResilienceConfig`, such as `{"deadline_s": 300}`.
         owner: what reads, see "Processes and threads": "thread" is a thread of this process, "process" a child process,
             for a trainer whose Python leaves that thread too little time. `prepare` and sources are then sent there.
         seed: of the order and of the generators that `transform` gets.
@@ -158,7 +158,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def _start(self) -> None:
         """Set what is not configuration, in a new object and in an unpickled one."""
-        self._reader: Owner | Worker | None = None
+        self._reader: Engine | Worker | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._orders = OrderNumbers()
         self._reads_ahead = self._config is not None and self._config.enable_prefetch
@@ -318,9 +318,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._name
 
     @property
-    def has_numbers(self) -> bool:
+    def reports_metrics(self) -> bool:
         """Whether it is open, and what it reads is not counted by another process: that of its parent, if any."""
-        return self._reader is not None and self._reader.has_numbers
+        return self._reader is not None and self._reader.reports_metrics
 
     @property
     def cache(self) -> SmartLRUCache:
@@ -340,16 +340,16 @@ class StreamingDatasetAdapter(Dataset[Any]):
         """
         return self._open().stats()
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment as metrics: `{family: {label values: number}}`, without the label `dataset`.
 
         For `streaming.monitoring.metrics`, whose `families` say what they mean. Safe in any thread.
 
         Raises:
-            Closed: the adapter was closed.
-            OwnerGone: the process that reads for this one has ended.
+            ClosedError: the adapter was closed.
+            EngineGoneError: the process that reads for this one has ended.
         """
-        return self._open().readings()
+        return self._open().metrics_snapshot()
 
     def reset_metrics(self) -> None:
         """Set every count back to zero; what is cached stays."""
@@ -374,27 +374,27 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     # -- opening, closing, other processes
 
-    def _open(self) -> Owner | Worker:
+    def _open(self) -> Engine | Worker:
         if self._reader is None:
             with self._opening:
                 if self._is_closed:
-                    raise Closed("this adapter was closed; make a new one to read again")
+                    raise ClosedError("this adapter was closed; make a new one to read again")
                 if self._reader is None:
                     self._reader = self._make_owner()
         return self._reader
 
-    def _make_owner(self) -> Owner | Worker:
+    def _make_owner(self) -> Engine | Worker:
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
         worker = get_worker_info()
         # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
         shares = ranks_of_node() * (worker.num_workers if worker else 1)
         if config.owner == "process":
-            remote = RemoteOwner(config, self._prepare, shares)
+            remote = RemoteEngine(config, self._prepare, shares)
             self._length = remote.length
             self._finalizer = weakref.finalize(self, remote.close)
             return remote
-        owner = open_owner(config, self._prepare, shares)
+        owner = open_engine(config, self._prepare, shares)
         self._length = len(owner.index)
         self._finalizer = weakref.finalize(self, _close_dropped, owner, os.getpid())
         self._finalizer.atexit = False  # the runtime ends everything at interpreter exit
@@ -407,8 +407,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         if self._finalizer is not None:
             self._finalizer.detach()
         if reader is not None:
-            if reader.has_numbers:
-                closed(self._name, reader.readings)
+            if reader.reports_metrics:
+                closed(self._name, reader.metrics_snapshot)
             reader.close()
 
     def __enter__(self) -> Self:
@@ -424,7 +424,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
             reader = self._open()
             return {**state, "handle": reader.handle(), "length": self._length, "reads_ahead": self._reads_ahead}
         if self._config is None:
-            raise Closed("an adapter that reads through another process cannot be copied; pickle the one it came from")
+            raise ClosedError(
+                "an adapter that reads through another process cannot be copied; pickle the one it came from"
+            )
         return {**state, "config": self._config, "prepare": self._prepare}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -459,6 +461,6 @@ def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> Streaming
     return StreamingDatasetAdapter.from_config(config)
 
 
-def _close_dropped(owner: Owner, pid: int) -> None:
+def _close_dropped(owner: Engine, pid: int) -> None:
     if os.getpid() == pid:
         current_runtime().submit(owner.aclose())

@@ -3,33 +3,33 @@
 ::
 
     StreamingError
-    ├── ConfigError            (ValueError)         a setting that cannot be used
-    │   └── StateError                              a saved state that does not fit this run
-    ├── MissingExtra           (ImportError)        an optional package is not installed
-    ├── InvalidPath            (ValueError)         `..`, an absolute path, NUL
-    ├── SourceError            (OSError)            reading or listing a source failed
-    │   ├── NotFound           (FileNotFoundError)  the object does not exist
-    │   ├── AccessDenied       (PermissionError)    refused: credentials or file mode
-    │   ├── SourceTimeout      (TimeoutError)       no answer in time; worth a retry
-    │   ├── SourceUnavailable  (ConnectionError)    refused, reset, 5xx; worth a retry
-    │   ├── TruncatedRead                           fewer bytes than announced; worth a retry
-    │   ├── ObjectChanged                           not the object that was listed
-    │   └── BadRequest                              the source cannot serve this request; final
-    ├── DecodeError            (ValueError)         bytes that are not what their suffix says
-    │   ├── UnknownFormat                           no codec for this suffix
-    │   ├── TruncatedData                           ends before its own header says
-    │   ├── UnsafeData                              would run code, or nests too deep
-    │   └── TooLarge                                declares or holds more than the limit
-    ├── PrepareError           (RuntimeError)       a user's `prepare` or `transform` failed
-    ├── TooManyBadSamples      (RuntimeError)       more samples had to be replaced than allowed
-    ├── IndexBuildError        (ValueError)         samples cannot be matched
-    │   ├── MissingPart        (LookupError)        a sample lacks one of its parts
-    │   ├── DuplicateName                           two objects claim one sample
-    │   └── NoSamples                               there are objects, and none becomes a sample
-    ├── IndexFileError         (ValueError)         a saved index is cut short or of another version
-    ├── Closed                 (RuntimeError)       used after close
-    ├── WrongThread            (RuntimeError)       a blocking call on the library's own loop thread
-    └── OwnerGone              (ConnectionError)    the process that reads for this worker has ended
+    ├── ConfigError                   (ValueError)         a setting that cannot be used
+    │   └── StateError                                     a saved state that does not fit this run
+    ├── MissingExtra                  (ImportError)        an optional package is not installed
+    ├── InvalidPath                   (ValueError)         `..`, an absolute path, NUL
+    ├── SourceError                   (OSError)            reading or listing a source failed
+    │   ├── ObjectNotFoundError       (FileNotFoundError)  the object does not exist
+    │   ├── AccessDenied              (PermissionError)    refused: credentials or file mode
+    │   ├── SourceTimeout             (TimeoutError)       no answer in time; worth a retry
+    │   ├── SourceUnavailable         (ConnectionError)    refused, reset, 5xx; worth a retry
+    │   ├── TruncatedRead                                  fewer bytes than announced; worth a retry
+    │   ├── ObjectChanged                                  not the object that was listed
+    │   └── BadRequest                                     the source cannot serve this request; final
+    ├── DecodeError                   (ValueError)         bytes that are not what their suffix says
+    │   ├── UnknownFormat                                  no codec for this suffix
+    │   ├── TruncatedData                                  ends before its own header says
+    │   ├── UnsafeData                                     would run code, or nests too deep
+    │   └── ObjectTooLargeError                            declares or holds more than the limit
+    ├── PrepareError                  (RuntimeError)       a user's `prepare` or `transform` failed
+    ├── TooManyBadSamples             (RuntimeError)       more samples had to be replaced than allowed
+    ├── IndexBuildError               (ValueError)         samples cannot be matched
+    │   ├── MissingPart               (LookupError)        a sample lacks one of its parts
+    │   ├── DuplicateName                                  two objects claim one sample
+    │   └── NoSamples                                      there are objects, and none becomes a sample
+    ├── IndexFileError                (ValueError)         a saved index is cut short or of another version
+    ├── ClosedError                   (RuntimeError)       used after close
+    ├── WrongThreadError              (RuntimeError)       a blocking call on the library's own loop thread
+    └── EngineGoneError               (ConnectionError)    the process that reads for this worker has ended
 
 A kind also inherits the builtin in brackets, so plain handlers work. Every message names the object, the source, what
 was tried and the next step.
@@ -45,32 +45,32 @@ from streaming.core.masking import mask_error, mask_message, mask_secrets
 __all__ = [
     "AccessDenied",
     "BadRequest",
-    "Closed",
+    "ClosedError",
     "ConfigError",
     "DecodeError",
     "DuplicateName",
+    "EngineGoneError",
     "IndexBuildError",
     "IndexFileError",
     "InvalidPath",
     "MissingExtra",
     "MissingPart",
     "NoSamples",
-    "NotFound",
     "ObjectChanged",
-    "OwnerGone",
+    "ObjectNotFoundError",
+    "ObjectTooLargeError",
     "PrepareError",
     "SourceError",
     "SourceTimeout",
     "SourceUnavailable",
     "StateError",
     "StreamingError",
-    "TooLarge",
     "TooManyBadSamples",
     "TruncatedData",
     "TruncatedRead",
     "UnknownFormat",
     "UnsafeData",
-    "WrongThread",
+    "WrongThreadError",
 ]
 
 
@@ -145,7 +145,7 @@ class SourceError(StreamingError, OSError):
     retry_after_s: float | None = None
 
 
-class NotFound(SourceError, FileNotFoundError):
+class ObjectNotFoundError(SourceError, FileNotFoundError):
     """The object does not exist. Never raised for a refused login: that is `AccessDenied`."""
 
 
@@ -195,7 +195,7 @@ class UnsafeData(DecodeError):
     """Data that would run code when loaded, or is built to exhaust the stack."""
 
 
-class TooLarge(DecodeError):
+class ObjectTooLargeError(DecodeError):
     """Declared or actual size beyond the limit; nothing of that size was allocated."""
 
 
@@ -227,13 +227,13 @@ class IndexFileError(StreamingError, ValueError):
     """A saved index is cut short, damaged, of another version or writable by others; the next step: build it anew."""
 
 
-class Closed(StreamingError, RuntimeError):
+class ClosedError(StreamingError, RuntimeError):
     """Used after close."""
 
 
-class WrongThread(StreamingError, RuntimeError):
+class WrongThreadError(StreamingError, RuntimeError):
     """A blocking call on the library's own loop thread, where it would wait for itself."""
 
 
-class OwnerGone(StreamingError, ConnectionError):
+class EngineGoneError(StreamingError, ConnectionError):
     """The process that reads for this worker has ended."""

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from streaming.adapter import StreamingDatasetAdapter, create_streaming_dataset_from_config
 from streaming.errors import (
-    Closed,
+    ClosedError,
     ConfigError,
     DecodeError,
     MissingPart,
     NoSamples,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
     PrepareError,
 )
 from streaming.sources import LocalDataSource
@@ -280,7 +280,7 @@ def test_objects_that_change_or_vanish_are_reported(adapter, root):
     (latents / "latent_0000.pt").unlink()
     with (latents / "latent_0001.pt").open("ab") as file:
         file.write(b"grown")
-    with pytest.raises(NotFound, match=r"latent_0000\.pt"):
+    with pytest.raises(ObjectNotFoundError, match=r"latent_0000\.pt"):
         adapter[0]
     with pytest.raises(ObjectChanged, match=r"latent_0001\.pt"):
         adapter[1]
@@ -310,7 +310,7 @@ def test_no_samples_is_length_zero_and_no_sources_is_refused(tmp_path):
         assert list(DataLoader(adapter, batch_size=2)) == []
     with pytest.raises(ConfigError):
         StreamingDatasetAdapter([])
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         StreamingDatasetAdapter(str(tmp_path / "nowhere"))
 
 
@@ -442,7 +442,7 @@ def test_close_is_idempotent_and_final(root):
     adapter.close()
     adapter.close()
     for use in (lambda: adapter[0], lambda: len(adapter), lambda: adapter.index, adapter.get_cache_stats):
-        with pytest.raises(Closed, match="closed"):
+        with pytest.raises(ClosedError, match="closed"):
             use()
     assert not [thread for thread in threading.enumerate() if "streaming-decode" in thread.name and thread.is_alive()]
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.core.config import DataSourceConfig
 from streaming.core.runtime import current_runtime
-from streaming.errors import Closed, ConfigError, NotFound, OwnerGone, PrepareError
+from streaming.errors import ClosedError, ConfigError, EngineGoneError, ObjectNotFoundError, PrepareError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.testing import Fault, FaultySource, MemorySource
 
@@ -126,7 +126,7 @@ def test_samples_of_unknown_types_reach_a_worker():
 
 def test_an_error_of_the_owner_is_raised_in_the_loader():
     """A worker's read fails with the error that names the object, once; the next read works."""
-    gone = NotFound("003.bin is not there for once")
+    gone = ObjectNotFoundError("003.bin is not there for once")
     with StreamingDatasetAdapter(FaultySource(_source(), [Fault(path="003.bin", error=gone)])) as adapter:
         loader = DataLoader(adapter, batch_size=4, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
         with pytest.raises(FileNotFoundError, match=r"003\.bin"):
@@ -182,7 +182,7 @@ def test_a_child_learns_that_its_owner_closed(method):
         child.start()
         assert ours.recv() == "read"
     ours.send("go on")
-    assert isinstance(ours.recv(), OwnerGone)
+    assert isinstance(ours.recv(), EngineGoneError)
     child.join(30)
     assert child.exitcode == 0
 
@@ -345,7 +345,7 @@ def _tell_errors(adapter, connection):
 @pytest.mark.filterwarnings("ignore:.*cannot be cached")
 def test_errors_reach_another_process_as_themselves():
     """Type, sample, cause and attributes, and the library serves on."""
-    gone = NotFound("004.bin is not there", path="004.bin", source="data")
+    gone = ObjectNotFoundError("004.bin is not there", path="004.bin", source="data")
     source = FaultySource(_source(), [Fault(path="004.bin", error=gone)])
     ours, theirs = multiprocessing.Pipe()
     with StreamingDatasetAdapter(source, prepare=_refuse) as adapter:
@@ -358,7 +358,7 @@ def test_errors_reach_another_process_as_themselves():
             (PrepareError, "001"),
             (PrepareError, "002"),
             (PrepareError, "003"),
-            (NotFound, "004.bin"),
+            (ObjectNotFoundError, "004.bin"),
         ]
         assert [source for *_, source, _ in told] == [None, None, None, "data"]
         for (_, text, _, _, cause), number, why in zip(
@@ -372,11 +372,11 @@ def test_errors_reach_another_process_as_themselves():
 
 def test_attributes_survive_torchs_way_out_of_a_worker():
     """torch makes the error again from the text of its traceback."""
-    gone = NotFound("003.bin is not there for once", path="003.bin", source="data")
+    gone = ObjectNotFoundError("003.bin is not there for once", path="003.bin", source="data")
     gone.status = 404
     with StreamingDatasetAdapter(FaultySource(_source(), [Fault(path="003.bin", error=gone)])) as adapter:
         loader = DataLoader(adapter, batch_size=4, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
-        with pytest.raises(NotFound) as error:
+        with pytest.raises(ObjectNotFoundError) as error:
             list(loader)
         assert (error.value.path, error.value.source, error.value.status) == ("003.bin", "data", 404)
 
@@ -471,7 +471,7 @@ def _use_everything(rank, adapter, folder):
     assert adapter.fingerprint == adapter.index.fingerprint
     adapter.prefetch_batch([4, 5]).result(30)
     assert adapter.get_cache_stats()["fetched_samples"] == 2
-    assert adapter.readings()["cache_entries"] == {(): 2}
+    assert adapter.metrics_snapshot()["cache_entries"] == {(): 2}
     _check(adapter.__getitems__([4, 5]))
     assert adapter.reads == 2
     adapter.reset_metrics()
@@ -482,12 +482,12 @@ def _use_everything(rank, adapter, folder):
         adapter[3]
     with pytest.raises(ConfigError, match=r"adapter\.cache"):
         _ = adapter.cache
-    assert not adapter.has_numbers  # the parent's metrics have them
+    assert not adapter.reports_metrics  # the parent's metrics have them
     sampler = adapter.look_ahead(range(COUNT))
     _check([adapter[i] for i in sampler if i != 3])
     adapter.stop_prefetch_worker()
     adapter.close()
-    with pytest.raises(Closed):
+    with pytest.raises(ClosedError):
         adapter[0]
     (folder / "done").touch()
 
@@ -525,19 +525,19 @@ def test_what_an_ended_rank_announced_is_forgotten(how):
         rank = context.Process(target=_announce_and_wait, args=(0, adapter, theirs))
         rank.start()
         assert ours.recv() == "announced"
-        assert adapter.readings()["prefetch_waiting"][()] > COUNT
+        assert adapter.metrics_snapshot()["prefetch_queued_samples"][()] > COUNT
         if how == "it is killed":
             rank.kill()
         else:
             ours.send("go on")
         rank.join(30)
         current_runtime().run(_settle())
-        reading = adapter.readings()
-        assert reading["prefetch_waiting"][()] == 1
-        assert reading["prefetch_ahead"][()] <= 2
+        reading = adapter.metrics_snapshot()
+        assert reading["prefetch_queued_samples"][()] == 1
+        assert reading["prefetch_buffered_samples"][()] <= 2
         adapter.forget(mine)
         current_runtime().run(_settle())
-        assert adapter.readings()["prefetch_waiting"][()] == 0
+        assert adapter.metrics_snapshot()["prefetch_queued_samples"][()] == 0
 
 
 async def _settle():
@@ -555,4 +555,4 @@ def test_an_order_is_not_taken_for_one_that_died():
         adapter.announce([0], newest)
         adapter.forget(newest)
         current_runtime().run(_settle())
-        assert adapter.readings()["prefetch_waiting"][()] == COUNT - COUNT // 4
+        assert adapter.metrics_snapshot()["prefetch_queued_samples"][()] == COUNT - COUNT // 4

@@ -20,7 +20,7 @@ from streaming.engine import fetch
 from streaming.order import batching
 from streaming.prefetch import announce_window, readahead
 from streaming.prefetch.async_prefetcher import AsyncPrefetcher
-from streaming.resilience import Resilience
+from streaming.resilience import ResilienceConfig
 from streaming.testing import MemorySource
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
     assert len(rows) == 10
     for name, shown in rows:
         is_of_source = name in config.DataSourceConfig.model_fields
-        default = default_of(config.DataSourceConfig, name) if is_of_source else getattr(Resilience(), name)
+        default = default_of(config.DataSourceConfig, name) if is_of_source else getattr(ResilienceConfig(), name)
         assert eval(shown, {}) == default, name
 
 

@@ -11,7 +11,7 @@ import torch
 import streaming
 import streaming.sources
 from streaming import AsyncPrefetcher, DataSourceConfig, SmartLRUCache, StreamingDatasetAdapter
-from streaming.errors import Closed, ConfigError, MissingPart
+from streaming.errors import ClosedError, ConfigError, MissingPart
 
 COUNT = 6
 PATIENCE_S = 60.0  # after which a test that hangs fails
@@ -240,7 +240,7 @@ async def test_queue_item_with_await_waits_for_room():
 async def test_queue_item_of_a_stopped_prefetcher_says_so(fetches):
     """With and without `await` the call itself fails."""
     prefetcher = AsyncPrefetcher(SmartLRUCache(max_size_gb=0.01), fetches)
-    with pytest.raises(Closed, match="call start"):
+    with pytest.raises(ClosedError, match="call start"):
         prefetcher.queue_item("a")
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from streaming.errors import NotFound, SourceUnavailable, TooLarge
+from streaming.errors import ObjectNotFoundError, ObjectTooLargeError, SourceUnavailable
 from streaming.sources.base import DataSource
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
 
@@ -25,7 +25,7 @@ async def test_memory_counts_reads() -> None:
     source = MemorySource("m", {"a": b"1"})
     await asyncio.gather(*(asyncio.to_thread(source.read_blocking, "a") for _ in range(50)))
     await source.read("a", 0, 0)
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         await source.read("b")
     assert source.reads == {"a": 51, "b": 1}
 
@@ -39,7 +39,7 @@ async def test_memory_deletes_and_replaces() -> None:
     source.put("a", b"new")
     assert (blob.data, (await source.read("a")).data) == (b"old", b"new")
     source.delete("a")
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         source.delete("a")
 
 
@@ -57,7 +57,7 @@ async def test_memory_keeps_the_limit() -> None:
     """More bytes than `max_object_bytes` are refused."""
     source = MemorySource("m", {"a": bytes(100)})
     limited = MemorySource(source.config.model_copy(update={"max_object_bytes": 10}), {"a": bytes(100)})
-    with pytest.raises(TooLarge):
+    with pytest.raises(ObjectTooLargeError):
         await limited.read("a")
     assert len((await limited.read("a", 5, 15)).data) == 10
 

@@ -28,9 +28,9 @@ _TORCH = {"bool", "float16", "float32", "float64", "complex64", "complex128", *_
 _TORCH |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _MAX_PLANS = 4096  # string arrays have a dtype per length
 
-Plan = tuple[Callable[..., Any], Any, Callable[[Any], Any] | None]
+LeafPlan = tuple[Callable[..., Any], Any, Callable[[Any], Any] | None]
 
-plans: dict[str, Plan] = {}
+plans: dict[str, LeafPlan] = {}
 """Code -> (`numpy.ndarray`, dtype, what makes the leaf of that array or None if it is the leaf); see `plan_of`."""
 
 
@@ -105,7 +105,7 @@ def raw_bytes(value: Any) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))
 
 
-def plan_of(code: str) -> Plan:
+def plan_of(code: str) -> LeafPlan:
     """How to make the leaf of this code; kept in `plans`."""
     import numpy as np
 

@@ -210,7 +210,7 @@ class SmartLRUCache:
                 self._store.metrics.uncacheable += 1
             if not self._has_warned:
                 self._has_warned = True
-                logger.warning('cache_uncacheable reason=%s next_step="use tensors, arrays, text"', exc)
+                logger.warning('cache_unsupported_type reason=%s next_step="use tensors, arrays, text"', exc)
             return None
 
     def admit(

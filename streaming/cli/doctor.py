@@ -23,7 +23,7 @@ from streaming.errors import (
     BadRequest,
     MissingExtra,
     NoSamples,
-    NotFound,
+    ObjectNotFoundError,
     SourceTimeout,
     SourceUnavailable,
     StreamingError,
@@ -63,7 +63,10 @@ _ENDPOINTS = {
 _CAUSES: tuple[tuple[type[StreamingError], str], ...] = (
     (MissingExtra, "an optional package is not installed here"),
     (AccessDenied, "the login was refused: wrong, expired or missing credentials, or no right to this place"),
-    (NotFound, "the login works or is not needed, but nothing is there: check bucket, folder, revision and spelling"),
+    (
+        ObjectNotFoundError,
+        "the login works or is not needed, but nothing is there: check bucket, folder, revision and spelling",
+    ),
     (SourceTimeout, "nothing answers in time: a firewall that drops packets, a proxy, or an overloaded server"),
     (SourceUnavailable, "nothing answers there: wrong host or port, no network, or the server is down"),
     (BadRequest, "the server does not take such requests: often the wrong region or endpoint"),

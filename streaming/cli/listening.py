@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from streaming.errors import AccessDenied, ConfigError, NotFound
+from streaming.errors import AccessDenied, ConfigError, ObjectNotFoundError
 
 __all__ = ["descendants", "listening"]
 
@@ -21,12 +21,14 @@ def descendants(pid: int) -> list[int]:
 
     Raises:
         ConfigError: this system does not tell.
-        NotFound: there is no such process.
+        ObjectNotFoundError: there is no such process.
     """
     if sys.platform != "linux":
         raise ConfigError(f"{pid}: finding the port of a process needs Linux; give its URL: http://127.0.0.1:8000")
     if not (PROC / str(pid)).exists():
-        raise NotFound(f"there is no process {pid} on this machine; give the PID of a run (`pgrep -f`), or a URL")
+        raise ObjectNotFoundError(
+            f"there is no process {pid} on this machine; give the PID of a run (`pgrep -f`), or a URL"
+        )
     children: dict[int, list[int]] = {}
     for child, parent in _parents():
         children.setdefault(parent, []).append(child)
@@ -51,7 +53,7 @@ def listening(pid: int) -> dict[str, tuple[str, int]]:
 
     Raises:
         AccessDenied: the process is somebody else's.
-        NotFound: it ended meanwhile.
+        ObjectNotFoundError: it ended meanwhile.
     """
     folder = PROC / str(pid)
     try:
@@ -62,7 +64,7 @@ def listening(pid: int) -> dict[str, tuple[str, int]]:
             f"process {pid} is another user's, so its sockets cannot be seen: run as that user, or give its URL"
         ) from exc
     except (FileNotFoundError, ProcessLookupError) as exc:
-        raise NotFound(f"process {pid} ended") from exc
+        raise ObjectNotFoundError(f"process {pid} ended") from exc
     return {row[9]: _address(row[1]) for row in rows if row[3] == _LISTEN and f"socket:[{row[9]}]" in held}
 
 

@@ -16,7 +16,7 @@ from streaming.errors import (
     BadRequest,
     ConfigError,
     DecodeError,
-    NotFound,
+    ObjectNotFoundError,
     SourceError,
     SourceTimeout,
     SourceUnavailable,
@@ -42,7 +42,8 @@ def find_urls(target: str) -> list[str]:
 
     Raises:
         ConfigError: neither.
-        NotFound, AccessDenied: there is no such process, it is somebody else's, or none of them serves metrics.
+        ObjectNotFoundError, AccessDenied: there is no such process, it is somebody else's, or none of them serves
+        metrics.
     """
     if target.isdecimal():
         return _urls_of_process(int(target))
@@ -79,7 +80,7 @@ def _urls_of_process(pid: int) -> list[str]:
         urls = (f"http://{host}:{port}/metrics" for _, host, port in candidates)
         found += [url for url in [next(filter(_serves_metrics, urls), None)] if url is not None]
     if not found:
-        raise NotFound(f"process {pid} and those below it serve no metrics: {_NEXT_STEP}, or give a URL")
+        raise ObjectNotFoundError(f"process {pid} and those below it serve no metrics: {_NEXT_STEP}, or give a URL")
     return found
 
 
@@ -96,7 +97,7 @@ def scrape(url: str, timeout_s: float = TIMEOUT_S) -> Scrape:
     Raises:
         SourceUnavailable, SourceTimeout: nobody answers.
         BadRequest: what answers does not speak HTTP.
-        NotFound: there is nothing at this path, or no metric of this library.
+        ObjectNotFoundError: there is nothing at this path, or no metric of this library.
         DecodeError: the answer is no text exposition.
     """
     shown = mask_secrets(url)
@@ -116,13 +117,15 @@ def scrape(url: str, timeout_s: float = TIMEOUT_S) -> Scrape:
             raise SourceTimeout(f"{shown} took no connection within {timeout_s:g} s: is the host right?") from exc
         raise SourceUnavailable(f"{shown} cannot be reached ({reason}): is the run alive? Then {_NEXT_STEP}") from exc
     if not found.ranks:
-        raise NotFound(f"{shown} serves metrics, none of them of this library: give another port, or {_NEXT_STEP}")
+        raise ObjectNotFoundError(
+            f"{shown} serves metrics, none of them of this library: give another port, or {_NEXT_STEP}"
+        )
     return found
 
 
 def _refusal(shown: str, status: int) -> SourceError:
     if status == 404:
-        return NotFound(f"{shown}: nothing is there (404); metrics mostly are at /metrics")
+        return ObjectNotFoundError(f"{shown}: nothing is there (404); metrics mostly are at /metrics")
     return SourceUnavailable(f"{shown} answered {status}: look into the log of the run")
 
 

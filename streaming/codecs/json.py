@@ -36,9 +36,8 @@ def decode_json(data: Buffer, max_bytes: int) -> Any:
     """One document.
 
     Raises: TruncatedData: if it is empty or ends early. UnsafeData: if it nests deeper than the interpreter's
-    recursion limit. TooLarge: if its values take more than `max_bytes` and 1 MiB. DecodeError: with the position, for
-    anything else.
-    """
+    recursion limit. ObjectTooLargeError: if its values take more than `max_bytes` and 1 MiB. DecodeError: with the
+    position, for anything else."""
     text = _text(data, max_bytes)
     check_cost(text, max_bytes)
     try:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from streaming.codecs.limits import most_cost
-from streaming.errors import TooLarge
+from streaming.errors import ObjectTooLargeError
 
 __all__ = ["check_cost", "without_strings"]
 
@@ -30,7 +30,7 @@ _LINE = 82  # the text of a line, and its place in two lists
 
 
 def check_cost(text: str, max_bytes: int, *, is_lines: bool = False) -> None:
-    """Raises TooLarge if what `text` stands for takes more than the limit. A small text is not looked at.
+    """Raises ObjectTooLargeError if what `text` stands for takes more than the limit. A small text is not looked at.
 
     Args:
         text: a document, well-formed or not.
@@ -41,7 +41,7 @@ def check_cost(text: str, max_bytes: int, *, is_lines: bool = False) -> None:
         return
     cost = _cost(text) + (_lines_cost(text) if is_lines else 0)
     if cost > most_cost(max_bytes):
-        raise TooLarge(f"holds values that take {cost:,} bytes in memory, the limit is {max_bytes:,}")
+        raise ObjectTooLargeError(f"holds values that take {cost:,} bytes in memory, the limit is {max_bytes:,}")
 
 
 def without_strings(text: str) -> Iterator[str]:

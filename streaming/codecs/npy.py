@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec, readable
 from streaming.codecs.limits import are_lengths, elements, most_cost
-from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,10 +42,9 @@ _HEADER_TRIES = 8
 def decode_npy(data: Buffer, max_bytes: int) -> np.ndarray[Any, Any]:
     """One array, writable.
 
-    Raises: UnsafeData: if it holds Python objects, or items without a size. TooLarge: if shape x item size passes
-    `max_bytes`. TruncatedData: if the data ends before that. DecodeError: if the header is damaged or bytes follow the
-    array.
-    """
+    Raises: UnsafeData: if it holds Python objects, or items without a size. ObjectTooLargeError: if shape x item size
+    passes `max_bytes`. TruncatedData: if the data ends before that. DecodeError: if the header is damaged or bytes
+    follow the array."""
     start, shape, is_fortran, dtype = _header(data)
     _check_size(shape, dtype, len(data) - start, max_bytes)
     return _fill(memoryview(data)[start:], shape, is_fortran, dtype, max_bytes)
@@ -172,7 +171,7 @@ def _array_start(data: Buffer) -> int:
     size = 2 if prefix[6] == 1 else 4
     length = int.from_bytes(prefix[8 : 8 + size], "little")
     if length > _MAX_HEADER_BYTES:
-        raise TooLarge(f"declares a header of {length:,} bytes, the limit is {_MAX_HEADER_BYTES:,}")
+        raise ObjectTooLargeError(f"declares a header of {length:,} bytes, the limit is {_MAX_HEADER_BYTES:,}")
     if 8 + size + length > len(data):
         raise TruncatedData(f"ends at byte {len(data):,}, within its header of {length:,} bytes")
     return 8 + size + length
@@ -181,7 +180,7 @@ def _array_start(data: Buffer) -> int:
 def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, max_bytes: int) -> None:
     declared = elements(shape) * dtype.itemsize
     if declared > max_bytes:
-        raise TooLarge(f"declares {shape} of {dtype}, {declared:,} bytes, the limit is {max_bytes:,}")
+        raise ObjectTooLargeError(f"declares {shape} of {dtype}, {declared:,} bytes, the limit is {max_bytes:,}")
     if declared > available:
         raise TruncatedData(f"declares {declared:,} bytes of array, has {available:,}")
     if declared < available:
@@ -198,7 +197,7 @@ def _fill(
     except ValueError as exc:
         raise DecodeError(f"has a shape that numpy cannot make, {shape}: {exc}") from exc
     if array.nbytes > max_bytes:
-        raise TooLarge(f"makes an array of {array.nbytes:,} bytes, the limit is {max_bytes:,}")
+        raise ObjectTooLargeError(f"makes an array of {array.nbytes:,} bytes, the limit is {max_bytes:,}")
     if len(body):
         flat = array.reshape(-1, order="A").view(np.uint8)
         flat[:] = np.frombuffer(body, np.uint8)
@@ -211,7 +210,7 @@ def _check_count(data: Buffer, max_bytes: int) -> None:
         return
     count = bytes(data).count(_ENTRY)
     if count * _MEMBER_COST > most_cost(max_bytes):
-        raise TooLarge(
+        raise ObjectTooLargeError(
             f"declares {count:,} members, {count * _MEMBER_COST:,} bytes in memory, the limit is {max_bytes:,}"
         )
 
@@ -219,7 +218,7 @@ def _check_count(data: Buffer, max_bytes: int) -> None:
 def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
     total = sum(member.file_size for member in members)
     if total > max_bytes:
-        raise TooLarge(f"declares {total:,} bytes in {len(members):,} members, the limit is {max_bytes:,}")
+        raise ObjectTooLargeError(f"declares {total:,} bytes in {len(members):,} members, the limit is {max_bytes:,}")
     names = {member.filename for member in members}
     if len(names) < len(members):
         raise DecodeError("holds two members of one name")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from streaming.codecs.limits import are_lengths, elements, most_cost
-from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 __all__ = ["PickleScan", "scan_pickle"]
 
@@ -113,16 +113,17 @@ class PickleScan:
     def run(self, file: IO[bytes]) -> None:
         """Reads one pickle from `file`, up to its end mark.
 
-        Raises: TooLarge: if a claim is over the limit, or the objects weigh more. UnsafeData: if a constructor gets
-        what no saved sample gives it, or an object holds itself. TruncatedData, DecodeError: if this is no complete
-        pickle.
-        """
+        Raises: ObjectTooLargeError: if a claim is over the limit, or the objects weigh more. UnsafeData: if a
+        constructor gets what no saved sample gives it, or an object holds itself. TruncatedData, DecodeError: if this
+        is no complete pickle."""
         self._stack, self._marked, self._memo = [], [], {}
         try:
             for opcode, argument, _ in pickletools.genops(file):
                 self._step(opcode.name, argument)
                 if self.weight > self._most:
-                    raise TooLarge(f"makes objects of over {self.weight:,} bytes, the limit is {self._max_bytes:,}")
+                    raise ObjectTooLargeError(
+                        f"makes objects of over {self.weight:,} bytes, the limit is {self._max_bytes:,}"
+                    )
         except DecodeError:
             raise
         except RecursionError as exc:
@@ -238,7 +239,7 @@ class PickleScan:
 
     def _claim(self, amount: int, what: str) -> None:
         if amount > self._max_bytes:
-            raise TooLarge(f"declares {what}, the limit is {self._max_bytes:,} bytes")
+            raise ObjectTooLargeError(f"declares {what}, the limit is {self._max_bytes:,} bytes")
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, _Made) or arguments.kind != "tuple":

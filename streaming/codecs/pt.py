@@ -19,7 +19,7 @@ from streaming.codecs.pickle_scan import PickleScan, scan_pickle
 from streaming.codecs.pt_archive import read_archive
 from streaming.codecs.pt_plan import build, plan_of
 from streaming.codecs.pt_refusal import refusal
-from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 _ZIP_START = b"PK\x03\x04"
 # Protocol 2 and torch's magic number.
@@ -32,7 +32,7 @@ def decode_pt(data: Buffer, max_bytes: int) -> Any:
     """The saved object, tensors on the CPU in memory of their own.
 
     Raises: UnsafeData: if loading would call anything but torch's own constructors, or an object holds itself.
-    TooLarge: if the file claims more than `max_bytes`, its objects weigh more, or it has compressed members.
+    ObjectTooLargeError: if the file claims more than `max_bytes`, its objects weigh more, or it has compressed members.
     TruncatedData: if it is cut short. DecodeError: if it is damaged.
     """
     return _decode(data, max_bytes, False)
@@ -96,7 +96,7 @@ def _check_legacy(data: Buffer, max_bytes: int) -> None:
         scan.run(file)
     claimed = sum(scan.storage_numel.values())
     if claimed > max_bytes:
-        raise TooLarge(f"declares {claimed:,} elements, the limit is {max_bytes:,} bytes")
+        raise ObjectTooLargeError(f"declares {claimed:,} elements, the limit is {max_bytes:,} bytes")
     if claimed > len(data):
         raise TruncatedData(f"declares {claimed:,} elements, has {len(data):,} bytes")
 
@@ -106,7 +106,7 @@ def _explain(exc: Exception, data: Buffer, pickles: Sequence[bytes], max_bytes: 
     if isinstance(exc, pickle.UnpicklingError):
         return UnsafeData(refusal(text, data, pickles))
     if record := _RECORD.search(text):
-        kind = TooLarge if int(record[1]) > max_bytes else DecodeError
+        kind = ObjectTooLargeError if int(record[1]) > max_bytes else DecodeError
         return kind(f"declares a storage of {int(record[1]):,} bytes that its member does not hold")
     if isinstance(exc, EOFError) or "unexpected EOF" in text:
         return TruncatedData("ends before its last tensor")

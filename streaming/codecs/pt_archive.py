@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from streaming.codecs.base import Buffer
 from streaming.codecs.limits import most_cost
-from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 _UINT32_MAX = 0xFFFFFFFF
 # mark, method, stored size, size, lengths of name, extra field and comment, position of the member
@@ -40,17 +40,16 @@ class Archive(NamedTuple):
 def read_archive(data: Buffer, max_bytes: int) -> Archive:
     """What the archive declares, its tensors untouched.
 
-    Raises: TooLarge: if a member is compressed, or all of them together are over the limit. UnsafeData: if it is a
-    program. TruncatedData: if the directory is not there, or the members are larger than the file. DecodeError: if it
-    is damaged.
-    """
+    Raises: ObjectTooLargeError: if a member is compressed, or all of them together are over the limit. UnsafeData: if
+    it is a program. TruncatedData: if the directory is not there, or the members are larger than the file. DecodeError:
+    if it is damaged."""
     total, storages = 0, {}
     pickles: list[tuple[int, int]] = []
     byteorder: tuple[int, int] | None = None
     try:
         count, position = _directory(data)
         if count * _ENTRY_COST > most_cost(max_bytes):
-            raise TooLarge(f"declares {count:,} members, the limit is {max_bytes:,} bytes")
+            raise ObjectTooLargeError(f"declares {count:,} members, the limit is {max_bytes:,} bytes")
         for _ in range(count):
             mark, method, stored, size, name, extra, comment, member = _ENTRY.unpack_from(data, position)
             if mark != b"PK\x01\x02":
@@ -59,7 +58,9 @@ def read_archive(data: Buffer, max_bytes: int) -> Archive:
             if stored == _UINT32_MAX or size == _UINT32_MAX or member == _UINT32_MAX:
                 stored, size, member = _wide(data[position : position + extra], stored, size, member)
             if method or stored != size:
-                raise TooLarge(f"has a compressed member ({stored:,} for {size:,} bytes); save it anew by torch.save")
+                raise ObjectTooLargeError(
+                    f"has a compressed member ({stored:,} for {size:,} bytes); save it anew by torch.save"
+                )
             total += size
             label = bytes(data[position - name : position])
             if len(label) < name:
@@ -78,7 +79,7 @@ def read_archive(data: Buffer, max_bytes: int) -> Archive:
             position += extra + comment
         # Members may lie in one place: nothing is copied before the sum is known.
         if total > max_bytes:
-            raise TooLarge(f"declares {total:,} bytes in its members, the limit is {max_bytes:,}")
+            raise ObjectTooLargeError(f"declares {total:,} bytes in its members, the limit is {max_bytes:,}")
         if total > len(data):
             raise TruncatedData(f"declares {total:,} bytes in its members, has {len(data):,} in all")
         contents = [_content(data, member, size) for member, size in pickles]

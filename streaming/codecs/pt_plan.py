@@ -75,7 +75,7 @@ class _Leaf(NamedTuple):
     nbytes: int
 
 
-class Plan(NamedTuple):
+class TensorPlan(NamedTuple):
     """The sample with None for each tensor and array, by `marshal`, and the tensors and arrays."""
 
     skeleton: bytes
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
 class _Known(NamedTuple):
     """What is known of a pickle: its plan, if it has one, and what its objects weigh at most, in bytes."""
 
-    plan: Plan | None
+    plan: TensorPlan | None
     weight: int
 
 
@@ -111,12 +111,11 @@ class _KnownPickles:
 _pickles = _KnownPickles()
 
 
-def plan_of(archive: Archive, max_bytes: int) -> Plan | None:
+def plan_of(archive: Archive, max_bytes: int) -> TensorPlan | None:
     """How to build the sample of this archive, or None where only `torch.load` can.
 
-    Raises: TooLarge: if the objects weigh more than the limit and an allowance. UnsafeData, DecodeError: if they are
-    not what an honest program saves.
-    """
+    Raises: ObjectTooLargeError: if the objects weigh more than the limit and an allowance. UnsafeData, DecodeError: if
+    they are not what an honest program saves."""
     if len(archive.pickles) != 1 or archive.byteorder != b"little":
         for content in archive.pickles:
             scan_pickle(content, max_bytes)
@@ -145,7 +144,7 @@ def _look_at(content: bytes, max_bytes: int) -> _Known:
     return _Known(None, scan_pickle(content, max_bytes))
 
 
-def build(plan: Plan, archive: Archive, data: Buffer, is_view: bool = False) -> Any:
+def build(plan: TensorPlan, archive: Archive, data: Buffer, is_view: bool = False) -> Any:
     """The sample, each tensor in memory of its own or a view; None if a storage is not as long as the pickle says."""
     make = _view if is_view else _copy
     sample = marshal.loads(plan.skeleton)
@@ -213,7 +212,7 @@ def _make_plan(content: bytes, most: int) -> _Known | None:
         skeleton = marshal.dumps(_without_leaves(root))
     except (_Unplanned, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # torch says what is wrong with a damaged pickle
-    return _Known(Plan(skeleton, leaves, arrays), weight)
+    return _Known(TensorPlan(skeleton, leaves, arrays), weight)
 
 
 def _follow(content: bytes, most: int) -> tuple[Any, int]:

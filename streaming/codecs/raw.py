@@ -11,7 +11,7 @@ from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
 from streaming.codecs.limits import ALLOWANCE_BYTES, most_cost
-from streaming.errors import DecodeError, TooLarge, TruncatedData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 
 # One character of the first kind makes each character of a text take 4 bytes, of the second 2.
 _WIDTHS = ((4, re.compile(rb"[\xf0-\xff]")), (2, re.compile(rb"[\xc4-\xff]")))
@@ -31,9 +31,8 @@ def encode_raw(sample: Any) -> bytes:
 def decode_utf8(data: Buffer, max_bytes: int) -> str:
     """Strict UTF-8.
 
-    Raises: TooLarge: if the text takes more than `max_bytes` and 1 MiB in memory. TruncatedData: if the last character
-    is cut. DecodeError: with the position, otherwise.
-    """
+    Raises: ObjectTooLargeError: if the text takes more than `max_bytes` and 1 MiB in memory. TruncatedData: if the last
+    character is cut. DecodeError: with the position, otherwise."""
     if 4 * len(data) > ALLOWANCE_BYTES and 4 * len(data) > most_cost(max_bytes):
         _check_width(data, max_bytes)
     try:
@@ -49,7 +48,7 @@ def _check_width(data: Buffer, max_bytes: int) -> None:
     if width * len(data) > most_cost(max_bytes):
         cost = width * len(bytes(data).translate(None, _CONTINUATIONS))
         if cost > most_cost(max_bytes):
-            raise TooLarge(f"is text that takes {cost:,} bytes in memory, the limit is {max_bytes:,}")
+            raise ObjectTooLargeError(f"is text that takes {cost:,} bytes in memory, the limit is {max_bytes:,}")
 
 
 def decode_text(data: Buffer, max_bytes: int) -> str:

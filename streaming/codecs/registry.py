@@ -12,13 +12,13 @@ from streaming.codecs.pt import PT
 from streaming.codecs.raw import RAW, TEXT
 from streaming.codecs.safetensors import SAFETENSORS
 from streaming.codecs.zstd import wrap
-from streaming.errors import ConfigError, DecodeError, TooLarge, TruncatedData, UnknownFormat, UnsafeData
+from streaming.errors import ConfigError, DecodeError, ObjectTooLargeError, TruncatedData, UnknownFormat, UnsafeData
 
 _by_suffix: dict[str, Codec] = {}
 
 _NEXT_STEP = {
     TruncatedData: "fetch or copy it again",
-    TooLarge: "raise max_object_bytes (max_bytes of decode) if the object is what you expect",
+    ObjectTooLargeError: "raise max_object_bytes (max_bytes of decode) if the object is what you expect",
     UnsafeData: "load it only if you trust where it comes from, and save it anew as plain data",
 }
 
@@ -77,8 +77,8 @@ def decode(
         source: name of the source, for errors.
         may_view: tensors may be views of `data`, if that is writable: the caller copies them before it reuses `data`.
 
-    Raises: UnknownFormat, TruncatedData, UnsafeData, TooLarge or a plain DecodeError, each with `path` and `source`.
-    """
+    Raises: UnknownFormat, TruncatedData, UnsafeData, ObjectTooLargeError or a plain DecodeError, each with `path` and
+    `source`."""
     codec = _codec_for(path, source)
     if max_bytes == DEFAULT_MAX_BYTES:
         max_bytes = codec.default_max_bytes
@@ -86,7 +86,7 @@ def decode(
     check_no_pointer(buffer, path, source)
     try:
         if len(buffer) > max_bytes:
-            raise TooLarge(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")
+            raise ObjectTooLargeError(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")
         if may_view and codec.view is not None and isinstance(buffer, memoryview) and not buffer.readonly:
             return codec.view(buffer, max_bytes)
         return codec.decode(buffer, max_bytes)

@@ -9,7 +9,7 @@ from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
 from streaming.codecs.limits import most_cost
-from streaming.errors import DecodeError, TooLarge, TruncatedData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 
 # The format's own bound on its header; the length field alone could claim 16 EB.
 _MAX_HEADER_BYTES = 100_000_000
@@ -23,9 +23,8 @@ _MOST_PER_BYTE = 40
 def decode_safetensors(data: Buffer, max_bytes: int) -> dict[str, Any]:
     """`{name: tensor}`, on the CPU, writable.
 
-    Raises: TruncatedData: if the data ends before its header says. TooLarge: if the header or a tensor claims more
-    than the limit, or the tensors take more, empty ones too. DecodeError: if the header is damaged.
-    """
+    Raises: TruncatedData: if the data ends before its header says. ObjectTooLargeError: if the header or a tensor
+    claims more than the limit, or the tensors take more, empty ones too. DecodeError: if the header is damaged."""
     _check_cost(data, _check_header(data), max_bytes)
     import safetensors
     import safetensors.torch
@@ -55,7 +54,7 @@ def _check_header(data: Buffer) -> int:
         raise TruncatedData(f"ends within the length of its header, at byte {len(data)}")
     length = int.from_bytes(data[:8], "little")
     if length > _MAX_HEADER_BYTES:
-        raise TooLarge(f"declares a header of {length:,} bytes, the format allows {_MAX_HEADER_BYTES:,}")
+        raise ObjectTooLargeError(f"declares a header of {length:,} bytes, the format allows {_MAX_HEADER_BYTES:,}")
     if 8 + length > len(data):
         raise TruncatedData(f"ends at byte {len(data):,}, within its header of {length:,} bytes")
     return length
@@ -67,13 +66,15 @@ def _check_cost(data: Buffer, length: int, max_bytes: int) -> None:
     header = bytes(data[8 : 8 + length])
     cost = _TENSOR_COST * header.count(b"{") + _ITEM_COST * header.count(b",") + length
     if cost > most_cost(max_bytes):
-        raise TooLarge(f"declares tensors that take {cost:,} bytes beside their content, the limit is {max_bytes:,}")
+        raise ObjectTooLargeError(
+            f"declares tensors that take {cost:,} bytes beside their content, the limit is {max_bytes:,}"
+        )
 
 
 def _explain(exc: Exception, data: Buffer, max_bytes: int) -> DecodeError:
     declared = _declared_bytes(data)
     if declared > max_bytes:
-        return TooLarge(f"declares {declared:,} bytes, the limit is {max_bytes:,}")
+        return ObjectTooLargeError(f"declares {declared:,} bytes, the limit is {max_bytes:,}")
     if declared > len(data):
         return TruncatedData(f"declares {declared:,} bytes, has {len(data):,}")
     return DecodeError(f"is a damaged safetensors file: {exc}")

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec
-from streaming.errors import DecodeError, TooLarge, TruncatedData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 from streaming.telemetry.stages import ACCOUNTS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _thread = threading.local()
 def decompress(data: Buffer, max_bytes: int) -> bytes:
     """All frames, joined.
 
-    Raises: TooLarge: if more than `max_bytes` are declared or come out, or the window is over 128 MiB.
+    Raises: ObjectTooLargeError: if more than `max_bytes` are declared or come out, or the window is over 128 MiB.
     TruncatedData: if the last frame is incomplete. DecodeError: for damage and for bytes after the last frame.
     """
     import zstandard
@@ -45,7 +45,7 @@ def decompress(data: Buffer, max_bytes: int) -> bytes:
         # An empty frame is left to the slow path: the fast one would not look behind it.
         if _is_plain(data) and 0 < frame.content_size < _UNKNOWN_SIZE:
             if frame.content_size > max_bytes:
-                raise TooLarge(f"declares {frame.content_size:,} bytes, the limit is {max_bytes:,}")
+                raise ObjectTooLargeError(f"declares {frame.content_size:,} bytes, the limit is {max_bytes:,}")
             if frame.content_size > _MAX_RATIO * len(data):
                 raise TruncatedData(f"declares {frame.content_size:,} bytes, more than {len(data):,} can hold")
             try:
@@ -120,7 +120,7 @@ def _decompress_frames(data: Buffer, max_bytes: int) -> bytes:
             position += len(piece) - len(frame.unused_data)
             total += len(output[-1])
             if total > max_bytes:
-                raise TooLarge(f"holds more than the limit of {max_bytes:,} bytes")
+                raise ObjectTooLargeError(f"holds more than the limit of {max_bytes:,} bytes")
     return b"".join(output)
 
 
@@ -135,7 +135,9 @@ def _explain(exc: zstandard.ZstdError) -> DecodeError:
     if "did not decompress full frame" in text or "not enough data" in text:
         return TruncatedData("ends within a zstd frame")
     if "too much memory" in text:
-        return TooLarge(f"asks for a window of more than {_MAX_WINDOW_BYTES:,} bytes; compress it without --long")
+        return ObjectTooLargeError(
+            f"asks for a window of more than {_MAX_WINDOW_BYTES:,} bytes; compress it without --long"
+        )
     return DecodeError(f"is a damaged zstd frame: {text}")
 
 

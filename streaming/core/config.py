@@ -331,7 +331,7 @@ class AdapterConfig(Settings):
         "1 GB for JSON where it is left at 8 GB",
     )
     resilience: dict[str, Any] | None = Field(
-        None, description="{constant: value} for what `streaming.resilience.Resilience` holds; None: the defaults"
+        None, description="{constant: value} for what `streaming.resilience.ResilienceConfig` holds; None: the defaults"
     )
     owner: Literal["thread", "process"] = Field("thread", description="what reads: a thread, or a process of its own")
     seed: int = Field(0, ge=-(2**63), lt=2**63, description="of the order and of the generators that transform gets")

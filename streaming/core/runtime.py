@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from streaming.core.logs import get_logger
-from streaming.errors import WrongThread
+from streaming.errors import WrongThreadError
 
 __all__ = ["Done", "Pending", "Runtime", "current_runtime"]
 
@@ -96,11 +96,13 @@ class Runtime:
         """Run a coroutine on the loop and block until it ends; an interrupt of the caller cancels it.
 
         Raises:
-            WrongThread: called on the loop thread, which would wait for itself for ever.
+            WrongThreadError: called on the loop thread, which would wait for itself for ever.
         """
         if self.is_current_thread():
             coroutine.close()
-            raise WrongThread("a blocking call was made on the library's own loop thread; await the async form instead")
+            raise WrongThreadError(
+                "a blocking call was made on the library's own loop thread; await the async form instead"
+            )
         future = self.submit(coroutine)
         try:
             return future.result()

@@ -16,8 +16,8 @@ from streaming.engine.fetch import IN_CACHE
 from streaming.errors import (
     BadRequest,
     DecodeError,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
     PrepareError,
     StreamingError,
     TooManyBadSamples,
@@ -31,7 +31,7 @@ __all__ = ["BAD", "BadSamples", "Replacing"]
 
 logger = get_logger(__name__)
 
-BAD: Final = (DecodeError, PrepareError, NotFound, ObjectChanged, TruncatedRead, BadRequest)
+BAD: Final = (DecodeError, PrepareError, ObjectNotFoundError, ObjectChanged, TruncatedRead, BadRequest)
 """Errors that belong to one sample. A source that is down or refuses the login is no matter of samples."""
 
 SUBSTITUTES = 8

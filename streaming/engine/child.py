@@ -1,6 +1,6 @@
 """A process that is only an owner: `python -m streaming.engine.child FD` reads for one training process.
 
-The descriptor is a stream pair to the training process. It sends the settings; the answer is what `RemoteOwner` needs,
+The descriptor is a stream pair to the training process. It sends the settings; the answer is what `RemoteEngine` needs,
 with the descriptors of the link and of the arena, or the error that opening met. From then on nothing more passes, and
 the end of the stream is the end of the training process, however that came about: this process then ends too.
 
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from streaming.core.machine import resident_memory
 
 if TYPE_CHECKING:  # the rest is imported when the signals are set
-    from streaming.engine.engine import Owner
-    from streaming.telemetry.counters import Reading
+    from streaming.engine.engine import Engine
+    from streaming.telemetry.counters import MetricsSnapshot
 
 __all__ = ["main", "receive", "send"]
 
@@ -85,13 +85,13 @@ class _Service:
     """What this process does for the training process."""
 
     def __init__(self) -> None:
-        self._owner: Owner | None = None
+        self._owner: Engine | None = None
 
     def open(self, line: socket.socket, settings: dict[str, Any]) -> None:
         """Open the owner and say so, or say why not."""
         from streaming.core.logs import configure
         from streaming.core.runtime import current_runtime
-        from streaming.engine.open import open_owner
+        from streaming.engine.open import open_engine
         from streaming.engine.served import Served
         from streaming.link.messages import LinkServer
         from streaming.link.pickled_errors import pickle_error
@@ -99,23 +99,23 @@ class _Service:
         configure(settings["log_level"])  # to stderr
         try:
             config, prepare = _load_settings(settings)
-            self._owner = owner = open_owner(config, prepare, settings["shares"])
+            self._owner = owner = open_engine(config, prepare, settings["shares"])
         except Exception as exc:
             send(line, {"error": pickle_error(exc)})
             return
-        served = Served(owner, self.readings)
+        served = Served(owner, self.metrics_snapshot)
         self._server = LinkServer(current_runtime(), served.answer, served.left)
         told = {"length": len(owner.index), "fingerprint": owner.index.fingerprint}
         send(line, told, [self._server.hello_fd, owner.cache.arena.fd])
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """Those of the owner, and the memory of this process."""
-        reading = self.owner.readings("owner")
+        reading = self.owner.metrics_snapshot("owner")
         memory = resident_memory()
         return reading if memory is None else {**reading, "process_resident_memory_bytes": {("owner",): memory}}
 
     @property
-    def owner(self) -> Owner:
+    def owner(self) -> Engine:
         assert self._owner is not None
         return self._owner
 
@@ -133,7 +133,7 @@ class _Service:
             else:
                 current_runtime().submit(self._owner.aclose()).result(END_TIMEOUT_S)
         except Exception as exc:
-            get_logger(__name__).debug("owner_not_closed error=%s", exc)
+            get_logger(__name__).debug("engine_not_closed error=%s", exc)
         finally:
             logging.shutdown()
             os._exit(0)

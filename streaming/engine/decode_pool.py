@@ -15,7 +15,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from streaming.errors import Closed
+from streaming.errors import ClosedError
 
 __all__ = ["DecodePool"]
 
@@ -59,10 +59,10 @@ class DecodePool:
         """Start `function(*args)` in a thread; on the loop only. Cancelling the future skips a job not yet begun.
 
         Raises:
-            Closed: after `close`.
+            ClosedError: after `close`.
         """
         if self._is_closed:
-            raise Closed("work was given to a pool that is closed; open a new adapter")
+            raise ClosedError("work was given to a pool that is closed; open a new adapter")
         future = self._loop.create_future()
         self._jobs.put((future, function, args))
         self._unfinished += 1

@@ -16,9 +16,9 @@ from streaming.core.runtime import Runtime
 from streaming.engine.bad_samples import BadSamples, Replacing
 from streaming.engine.decode_pool import DecodePool
 from streaming.engine.fetch import IN_CACHE, SampleFetcher
+from streaming.engine.metrics_snapshot import of_cache, of_read_ahead, of_reads
 from streaming.engine.read_counts import ReadCounts
-from streaming.engine.readings import of_cache, of_read_ahead, of_reads
-from streaming.engine.replicas import CopyReader
+from streaming.engine.replicas import ReplicaReader
 from streaming.engine.sample_copies import Uncopyable, copy_sample, pickle_sample
 from streaming.engine.served import Served
 from streaming.errors import PrepareError
@@ -29,13 +29,13 @@ from streaming.link.pickled_errors import pickle_error
 from streaming.link.worker import Other, Reply, Request, Worker
 from streaming.prefetch.fetch_queue import PrefetchQueue
 from streaming.prefetch.readahead import CONCURRENCY, MISS, ReadAhead
-from streaming.telemetry.counters import Counters, Reading
+from streaming.telemetry.counters import Counters, MetricsSnapshot
 from streaming.telemetry.stages import ACCOUNTS, CACHE
 
-__all__ = ["Owner"]
+__all__ = ["Engine"]
 
 
-class Owner:
+class Engine:
     """Serves samples by position to its own process (`read`, `read_many`) and to workers (through `handle`).
 
     `read` and `read_many` may be called from any thread except the runtime's own; a hit is served in the caller's
@@ -56,17 +56,17 @@ class Owner:
         revalidation: compares the index with the sources; started and closed with the owner.
 
     Attributes:
-        has_numbers: metrics of this process show its numbers.
+        reports_metrics: metrics of this process show its numbers.
         announces: this process says what it will read.
     """
 
-    has_numbers = True
+    reports_metrics = True
     announces = True
 
     def __init__(
         self,
         runtime: Runtime,
-        reader: CopyReader,
+        reader: ReplicaReader,
         index: SampleIndex,
         cache: SmartLRUCache,
         *,
@@ -267,19 +267,19 @@ class Owner:
         """Reads that found their sample announced and loaded, or brought by `fetch`."""
         return self._engine.hits + self.cache.get_metrics().prefetch_hits
 
-    def readings(self, process: str = "trainer") -> Reading:
+    def metrics_snapshot(self, process: str = "trainer") -> MetricsSnapshot:
         """The numbers of this moment as metrics, see `StreamingDatasetAdapter.readings`; `process` is where this is."""
         counters = self.counters
         misses = counters.samples_fetched
         observed = self._recent.note(counters.reads, misses)
         return {
-            **self._reader.readings(),
+            **self._reader.metrics_snapshot(),
             **of_cache(self.cache, max(counters.reads - misses, 0), misses, observed),
             "cache_prefetch_hits": {(): self._prefetch_hits},
             **of_read_ahead(self._engine, self.cache),
             **of_reads(counters, self._received, 0 if self._bad is None else self._bad.count),
             "dataset_samples": {(): len(self.index)},
-            "loop_lag_seconds": {(process,): self._runtime.lag_s},
+            "event_loop_lag_seconds": {(process,): self._runtime.lag_s},
         }
 
     def refresh_index(self) -> Changes:
@@ -305,7 +305,7 @@ class Owner:
     def handle(self) -> LinkHandle:
         """What a child process needs to read through this owner; starts to listen for other processes."""
         if self._server is None:
-            served = Served(self, self.readings)
+            served = Served(self, self.metrics_snapshot)
             self._server = LinkServer(self._runtime, served.answer, served.left)
         return LinkHandle(self._server.hello_fd, self.cache.arena.fd)
 

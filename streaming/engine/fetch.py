@@ -14,7 +14,7 @@ from typing import Any, Final
 from streaming.cache.sample import SmartLRUCache
 from streaming.codecs import decode
 from streaming.engine.decode_pool import DecodePool
-from streaming.engine.replicas import CopyReader
+from streaming.engine.replicas import ReplicaReader
 from streaming.errors import DecodeError, ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
 from streaming.sources.base import Blob
@@ -69,7 +69,7 @@ class SampleFetcher:
     def __init__(
         self,
         index: SampleIndex,
-        reader: CopyReader,
+        reader: ReplicaReader,
         *,
         cache: SmartLRUCache,
         prepare: Callable[[Any], Any] | None,

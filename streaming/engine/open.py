@@ -11,24 +11,24 @@ from streaming.core.logs import get_logger
 from streaming.core.ranks import is_first_of_node
 from streaming.core.runtime import current_runtime
 from streaming.engine.bad_samples import BadSamples
-from streaming.engine.engine import Owner
-from streaming.engine.replicas import CopyReader, Entry, open_entries
+from streaming.engine.engine import Engine
+from streaming.engine.replicas import Entry, ReplicaReader, open_entries
 from streaming.errors import IndexFileError
 from streaming.index import SampleIndex, rules
 from streaming.index.revalidation import Revalidation, refreshed
 from streaming.sources.base import DataSource
 
-__all__ = ["open_owner"]
+__all__ = ["open_engine"]
 
 logger = get_logger(__name__)
 
 
-def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> Owner:
+def open_engine(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> Engine:
     """An owner in this process, its sources listed or its saved index opened. Blocks meanwhile.
 
     Args:
         config: what it is made from.
-        prepare: see `Owner`.
+        prepare: see `Engine`.
         shares: how many owners share the budget.
 
     Raises:
@@ -46,9 +46,9 @@ def open_owner(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shar
         policy=config.policy,
         samples=len(index),
     )
-    return Owner(
+    return Engine(
         runtime,
-        CopyReader(entries, index),
+        ReplicaReader(entries, index),
         index,
         cache,
         prepare=prepare,

@@ -23,23 +23,23 @@ from typing import Any
 
 from streaming.core.config import AdapterConfig
 from streaming.engine.child import receive, send
-from streaming.errors import ConfigError, OwnerGone
+from streaming.errors import ConfigError, EngineGoneError
 from streaming.link.messages import FORK_LOCK, LinkHandle
 from streaming.link.worker import Worker
 from streaming.sources.memory import MemorySource
 
-__all__ = ["RemoteOwner"]
+__all__ = ["RemoteEngine"]
 
 CLOSE_TIMEOUT_S = 5.0
 """How long `close` waits for the child; more than the child gives its own reads, so that it is rarely killed."""
 
 
-class RemoteOwner(Worker):
-    """Serves samples by position as `Owner` does, from a child process: a worker that starts and ends its owner.
+class RemoteEngine(Worker):
+    """Serves samples by position as `Engine` does, from a child process: a worker that starts and ends its owner.
 
     Args:
         config: what the owner is made from.
-        prepare: see `Owner`; pickled, so a function of a module that the child can import.
+        prepare: see `Engine`; pickled, so a function of a module that the child can import.
         shares: how many owners share the budget.
 
     Attributes:
@@ -48,11 +48,11 @@ class RemoteOwner(Worker):
 
     Raises:
         ConfigError: the configuration cannot be sent to another process.
-        OwnerGone: the child ended before it was ready.
+        EngineGoneError: the child ended before it was ready.
         Exception: whatever opening raised in the child.
     """
 
-    has_numbers = True
+    reports_metrics = True
     announces = True
 
     def __init__(self, config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> None:
@@ -86,7 +86,7 @@ class RemoteOwner(Worker):
 
     def forget(self, order: int) -> None:
         """Say that what was announced under this order will not be read. Nothing happens once the child has ended."""
-        with contextlib.suppress(OwnerGone):
+        with contextlib.suppress(EngineGoneError):
             super().forget(order)
 
     def close(self) -> None:
@@ -107,16 +107,16 @@ class RemoteOwner(Worker):
     def _request(self, message: Any, timeout_s: float | None = None) -> Any:
         try:
             return super()._request(message, timeout_s)
-        except OwnerGone as exc:
+        except EngineGoneError as exc:
             raise self._gone() from exc
 
     async def _request_async(self, message: Any) -> Any:
         try:
             return await super()._request_async(message)
-        except OwnerGone as exc:
+        except EngineGoneError as exc:
             raise self._gone() from exc
 
-    def _gone(self) -> OwnerGone:
+    def _gone(self) -> EngineGoneError:
         """The error for a child that does not answer, with how it ended."""
         try:
             code = self._process.wait(1)
@@ -125,7 +125,7 @@ class RemoteOwner(Worker):
         else:
             how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         hint = ", often that means too little memory" if how.endswith("SIGKILL") else ""
-        return OwnerGone(
+        return EngineGoneError(
             f"the process {self._process.pid} that reads for this one {how}{hint}; "
             "see what it wrote to stderr, and make a new adapter to go on"
         )

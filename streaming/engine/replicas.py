@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from streaming.core.config import DataSourceConfig, parse_source, suggest
 from streaming.errors import ConfigError
 from streaming.index import Row, SampleIndex, validator
-from streaming.resilience import Expected, Resilience, Wrapper, outcome_of, stack
-from streaming.resilience.readings import CopyReadings, counts_requests
+from streaming.resilience import Expected, ResilienceConfig, Wrapper, outcome_of, stack
+from streaming.resilience.replica_metrics import ReplicaMetrics, counts_requests
 from streaming.resilience.wrapper import Read, read_of
 from streaming.sources import create_data_source
 from streaming.sources.base import Blob, DataSource, FileInfo
-from streaming.telemetry.counters import Reading, SourceCounters, ThreadCounters
+from streaming.telemetry.counters import MetricsSnapshot, SourceCounters, ThreadCounters
 
-__all__ = ["CopyReader", "Entry", "open_entries"]
+__all__ = ["Entry", "ReplicaReader", "open_entries"]
 
 
 class Entry(NamedTuple):
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
     source: DataSource
     copies: tuple[DataSource, ...]
-    settings: Resilience
+    settings: ResilienceConfig
 
 
 def open_entries(
@@ -45,7 +45,7 @@ def open_entries(
 
     Args:
         configured: configurations, or `DataSource` objects.
-        resilience: constants of `Resilience` that differ from the defaults.
+        resilience: constants of `ResilienceConfig` that differ from the defaults.
         max_object_bytes: bound the reads of each configured source and mirror, where its own limit is larger.
 
     Raises:
@@ -55,15 +55,15 @@ def open_entries(
     return [_entry(source, settings, max_object_bytes) for source in configured]
 
 
-def _settings(constants: Mapping[str, Any]) -> Resilience:
-    known = [field.name for field in fields(Resilience)]
+def _settings(constants: Mapping[str, Any]) -> ResilienceConfig:
+    known = [field.name for field in fields(ResilienceConfig)]
     for name in constants:
         if name not in known:
             raise ConfigError(f"resilience has no constant {name!r}: {suggest(name, known)}")
-    return Resilience(**constants)
+    return ResilienceConfig(**constants)
 
 
-def _entry(configured: Any, settings: Resilience, limit: int | None) -> Entry:
+def _entry(configured: Any, settings: ResilienceConfig, limit: int | None) -> Entry:
     if isinstance(configured, DataSource):
         return Entry(configured, (configured,), settings)
     config: DataSourceConfig = parse_source(configured)
@@ -106,7 +106,7 @@ class _Shared(NamedTuple):
     folders: dict[int, str]
 
 
-class CopyReader:
+class ReplicaReader:
     """Reads the rows of an index from whichever copy can.
 
     Args:
@@ -131,14 +131,14 @@ class CopyReader:
         self.is_blocking = not self._shared and all(entry.source.read_blocking is not None for entry in entries)
         every: list[list[SourceCounters] | None] = [None if counts_requests(entry.source) else [] for entry in entries]
         self._counters = [None if each is None else ThreadCounters(each) for each in every]
-        self._readings = CopyReadings(
+        self._readings = ReplicaMetrics(
             [
                 *((entry.source, each) for entry, each in zip(entries, every, strict=True)),
                 *((shared.source, None) for shared in self._shared.values()),
             ]
         )
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The families `source_*`, each under the name of a copy; from any thread, also once the reader is closed."""
         return self._readings.take()
 

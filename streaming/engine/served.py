@@ -6,10 +6,10 @@ import pickle
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 
 if TYPE_CHECKING:
-    from streaming.engine.engine import Owner
+    from streaming.engine.engine import Engine
 
 __all__ = ["Served"]
 
@@ -22,9 +22,9 @@ class Served:
         readings: the numbers of this process as metrics.
     """
 
-    def __init__(self, owner: Owner, readings: Callable[[], Reading]) -> None:
+    def __init__(self, owner: Engine, readings: Callable[[], MetricsSnapshot]) -> None:
         self.owner = owner
-        self.readings = readings
+        self.metrics_snapshot = readings
         self._orders: dict[bytes, set[int]] = {}  # announced and not forgotten, by client
 
     async def answer(self, request: Any) -> Any:
@@ -58,7 +58,7 @@ SERVED: dict[str, Callable[..., Any]] = {
     "stop_fetching": lambda served: served.owner.stop_fetching(),
     "fetch": lambda served, positions: served.owner.fetch(positions),
     "stats": lambda served: served.owner.stats(),
-    "readings": lambda served: served.readings(),
+    "metrics_snapshot": lambda served: served.metrics_snapshot(),
     "reset_metrics": lambda served: served.owner.reset_metrics(),
     "clear": lambda served: served.owner.clear(),
     "index": lambda served: served.owner.index,

@@ -110,7 +110,7 @@ def _check_readable(name: str, listings: Sequence[Listing]) -> None:
     for listing in listings:
         for path in listing.unread:
             if path.startswith((folder, PRECOMPUTED + folder)):
-                skips.add("no_codec", path)
+                skips.add("unsupported_suffix", path)
     if skips:
         raise ConfigError(
             f"data_mapping names {name!r}, a folder with {skips.total()} objects that no codec reads: "

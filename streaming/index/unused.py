@@ -62,7 +62,7 @@ def find_unread(
         skips, looked_in = Skips(), tuple(roots)
         skips.update(listing.skips)
         for path in listing.unread:
-            skips.add("no_codec" if path.startswith(looked_in) else "not_mapped", path)
+            skips.add("unsupported_suffix" if path.startswith(looked_in) else "not_mapped", path)
         found.append(skips)
     return found
 
@@ -94,7 +94,7 @@ def check_samples(sources: Sequence[DataSource], samples: int, skips: Skips) -> 
         f"{names}: {skips.total()} objects are stored and none becomes a sample: {skips.describe()}; "
         f"{skips.next_steps()}"
     )
-    if "no_codec" in skips.counts:
+    if "unsupported_suffix" in skips.counts:
         text += f"; the suffixes with a codec are {' '.join(known_suffixes())}, each also with .zst"
     raise NoSamples(text, path=skips.examples[skips.reasons()[0]][0], source=sources[0].name)
 
@@ -144,7 +144,7 @@ def judge(listing: Listing) -> tuple[Skips, Skips]:
     skips, unlikely = Skips(), Skips()
     skips.update(listing.skips)
     for path in listing.unread:
-        skips.add("no_codec", path)
+        skips.add("unsupported_suffix", path)
     _add_unlikely(unlikely, listing, range(len(listing)))
     return skips, unlikely
 

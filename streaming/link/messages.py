@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from streaming.core.logs import get_logger
 from streaming.core.runtime import Runtime
-from streaming.errors import OwnerGone
+from streaming.errors import EngineGoneError
 from streaming.link.pickled_errors import pickle_error
 
 __all__ = ["FORK_LOCK", "LinkClient", "LinkHandle", "LinkServer", "is_spawning"]
@@ -149,7 +149,7 @@ class LinkServer:
                 writer.write(await self._reply(await reader.readexactly(length)))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
-            logger.debug("worker_left workers=%d", len(self._connections) - 1)
+            logger.debug("worker_disconnected workers=%d", len(self._connections) - 1)
         finally:
             writer.close()
 
@@ -213,7 +213,7 @@ class LinkClient:
             timeout_s: for each message of the line; None waits as long as the owner lives.
 
         Raises:
-            OwnerGone: the owner process has ended or closed its adapter, or the time is up.
+            EngineGoneError: the owner process has ended or closed its adapter, or the time is up.
             Exception: what the owner met when it answered.
         """
         request = _frame(message)
@@ -229,7 +229,7 @@ class LinkClient:
             if connection is not None:  # also after an interrupt: the next request must not get this reply
                 connection.close()
             if isinstance(exc, OSError) and exc.errno not in _EXHAUSTED:
-                raise OwnerGone(_GONE) from exc
+                raise EngineGoneError(_GONE) from exc
             raise
         self._free.append(connection)
         return _value(reply)
@@ -238,7 +238,7 @@ class LinkClient:
         """As `request`, on any loop; cancelling it ends only the waiting.
 
         Raises:
-            OwnerGone: the owner process has ended or closed its adapter.
+            EngineGoneError: the owner process has ended or closed its adapter.
             Exception: what the owner met when it answered.
         """
         request = _frame(message)
@@ -253,7 +253,7 @@ class LinkClient:
         except (OSError, asyncio.IncompleteReadError) as exc:
             if isinstance(exc, OSError) and exc.errno in _EXHAUSTED:
                 raise
-            raise OwnerGone(_GONE) from exc
+            raise EngineGoneError(_GONE) from exc
         return _value(reply)
 
     def close(self) -> None:

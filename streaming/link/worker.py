@@ -17,7 +17,7 @@ from streaming.cache.sample import SmartLRUCache
 from streaming.errors import ConfigError, PrepareError
 from streaming.index import Changes, SampleIndex
 from streaming.link.messages import LinkClient, LinkHandle
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.stages import ACCOUNTS, CACHE, QUEUE
 
 __all__ = ["Other", "Reply", "Request", "Worker"]
@@ -42,21 +42,21 @@ nowhere by their number in the request, and what it waited for, in seconds by st
 
 
 class Worker:
-    """Does what an `Owner` does by asking the owner in another process. Safe in any thread.
+    """Does what an `Engine` does by asking the owner in another process. Safe in any thread.
 
     Reads are one message per call, whatever the number of samples. Used in DataLoader workers, in trainer ranks that
-    got their adapter from their parent, and by `RemoteOwner`.
+    got their adapter from their parent, and by `RemoteEngine`.
 
     Args:
         handle: the owner's, inherited by a fork or received at a spawn.
 
     Attributes:
-        has_numbers: whether metrics of this process show the owner's numbers.
+        reports_metrics: whether metrics of this process show the owner's numbers.
 
-    Every method raises `OwnerGone` if the owner process has ended.
+    Every method raises `EngineGoneError` if the owner process has ended.
     """
 
-    has_numbers = False
+    reports_metrics = False
 
     def __init__(self, handle: LinkHandle) -> None:
         self._handle = handle
@@ -133,9 +133,9 @@ class Worker:
         result: dict[str, Any] = self._call("stats")
         return result
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment as metrics, see `StreamingDatasetAdapter.readings`."""
-        result: Reading = self._call("readings", timeout_s=READING_TIMEOUT_S)
+        result: MetricsSnapshot = self._call("metrics_snapshot", timeout_s=READING_TIMEOUT_S)
         return result
 
     def reset_metrics(self) -> None:

@@ -1,6 +1,6 @@
 """Make a batch of samples: nests of dicts, lists and tuples whose leaves are tensors, arrays, numbers or text.
 
-`stack_collate` needs equal shapes; `PadCollate` pads what differs. Both follow the structure of the first sample:
+`StackCollate` needs equal shapes; `PadCollate` pads what differs. Both follow the structure of the first sample:
 
 - tensors and numpy arrays become one tensor `[batch, ...]`; numbers and bools a tensor `[batch]`;
 - str, bytes and None become a list `[batch]`;
@@ -21,7 +21,7 @@ from torch.utils.data import default_collate
 from streaming.cache.batch import entries
 from streaming.cache.rows import batch_of_rows
 
-__all__ = ["PadCollate", "stack_collate"]
+__all__ = ["PadCollate", "StackCollate"]
 
 
 Stack = Callable[[list[Tensor], str], "Tensor | _Padded"]
@@ -32,13 +32,16 @@ class _Padded(NamedTuple):
     lengths: Tensor
 
 
-def stack_collate(samples: Sequence[Any]) -> Any:
-    """Collate samples whose leaves have equal shapes.
+class StackCollate:
+    """Collates samples whose leaves have equal shapes."""
 
-    Raises:
-        ValueError: shapes, keys or lengths differ between samples; the message names the entry and what was found.
-    """
-    return _collate(samples, "sample", _stack_equal)
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """Collate one batch.
+
+        Raises:
+            ValueError: shapes, keys or lengths differ between samples; the message names the entry and the difference.
+        """
+        return _collate(samples, "sample", _stack_equal)
 
 
 class PadCollate:

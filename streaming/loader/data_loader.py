@@ -17,9 +17,9 @@ from streaming.loader.device import to_device
 from streaming.loader.framework_rebuilds import given_samplers
 from streaming.loader.sampler import Batching, LoaderSampler
 from streaming.loader.state import Pass
-from streaming.order.batching import Plan, TokenBatches
+from streaming.order.batching import BatchPlan, TokenBudgetBatching
 from streaming.order.permutation import Order, Sequential
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.live import add_loader
 from streaming.telemetry.stalls import StallAccount, accounted, arriving, rest_of
 
@@ -34,7 +34,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
     read ahead, whatever `num_workers` is, also through torch's `Subset`, `ConcatDataset` and `StackDataset`.
 
     Each iteration is an epoch of its own, also after one that was left early, unless a state was loaded or `set_epoch`
-    was called: see `streaming.loader.state.Progress`. Several loaders over one data set do not change each other's
+    was called: see `streaming.loader.state.LoaderState`. Several loaders over one data set do not change each other's
     batches.
 
     `state_dict()` counts a batch when `next()` returned it, however far workers and devices are ahead; a state may be
@@ -42,11 +42,11 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
 
     Args:
         dataset: a `StreamingDatasetAdapter`, a `MixedDataset`, or any map-style data set.
-        batch_size: samples on each rank; with `Packing` packs, with `TokenBatches` left out.
+        batch_size: samples on each rank; with `SequencePacking` packs, with `TokenBudgetBatching` left out.
         shuffle: each epoch in an order of its own, or always from first to last.
         seed: of the order; None is the data set's own, or 0.
         order: an order to use in place of `shuffle` and `seed`.
-        batching: `TokenBatches` or `Packing`, to group samples by their lengths before they are read.
+        batching: `TokenBudgetBatching` or `SequencePacking`, to group samples by their lengths before they are read.
         drop_last: drop the last samples where they do not suffice for a whole batch on each rank. Otherwise the last
             batch is smaller, and the first samples of the epoch fill it up to one size on all ranks.
         rank, world_size: see `streaming.core.ranks.rank_and_world`.
@@ -106,10 +106,10 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         self._progress = sampler.progress
         self._units = sampler
         self._padding: float | None = None  # of the epoch under way
-        self._per_batch = 1 if isinstance(batching, TokenBatches) else int(batch_size or 1)
+        self._per_batch = 1 if isinstance(batching, TokenBudgetBatching) else int(batch_size or 1)
         if self._device is not None and self._device.type == "cuda":
             options.setdefault("pin_memory", True)
-        if given.batches is not None or isinstance(batching, TokenBatches):
+        if given.batches is not None or isinstance(batching, TokenBudgetBatching):
             super().__init__(dataset, batch_sampler=given.batches or sampler, **options)
             object.__setattr__(self, "sampler", sampler)  # in place of torch's, which nothing draws from
         else:
@@ -119,7 +119,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         add_loader(self)
 
     @property
-    def plan(self) -> Plan | None:
+    def plan(self) -> BatchPlan | None:
         """The groups of samples, where there is `batching`."""
         return self._units.plan
 
@@ -213,10 +213,10 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         in_one_row = rows == 1 and self.batch_size is not None
         return rows * self.world_size - repeated if repeated == 1 or in_one_row else -1
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment as metrics, as those of an adapter are, without the label `dataset`."""
-        reading: Reading = {
-            **self.stalls.readings(),
+        reading: MetricsSnapshot = {
+            **self.stalls.metrics_snapshot(),
             "loader_epoch": {(): self._progress.epoch},
             "loader_position": {(): self._progress.position},
         }
@@ -262,8 +262,10 @@ def _check_options(dataset: Any, options: Mapping[str, Any], batch_size: int | N
             "in_order=False gives batches as they are made, so no place in the order says which ones a run has had: "
             "a resumed run would repeat some and lose others. Leave it out, or use torch's DataLoader"
         )
-    if isinstance(batching, TokenBatches):
+    if isinstance(batching, TokenBudgetBatching):
         if batch_size not in (None, 1):
-            raise ConfigError(f"batch_size={batch_size} with TokenBatches, which makes the batches: leave it out")
+            raise ConfigError(
+                f"batch_size={batch_size} with TokenBudgetBatching, which makes the batches: leave it out"
+            )
     elif batch_size is None or batch_size < 1:
         raise ConfigError(f"batch_size={batch_size!r}: give the samples of a batch on each rank, at least 1")

@@ -27,7 +27,7 @@ class MixedDataset(Dataset[Any]):
 
     Args:
         datasets: `{stream: data set}`: a `StreamingDatasetAdapter`, or any map-style data set.
-        weights, repeats, temperature, epoch_size, seed, shuffle, changes: see `streaming.order.mixture.Mixture`.
+        weights, repeats, temperature, epoch_size, seed, shuffle, weight_schedule: see `order.mixture.Mixture`.
 
     Attributes:
         name: what metrics call the batches; each data set has a name of its own.
@@ -48,7 +48,7 @@ class MixedDataset(Dataset[Any]):
         epoch_size: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
-        changes: Mapping[int, Mapping[str, float]] | None = None,
+        weight_schedule: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
         self.datasets = dict(datasets)
         self.order = Mixture(
@@ -59,14 +59,14 @@ class MixedDataset(Dataset[Any]):
             epoch_size=epoch_size,
             seed=seed,
             shuffle=shuffle,
-            changes=changes,
+            weight_schedule=weight_schedule,
         )
         self.name = "mixed"
         self.fingerprint = _fingerprint(self.datasets)
 
     def __len__(self) -> int:
-        """Samples in all data sets; `order.n` is how many an epoch has."""
-        return self.order.size
+        """Samples in all data sets; `order.epoch_size` is how many an epoch has."""
+        return self.order.num_samples
 
     def __getitem__(self, index: SupportsIndex) -> Any:
         return self.__getitems__([index])[0]
@@ -143,9 +143,9 @@ class MixedDataset(Dataset[Any]):
     def _number(self, index: SupportsIndex) -> int:
         number = operator.index(index)
         if number < 0:
-            number += self.order.size
-        if not 0 <= number < self.order.size:
-            raise IndexError(f"index {index} is out of range: the data sets have {self.order.size} samples")
+            number += self.order.num_samples
+        if not 0 <= number < self.order.num_samples:
+            raise IndexError(f"index {index} is out of range: the data sets have {self.order.num_samples} samples")
         return number
 
 

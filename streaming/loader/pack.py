@@ -10,18 +10,18 @@ from torch import Tensor
 
 from streaming.cache.batch import entries, entry
 
-__all__ = ["Pack"]
+__all__ = ["PackCollate"]
 
 
-class Pack:
-    """Collates packs of samples, as `streaming.order.batching.Packing` makes them; no row holds a part of a sample.
+class PackCollate:
+    """Collates packs of samples, as `SequencePacking` makes them; no row holds a part of a sample.
 
     A batch is a dict of tensors `[packs, max_tokens]`: one per key, as the samples have it; `document_ids` (int64: 0
     for the first sample of a row, 1 for the next, -1 where there is none), from which an attention mask follows; and
     `position_ids` (int64, from 0 in each sample, and 0 where there is none).
 
     Args:
-        max_tokens: of a row; that of `Packing`.
+        max_tokens: of a row; that of `SequencePacking`.
         keys: the entries of a sample that hold one value a token: tensors or arrays `[tokens]`.
         pad_values: `{key: number}` after the last sample of a row; 0 where not named. Labels are best padded with -100.
     """
@@ -33,7 +33,7 @@ class Pack:
         pad_values: Mapping[str, float] | None = None,
     ) -> None:
         if max_tokens < 1:
-            raise ValueError(f"max_tokens={max_tokens} must be at least 1: that of the Packing")
+            raise ValueError(f"max_tokens={max_tokens} must be at least 1: that of the SequencePacking")
         keys = (keys,) if isinstance(keys, str) else tuple(keys)
         if not keys:
             raise ValueError("keys are empty; name the entries of a sample that hold its tokens")
@@ -81,7 +81,7 @@ class Pack:
             if sum(many) > self.max_tokens:
                 raise ValueError(
                     f"pack {row} has {sum(many)} tokens ({' + '.join(map(str, many))}) for "
-                    f"max_tokens={self.max_tokens}; give Packing the same, and the lengths that samples have here"
+                    f"max_tokens={self.max_tokens}; give SequencePacking the same, and the lengths of these samples"
                 )
 
     def _rows(self, packs: Sequence[Sequence[Any]], key: str) -> Tensor:

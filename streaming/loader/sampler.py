@@ -13,8 +13,8 @@ from torch.utils.data import DistributedSampler
 from streaming.core.epoch_index import with_epoch
 from streaming.core.ranks import check_group, rank_and_world
 from streaming.errors import ConfigError
-from streaming.loader.state import Progress
-from streaming.order.batching import Plan
+from streaming.loader.state import LoaderState
+from streaming.order.batching import BatchPlan
 from streaming.order.permutation import Order, Sequential, Shuffled
 from streaming.prefetch.announce_window import AnnounceWindow
 from streaming.prefetch.torch_datasets import announce, counts_reads, draws, fingerprint_of, forget, reads, seed_of
@@ -29,9 +29,9 @@ _PLANNED_CHUNK = 64  # units of several samples
 
 
 class Batching(Protocol):
-    """What groups samples: `streaming.order.batching.TokenBatches` and `Packing`."""
+    """What groups samples: `streaming.order.batching.TokenBudgetBatching` and `SequencePacking`."""
 
-    def over(self, order: Order) -> Plan:
+    def plan(self, order: Order) -> BatchPlan:
         """The groups of an order, which are its units."""
 
 
@@ -80,13 +80,13 @@ class StreamingSampler(DistributedSampler[Any]):
     ) -> None:
         self.order = order_of(data_source, shuffle, seed) if order is None else order
         _check_order(self.order, data_source)
-        self.plan = None if batching is None else batching.over(self.order)
+        self.plan = None if batching is None else batching.plan(self.order)
         self.rank, self.world_size = rank_and_world(rank, world_size)
         self._is_told = rank is not None
         self.drop_last = drop_last
         self._planned = {} if self.plan is None else self.plan.settings()
         self._fingerprint = fingerprint_of(data_source)
-        self.progress = Progress(self.settings)
+        self.progress = LoaderState(self.settings)
         self.dataset, self.num_replicas = data_source, self.world_size  # as torch's DistributedSampler has them
         self.draws = draws(data_source)
         self._window = AnnounceWindow(partial(reads, data_source) if counts_reads(data_source) else None)
@@ -102,12 +102,13 @@ class StreamingSampler(DistributedSampler[Any]):
 
     def settings(self, epoch: int, position: int) -> dict[str, Any]:
         """What the order before this position depends on: a later change of a mixture's weights makes no difference."""
-        before = epoch * self.order.n + (position if self.plan is None else self.order.n if position else 0)
+        size = self.order.epoch_size
+        before = epoch * size + (position if self.plan is None else size if position else 0)
         return {**self.order.settings(before), **self._planned, "fingerprint": self._fingerprint}
 
     def units(self, epoch: int) -> int:
         """How many units the epoch has, over all ranks: samples, or the groups that `batching` makes."""
-        return self.order.n if self.plan is None else self.plan.units(epoch)
+        return self.order.epoch_size if self.plan is None else self.plan.num_groups(epoch)
 
     def left(self, epoch: int, position: int) -> int:
         """How many units each rank yields from a position to the end of the epoch."""
@@ -368,8 +369,8 @@ def order_of(data_source: Any, shuffle: bool, seed: int | None) -> Order:
 
 def _check_order(order: Order, data_source: Any) -> None:
     n = data_source if isinstance(data_source, int) else len(data_source)
-    if order.size != n:
-        raise ConfigError(f"the order is of {order.size} samples and the data set has {n}: make it for this data set")
+    if order.num_samples != n:
+        raise ConfigError(f"the order has {order.num_samples} samples and the data set {n}: make it for this data set")
 
 
 def _count(units: list[Any]) -> int:

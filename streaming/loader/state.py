@@ -9,7 +9,7 @@ from typing import Any
 from streaming.core.logs import get_logger
 from streaming.errors import StateError
 
-__all__ = ["VERSION", "Pass", "Progress"]
+__all__ = ["VERSION", "LoaderState", "Pass"]
 
 logger = get_logger(__name__)
 
@@ -39,7 +39,7 @@ class Pass:
         self.position = position
 
 
-class Progress:
+class LoaderState:
     """Where a run is, and where the next pass over the data begins.
 
     | before a pass | it begins at (epoch, position) |

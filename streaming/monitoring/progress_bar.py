@@ -18,10 +18,10 @@ from tqdm import tqdm
 from streaming.core.logs import get_logger
 from streaming.errors import ConfigError, StreamingError
 from streaming.loader.sampler import StreamingSampler
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.stalls import StallAccount
 
-__all__ = ["Progress", "progress"]
+__all__ = ["ProgressBar", "progress_bar"]
 
 LONG_S = 2.0
 """A wait or a step that lasts as long is told of while it lasts."""
@@ -42,7 +42,7 @@ class Screen(Protocol):
     def close(self, done: int, text: str) -> None: ...
 
 
-def progress(
+def progress_bar(
     loader: Any,
     unit: Literal["batch", "sample"] = "batch",
     *,
@@ -52,14 +52,14 @@ def progress(
     plain_every_s: float | None = None,
     rank: int | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Progress:
+) -> ProgressBar:
     """The loader's batches, with a bar while they are iterated over.
 
     The bar begins where a loaded state says. Beside it stand the share of its time that the trainer waited in this
     epoch, the stage most waited for, and the hits per read.
 
     Args:
-        loader: a `StreamingDataLoader`, or what `streaming.telemetry.stalls.watch` made of another one.
+        loader: a `StreamingDataLoader`, or what `streaming.monitor_stalls` made of another one.
         unit: what is counted: batches of this rank, or samples of all ranks (of a `StreamingDataLoader` only).
         desc: what stands before the bar; None is the number of the epoch.
         stream: where it is drawn; None is stderr.
@@ -74,7 +74,7 @@ def progress(
     if not isinstance(getattr(loader, "stalls", None), StallAccount):
         raise ConfigError(
             f"a {type(loader).__name__} keeps no account of its steps: give a StreamingDataLoader, or what "
-            "streaming.telemetry.stalls.watch(loader) returns"
+            "streaming.monitor_stalls(loader) returns"
         )
     if unit not in ("batch", "sample") or (unit == "sample" and _sampler_of(loader) is None):
         raise ConfigError(f"unit={unit!r} of a {type(loader).__name__}: give 'batch'")
@@ -87,10 +87,10 @@ def progress(
     def screen(epoch: _Epoch) -> Screen:
         return (_Bar if is_terminal else _Lines)(stream, epoch, desc, unit, clock)
 
-    return Progress(loader, unit, screen, interval_s if rank == 0 else None, clock)
+    return ProgressBar(loader, unit, screen, interval_s if rank == 0 else None, clock)
 
 
-class Progress:
+class ProgressBar:
     """Each iteration over it is an epoch with a bar of its own. See `progress`."""
 
     def __init__(
@@ -164,7 +164,7 @@ class _Epoch:
             return self.total
         if not self._by_sample:
             return self.first + self._batches
-        reading = self._loader.readings()
+        reading = self._loader.metrics_snapshot()
         return int(reading["loader_position"][()]) if reading["loader_epoch"][()] == self.number else self.total
 
     @property
@@ -195,7 +195,7 @@ class _Epoch:
 
     def _data(self) -> dict[str, float]:
         """The sums of what the data set counts; nothing where it is none of this library, or closed."""
-        read: Callable[[], Reading] = getattr(self._loader.dataset, "readings", dict)
+        read: Callable[[], MetricsSnapshot] = getattr(self._loader.dataset, "metrics_snapshot", dict)
         families = ("reads", "cache_hits", "source_in_flight", "prefetch_in_flight")
         try:
             reading = read()

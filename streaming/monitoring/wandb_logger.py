@@ -17,10 +17,10 @@ from typing import Any, Protocol, Self
 from streaming.core.logs import get_logger
 from streaming.core.machine import resident_memory
 from streaming.errors import ConfigError, MissingExtra
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.stalls import StallAccount
 
-__all__ = ["WandbTracker"]
+__all__ = ["WandbLogger"]
 
 LEAST_S = 1.0
 """Between two calls of `run.log`, each of which takes about 1 ms of the trainer's thread."""
@@ -37,7 +37,7 @@ class Stepping(Protocol):
     def stalls(self) -> StallAccount: ...
     @property
     def dataset(self) -> Any: ...
-    def readings(self) -> Reading: ...
+    def metrics_snapshot(self) -> MetricsSnapshot: ...
     def __iter__(self) -> Iterator[Any]: ...
     def __len__(self) -> int: ...
 
@@ -50,8 +50,8 @@ class _Moment:
     steps: int
     busy_s: float
     waited_s: dict[str, float]
-    loader: Reading
-    data: Reading
+    loader: MetricsSnapshot
+    data: MetricsSnapshot
 
     def count(self, family: str) -> float:
         """The sum of a family over its labels, 0.0 where there is none."""
@@ -59,13 +59,13 @@ class _Moment:
         return float(sum(values.values()))
 
 
-class WandbTracker:
+class WandbLogger:
     """Logs to a run how long steps wait for data and for what, the cache's hits, memory, and how fast bytes come.
 
     `for batch in tracker:` in place of the loader, or `tracker.step()` once in each step. Not thread-safe.
 
     Args:
-        loader: a `StreamingDataLoader`, or what `streaming.telemetry.stalls.watch` made of another one.
+        loader: a `StreamingDataLoader`, or what `streaming.monitor_stalls` made of another one.
         run: a run of wandb; None is the one that is active when there is something to log. Without any, nothing is
             done.
         every: steps of a window.
@@ -88,7 +88,7 @@ class WandbTracker:
         if not isinstance(getattr(loader, "stalls", None), StallAccount):
             raise ConfigError(
                 f"a {type(loader).__name__} keeps no account of its steps: give a StreamingDataLoader, or what "
-                "streaming.telemetry.stalls.watch(loader) returns"
+                "streaming.monitor_stalls(loader) returns"
             )
         if not (isinstance(every, int) and every > 0):
             raise ConfigError(f"every={every!r}: give the steps of a window, at least 1")
@@ -109,7 +109,7 @@ class WandbTracker:
         self._guarded(self._begin)
 
     @classmethod
-    def create(cls, loader: Stepping, every: int = 50, prefix: str = "streaming/", **init: Any) -> WandbTracker:
+    def create(cls, loader: Stepping, every: int = 50, prefix: str = "streaming/", **init: Any) -> WandbLogger:
         """A tracker with a run of its own, which ends with `close`.
 
         Args:
@@ -174,7 +174,7 @@ class WandbTracker:
             self._next_s = self._clock() + self._retry_s
             if not self._has_warned:
                 self._has_warned = True
-                logger.warning("tracking_failed error=%s retry_seconds=%.0f", exc, self._retry_s)
+                logger.warning("wandb_log_failed error=%s retry_seconds=%.0f", exc, self._retry_s)
             self._retry_s = min(2 * self._retry_s, RETRY_MOST_S)
 
     def _begin(self) -> None:
@@ -182,9 +182,14 @@ class WandbTracker:
 
     def _now(self) -> _Moment:
         stalls = self.loader.stalls
-        read_data = getattr(self.loader.dataset, "readings", dict)
+        read_data = getattr(self.loader.dataset, "metrics_snapshot", dict)
         return _Moment(
-            self._clock(), stalls.steps, stalls.busy_seconds, stalls.wait_seconds, self.loader.readings(), read_data()
+            self._clock(),
+            stalls.steps,
+            stalls.busy_seconds,
+            stalls.wait_seconds,
+            self.loader.metrics_snapshot(),
+            read_data(),
         )
 
     def _log(self, step: int | None) -> None:
@@ -192,7 +197,7 @@ class WandbTracker:
         if run is None:
             if self._told_of is None:
                 self._told_of = "none"
-                logger.info("tracking_off reason=no_run")
+                logger.info("wandb_no_active_run reason=no_run")
             return
         before, now = self._before, self._now()
         if before is not None:

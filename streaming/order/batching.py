@@ -30,7 +30,7 @@ from streaming.order.permutation import Order, Permutation
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Packing", "Plan", "TokenBatches"]
+__all__ = ["BatchPlan", "SequencePacking", "TokenBudgetBatching"]
 
 ALGORITHM = 1
 """Version of the functions; part of every saved state, as another one gives other units."""
@@ -41,10 +41,10 @@ KEPT_EPOCHS = 3
 _CHUNK = 1 << 20  # lengths checked and digested at a time
 
 
-class Plan(Protocol):
+class BatchPlan(Protocol):
     """Units of samples instead of samples: what a batch or a pack is made of. A pure function of the order."""
 
-    def units(self, epoch: int) -> int:
+    def num_groups(self, epoch: int) -> int:
         """How many units the epoch has. Counting them plans the whole epoch once: about a second a million samples."""
 
     def read(self, epoch: int, start: int, stop: int) -> list[NDArray[np.int64]]:
@@ -85,8 +85,8 @@ class _Lengths:
             )
 
     def check_order(self, order: Order) -> None:
-        if order.size != len(self.values):
-            raise ConfigError(f"{self.name} are of {len(self.values)} samples and the data set has {order.size}")
+        if order.num_samples != len(self.values):
+            raise ConfigError(f"{self.name} are of {len(self.values)} samples and the data set has {order.num_samples}")
 
     @cached_property
     def digest(self) -> str:
@@ -96,7 +96,7 @@ class _Lengths:
         return str(digest.hexdigest())
 
 
-class TokenBatches:
+class TokenBudgetBatching:
     """Batches of samples of like length, whose size with padding (samples times the longest) is within a budget.
 
     Args:
@@ -126,7 +126,7 @@ class TokenBatches:
         self.lengths = _Lengths(lengths)
         self.lengths.check(max_tokens, multiple_of)
 
-    def over(self, order: Order) -> Plan:
+    def plan(self, order: Order) -> BatchPlan:
         """The batches of an order.
 
         Raises:
@@ -158,8 +158,8 @@ class TokenBatches:
         }
 
 
-class Packing:
-    """Packs: samples one after the other, whose lengths add up to at most a budget. `Pack` collates them.
+class SequencePacking:
+    """Packs: samples one after the other, whose lengths add up to at most a budget. `PackCollate` collates them.
 
     Args:
         lengths: of every sample, in the order of the data set: whole numbers, or the path of a `.npy` file of them.
@@ -189,7 +189,7 @@ class Packing:
         self.lengths = _Lengths(lengths)
         self.lengths.check(max_tokens)
 
-    def over(self, order: Order) -> Plan:
+    def plan(self, order: Order) -> BatchPlan:
         """The packs of an order.
 
         Raises:
@@ -247,11 +247,11 @@ class _Windowed:
         self._order = order
         self._batching = batching
         self._seed = int(order.settings().get("seed", 0))
-        self._windows_in_epoch = -(-order.n // batching.window)
+        self._windows_in_epoch = -(-order.epoch_size // batching.window)
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
         self._kept: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
-    def units(self, epoch: int) -> int:
+    def num_groups(self, epoch: int) -> int:
         return self._counted(epoch).borders[-1]
 
     def padding(self, epoch: int) -> float:
@@ -265,7 +265,7 @@ class _Windowed:
         """The samples of some units.
 
         Raises:
-            IndexError: if the units are not within `range(units(epoch))`.
+            IndexError: if the units are not within `range(num_groups(epoch))`.
         """
         borders = self._counted(epoch, stop).borders
         if not 0 <= start <= stop <= borders[-1]:
@@ -298,7 +298,7 @@ class _Windowed:
 
     def _grouped(self, epoch: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], _Groups]:
         start = number * self._batching.window
-        samples = self._order.samples(epoch, start, min(start + self._batching.window, self._order.n))
+        samples = self._order.samples(epoch, start, min(start + self._batching.window, self._order.epoch_size))
         lengths = self._batching.lengths.values[samples].astype(np.int64)
         return samples, lengths, self._batching.grouped(lengths)
 

@@ -59,12 +59,12 @@ class Mixture:
         epoch_size: positions in an epoch; by default the sum of the sizes, or of the repeats.
         seed: any 64-bit integer.
         shuffle: False takes each stream from its first sample to its last, and spreads it evenly.
-        changes: `{position of the run: weights from there on}`; a position is `epoch * n + position in the epoch`. The
-            order before it is what it would be without the change.
+        weight_schedule: `{position of the run: weights from there on}`; a position of the run is
+            `epoch * epoch_size + position in the epoch`. The order before it is what it would be without the change.
 
     Attributes:
-        n: positions in an epoch.
-        size: samples in all streams.
+        epoch_size: number of positions in an epoch.
+        num_samples: number of samples in all streams.
 
     Raises:
         ConfigError: a setting that cannot be used; the message names the stream and the value.
@@ -80,28 +80,30 @@ class Mixture:
         epoch_size: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
-        changes: Mapping[int, Mapping[str, float]] | None = None,
+        weight_schedule: Mapping[int, Mapping[str, float]] | None = None,
     ) -> None:
         _check_choice(weights=weights, repeats=repeats, temperature=temperature)
         sizes = _checked_sizes(sizes)
         self.names = tuple(sizes)
-        self.size = sum(sizes.values())
+        self.num_samples = sum(sizes.values())
         self.seed = Permutation(1, seed).seed
         self.shuffle = shuffle
         self._ends = np.cumsum(list(sizes.values()), dtype=np.int64)
         first = self._first_weights(sizes, weights, repeats, temperature)
-        self.n = _checked_epoch_size(epoch_size, self.size if repeats is None else sum(first))
-        if repeats is not None and self.n != sum(first):
-            raise ConfigError(f"repeats make epochs of {sum(first)} positions, not epoch_size={self.n}: leave that out")
-        is_exact = sum(first) == self.n and weights is None and temperature in (None, 1)
+        self.epoch_size = _checked_epoch_size(epoch_size, self.num_samples if repeats is None else sum(first))
+        if repeats is not None and self.epoch_size != sum(first):
+            raise ConfigError(
+                f"repeats make epochs of {sum(first)} positions, not epoch_size={self.epoch_size}: leave that out"
+            )
+        is_exact = sum(first) == self.epoch_size and weights is None and temperature in (None, 1)
         self._digest = _digest([list(sizes.items()), first, is_exact])
         self._streams = [
             _Stream(size, _seed(seed, name), count if is_exact else size, shuffle)
             for (name, size), count in zip(sizes.items(), first, strict=True)
         ]
-        self._segments = [_Segment(0, [0] * len(sizes), Shares(first), self.n if is_exact else None, first)]
+        self._segments = [_Segment(0, [0] * len(sizes), Shares(first), self.epoch_size if is_exact else None, first)]
         self._chunks: dict[int, _Chunk] = {}
-        self._add(dict(changes or {}), sizes, repeats is not None)
+        self._add(dict(weight_schedule or {}), sizes, repeats is not None)
 
     def _first_weights(
         self,
@@ -118,11 +120,11 @@ class Mixture:
 
     def _add(self, changes: Mapping[int, Mapping[str, float]], sizes: Mapping[str, int], is_repeated: bool) -> None:
         if changes and is_repeated:
-            raise ConfigError("changes break the exact counts of repeats; give weights, or temperature, in their place")
+            raise ConfigError("weight_schedule breaks the exact counts of repeats; give weights or temperature instead")
         last = -1
         for position, weights in changes.items():
             if isinstance(position, bool) or not isinstance(position, int | np.integer) or position <= last:
-                raise ConfigError(f"changes hold position {position!r}; give whole numbers, 0 or more, in rising order")
+                raise ConfigError(f"weight_schedule holds position {position!r}; give integers from 0, ascending")
             last = int(position)
             chosen = by_weights(weights, sizes, f"the weights from position {position} on")
             segment = _Segment(last, self._counts(last), Shares(chosen), None, chosen)
@@ -137,9 +139,9 @@ class Mixture:
         Raises:
             IndexError: if the positions are not within `range(n)`, or the epoch is negative.
         """
-        if not (0 <= start <= stop <= self.n and epoch >= 0):
-            raise IndexError(f"positions {start} to {stop} of epoch {epoch} are not within 0 to n = {self.n}")
-        at, end = epoch * self.n + start, epoch * self.n + stop
+        if not (0 <= start <= stop <= self.epoch_size and epoch >= 0):
+            raise IndexError(f"positions {start} to {stop} of epoch {epoch} are not within 0 to n = {self.epoch_size}")
+        at, end = epoch * self.epoch_size + start, epoch * self.epoch_size + stop
         found = [np.empty(0, np.int64)]
         while at < end:
             chunk = self._chunk(at)
@@ -157,7 +159,7 @@ class Mixture:
         changes = [[at.start, at.weights] for at in self._segments[1:] if before is None or at.start < before]
         return {
             "order": "mixture",
-            "n": self.n,
+            "n": self.epoch_size,
             "seed": self.seed,
             "shuffle": self.shuffle,
             "streams": len(self.names),
@@ -176,7 +178,7 @@ class Mixture:
 
     def counts(self, epoch: int, position: int) -> dict[str, int]:
         """How many samples of each stream the run has delivered before this position."""
-        return dict(zip(self.names, self._counts(epoch * self.n + position), strict=True))
+        return dict(zip(self.names, self._counts(epoch * self.epoch_size + position), strict=True))
 
     def _counts(self, at: int) -> list[int]:
         chunk = self._chunk(at)

@@ -159,15 +159,16 @@ class Order(Protocol):
     """The order of a whole run: for each epoch, which sample stands at a position. A pure function.
 
     Attributes:
-        n: positions in an epoch.
-        size: samples of the data set, numbered from 0; `n` where each comes once in an epoch.
+        epoch_size: number of positions in an epoch.
+        num_samples: number of samples of the data set; equal to `epoch_size` where each comes once in an epoch.
     """
 
-    n: int
-    size: int
+    epoch_size: int
+    num_samples: int
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at the positions `start` to `stop` (half-open) of an epoch, within `range(n)`."""
+        """The samples at the positions `start` to `stop` (half-open) of an epoch, within
+        `range(epoch_size)`."""
 
     def settings(self, before: int | None = None) -> dict[str, Any]:
         """What the order depends on, as JSON; equal settings give equal orders. A few short values.
@@ -187,28 +188,28 @@ class Shuffled:
 
     def __init__(self, n: int, seed: int = 0) -> None:
         self._permutation = Permutation(n, seed)
-        self.n = self.size = n
+        self.epoch_size = self.num_samples = n
         self.seed = seed
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
         if epoch != self._permutation.epoch:
-            self._permutation = Permutation(self.n, self.seed, epoch)
+            self._permutation = Permutation(self.epoch_size, self.seed, epoch)
         return self._permutation(np.arange(start, stop))
 
     def settings(self, before: int | None = None) -> dict[str, Any]:
-        return {"order": "shuffled", "n": self.n, "seed": self.seed, "algorithm": ALGORITHM}
+        return {"order": "shuffled", "n": self.epoch_size, "seed": self.seed, "algorithm": ALGORITHM}
 
 
 class Sequential:
     """Every epoch from the first sample to the last."""
 
     def __init__(self, n: int) -> None:
-        self.n = self.size = n
+        self.epoch_size = self.num_samples = n
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        if not 0 <= start <= stop <= self.n:
-            raise IndexError(f"positions {start} to {stop} are not within 0 to n = {self.n}")
+        if not 0 <= start <= stop <= self.epoch_size:
+            raise IndexError(f"positions {start} to {stop} are not within 0 to n = {self.epoch_size}")
         return np.arange(start, stop, dtype=np.int64)
 
     def settings(self, before: int | None = None) -> dict[str, Any]:
-        return {"order": "sequential", "n": self.n}
+        return {"order": "sequential", "n": self.epoch_size}

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, Hashable, Sized
 from typing import Any, Protocol, runtime_checkable
 
 from streaming.core.runtime import Done
-from streaming.errors import Closed, ConfigError
+from streaming.errors import ClosedError, ConfigError
 from streaming.prefetch.fetch_queue import PrefetchQueue
 from streaming.prefetch.readahead import ReadAhead
 
@@ -134,7 +134,7 @@ class AsyncPrefetcher:
         raised by the next `get` of this key.
 
         Raises:
-            Closed: the prefetcher was not started; when awaited, also if it was stopped meanwhile.
+            ClosedError: the prefetcher was not started; when awaited, also if it was stopped meanwhile.
         """
         if not self._is_running:
             raise _not_started(key)
@@ -257,5 +257,5 @@ class _Queued:
         return self._prefetcher._wait_for_room(self._key).__await__()
 
 
-def _not_started(key: str) -> Closed:
-    return Closed(f"key {key!r} was queued while the prefetcher is stopped; call start() first")
+def _not_started(key: str) -> ClosedError:
+    return ClosedError(f"key {key!r} was queued while the prefetcher is stopped; call start() first")

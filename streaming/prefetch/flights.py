@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Ahead", "Flight", "Plan", "Reservation"]
+__all__ = ["Ahead", "AnnouncedOrder", "Flight", "Reservation"]
 
 
 class Reservation(Protocol):
@@ -17,7 +17,7 @@ class Reservation(Protocol):
         """Give the share back. Idempotent."""
 
 
-class Plan:
+class AnnouncedOrder:
     """One announced order: the keys not started yet, and how many are started and not yet used."""
 
     __slots__ = ("ahead", "keys")
@@ -30,7 +30,7 @@ class Plan:
 class Ahead(NamedTuple):
     """A key that was started ahead, until it is used: whose it is, and its share of the budget."""
 
-    plan: Plan
+    plan: AnnouncedOrder
     reservation: Reservation | None
 
 

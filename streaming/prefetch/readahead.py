@@ -15,8 +15,8 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
 from typing import Any, Final
 
-from streaming.errors import Closed
-from streaming.prefetch.flights import Ahead, Flight, Plan, Reservation
+from streaming.errors import ClosedError
+from streaming.prefetch.flights import Ahead, AnnouncedOrder, Flight, Reservation
 
 __all__ = ["MISS", "ReadAhead", "Reservation"]
 
@@ -74,7 +74,7 @@ class ReadAhead:
         self._copied = copied
         self._counts_unused = keep_unused
         self._keeps_ready = keep_unused
-        self._plans: dict[Hashable, Plan] = {}
+        self._plans: dict[Hashable, AnnouncedOrder] = {}
         self._flights: dict[Hashable, Flight] = {}
         self._flights_ahead = 0
         self._ahead: dict[Hashable, Ahead] = {}  # started ahead and not yet used, oldest first
@@ -186,7 +186,7 @@ class ReadAhead:
 
     def announce(self, keys: Iterable[Hashable], order: Hashable = None) -> None:
         """Append keys to the order that will be read; several orders, told apart by any value, go on side by side."""
-        self._plans.setdefault(order, Plan()).keys.extend(keys)
+        self._plans.setdefault(order, AnnouncedOrder()).keys.extend(keys)
         self._fill()
 
     def forget(self, order: Hashable = None) -> None:
@@ -211,11 +211,11 @@ class ReadAhead:
         reader or an announced order wants it too.
 
         Raises:
-            Closed: the engine was closed, before the call or during it.
+            ClosedError: the engine was closed, before the call or during it.
             Exception: whatever the load raised.
         """
         if self._is_closed:
-            raise Closed("read from a prefetcher that was stopped; start it again, or open a new one")
+            raise ClosedError("read from a prefetcher that was stopped; start it again, or open a new one")
         value = self.take(key)
         if value is not MISS:
             return value
@@ -271,7 +271,7 @@ class ReadAhead:
             if not plan.keys and not plan.ahead:  # over, and there may be one for each epoch of a long run
                 del self._plans[order]
 
-    def _start_ahead(self, key: Hashable, plan: Plan) -> bool:
+    def _start_ahead(self, key: Hashable, plan: AnnouncedOrder) -> bool:
         """Start this load unless it is not needed; False when the byte budget has no room for it now."""
         if key in self._overtaken:
             self._overtaken.remove(key)
@@ -344,7 +344,7 @@ class ReadAhead:
             flight.reservation.release()
             self._holders -= 1
             self._is_full = False
-        error = Closed("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
+        error = ClosedError("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
         if self._flights.get(key) is flight:  # else it was dropped meanwhile, and settled then
             del self._flights[key]
             waiters = [waiter for waiter in flight.waiters if not waiter.done()]

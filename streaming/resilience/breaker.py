@@ -9,10 +9,10 @@ import time
 from collections import deque
 
 from streaming.core.logs import get_logger
-from streaming.errors import Closed, SourceUnavailable, StreamingError
+from streaming.errors import ClosedError, SourceUnavailable, StreamingError
 from streaming.resilience.concurrency_limit import ASKED_S
 from streaming.resilience.latency import Latencies
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource
@@ -35,16 +35,16 @@ def is_failure(error: BaseException) -> bool | None:
 
     A 429 is an answer: the limit of the endpoint deals with it.
     """
-    if not isinstance(error, StreamingError) or isinstance(error, Closed):
+    if not isinstance(error, StreamingError) or isinstance(error, ClosedError):
         return None
     return error.retryable and getattr(error, "status", None) != 429
 
 
 class Breaker(Wrapper):
-    """Opens after `breaker_in_a_row` failures in a row, or a share of `breaker_failures` among the last ones.
+    """Opens after `breaker_consecutive_failures` failures, or a share of `breaker_failures` among the last ones.
 
     While open, reads fail at once. After the cool-down one read at a time is let through; an answer closes the breaker,
-    a failure opens it for twice as long. A read that is cancelled when it is late (see `Latencies.late_after_s`)
+    a failure opens it for twice as long. A read that is cancelled when it is late (see `Latencies.stall_timeout_s`)
     is a failure, so that a source which accepts and says nothing is found out. Listings pass.
 
     Attributes:
@@ -54,7 +54,7 @@ class Breaker(Wrapper):
     def __init__(
         self,
         source: DataSource,
-        settings: Resilience = DEFAULTS,
+        settings: ResilienceConfig = DEFAULTS,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
@@ -118,7 +118,7 @@ class Breaker(Wrapper):
     def _says_down(self, error: BaseException, seconds: float) -> bool | None:
         if isinstance(error, asyncio.CancelledError):
             asked_s: float = error.__dict__.get(ASKED_S, seconds)
-            return True if asked_s >= self._latencies.late_after_s(self.settings) else None
+            return True if asked_s >= self._latencies.stall_timeout_s(self.settings) else None
         return is_failure(error)
 
     async def _probe(self, path: str, start: int, end: int | None, expect: Expected | None) -> Blob:
@@ -150,13 +150,13 @@ class Breaker(Wrapper):
     def _end_probe(self, failed: bool | None) -> None:
         self._is_probing = False
         if failed:
-            self._cooldown_s = min(self._cooldown_s * 2, self.settings.cooldown_most_s)
+            self._cooldown_s = min(self._cooldown_s * 2, self.settings.cooldown_max_s)
             self._open()
         elif failed is not None:
             self._state = State.CLOSED
             self._cooldown_s = self.settings.cooldown_s
             self._forget()
-            _log.info("breaker_closed source=%s", self.name)
+            _log.info("circuit_breaker_closed source=%s", self.name)
 
     def _count(self, failed: bool) -> None:
         if self._state is not State.CLOSED:
@@ -168,7 +168,9 @@ class Breaker(Wrapper):
         self._in_a_row = self._in_a_row + 1 if failed else 0
         is_full = len(self._last) == self.settings.breaker_window
         share = self._failures / self.settings.breaker_window if is_full else 0.0
-        if failed and (self._in_a_row >= self.settings.breaker_in_a_row or share >= self.settings.breaker_failures):
+        if failed and (
+            self._in_a_row >= self.settings.breaker_consecutive_failures or share >= self.settings.breaker_failures
+        ):
             self._open()
 
     def _open(self) -> None:
@@ -177,7 +179,7 @@ class Breaker(Wrapper):
         pause_s = self._cooldown_s * self._rng.uniform(*JITTER)
         self._open_until = self._time.now() + pause_s
         self._forget()
-        _log.warning("breaker_opened source=%s seconds=%.1f", self.name, pause_s)
+        _log.warning("circuit_breaker_opened source=%s seconds=%.1f", self.name, pause_s)
 
     def _forget(self) -> None:
         self._last.clear()

@@ -22,7 +22,7 @@ import time
 from collections import deque
 
 from streaming.resilience.request_outcome import THROTTLED, outcome_of
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.shared import shared
 from streaming.resilience.timing import Clock, Sleep, Time
 from streaming.resilience.wrapper import Expected, Wrapper
@@ -41,7 +41,7 @@ ASKED_S = "asked_s"
 cancelled while it waited says nothing about the source, however late it was."""
 
 
-class Gate:
+class EndpointLimit:
     """Lets so many reads in at a time, first come first served; belongs to one event loop.
 
     Attributes:
@@ -50,11 +50,11 @@ class Gate:
         cuts: rounds that ended in a cut because of throttling.
     """
 
-    def __init__(self, settings: Resilience, time: Time) -> None:
-        self.limit = float(settings.limit_start)
+    def __init__(self, settings: ResilienceConfig, time: Time) -> None:
+        self.limit = float(settings.initial_concurrency)
         self.in_flight = 0
         self.cuts = 0
-        self._allowed = settings.limit_start
+        self._allowed = settings.initial_concurrency
         self._settings = settings
         self._now = time.now
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -109,7 +109,9 @@ class Gate:
         elif is_throttled:
             self._throttles += 1
             self._throttled_until = self._now() + self._settings.throttled_s
-        least = LEAST_THROTTLED_ROUND if self._throttles or self.limit < self._settings.limit_start else LEAST_ROUND
+        least = (
+            LEAST_THROTTLED_ROUND if self._throttles or self.limit < self._settings.initial_concurrency else LEAST_ROUND
+        )
         if self._answers + self._throttles >= max(least, self._allowed):
             self._end_round()
         self._give_up_place()
@@ -139,11 +141,11 @@ class Gate:
     def _moved(self, mean_s: float) -> float:
         settings = self._settings
         if self.is_throttled:
-            return min(self.limit + 1, settings.limit_most)
+            return min(self.limit + 1, settings.max_concurrency)
         gradient = min(1.0, max(0.5, settings.latency_tolerance * self._base_s / max(mean_s, 1e-9)))
         wanted = self.limit * gradient + math.sqrt(self.limit)
         moved = self.limit + SMOOTHING * (wanted - self.limit)
-        return min(max(moved, min(self.limit, settings.limit_start)), settings.limit_most)
+        return min(max(moved, min(self.limit, settings.initial_concurrency)), settings.max_concurrency)
 
     def _begin_round(self) -> None:
         self._answers = 0
@@ -152,7 +154,7 @@ class Gate:
         self._was_full = bool(self._waiting)
 
 
-class Limit(Wrapper):
+class ConcurrencyLimit(Wrapper):
     """Bounds the reads in flight at an endpoint, together with all other sources there.
 
     Listings are not held back: few run at a time, and reads would wait behind them.
@@ -168,12 +170,12 @@ class Limit(Wrapper):
     def __init__(
         self,
         source: DataSource,
-        settings: Resilience = DEFAULTS,
+        settings: ResilienceConfig = DEFAULTS,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
         *,
-        gate: Gate | None = None,
+        gate: EndpointLimit | None = None,
     ) -> None:
         super().__init__(source, settings, clock, sleep, rng)
         self.counters = SourceCounters()
@@ -183,18 +185,18 @@ class Limit(Wrapper):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> EndpointLimit:
         """What bounds the reads on the running loop."""
         if self._given is None:
             loop = asyncio.get_running_loop()
             if loop is not self._loop:
-                self._gate = shared(Gate, self.config, self.settings, self._time)
+                self._gate = shared(EndpointLimit, self.config, self.settings, self._time)
                 self._loop = loop
         assert self._gate is not None
         return self._gate
 
     @property
-    def last_gate(self) -> Gate | None:
+    def last_gate(self) -> EndpointLimit | None:
         """The gate of the last read, None before the first; to be looked at from any thread, with a loop or without."""
         return self._gate
 
@@ -221,7 +223,7 @@ class Limit(Wrapper):
         gate.leave(seconds)
         return blob
 
-    async def wait_at(self, gate: Gate) -> None:
+    async def wait_at(self, gate: EndpointLimit) -> None:
         """Wait for a place, counted as waiting."""
         self.waiting += 1
         try:
@@ -232,7 +234,7 @@ class Limit(Wrapper):
         finally:
             self.waiting -= 1
 
-    def note_failed(self, gate: Gate, error: BaseException, seconds: float) -> None:
+    def note_failed(self, gate: EndpointLimit, error: BaseException, seconds: float) -> None:
         """A request ended so after so many seconds: count it and give its place back."""
         error.__dict__[ASKED_S] = seconds
         outcome = outcome_of(error)

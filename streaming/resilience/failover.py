@@ -12,8 +12,8 @@ from streaming.core.logs import get_logger
 from streaming.errors import (
     AccessDenied,
     ConfigError,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
     SourceError,
     StreamingError,
     TruncatedRead,
@@ -22,7 +22,7 @@ from streaming.resilience.history import Attempt, carry, failed, told
 from streaming.resilience.latency import Latencies
 from streaming.resilience.listing_retry import whole_listing
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper, read_of
 from streaming.sources.base import Blob, DataSource, FileInfo
@@ -31,7 +31,7 @@ from streaming.telemetry.skipped_objects import Skips
 
 _log = get_logger(__name__)
 
-_MOVES_ON = (NotFound, AccessDenied, ObjectChanged, TruncatedRead, UnusableAnswer)
+_MOVES_ON = (ObjectNotFoundError, AccessDenied, ObjectChanged, TruncatedRead, UnusableAnswer)
 
 
 class _Copy:
@@ -63,16 +63,17 @@ class _Failures:
 
 
 class Failover(Wrapper):
-    """Reads from the first copy that can (`order="ordered"`), or from the least loaded.
+    """Reads from the first copy that can (`replica_selection="ordered"`), or from the least loaded.
 
     It moves on where a copy is unavailable, times out, breaks off, denies, lacks the object or has another one; other
-    errors, such as a bad request, are final. When a copy is late (`Latencies.late_after_s`) the next is asked too, and
+    errors, such as a bad request, are final. When a copy is late (`Latencies`) the next is asked too, and
     the first answer wins. When all have failed, one error tells what was tried. Its class:
 
     - that of the last error worth a retry, if there is one. But if the first copy lacks the object, or copies lack it
-      and none that is down is the first, that is `NotFound`, and names the copies that could not be asked; if the first
-      copy itself is down, `NotFound` is worth a retry, as the others may lag behind it;
-    - else `AccessDenied` if a copy denied (so it may well have the object), else `ObjectChanged`, else `NotFound`.
+      and none that is down is the first, that is `ObjectNotFoundError`, and names the copies that could not be asked;
+      if the first copy itself is down, `ObjectNotFoundError` is worth a retry, as the others may lag behind it;
+    - else `AccessDenied` if a copy denied (so it may well have the object), else `ObjectChanged`, else
+    `ObjectNotFoundError`.
 
     Args:
         sources: the copies, in the order in which they are asked; at least one. All are closed with this source.
@@ -84,7 +85,7 @@ class Failover(Wrapper):
     def __init__(
         self,
         sources: Sequence[DataSource],
-        settings: Resilience = DEFAULTS,
+        settings: ResilienceConfig = DEFAULTS,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
@@ -95,7 +96,7 @@ class Failover(Wrapper):
         self.sources = tuple(sources)
         self.failovers = 0
         self._copies = [_Copy(source, place == 0) for place, source in enumerate(self.sources)]
-        self._is_ordered = settings.order == "ordered"
+        self._is_ordered = settings.replica_selection == "ordered"
 
     @property
     def is_throttled(self) -> bool:
@@ -137,7 +138,7 @@ class Failover(Wrapper):
         """Ask one copy after the other; `moved` if the first of all is passed over."""
         race = _Copies(self, order, path, start, end, expect)
         first = order[0]
-        race.begin(first.latencies.late_after_s(self.settings))
+        race.begin(first.latencies.stall_timeout_s(self.settings))
         try:
             try:
                 blob = await self._ask(first, path, start, end, expect, race)
@@ -184,15 +185,15 @@ class Failover(Wrapper):
     def _judge(self, copy: _Copy, error: StreamingError) -> None:
         if isinstance(error, AccessDenied) and not copy.was_denied:
             copy.was_denied = True
-            _log.warning("copy_denied source=%s reason=%s", copy.source.name, error)
+            _log.warning("replica_access_denied source=%s reason=%s", copy.source.name, error)
         if (error.retryable or isinstance(error, UnusableAnswer)) and not copy.is_failing:
             copy.is_failing = True
-            _log.info("copy_failing source=%s reason=%s", copy.source.name, error)
+            _log.info("replica_unhealthy source=%s reason=%s", copy.source.name, error)
 
     def _verdict(self, failures: _Failures, path: str) -> StreamingError:
         """The one error for a read that no copy could serve."""
         errors = failures.errors
-        missing = [copy for copy, error in errors.items() if isinstance(error, NotFound)]
+        missing = [copy for copy, error in errors.items() if isinstance(error, ObjectNotFoundError)]
         down = [copy for copy, error in errors.items() if error.retryable]
         if missing and len(missing) + len(down) == len(errors):
             chosen: StreamingError = errors[missing[0]]
@@ -211,7 +212,7 @@ class Failover(Wrapper):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         """All objects, as the first copy lists them that can do so wholly; listings are never mixed.
 
-        A copy whose listing brings nothing for `listing_patience_s` is passed over, except the last.
+        A copy whose listing brings nothing for `listing_stall_timeout_s` is passed over, except the last.
         """
         self._check_open()
         found, skipped = await self._list(prefix)
@@ -223,7 +224,7 @@ class Failover(Wrapper):
         failures = _Failures()
         for copy in self._copies:
             is_last = copy is self._copies[-1]
-            patience_s = float("inf") if is_last else self.settings.listing_patience_s
+            patience_s = float("inf") if is_last else self.settings.listing_stall_timeout_s
             started = self._time.now()
             try:
                 return await whole_listing(copy.source, prefix, self._time, patience_s)
@@ -283,8 +284,8 @@ class _Copies(Race):
             return None
         copy = self._order[self._next]
         self._next += 1
-        late_after_s = copy.latencies.late_after_s(self._failover.settings)
-        return self._failover._ask(copy, *self._asked, self), late_after_s
+        stall_timeout_s = copy.latencies.stall_timeout_s(self._failover.settings)
+        return self._failover._ask(copy, *self._asked, self), stall_timeout_s
 
     def is_final(self, error: Exception) -> bool:
         return _is_final(error)

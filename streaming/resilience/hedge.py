@@ -12,7 +12,7 @@ import time
 
 from streaming.resilience.latency import Latencies
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Read, Wrapper
 from streaming.sources.base import Blob, DataSource
@@ -24,7 +24,7 @@ NEVER_S = 3600.0  # when a second read would be late in turn: it gets no third
 class Hedge(Wrapper):
     """Starts a second read when one is late, of another copy if the source has `read_elsewhere` (`Failover`).
 
-    None while an endpoint below throttles, nor before `hedge_least_samples` reads. If both fail, the first error is
+    None while an endpoint below throttles, nor before `hedge_min_samples` reads. If both fail, the first error is
     raised.
 
     Attributes:
@@ -36,7 +36,7 @@ class Hedge(Wrapper):
     def __init__(
         self,
         source: DataSource,
-        settings: Resilience = DEFAULTS,
+        settings: ResilienceConfig = DEFAULTS,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
@@ -56,13 +56,13 @@ class Hedge(Wrapper):
         self._tokens = min(self._tokens + settings.hedge_share, MOST_TOKENS)
         now = self._time.now
         started = now()
-        if self._latencies.count < settings.hedge_least_samples:
+        if self._latencies.count < settings.hedge_min_samples:
             blob = await self._read_below(path, start, end, expect=expect)
             self._latencies.add(now() - started)
             return blob
-        late_after_s = max(self._latencies.quantile(settings.hedge_quantile), settings.hedge_least_s)
-        race = _Second(self, late_after_s, path, start, end, expect)
-        race.begin(late_after_s)
+        stall_timeout_s = max(self._latencies.quantile(settings.hedge_quantile), settings.hedge_min_s)
+        race = _Second(self, stall_timeout_s, path, start, end, expect)
+        race.begin(stall_timeout_s)
         try:
             blob = await self._read_below(path, start, end, expect=expect)
         except BaseException as error:
@@ -89,11 +89,11 @@ class _Second(Race):
     _is_hedged = False
 
     def __init__(
-        self, hedge: Hedge, late_after_s: float, path: str, start: int, end: int | None, expect: Expected | None
+        self, hedge: Hedge, stall_timeout_s: float, path: str, start: int, end: int | None, expect: Expected | None
     ) -> None:
         self._time = hedge._time
         self._hedge = hedge
-        self._late_after_s = late_after_s
+        self._late_after_s = stall_timeout_s
         self._asked = path, start, end
         self._expect = expect
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from streaming.resilience.settings import Resilience
+from streaming.resilience.settings import ResilienceConfig
 
 KEPT = 512  # reads: a p98 has 10 of them above it
 SORTED_EACH = 32  # reads between two sorts of 25 us, so that each read pays 1 us
@@ -35,9 +35,10 @@ class Latencies:
         ranked = self._sorted
         return ranked[min(int(share * len(ranked)), len(ranked) - 1)] if ranked else 0.0
 
-    def late_after_s(self, settings: Resilience) -> float:
-        """When a read is so late that its source may have gone silent: `late_factor` times p99, within bounds."""
+    def stall_timeout_s(self, settings: ResilienceConfig) -> float:
+        """Return the seconds after which a source may have gone silent: `stall_timeout_factor` times p99, within
+        bounds."""
         if self.count < settings.breaker_window:
-            return min(settings.late_unknown_s, settings.late_most_s)
-        late = settings.late_factor * self.quantile(0.99)
-        return min(max(late, settings.late_least_s), settings.late_most_s)
+            return min(settings.stall_timeout_default_s, settings.stall_timeout_max_s)
+        late = settings.stall_timeout_factor * self.quantile(0.99)
+        return min(max(late, settings.stall_timeout_min_s), settings.stall_timeout_max_s)

@@ -24,7 +24,7 @@ class Race(ABC):
 
     The caller awaits the first contender itself::
 
-        race.begin(late_after_s)
+        race.begin(stall_timeout_s)
         try:
             blob = await first
         except BaseException as error:
@@ -65,10 +65,10 @@ class Race(ABC):
         """Whether an error ends the race at once."""
         return False
 
-    def begin(self, late_after_s: float) -> None:
+    def begin(self, stall_timeout_s: float) -> None:
         """Await a contender from now on, which is late after so many seconds."""
         self._cut = Interruption()
-        self._timer = self._time.call_later(late_after_s, self._on_late)
+        self._timer = self._time.call_later(stall_timeout_s, self._on_late)
 
     def end(self) -> bool:
         """The awaited contender has succeeded. Whether others run that are to be cancelled (`cancel_others`)."""
@@ -120,9 +120,9 @@ class Race(ABC):
 
     async def _run_here(self, contender: Contender) -> Blob | None:
         """The blob of this contender; None if it failed or was overtaken."""
-        read, late_after_s = contender
+        read, stall_timeout_s = contender
         self._timer.cancel()
-        self.begin(late_after_s)
+        self.begin(stall_timeout_s)
         try:
             blob = await read
         except BaseException as error:
@@ -153,13 +153,13 @@ class Race(ABC):
         if isinstance(contender, float):
             self._timer = self._time.call_later(contender, self._on_late)
             return
-        read, late_after_s = contender
+        read, stall_timeout_s = contender
         task = asyncio.get_running_loop().create_task(read)
         if self._beside is None:
             self._beside = set()
         self._beside.add(task)
         task.add_done_callback(self._on_done)
-        self._timer = self._time.call_later(late_after_s, self._on_late)
+        self._timer = self._time.call_later(stall_timeout_s, self._on_late)
 
     def _on_done(self, task: asyncio.Task[Blob]) -> None:
         assert self._beside is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from streaming.errors import BadRequest, Closed, InvalidPath, ObjectChanged, TooLarge, TruncatedRead
+from streaming.errors import BadRequest, ClosedError, InvalidPath, ObjectChanged, ObjectTooLargeError, TruncatedRead
 
 THROTTLED: Final = "throttled"
 
@@ -19,10 +19,10 @@ _OUTCOMES: Final[dict[type[BaseException], str]] = {
     ObjectChanged: "changed",
     BadRequest: "refused",
     InvalidPath: "refused",
-    TooLarge: "refused",
+    ObjectTooLargeError: "refused",
     asyncio.CancelledError: "cancelled",
     GeneratorExit: "cancelled",
-    Closed: "cancelled",
+    ClosedError: "cancelled",
 }
 
 

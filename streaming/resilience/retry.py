@@ -13,7 +13,7 @@ from streaming.core.logs import get_logger
 from streaming.errors import SourceTimeout, StreamingError
 from streaming.resilience.history import Attempt, attempts_of, failed, told
 from streaming.resilience.listing_retry import whole_listing
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.shared import shared
 from streaming.resilience.timing import Clock, Interruption, Sleep, Time, Timer
 from streaming.resilience.wrapper import Expected, Wrapper
@@ -26,8 +26,8 @@ _log = get_logger(__name__)
 class RetryBudget:
     """How many attempts beyond the first there may be at an endpoint; belongs to one event loop.
 
-    A success earns `retry_share` of an attempt, up to `retry_burst` saved. Who finds none waits its turn: each success
-    then lets one go, so that attempts come back as fast as answers do, and `retry_trickle_per_s` go in any case, so
+    A success earns `retry_ratio` of an attempt, up to `retry_burst` saved. Who finds none waits its turn: each success
+    then lets one go, so that attempts come back as fast as answers do, and `min_retries_per_s` go in any case, so
     that the end of an outage is noticed. After Finagle's RetryBudget (20 % and 10 per second); waiting in place of
     giving up is ours: a sample that is lost costs more than one that is late.
 
@@ -35,7 +35,7 @@ class RetryBudget:
         tokens: attempts saved.
     """
 
-    def __init__(self, settings: Resilience, time: Time) -> None:
+    def __init__(self, settings: ResilienceConfig, time: Time) -> None:
         self.tokens = settings.retry_burst
         self._settings = settings
         self._time = time
@@ -52,7 +52,7 @@ class RetryBudget:
         if self._waiting:
             self._let_one_go()
         elif self.tokens < self._settings.retry_burst:
-            self.tokens = min(self.tokens + self._settings.retry_share, self._settings.retry_burst)
+            self.tokens = min(self.tokens + self._settings.retry_ratio, self._settings.retry_burst)
 
     async def take(self) -> None:
         """Wait until another attempt may be made. Cancelled, it leaves its turn to the next."""
@@ -90,7 +90,7 @@ class RetryBudget:
             self._trickle = None
 
     def _arm(self) -> None:
-        self._trickle = self._time.call_later(1 / self._settings.retry_trickle_per_s, self._on_trickle)
+        self._trickle = self._time.call_later(1 / self._settings.min_retries_per_s, self._on_trickle)
 
     def _on_trickle(self) -> None:
         self._trickle = None
@@ -103,7 +103,7 @@ class Retry(Wrapper):
     """Tries again what failed with an error worth it (`error.retryable`), after a random pause.
 
     The pause is `uniform(0, min(cap, base * 2**n))` ("full jitter", AWS Architecture Blog, 2015), or what the error's
-    `retry_after_s` asks for, at most `retry_after_cap_s`, and such a pause on top. All attempts together end by
+    `retry_after_s` asks for, at most `retry_after_max_s`, and such a pause on top. All attempts together end by
     `deadline_s`, also one that hangs. The last error tells all attempts, and is of the class of the last one.
 
     Args:
@@ -118,7 +118,7 @@ class Retry(Wrapper):
     def __init__(
         self,
         source: DataSource,
-        settings: Resilience = DEFAULTS,
+        settings: ResilienceConfig = DEFAULTS,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
@@ -192,7 +192,7 @@ class Retry(Wrapper):
             count += 1
             self.retries += 1
             started = now()
-            _log.debug("read_again source=%s path=%s attempt=%d reason=%s", self.name, path, count + 1, error)
+            _log.debug("read_retry source=%s path=%s attempt=%d reason=%s", self.name, path, count + 1, error)
             try:
                 return await self._read_below(path, start, end, expect=expect)
             except StreamingError as exc:
@@ -203,19 +203,19 @@ class Retry(Wrapper):
 
     def _pause_s(self, count: int, error: StreamingError) -> float:
         settings = self.settings
-        asked_s = min(_asked_s(error), settings.retry_after_cap_s)
+        asked_s = min(_asked_s(error), settings.retry_after_max_s)
         # 2**30 is past any cap, and larger powers past what a float holds
-        most_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(count, 30))
+        most_s = min(settings.backoff_max_s, settings.backoff_base_s * 2 ** min(count, 30))
         return asked_s + self._rng.uniform(0, most_s)
 
     def _last(self, error: StreamingError, attempts: list[Attempt], path: str, seconds: float) -> StreamingError:
-        _log.error("read_gave_up source=%s path=%s attempts=%d", self.name, path, len(attempts))
+        _log.error("read_failed source=%s path=%s attempts=%d", self.name, path, len(attempts))
         if len(attempts) == 1:
             return error
         why = f"could not be read within {seconds:.1f} s"
-        if _asked_s(error) > self.settings.retry_after_cap_s:
+        if _asked_s(error) > self.settings.retry_after_max_s:
             why += f", its server asks for {_asked_s(error):.0f} s before the next attempt and got"
-            why += f" retry_after_cap_s={self.settings.retry_after_cap_s:g}"
+            why += f" retry_after_max_s={self.settings.retry_after_max_s:g}"
         return told(error, attempts, why, path, self.name)
 
     def _too_late(self, path: str, begun: float, attempts: list[Attempt], cancelled: BaseException) -> StreamingError:
@@ -224,7 +224,7 @@ class Retry(Wrapper):
         hanging = attempts_of(cancelled) or (Attempt(self.name, "no answer", "", seconds),)
         why = f"was not there after {seconds:.1f} s, which is the deadline"
         error = SourceTimeout("", path=path, source=self.name)
-        _log.error("read_gave_up source=%s path=%s attempts=%d", self.name, path, len(attempts) + len(hanging))
+        _log.error("read_failed source=%s path=%s attempts=%d", self.name, path, len(attempts) + len(hanging))
         return told(error, [*attempts, *hanging], why, path, self.name)
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:

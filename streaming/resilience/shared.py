@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from streaming.core.config import DataSourceConfig
-from streaming.resilience.settings import Resilience
+from streaming.resilience.settings import ResilienceConfig
 from streaming.resilience.timing import Time
 
 T = TypeVar("T")
@@ -25,7 +25,9 @@ def endpoint_of(config: DataSourceConfig) -> str:
     return f"{config.source_type}:{urlsplit(config.path_or_uri).netloc.rpartition('@')[2]}"
 
 
-def shared(make: Callable[[Resilience, Time], T], config: DataSourceConfig, settings: Resilience, time: Time) -> T:
+def shared(
+    make: Callable[[ResilienceConfig, Time], T], config: DataSourceConfig, settings: ResilienceConfig, time: Time
+) -> T:
     """The one object of its kind for an endpoint on the running loop, made at the first call."""
     objects = _shared.setdefault(asyncio.get_running_loop(), {})
     key = make, endpoint_of(config), settings, time.now

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 from streaming.errors import ConfigError
 from streaming.resilience.breaker import Breaker
-from streaming.resilience.concurrency_limit import Limit
+from streaming.resilience.concurrency_limit import ConcurrencyLimit
 from streaming.resilience.failover import Failover
 from streaming.resilience.hedge import Hedge
 from streaming.resilience.retry import Retry
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.verify import Verify
 from streaming.resilience.wrapper import Expected
@@ -22,7 +22,7 @@ from streaming.sources.base import DataSource
 
 def stack(
     sources: Sequence[DataSource],
-    settings: Resilience = DEFAULTS,
+    settings: ResilienceConfig = DEFAULTS,
     *,
     expected: Sequence[Callable[[str], Expected | None] | None] = (),
     clock: Clock = time.monotonic,
@@ -31,7 +31,8 @@ def stack(
 ) -> DataSource:
     """One source out of copies of the same objects, which survives what a copy can do to it.
 
-    `Retry(Hedge(Failover([Verify(Breaker(Limit(copy))), ...])))`; a single copy needs no `Failover`. Named and
+    `Retry(Hedge(Failover([Verify(Breaker(ConcurrencyLimit(copy))), ...])))`; a single copy needs no
+    `Failover`. Named and
     configured as the first copy; closes all of them.
 
     Args:
@@ -48,7 +49,7 @@ def stack(
     known = expected or [None] * len(sources)
     common = settings, clock, sleep, rng
     copies = [
-        Verify(Breaker(Limit(source, *common), *common), *common, expected=of_copy)
+        Verify(Breaker(ConcurrencyLimit(source, *common), *common), *common, expected=of_copy)
         for source, of_copy in zip(sources, known, strict=True)
     ]
     reading = copies[0] if len(copies) == 1 else Failover(copies, *common)

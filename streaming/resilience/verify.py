@@ -11,8 +11,8 @@ from typing import Any
 
 from streaming.errors import ConfigError, ObjectChanged, TruncatedRead
 from streaming.resilience.breaker import Breaker
-from streaming.resilience.concurrency_limit import Limit
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.concurrency_limit import ConcurrencyLimit
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource
@@ -40,7 +40,7 @@ class Verify(Wrapper):
     def __init__(
         self,
         source: DataSource,
-        settings: Resilience = DEFAULTS,
+        settings: ResilienceConfig = DEFAULTS,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
@@ -50,8 +50,8 @@ class Verify(Wrapper):
         super().__init__(source, settings, clock, sleep, rng)
         self.mismatches = 0
         self._expected = expected
-        self._guard: tuple[Breaker, Limit] | None = None
-        if type(source) is Breaker and type(source.source) is Limit:
+        self._guard: tuple[Breaker, ConcurrencyLimit] | None = None
+        if type(source) is Breaker and type(source.source) is ConcurrencyLimit:
             self._guard = source, source.source
 
     async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
@@ -60,7 +60,7 @@ class Verify(Wrapper):
         else:
             breaker, limit = self._guard
             if breaker.is_closed:
-                # As `Breaker.read` and `Limit.read` have it, without their two coroutines, which cost 2 us a read.
+                # As `Breaker.read` and `ConcurrencyLimit.read` do, without their two coroutines (2 us a read).
                 gate, now = limit.gate, self._time.now
                 started = now()
                 try:

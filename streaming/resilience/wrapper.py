@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
-from streaming.resilience.settings import DEFAULTS, Resilience
+from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.timing import Clock, Sleep, Time
 from streaming.sources.base import Blob, DataSource, FileInfo
 
@@ -55,7 +55,7 @@ class Wrapper(DataSource):
     def __init__(
         self,
         source: DataSource,
-        settings: Resilience = DEFAULTS,
+        settings: ResilienceConfig = DEFAULTS,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,

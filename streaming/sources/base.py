@@ -14,7 +14,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from streaming.core.masking import remember_secrets
-from streaming.errors import BadRequest, Closed, InvalidPath, NotFound, StreamingError, TooLarge
+from streaming.errors import (
+    BadRequest,
+    ClosedError,
+    InvalidPath,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    StreamingError,
+)
 from streaming.telemetry.skipped_objects import Skips, warn_of
 
 if TYPE_CHECKING:
@@ -110,10 +117,10 @@ def beyond_object(path: str, start: int, size: int, source: str) -> BadRequest:
     return BadRequest(text, path=path, source=source)
 
 
-def too_large(path: str, size: int, limit: int, source: str) -> TooLarge:
+def too_large(path: str, size: int, limit: int, source: str) -> ObjectTooLargeError:
     """The error for an answer beyond `max_object_bytes`."""
     text = f"{path!r} of source {source!r}: {size} bytes pass max_object_bytes={limit}; raise that or read a part"
-    return TooLarge(text, path=path, source=source)
+    return ObjectTooLargeError(text, path=path, source=source)
 
 
 class DataSource(ABC):
@@ -152,10 +159,10 @@ class DataSource(ABC):
 
         Raises:
             InvalidPath: if the path leaves the root.
-            NotFound: if there is no such object.
+            ObjectNotFoundError: if there is no such object.
             BadRequest: if `start` lies beyond the object, or `end` before `start`.
-            TooLarge: if the answer would pass `config.max_object_bytes`.
-            Closed: after `aclose`.
+            ObjectTooLargeError: if the answer would pass `config.max_object_bytes`.
+            ClosedError: after `aclose`.
             SourceError: or one of its other kinds, for everything else that can go wrong.
         """
 
@@ -166,8 +173,8 @@ class DataSource(ABC):
         `include` and `exclude` of the configuration are applied by those who call this: `list_files` and the index.
 
         Raises:
-            NotFound: at the first step, if the root does not exist.
-            Closed: at the first step, after `aclose`.
+            ObjectNotFoundError: at the first step, if the root does not exist.
+            ClosedError: at the first step, after `aclose`.
         """
 
     def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
@@ -181,7 +188,7 @@ class DataSource(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close what the source opened. Closing twice is fine; reading afterwards raises `Closed`."""
+        """Close what the source opened. Closing twice is fine; reading afterwards raises `ClosedError`."""
 
     async def fetch_file(self, path: str, decompress: bool = True) -> Any:
         """The sample in an object, decoded by the suffix of its path; `x.pt` comes from `x.pt.zst` if only that exists.
@@ -205,12 +212,12 @@ class DataSource(ABC):
     async def _read_or_compressed(self, path: str) -> tuple[str, Blob]:
         try:
             return path, await self.read(path)
-        except NotFound:
+        except ObjectNotFoundError:
             if path.endswith(".zst"):
                 raise
             try:
                 return f"{path}.zst", await self.read(f"{path}.zst")
-            except NotFound:
+            except ObjectNotFoundError:
                 pass
             raise
 
@@ -252,7 +259,7 @@ class DataSource(ABC):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Closed(f"source {self.name!r} is closed; make a new one from its config", source=self.name)
+            raise ClosedError(f"source {self.name!r} is closed; make a new one from its config", source=self.name)
 
     async def __aenter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from streaming.errors import NotFound
+from streaming.errors import ObjectNotFoundError
 from streaming.sources.base import (
     Blob,
     DataSource,
@@ -60,7 +60,7 @@ class MemorySource(DataSource):
         """Remove an object.
 
         Raises:
-            NotFound: if there is none.
+            ObjectNotFoundError: if there is none.
         """
         if self._objects.pop(path, None) is None:
             raise self._not_found(path)
@@ -96,9 +96,9 @@ class MemorySource(DataSource):
     async def aclose(self) -> None:
         self._closed = True
 
-    def _not_found(self, path: str) -> NotFound:
+    def _not_found(self, path: str) -> ObjectNotFoundError:
         text = f"{path!r} of source {self.name!r} does not exist; put it first"
-        return NotFound(text, path=path, source=self.name)
+        return ObjectNotFoundError(text, path=path, source=self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.config,), {"_objects": self._objects, "_puts": self._puts}

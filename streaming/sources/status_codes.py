@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from streaming.errors import (
     AccessDenied,
     BadRequest,
-    Closed,
-    NotFound,
+    ClosedError,
     ObjectChanged,
+    ObjectNotFoundError,
     SourceError,
     SourceTimeout,
     SourceUnavailable,
@@ -26,13 +26,13 @@ _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     304: (BadRequest, "although no condition was sent; look for a proxy between"),
     401: (AccessDenied, "so it wants a login; set credentials token, or username and password"),
     403: (AccessDenied, "so this login may not read it; check credentials, or that the server allows it"),
-    404: (NotFound, "so it does not exist; list the source to see what does"),
+    404: (ObjectNotFoundError, "so it does not exist; list the source to see what does"),
     407: (
         AccessDenied,
         "so the proxy wants a login; put it into the variable that names it: http://USER:PASSWORD@HOST",
     ),
     408: (SourceTimeout, "so the request took too long; try again"),
-    410: (NotFound, "so it was removed for good"),
+    410: (ObjectNotFoundError, "so it was removed for good"),
     412: (ObjectChanged, "so it is not the object that was listed; list the source anew"),
     416: (UnusableAnswer, "so it cannot serve this part; read it whole, or check the URL of the source"),
     425: (SourceUnavailable, "so it wants the request later; try again"),
@@ -79,7 +79,7 @@ def stable_etag(etag: str | None, size: int) -> str | None:
     return f"{match[1]}-{match[2]}" if size >= 0 else None
 
 
-def opened_before_fork(source: str, pid: int) -> Closed:
+def opened_before_fork(source: str, pid: int) -> ClosedError:
     """The error for a client that came along into a forked child, where it would hang."""
     text = f"source {source!r} was opened in process {pid}, before this one was forked from it"
-    return Closed(f"{text}; read in the parent, or make a new source here", source=source)
+    return ClosedError(f"{text}; read in the parent, or make a new source here", source=source)

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from streaming.telemetry.stages import STAGES
 
-__all__ = ["LATENCY_BUCKETS_S", "OUTCOMES", "Counters", "Reading", "SourceCounters", "ThreadCounters"]
+__all__ = ["LATENCY_BUCKETS_S", "OUTCOMES", "Counters", "MetricsSnapshot", "SourceCounters", "ThreadCounters"]
 
-Reading = dict[str, dict[tuple[str, ...], Any]]
+MetricsSnapshot = dict[str, dict[tuple[str, ...], Any]]
 """Numbers of one moment: `{family: {values of its labels, without those that the collector adds: number}}`; for the
 families see `streaming.monitoring.metrics.families`."""
 

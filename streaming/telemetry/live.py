@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Protocol, TypeVar
 
 from streaming.errors import StreamingError
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 
 __all__ = ["add_adapter", "add_loader", "closed", "live_adapters", "live_loaders", "on_close"]
 
@@ -25,10 +25,10 @@ class Adapter(Protocol):
         """The value of the label `dataset`."""
 
     @property
-    def has_numbers(self) -> bool:
+    def reports_metrics(self) -> bool:
         """Whether it is open, and what it reads is not counted by another process."""
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment as metrics, without that label."""
 
 
@@ -39,7 +39,7 @@ class Loader(Protocol):
     def dataset_name(self) -> str:
         """The value of the label `dataset`."""
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment as metrics, without that label."""
 
 
@@ -48,7 +48,7 @@ T = TypeVar("T")
 _numbers = itertools.count()
 _adapters: weakref.WeakKeyDictionary[Adapter, int] = weakref.WeakKeyDictionary()
 _loaders: weakref.WeakKeyDictionary[Loader, int] = weakref.WeakKeyDictionary()
-_on_close: list[Callable[[str, Reading], None]] = []
+_on_close: list[Callable[[str, MetricsSnapshot], None]] = []
 _changing = threading.Lock()
 
 
@@ -66,7 +66,7 @@ def add_loader(loader: Loader) -> None:
 
 def live_adapters() -> list[Adapter]:
     """Those that have numbers of their own, the oldest first."""
-    return [adapter for adapter in _oldest_first(_adapters) if adapter.has_numbers]
+    return [adapter for adapter in _oldest_first(_adapters) if adapter.reports_metrics]
 
 
 def live_loaders() -> list[Loader]:
@@ -74,13 +74,13 @@ def live_loaders() -> list[Loader]:
     return _oldest_first(_loaders)
 
 
-def on_close(tell: Callable[[str, Reading], None]) -> Callable[[], None]:
+def on_close(tell: Callable[[str, MetricsSnapshot], None]) -> Callable[[], None]:
     """Call `tell(name, last reading)` whenever an adapter is closed; until the function returned here is called."""
     _on_close.append(tell)
     return lambda: _on_close.remove(tell) if tell in _on_close else None
 
 
-def closed(name: str, read: Callable[[], Reading]) -> None:
+def closed(name: str, read: Callable[[], MetricsSnapshot]) -> None:
     """An adapter of this name is about to close, and `read` gives its last reading."""
     if _on_close:
         with contextlib.suppress(StreamingError):  # a process that has ended says nothing any more

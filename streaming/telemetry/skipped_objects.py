@@ -15,8 +15,8 @@ from streaming.core.logs import get_logger
 __all__ = ["BY_SETTINGS", "NEXT_STEPS", "REASONS", "USUAL", "Skips", "suffix_of", "warn_of"]
 
 REASONS: Final = {
-    "no_codec": "with a suffix that no codec reads",
-    "link_out_of_root": "that link out of the root",
+    "unsupported_suffix": "with a suffix that no codec reads",
+    "symlink_outside_root": "that link out of the root",
     "broken_link": "that link to nothing",
     "special_file": "not a regular file",
     "folder_name": "named like a folder",
@@ -37,9 +37,9 @@ REASONS: Final = {
 
 _RENAME: Final = "rename these objects"
 NEXT_STEPS: Final = {
-    "no_codec": "convert them to a format that has a codec (unpack archives), or register a codec with "
+    "unsupported_suffix": "convert them to a format that has a codec (unpack archives), or register a codec with "
     "streaming.codecs.register_codec",
-    "link_out_of_root": "make the root a folder that holds what the links lead to",
+    "symlink_outside_root": "make the root a folder that holds what the links lead to",
     "broken_link": "repair or remove the links",
     "special_file": "move pipes, sockets and devices out of the root",
     "folder_name": _RENAME,

@@ -20,13 +20,13 @@ from typing import Any, Final
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from streaming.telemetry.counters import Reading
+from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.live import add_loader
 from streaming.telemetry.stages import ACCOUNTS, COLLATE, DEVICE, QUEUE, STAGES, by_stage
 
 _NOTHING: Final = [0.0] * len(STAGES)
 
-__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "arriving", "rest_of", "watch"]
+__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "arriving", "monitor_stalls", "rest_of"]
 
 
 class Accounted:
@@ -143,9 +143,9 @@ class StallAccount:
         whole = waited + self.busy_seconds
         return waited / whole if whole else 0.0
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The account as metrics, without the label `dataset`."""
-        reading: Reading = {
+        reading: MetricsSnapshot = {
             "loader_batches": {(): self.steps},
             "trainer_steps": {(): self.steps},
             "trainer_wait_seconds": by_stage(self._by_stage()),
@@ -244,9 +244,9 @@ class Watched:
         """That of the data set if it has one, else "data"."""
         return str(getattr(self.loader.dataset, "name", "data"))
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The account as metrics, without the label `dataset`."""
-        return self.stalls.readings()
+        return self.stalls.metrics_snapshot()
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -264,7 +264,7 @@ class Watched:
         return getattr(self.loader, name)
 
 
-def watch(loader: DataLoader[Any]) -> Watched:
+def monitor_stalls(loader: DataLoader[Any]) -> Watched:
     """The same batches, and an account of what the trainer waits for.
 
     For torch's own DataLoader, over a `StreamingDatasetAdapter` or any data set; a `StreamingDataLoader` has its

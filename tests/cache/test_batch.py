@@ -16,7 +16,7 @@ from streaming.adapter import StreamingDatasetAdapter  # tells torch's default_c
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
 from streaming.cache.sample import MISS, STALE, SmartLRUCache
-from streaming.loader.collate import PadCollate, stack_collate
+from streaming.loader.collate import PadCollate, StackCollate
 from streaming.testing import MemorySource
 
 DTYPES = [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.uint8, torch.complex64]
@@ -53,7 +53,7 @@ def _assert_same(left: Any, right: Any) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-@pytest.mark.parametrize("collate", [default_collate, stack_collate, PadCollate()], ids=["torch", "stack", "pad"])
+@pytest.mark.parametrize("collate", [default_collate, StackCollate(), PadCollate()], ids=["torch", "stack", "pad"])
 def test_a_batch_equals_its_samples(compression, collate):
     """Whatever is stored and however it is collated: the batch is that of samples read one by one."""
     cache = _cache([_sample(i) for i in range(6)], compression_type=compression)
@@ -64,7 +64,7 @@ def test_a_batch_equals_its_samples(compression, collate):
     _assert_same(collate(samples), collate([cache.get_nowait(key) for key in keys]))
 
 
-@pytest.mark.parametrize("collate", [default_collate, stack_collate])
+@pytest.mark.parametrize("collate", [default_collate, StackCollate()])
 def test_collating_takes_the_tensor_whose_rows_the_samples_are(collate):
     """No second copy where nobody looked at a sample; one that was changed in place is collated as it is."""
     cache = _cache([_sample(i) for i in range(4)])
@@ -78,7 +78,7 @@ def test_collating_takes_the_tensor_whose_rows_the_samples_are(collate):
     assert collate(samples)["part"]["x"][:, 0, 0].tolist() == [3, -1, 2]
 
 
-@pytest.mark.parametrize("collate", [default_collate, stack_collate])
+@pytest.mark.parametrize("collate", [default_collate, StackCollate()])
 def test_samples_that_were_changed_or_reordered_are_collated_as_they_are(collate):
     """A tensor put in place of a row, another order, a part of the batch: nothing is taken from the old rows."""
     cache = _cache([_sample(i) for i in range(4)])

@@ -196,7 +196,7 @@ def test_index_tells_what_it_left_out(folder: Path) -> None:
     result = run("index", folder / "a", "--json")
     told = json.loads(result.stdout)
     assert (told["samples"], told["skipped_objects"]) == (6, 1)
-    assert told["skipped"] == {"no_codec": {".docx": 1}}
+    assert told["skipped"] == {"unsupported_suffix": {".docx": 1}}
     assert told["unlikely"] == {"metadata_name": {".json": 1}}
     shown = run("index", folder / "a")
     assert "1 objects in no sample: 1 with a suffix that no codec reads (.docx 1" in shown.stdout

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from streaming.cli.app import app
 from streaming.cli.scraping import Scraper, find_urls, scrape
-from streaming.errors import BadRequest, ConfigError, DecodeError, NotFound, SourceTimeout, SourceUnavailable
+from streaming.errors import BadRequest, ConfigError, DecodeError, ObjectNotFoundError, SourceTimeout, SourceUnavailable
 from tests.calm import calmly
 
 REPOSITORY = Path(__file__).parents[2]
@@ -154,8 +154,8 @@ def test_nobody_listens() -> None:
     ("answer", "error", "words"),
     [
         ("<html>hello</html>\n", DecodeError, "not a Prometheus text exposition"),
-        ("# TYPE up gauge\nup 1\n", NotFound, "none of them of this library"),
-        (404, NotFound, "mostly are at /metrics"),
+        ("# TYPE up gauge\nup 1\n", ObjectNotFoundError, "none of them of this library"),
+        (404, ObjectNotFoundError, "mostly are at /metrics"),
         (500, SourceUnavailable, "answered 500"),
     ],
 )
@@ -283,7 +283,7 @@ def test_a_process_that_serves_nothing() -> None:
 
 def test_no_such_process() -> None:
     """A PID that nobody has."""
-    with pytest.raises(NotFound, match=r"there is no process 4194305 .* or a URL"):
+    with pytest.raises(ObjectNotFoundError, match=r"there is no process 4194305 .* or a URL"):
         find_urls("4194305")  # one more than the kernel gives
 
 

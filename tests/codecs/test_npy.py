@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from streaming.codecs import decode, encode
-from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 from tests.contracts.codec import CodecContract
 
 PLAIN = np.arange(12, dtype="<f4").reshape(3, 4)
@@ -74,8 +74,8 @@ class TestNpy(CodecContract):
         return {
             "objects": (saved(objects()), UnsafeData),
             "objects inside": (saved(np.array([(1, None)], dtype=[("a", "i4"), ("b", "O")])), UnsafeData),
-            "100 GB": (npy(describe((25 * 10**9,)), b"1234"), TooLarge),
-            "beyond 64 bits": (npy(describe((2**40, 2**40)), b"1234"), TooLarge),
+            "100 GB": (npy(describe((25 * 10**9,)), b"1234"), ObjectTooLargeError),
+            "beyond 64 bits": (npy(describe((2**40, 2**40)), b"1234"), ObjectTooLargeError),
             "1 GB that is not there": (npy(describe((250_000_000,)), b"1234"), TruncatedData),
             "no bytes, too many dimensions": (npy(describe((0,) * 65)), DecodeError),
             "no bytes, beyond 64 bits": (npy(describe((0, 2**70))), DecodeError),
@@ -84,7 +84,7 @@ class TestNpy(CodecContract):
             "bytes behind": (saved(PLAIN) + b"x", DecodeError),
             "calls in the header": (npy("__import__('os').system('true')"), DecodeError),
             "deep header": (npy("(" * 4000), DecodeError),
-            "huge header": (npy(" " * 2**20, version=2), TooLarge),
+            "huge header": (npy(" " * 2**20, version=2), ObjectTooLargeError),
             "unknown type": (npy(describe((1,), "<q99")), DecodeError),
             "version": (b"\x93NUMPY\x09\0" + saved(PLAIN)[8:], DecodeError),
             "not npy": (b"<html>not found</html>", DecodeError),
@@ -148,7 +148,7 @@ class TestNpz(CodecContract):
         stored = npz({"a.npy": saved(PLAIN)}, zipfile.ZIP_STORED)
         return {
             "objects": (npz({"a.npy": saved(objects())}), UnsafeData),
-            "100 GB in a member": (npz({"a.npy": npy(describe((25 * 10**9,)), b"1234")}), TooLarge),
+            "100 GB in a member": (npz({"a.npy": npy(describe((25 * 10**9,)), b"1234")}), ObjectTooLargeError),
             "4 GB that are not there": (claims(npz({"a.npy": saved(PLAIN)}), 2**32 - 2), TruncatedData),
             "expands less than claimed": (claims(zeros, 5 * 10**6), TruncatedData),
             "expands more than claimed": (claims(zeros, 10**6), DecodeError),
@@ -172,10 +172,10 @@ class TestNpz(CodecContract):
             assert same_array(loaded["a"], PLAIN)
 
     def test_limit_counts_members_together(self) -> None:
-        """Compressed members that each fit the limit but together do not are TooLarge."""
+        """Compressed members that each fit the limit but together do not are ObjectTooLargeError."""
         zeros = npy(describe((10**5,)), bytes(4 * 10**5))
         data = self.wrapped(npz({"a.npy": zeros, "b.npy": zeros}))
-        with pytest.raises(TooLarge, match="2 members"):
+        with pytest.raises(ObjectTooLargeError, match="2 members"):
             decode(data, self.path, max_bytes=5 * 10**5)
         assert list(decode(data, self.path, max_bytes=10**6)) == ["a", "b"]
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.codecs import decode, encode
-from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 from tests.contracts.codec import CodecContract
 
 
@@ -145,15 +145,18 @@ class TestPt(CodecContract):
             "bare pickle": (pickle.dumps(Reduced(os.system, "true")), UnsafeData),
             "bare text pickle": (pickle.dumps(Reduced(os.system, "true"), 0), UnsafeData),
             "newer protocol": (save({"a": 1}, pickle_protocol=4), UnsafeData),
-            "compressed": (rezip(zeros, lambda name, content: content, zipfile.ZIP_DEFLATED), TooLarge),
+            "compressed": (rezip(zeros, lambda name, content: content, zipfile.ZIP_DEFLATED), ObjectTooLargeError),
             "compressed behind a comment": (
                 rezip(zeros, lambda name, content: content, zipfile.ZIP_DEFLATED)[:-2] + b"\x03\0abc",
-                TooLarge,
+                ObjectTooLargeError,
             ),
-            "huge by zip64": (declares_wide(plain, 10**11), TooLarge),
+            "huge by zip64": (declares_wide(plain, 10**11), ObjectTooLargeError),
             "larger than the file": (declares(plain, 10**9), TruncatedData),
-            "two sizes": (plain.replace(*sizes_of(plain)), TooLarge),
-            "huge storage": (with_pickle(claim(plain, b"K\x05tq", b"\x8a\x05\x00\x00\x00\x00\x06tq")), TooLarge),
+            "two sizes": (plain.replace(*sizes_of(plain)), ObjectTooLargeError),
+            "huge storage": (
+                with_pickle(claim(plain, b"K\x05tq", b"\x8a\x05\x00\x00\x00\x00\x06tq")),
+                ObjectTooLargeError,
+            ),
             "wrong storage": (with_pickle(claim(plain, b"K\x05tq", b"K\x06tq")), DecodeError),
             "tensor past its storage": (with_pickle(claim(plain, b"K\x05\x85", b"K\x06\x85")), DecodeError),
             "bytearray by number": (with_pickle(pickle.dumps(Reduced(bytearray, 10**11), 2)), UnsafeData),
@@ -165,7 +168,7 @@ class TestPt(CodecContract):
             ),
             "bytes doubled": (with_pickle(doubled(30)), UnsafeData),
             "hidden call": (with_pickle(hidden_call()), UnsafeData),
-            "quantised by size": (with_pickle(quantised(plain)), TooLarge),
+            "quantised by size": (with_pickle(quantised(plain)), ObjectTooLargeError),
             "call of a number": (with_pickle(b"\x80\x02K\x01cbuiltins\nbytearray\n0)R."), UnsafeData),
             "call of a call": (with_pickle(b"\x80\x02cbuiltins\nbytearray\n)R)R."), UnsafeData),
             "another protocol within": (with_pickle(b"\x80\x02cbuiltins\nbytearray\n\x80\x04)R."), UnsafeData),
@@ -178,10 +181,10 @@ class TestPt(CodecContract):
             "name past the end": (patched(plain, b"PK\x01\x02", 28), DecodeError),
             "old, tensor past its storage": (old.replace(b"K\x05\x85", b"K\x06\x85"), DecodeError),
             "old, negative": (old.replace(b"K\x05\x85", b"J\xff\xff\xff\xff\x85"), UnsafeData),
-            "old, huge storage": (old.replace(b"K\x05N", b"\x8a\x05\x00\x00\x00\x00\x06N"), TooLarge),
+            "old, huge storage": (old.replace(b"K\x05N", b"\x8a\x05\x00\x00\x00\x00\x06N"), ObjectTooLargeError),
             "old, cut storage": (old.replace(b"K\x05N", b"J\x00\x00\x00\x70N"), TruncatedData),
             "old, odd storage": (old.replace(b"K\x05N", b"NN"), UnsafeData),
-            "old, huge tensor": (old.replace(b"K\x05\x85", b"\x8a\x05\x00\x00\x00\x00\x06\x85"), TooLarge),
+            "old, huge tensor": (old.replace(b"K\x05\x85", b"\x8a\x05\x00\x00\x00\x00\x06\x85"), ObjectTooLargeError),
             "old, opcode": (old[:15] + b"\x95" + old[16:], UnsafeData),
         }
 

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from streaming.codecs import decode, encode
-from streaming.errors import DecodeError, TooLarge, TruncatedData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 from tests.contracts.codec import CodecContract
 
 
@@ -47,9 +47,9 @@ class TestSafetensors(CodecContract):
 
     def hostile(self) -> dict[str, tuple[bytes, type[DecodeError]]]:
         return {
-            "header of 1 TB": (struct.pack("<Q", 10**12) + b"{}", TooLarge),
+            "header of 1 TB": (struct.pack("<Q", 10**12) + b"{}", ObjectTooLargeError),
             "header that is not there": (struct.pack("<Q", 10**6) + b"{}", TruncatedData),
-            "tensor of 100 GB": (file({"a": entry([25 * 10**9], 10**11)}, b"1234"), TooLarge),
+            "tensor of 100 GB": (file({"a": entry([25 * 10**9], 10**11)}, b"1234"), ObjectTooLargeError),
             "tensor of 1 GB": (file({"a": entry([250_000_000], 10**9)}, b"1234"), TruncatedData),
             "shape beyond its bytes": (file({"a": entry([25 * 10**9], 4)}, b"1234"), DecodeError),
             "shape beyond 64 bits": (file({"a": entry([2**40, 2**40], 4)}, b"1234"), DecodeError),
@@ -60,7 +60,7 @@ class TestSafetensors(CodecContract):
             "deep header": (file(b"[" * 100_000), DecodeError),
             "header no json": (file(b"{'a'}"), DecodeError),
             "header no dict": (file(b"[1, 2]"), DecodeError),
-            "web page": (b"<html>not found</html>", TooLarge),
+            "web page": (b"<html>not found</html>", ObjectTooLargeError),
         }
 
     def test_files_of_the_library_are_read(self) -> None:

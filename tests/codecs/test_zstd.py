@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.codecs import decode, encode
-from streaming.errors import DecodeError, TooLarge, TruncatedData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 from tests.contracts.codec import examples
 
 TEXT = b"some text, again and again, " * 1000
@@ -58,7 +58,7 @@ def test_every_way_to_write_frames_is_read(data: bytes) -> None:
         with pytest.raises(DecodeError):
             decode(data + extra, "a.bin.zst")
     for limit in (len(TEXT) - 1, len(data)):
-        with pytest.raises(TooLarge, match="limit"):
+        with pytest.raises(ObjectTooLargeError, match="limit"):
             decode(data, "a.bin.zst", max_bytes=limit)
     assert decode(data, "a.bin.zst", max_bytes=len(TEXT)) == TEXT
 
@@ -83,11 +83,11 @@ def test_checksum_guards_what_is_encoded() -> None:
 def test_window_is_bounded() -> None:
     """A frame that asks for a window of terabytes is refused; a large honest frame of known size is not."""
     greedy = b"\x28\xb5\x2f\xfd\x00" + bytes([31 << 3]) + b"\x01\0\0"
-    with pytest.raises(TooLarge, match="window of more than"):
+    with pytest.raises(ObjectTooLargeError, match="window of more than"):
         decode(greedy, "a.bin.zst")
     parameters = zstandard.ZstdCompressionParameters(window_log=28, write_content_size=False)
     wide = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    with pytest.raises(TooLarge, match="window"):
+    with pytest.raises(ObjectTooLargeError, match="window"):
         decode(wide.compress(TEXT) + wide.flush(), "a.bin.zst")
     assert len(decode(zstandard.compress(bytes(150_000_000)), "a.bin.zst")) == 150_000_000
 
@@ -130,15 +130,15 @@ print(kind, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
     ids=["declares 100 GB", "declares nothing"],
 )
 def test_bombs_do_not_fill_the_memory(make: Callable[[], bytes], growth_bytes: int, tmp_path: Path) -> None:
-    """1 MB that claims 100 GB, or quietly expands to 33 GB, is TooLarge, and the process stays small."""
+    """1 MB that claims 100 GB, or quietly expands to 33 GB, is ObjectTooLargeError, and the process stays small."""
     data = make()
     assert len(data) < 1_100_000
     kind, growth = peak_growth(data, "a.pt.zst", tmp_path, max_bytes=50_000_000)
-    assert (kind, growth < growth_bytes) == ("TooLarge", True), growth
+    assert (kind, growth < growth_bytes) == ("ObjectTooLargeError", True), growth
 
 
 def test_zip_bomb_does_not_fill_the_memory(tmp_path: Path) -> None:
-    """A NumPy archive of 1 MB that expands to 1 GB is TooLarge before it does."""
+    """A NumPy archive of 1 MB that expands to 1 GB is ObjectTooLargeError before it does."""
     import zipfile
 
     file = io.BytesIO()
@@ -146,4 +146,4 @@ def test_zip_bomb_does_not_fill_the_memory(tmp_path: Path) -> None:
         for _ in range(1000):
             member.write(bytes(1_000_000))
     kind, growth = peak_growth(file.getvalue(), "a.npz", tmp_path, max_bytes=500_000_000)
-    assert (kind, growth < 30_000_000) == ("TooLarge", True), growth
+    assert (kind, growth < 30_000_000) == ("ObjectTooLargeError", True), growth

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streaming.codecs import codec_for, decode, encode, split_suffix
-from streaming.errors import DecodeError, TooLarge, TruncatedData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 
 # Inherited tests run for many classes, which Hypothesis takes for one test with changing executors.
 examples = settings(
@@ -135,12 +135,12 @@ class CodecContract:
                 decode(b"", self.path)
 
     def test_limit_counts_the_object(self) -> None:
-        """An object above max_bytes is TooLarge; at its own size it decodes."""
+        """An object above max_bytes is ObjectTooLargeError; at its own size it decodes."""
         for sample in self.samples():
             data = encode(sample, self.path)
             largest = max(len(data), len(encode(sample, self.path.removesuffix(".zst"))))
             assert self.same(decode(data, self.path, max_bytes=largest), sample)
-            with pytest.raises(TooLarge, match="limit"):
+            with pytest.raises(ObjectTooLargeError, match="limit"):
                 decode(data, self.path, max_bytes=largest - 1)
 
     def test_hostile_objects_are_refused(self) -> None:
@@ -152,7 +152,7 @@ class CodecContract:
 
     def test_error_names_object_and_source(self) -> None:
         """The message has the path, the source and a next step; the attributes too."""
-        with pytest.raises(TooLarge) as caught:
+        with pytest.raises(ObjectTooLargeError) as caught:
             decode(encode(self.samples()[0], self.path), self.path, source="bucket_7", max_bytes=1)
         assert_named(caught.value, self.path)
 

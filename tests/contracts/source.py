@@ -21,7 +21,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streaming.errors import BadRequest, Closed, InvalidPath, NotFound
+from streaming.errors import BadRequest, ClosedError, InvalidPath, ObjectNotFoundError
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 Place = Callable[[str, bytes | None], None]
@@ -182,7 +182,7 @@ class SourceContract:
     async def test_missing_object(self, source: DataSource, place: Place, path: str) -> None:
         """What is not there is a `FileNotFoundError` that names path and source."""
         place("a.bin", CONTENT)
-        with pytest.raises(NotFound) as caught:
+        with pytest.raises(ObjectNotFoundError) as caught:
             await source.read(path)
         assert isinstance(caught.value, FileNotFoundError)
         assert path in str(caught.value)
@@ -276,9 +276,9 @@ class SourceContract:
         """A path that ends in `/` never brings the object without it, nor what a server shows of a folder."""
         place("folder/a.bin", CONTENT)
         for path in ("folder/a.bin/", "folder/"):
-            with pytest.raises((NotFound, BadRequest)):
+            with pytest.raises((ObjectNotFoundError, BadRequest)):
                 await source.read(path)
-            with pytest.raises((NotFound, BadRequest)):
+            with pytest.raises((ObjectNotFoundError, BadRequest)):
                 await source.read(path, 0, 4)
 
     @pytest.mark.parametrize("path", REFUSED)
@@ -328,7 +328,7 @@ class SourceContract:
         await source.aclose()
         await source.aclose()
         for use in (source.read("a.bin"), source.fetch_file("a.bin"), source.list_files()):
-            with pytest.raises(Closed, match="closed"):
+            with pytest.raises(ClosedError, match="closed"):
                 await use
 
     async def test_is_a_context(self, source: DataSource, place: Place) -> None:
@@ -337,7 +337,7 @@ class SourceContract:
         async with source as entered:
             assert entered is source
             await source.read("a.bin")
-        with pytest.raises(Closed):
+        with pytest.raises(ClosedError):
             await source.read("a.bin")
 
     async def test_pickles_as_configuration(self, source: DataSource, place: Place) -> None:
@@ -390,7 +390,7 @@ class SourceContract:
         assert await source.fetch_file("x.json") == "compressed"
         place("x.json", b'"plain"')
         assert await source.fetch_file("x.json") == "plain"
-        with pytest.raises(NotFound, match=r"'y\.json'"):
+        with pytest.raises(ObjectNotFoundError, match=r"'y\.json'"):
             await source.fetch_file("y.json")
 
     async def test_prefetch_files_tells_what_could_be_read(self, source: DataSource, place: Place) -> None:
@@ -407,7 +407,7 @@ class SourceContract:
         if source.read_blocking is not None:
             blob: Blob = await asyncio.to_thread(source.read_blocking, "a.bin", 3, 9)
             assert blob == await source.read("a.bin", 3, 9)
-            with pytest.raises(NotFound):
+            with pytest.raises(ObjectNotFoundError):
                 source.read_blocking("missing.bin", 0, None)
 
     async def test_reads_into_memory_of_the_caller_agree(self, source: DataSource, place: Place) -> None:
@@ -419,7 +419,7 @@ class SourceContract:
                 blob: Blob = await asyncio.to_thread(source.read_into, "a.bin", start, memoryview(buffer))
                 assert blob == await source.read("a.bin", start, start + length)
                 assert length == 9 or bytes(buffer) == bytes(blob.data)
-            with pytest.raises(NotFound):
+            with pytest.raises(ObjectNotFoundError):
                 source.read_into("missing.bin", 0, memoryview(bytearray(1)))
 
     async def test_repr_names_the_source(self, source: DataSource) -> None:

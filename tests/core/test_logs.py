@@ -411,15 +411,15 @@ def test_no_planted_secret_comes_out_of_an_adapter(server: str, lines: io.String
     for settings in settings_of(server)[:5]:
         with StreamingDatasetAdapter(
             [settings],
-            resilience={"deadline_s": 1.0, "backoff_base_s": 0.001, "backoff_cap_s": 0.002},
+            resilience={"deadline_s": 1.0, "backoff_base_s": 0.001, "backoff_max_s": 0.002},
         ) as adapter:
             with pytest.raises(SourceError) as caught:
                 adapter[0]
             write_textfile(tmp_path / "metrics.prom")
             found += [str(caught.value), repr(caught.value), repr(adapter), str(adapter.get_cache_stats())]
-            found += [(tmp_path / "metrics.prom").read_text(), str(adapter.readings())]
+            found += [(tmp_path / "metrics.prom").read_text(), str(adapter.metrics_snapshot())]
     found.append(lines.getvalue())
     events = {logs.parse(line)["event"] for line in lines.getvalue().splitlines()}
-    assert {"read_again", "read_gave_up", "breaker_opened"} <= events
+    assert {"read_retry", "read_failed", "circuit_breaker_opened"} <= events
     for secret in PLANTED.values():
         assert [text for text in found if secret in text] == []

@@ -54,7 +54,7 @@ def test_a_secret_is_masked_by_its_name_or_shape(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "read_gave_up source=s3 path=a/b.pt attempts=3",
+        "read_failed source=s3 path=a/b.pt attempts=3",
         "cache_prefetch_failed key=12 error=x",
         "max_tokens=512 and 3 tokens: fine, authors=2, design=x, monkey: b",
         "open /a@b/c?d=e: http://h/x@y?page=2#z",

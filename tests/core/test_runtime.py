@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from streaming.core.runtime import Done, Pending, Runtime, current_runtime
-from streaming.errors import WrongThread
+from streaming.errors import WrongThreadError
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_run_on_the_loop_thread_is_refused(runtime):
     async def nested():
         runtime.run(_double(1))
 
-    with pytest.raises(WrongThread, match="await the async form"):
+    with pytest.raises(WrongThreadError, match="await the async form"):
         runtime.run(nested())
 
 

@@ -34,7 +34,7 @@ groups:
 - name: run
   rules:
   - alert: StreamingBadSamples
-    expr: sum by (job, dataset, rank) (streaming_bad_samples_total) > 0
+    expr: sum by (job, dataset, rank) (streaming_samples_replaced_total) > 0
     labels: {severity: warning}
 """
 
@@ -112,7 +112,7 @@ def _adapter(primary: str, mirror: str, quarantine: Path) -> StreamingDatasetAda
         on_error="replace",
         max_bad_share=1.0,
         quarantine_path=quarantine,
-        resilience={"cooldown_s": 0.5, "cooldown_most_s": 0.5},
+        resilience={"cooldown_s": 0.5, "cooldown_max_s": 0.5},
         name=DATASET,
     )
 

@@ -13,7 +13,14 @@ from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.engine.bad_samples import BadSamples
-from streaming.errors import AccessDenied, ConfigError, DecodeError, NotFound, StreamingError, TooManyBadSamples
+from streaming.errors import (
+    AccessDenied,
+    ConfigError,
+    DecodeError,
+    ObjectNotFoundError,
+    StreamingError,
+    TooManyBadSamples,
+)
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.testing import Fault, FaultySource, MemorySource
 
@@ -111,12 +118,12 @@ def test_missing_changed_and_refused_samples_are_replaced() -> None:
         assert adapter.get_cache_stats()["bad_samples"] == 3
 
 
-@pytest.mark.parametrize("error", [AccessDenied, NotFound])
+@pytest.mark.parametrize("error", [AccessDenied, ObjectNotFoundError])
 def test_a_source_that_refuses_is_no_bad_sample(error: type[StreamingError]) -> None:
     """A refused login stops the run; an object that is not there does not."""
     source = FaultySource(source_of(()), [Fault(path="003.json", error=error("it said no"), times=None)])
     with replacing(source) as adapter:
-        if error is NotFound:
+        if error is ObjectNotFoundError:
             assert adapter[3]["idx"] != 3
         else:
             with pytest.raises(AccessDenied):

@@ -21,12 +21,12 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.core.epoch_index import EpochIndex
 from streaming.core.runtime import current_runtime
 from streaming.errors import (
-    Closed,
+    ClosedError,
     ConfigError,
     DecodeError,
+    EngineGoneError,
     MissingPart,
-    NotFound,
-    OwnerGone,
+    ObjectNotFoundError,
     PrepareError,
     SourceUnavailable,
 )
@@ -251,7 +251,7 @@ def test_errors_of_reads_are_those_of_a_thread(source, tmp_path):
     (tmp_path / "data" / "damaged.pt").write_bytes(b"PK\x03\x04 and no more")
     with _open(source) as adapter:
         os.unlink(tmp_path / "data" / "003.bin")
-        with pytest.raises(NotFound, match=r"003\.bin") as error:
+        with pytest.raises(ObjectNotFoundError, match=r"003\.bin") as error:
             adapter[3]
         assert (error.value.path, error.value.source) == ("003.bin", "data")
         with pytest.raises(DecodeError, match=r"damaged\.pt"):
@@ -263,7 +263,7 @@ def test_errors_of_reads_are_those_of_a_thread(source, tmp_path):
 
 def test_errors_of_opening_are_raised_here(source, tmp_path):
     """What the child meets at its start is raised by the constructor, as the same class."""
-    with pytest.raises(NotFound, match="nowhere"):
+    with pytest.raises(ObjectNotFoundError, match="nowhere"):
         _open(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="labels"):
         _open(source, data_mapping=["data", "labels"])
@@ -289,7 +289,7 @@ class _Deadly:
 
 def test_a_child_that_ends_at_its_start_is_an_error(source):
     """Not a hang: what ended it, and the next step."""
-    with pytest.raises(OwnerGone, match=r"SIGKILL.*memory.*stderr"):
+    with pytest.raises(EngineGoneError, match=r"SIGKILL.*memory.*stderr"):
         _open(source, prepare=_Deadly())
 
 
@@ -348,7 +348,7 @@ def test_closing_leaves_nothing(source):
     assert held()[0] <= before[0]
     assert held()[1] <= before[1]
     for use in (lambda: adapter[0], lambda: len(adapter), adapter.get_cache_stats):
-        with pytest.raises(Closed, match="closed"):
+        with pytest.raises(ClosedError, match="closed"):
             use()
 
 
@@ -381,15 +381,15 @@ def test_the_end_of_the_child_is_an_error_at_every_reader(source, tmp_path, how)
         slow = pool.submit(adapter.__getitem__, 4)
         with open(gate, "w"):
             os.kill(reader, how)
-            with pytest.raises(OwnerGone, match=f"{reader}.*{how.name}.*new adapter"):
+            with pytest.raises(EngineGoneError, match=f"{reader}.*{how.name}.*new adapter"):
                 slow.result(30)
-        with pytest.raises(OwnerGone, match="new adapter"):
+        with pytest.raises(EngineGoneError, match="new adapter"):
             adapter[0]
-        with pytest.raises(OwnerGone, match="training process"):
+        with pytest.raises(EngineGoneError, match="training process"):
             list(workers)
-        with pytest.raises(OwnerGone, match="new adapter"):
+        with pytest.raises(EngineGoneError, match="new adapter"):
             adapter.prefetch_batch([0]).result(30)
-        with pytest.raises(OwnerGone, match="new adapter"):
+        with pytest.raises(EngineGoneError, match="new adapter"):
             adapter.get_cache_stats()
         adapter.forget(adapter)
 
@@ -403,7 +403,7 @@ def test_closing_does_not_wait_for_a_read_that_stands_still(source, tmp_path):
             slow = pool.submit(adapter.__getitem__, 4)
             writing = open(gate, "w")
         assert not _is_there(reader)
-        with pytest.raises((Closed, OwnerGone)):
+        with pytest.raises((ClosedError, EngineGoneError)):
             slow.result(30)
         writing.close()
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from streaming.engine.decode_pool import DecodePool
-from streaming.errors import Closed
+from streaming.errors import ClosedError
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def test_close_waits_for_what_runs_and_refuses_more():
     await asyncio.to_thread(pool.close)
     await asyncio.to_thread(pool.close)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("streaming-decode")]
-    with pytest.raises(Closed, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         pool.run(_thread_name)
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.core.config import DataSourceConfig
-from streaming.engine.replicas import CopyReader, open_entries
-from streaming.errors import ConfigError, NotFound, ObjectChanged, SourceError
+from streaming.engine.replicas import ReplicaReader, open_entries
+from streaming.errors import ConfigError, ObjectChanged, ObjectNotFoundError, SourceError
 from streaming.index import Row, SampleIndex
 from streaming.resilience import Retry, stack
 from streaming.sources import LocalDataSource, register_scheme
@@ -149,7 +149,7 @@ def test_rows_of_one_object_in_flight_at_once_are_each_checked(
         first = adapter[0]
         primary.signal.set()
         assert [first["rows"], late.result()["rows"]] == [{"n": 0}, {"n": 1}]
-        assert adapter.readings()["source_mismatches"]["primary",] == 2
+        assert adapter.metrics_snapshot()["source_integrity_failures"]["primary",] == 2
         assert adapter.get_cache_stats()["fetched_bytes"] == 18 * len(sources) + 4 * 8, "with the index"
 
 
@@ -162,16 +162,16 @@ def test_a_given_source_is_not_tried_again() -> None:
         assert adapter[0]["data"] == b"a"
 
 
-async def open_reader(sources: list[Any], **mapping: Any) -> tuple[CopyReader, list[Row]]:
+async def open_reader(sources: list[Any], **mapping: Any) -> tuple[ReplicaReader, list[Row]]:
     """A reader of the sources, and the rows of all samples."""
     entries = open_entries(sources)
     index = await SampleIndex.build([entry.source for entry in entries], **mapping)
-    return CopyReader(entries, index), [row for number in range(len(index)) for row in index.rows(number)]
+    return ReplicaReader(entries, index), [row for number in range(len(index)) for row in index.rows(number)]
 
 
-def asked(reader: CopyReader) -> dict[tuple[str, ...], int]:
+def asked(reader: ReplicaReader) -> dict[tuple[str, ...], int]:
     """Requests by copy and outcome, without what never came."""
-    return {labels: count for labels, count in reader.readings()["source_requests"].items() if count}
+    return {labels: count for labels, count in reader.metrics_snapshot()["source_requests"].items() if count}
 
 
 @pytest.fixture
@@ -198,19 +198,19 @@ async def test_reads_in_several_threads_are_all_counted(tmp_path: Path) -> None:
         for _ in range(rounds):
             for number, row in enumerate(rows):
                 reader.read_blocking(row, buffer if number % 2 else None, perf_counter())
-            with pytest.raises(NotFound):
+            with pytest.raises(ObjectNotFoundError):
                 reader.read_blocking(missing, None, perf_counter())
 
     reading = [threading.Thread(target=read) for _ in range(threads)]
     for thread in reading:
         thread.start()
     while any(thread.is_alive() for thread in reading):
-        numbers = reader.readings()
+        numbers = reader.metrics_snapshot()
         assert sum(numbers["source_request_duration_seconds"]["data",][:-1]) == numbers["source_requests"]["data", "ok"]
         assert 0 <= numbers["source_in_flight"]["data",] <= threads
     assert asked(reader) == {("data", "ok"): threads * rounds * 8, ("data", "not_found"): threads * rounds}
-    assert reader.readings()["source_bytes"] == {("data",): threads * rounds * 8 * 5}
-    assert reader.readings()["source_in_flight"] == {("data",): 0}
+    assert reader.metrics_snapshot()["source_bytes"] == {("data",): threads * rounds * 8 * 5}
+    assert reader.metrics_snapshot()["source_in_flight"] == {("data",): 0}
     await reader.aclose()
 
 
@@ -229,7 +229,7 @@ async def test_threads_that_count_at_the_same_moment_lose_nothing() -> None:
 
     reader, rows = await open_reader([Source("data", {"a.bin": b"12345"})])
     await asyncio.gather(*(asyncio.to_thread(reader.read_blocking, rows[0], None, perf_counter()) for _ in range(2)))
-    assert reader.readings()["source_bytes"] == {("data",): 10}
+    assert reader.metrics_snapshot()["source_bytes"] == {("data",): 10}
     assert asked(reader) == {("data", "ok"): 2}
 
 
@@ -240,7 +240,7 @@ async def test_reads_in_a_thread_take_from_one_moment_to_the_next(tmp_path: Path
     for _ in range(3):
         blob, ended = reader.read_blocking(rows[0], None, ended)
         assert bytes(blob.data) == b"a.bin"
-    *answered, seconds = reader.readings()["source_request_duration_seconds"]["data",]
+    *answered, seconds = reader.metrics_snapshot()["source_request_duration_seconds"]["data",]
     assert sum(answered) == 3
     assert seconds == pytest.approx(ended - began)
     await reader.aclose()
@@ -261,7 +261,7 @@ def test_each_part_of_a_sample_has_its_own_latency() -> None:
     source = Slow("data", {f"{part}/0.bin": b"12345" for part in "abc"})
     with StreamingDatasetAdapter(source, {part: part for part in "abc"}) as adapter:
         assert adapter[0]["c"] == b"12345"
-        *_, seconds = adapter.readings()["source_request_duration_seconds"]["data",]
+        *_, seconds = adapter.metrics_snapshot()["source_request_duration_seconds"]["data",]
     assert len(took) == 3
     assert sum(took) <= seconds < 1.5 * sum(took), "in line it would be twice as long"
 
@@ -276,10 +276,10 @@ async def test_a_given_source_is_counted_where_it_is_read() -> None:
         await reader.read(rows[1])
     blob = await reader.read(rows[1])
     await settle()
-    reading = reader.readings()
+    reading = reader.metrics_snapshot()
     assert reading["source_in_flight"] == {("held",): 1, ("faulty",): 0}
     assert reading["source_bytes"] == {("held",): 0, ("faulty",): len(blob.data)}
-    assert not {"source_breaker_state", "source_limit", "source_retries"} & set(reading)
+    assert not {"source_breaker_state", "source_concurrency_limit", "source_retries"} & set(reading)
     read.cancel()
     await asyncio.gather(read, return_exceptions=True)
     assert asked(reader) == {("held", "cancelled"): 1, ("faulty", "other"): 1, ("faulty", "ok"): 1}
@@ -293,7 +293,7 @@ async def test_a_given_stack_counts_by_itself() -> None:
     reader, rows = await open_reader([source])
     await driven(clock, reader.read(rows[0]), step_s=0.3)
     assert asked(reader) == {("data", "ok"): 1}
-    assert reader.readings()["source_request_duration_seconds"]["data",][-1] == pytest.approx(0.3)
+    assert reader.metrics_snapshot()["source_request_duration_seconds"]["data",][-1] == pytest.approx(0.3)
     await reader.aclose()
 
 
@@ -301,7 +301,10 @@ async def test_parts_that_several_sources_hold_add_to_their_copies() -> None:
     """A copy that is read for itself, and as one of two, is one copy; what stands around both is told of the first."""
     one = FaultySource(
         MemorySource("one", {"latents/a.bin": b"12", "conditions/a.bin": b"345"}),
-        [Fault("latents/a.bin", error=SourceError("planted")), Fault("latents/a.bin", error=NotFound("gone"))],
+        [
+            Fault("latents/a.bin", error=SourceError("planted")),
+            Fault("latents/a.bin", error=ObjectNotFoundError("gone")),
+        ],
     )
     two = MemorySource("two", {"latents/a.bin": b"12"})
     reader, rows = await open_reader([one, two], data_mapping=["latents", "conditions"])
@@ -311,8 +314,8 @@ async def test_parts_that_several_sources_hold_add_to_their_copies() -> None:
         await reader.read(shared)
     assert bytes((await reader.read(shared)).data) == b"12"
     assert asked(reader) == {("one", "ok"): 1, ("one", "other"): 1, ("one", "not_found"): 1, ("two", "ok"): 1}
-    assert reader.readings()["source_failovers"] == {("one",): 1}
-    assert set(reader.readings()["source_limit"]) == {("one",), ("two",)}
+    assert reader.metrics_snapshot()["source_failovers"] == {("one",): 1}
+    assert set(reader.metrics_snapshot()["source_concurrency_limit"]) == {("one",), ("two",)}
     await reader.aclose()
 
 
@@ -332,7 +335,7 @@ def test_an_adapter_tells_of_its_sources(tmp_path: Path) -> None:
     with StreamingDatasetAdapter(str(write(tmp_path / "data", *names))) as adapter:
         for number in range(6):
             adapter[number]
-        reading = adapter.readings()
+        reading = adapter.metrics_snapshot()
     assert reading["source_requests"]["data", "ok"] == 6
     assert reading["source_bytes"]["data",] == 6 * 5
     *buckets, seconds = reading["source_request_duration_seconds"]["data",]

@@ -13,7 +13,7 @@ import pytest
 from torch.utils.data import DataLoader, RandomSampler
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.errors import NotFound, ObjectChanged, SourceError
+from streaming.errors import ObjectChanged, ObjectNotFoundError, SourceError
 from tests.conftest import SERVICES, WebServer
 from tests.relay import Relay
 
@@ -78,7 +78,7 @@ def train(adapter: StreamingDatasetAdapter, at_half: Callable[[], object] = lamb
 
 def test_the_primary_dies_and_comes_back(primary: Relay, mirror: Relay, www: str) -> None:
     """The mirror serves the rest of the epoch; once the primary is back it is asked again."""
-    with adapter_of(primary.url + www, mirror.url + www, cooldown_s=0.05, cooldown_most_s=0.1) as adapter:
+    with adapter_of(primary.url + www, mirror.url + www, cooldown_s=0.05, cooldown_max_s=0.1) as adapter:
         assert train(adapter, primary.kill) < 5
         assert mirror.connections > 0
         taken = primary.connections
@@ -99,7 +99,7 @@ def test_the_primary_falls_silent(primary: Relay, mirror: Relay, www: str) -> No
 
 def test_answers_cut_at_random_bytes(primary: Relay, www: str) -> None:
     """A body that breaks off anywhere is read again, whole."""
-    with adapter_of(primary.url + www, backoff_base_s=0.01, retry_share=1.0, retry_burst=1000) as adapter:
+    with adapter_of(primary.url + www, backoff_base_s=0.01, retry_ratio=1.0, retry_burst=1000) as adapter:
         len(adapter)
         primary.kill()
         primary.cut_share = 0.5
@@ -116,7 +116,7 @@ def test_a_primary_that_was_never_there(url: str, mirror: Relay, www: str) -> No
 
 def test_all_copies_are_down(primary: Relay, mirror: Relay, www: str) -> None:
     """One error, within the deadline, tells what was tried on which copy; afterwards everything can be read."""
-    resilience = {"deadline_s": 1.5, "backoff_base_s": 0.05, "cooldown_s": 0.05, "cooldown_most_s": 0.1}
+    resilience = {"deadline_s": 1.5, "backoff_base_s": 0.05, "cooldown_s": 0.05, "cooldown_max_s": 0.1}
     with adapter_of(primary.url + www, mirror.url + www, **resilience) as adapter:
         len(adapter)
         primary.kill()
@@ -140,7 +140,7 @@ def test_a_stale_mirror(nginx: WebServer, primary: Relay, mirror: Relay, www: st
         (stale / f"{number:04d}.bin").write_bytes(content(number))
     (stale / "0007.bin").unlink()
     (stale / "0008.bin").write_bytes(b"old")
-    resilience = {"deadline_s": 1.0, "backoff_base_s": 0.05, "cooldown_s": 0.05, "cooldown_most_s": 0.1}
+    resilience = {"deadline_s": 1.0, "backoff_base_s": 0.05, "cooldown_s": 0.05, "cooldown_max_s": 0.1}
     with adapter_of(primary.url + www, f"{mirror.url}stale/{www}", **resilience) as adapter:
         assert adapter[6]["data"] == content(6)
         primary.kill()
@@ -158,7 +158,7 @@ def test_an_object_that_vanishes_or_grows(nginx: WebServer, www: str) -> None:
         len(adapter)
         (nginx.root / www / "0005.bin").unlink()
         (nginx.root / www / "0006.bin").write_bytes(b"more" * 30_000)
-        with pytest.raises(NotFound, match=r"0005\.bin"):
+        with pytest.raises(ObjectNotFoundError, match=r"0005\.bin"):
             adapter[5]
         with pytest.raises(ObjectChanged, match=r"0006\.bin"):
             adapter[6]
@@ -236,7 +236,7 @@ def test_nothing_but_503_for_a_while(faults: FaultProxy, www: str) -> None:
 
 def test_connections_closed_before_an_answer(faults: FaultProxy, www: str) -> None:
     """One request in five gets no answer."""
-    with adapter_of(faults.url + www, backoff_base_s=0.01, retry_share=1.0, retry_burst=1000) as adapter:
+    with adapter_of(faults.url + www, backoff_base_s=0.01, retry_ratio=1.0, retry_burst=1000) as adapter:
         len(adapter)
         faults.set(close_pct=20)
         train(adapter)

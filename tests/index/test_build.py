@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.core.config import DataSourceConfig
-from streaming.errors import ConfigError, DuplicateName, IndexBuildError, MissingPart, NoSamples, NotFound
+from streaming.errors import ConfigError, DuplicateName, IndexBuildError, MissingPart, NoSamples, ObjectNotFoundError
 from streaming.index import SampleIndex
 from streaming.sources.local.source import LocalDataSource
 from streaming.testing import MemorySource
@@ -256,7 +256,7 @@ async def test_a_rename_that_leaves_no_name_is_refused() -> None:
 async def test_a_source_that_cannot_be_listed_fails_the_build(tmp_path: Path) -> None:
     """A missing root is an error, not an empty data set, and the other listing is ended."""
     gone = LocalDataSource(DataSourceConfig("gone", "local", tmp_path / "gone"))
-    with pytest.raises(NotFound, match="gone"):
+    with pytest.raises(ObjectNotFoundError, match="gone"):
         await SampleIndex.build([memory("data", "a.pt"), gone])
 
 

@@ -104,7 +104,7 @@ async def test_a_part_of_the_objects_is_skipped_with_one_warning(
     index.save(tmp_path / "a.index")
     opened = SampleIndex.open(tmp_path / "a.index")
     assert opened.skipped_objects == 5
-    assert opened.skips.counts["no_codec"] == {".csv": 2, ".h5": 1, ".zip": 1}
+    assert opened.skips.counts["unsupported_suffix"] == {".csv": 2, ".h5": 1, ".zip": 1}
 
 
 async def test_what_is_left_out_by_convention_is_counted_and_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:

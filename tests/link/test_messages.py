@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from streaming.core.runtime import Runtime
-from streaming.errors import OwnerGone
+from streaming.errors import EngineGoneError
 from streaming.link.messages import LinkClient, LinkHandle, LinkServer
 
 
@@ -49,7 +49,7 @@ def _ask(handle, connection):
     for request in iter(connection.recv, None):
         try:
             connection.send(client.request(request))
-        except OwnerGone as exc:
+        except EngineGoneError as exc:
             connection.send(exc)
     client.close()
 
@@ -99,7 +99,7 @@ def test_a_worker_sees_the_end_of_its_owner(runtime, server, arena_fd):
     runtime.run(server.aclose())
     pipe.send("y")
     error = pipe.recv()
-    assert isinstance(error, OwnerGone)
+    assert isinstance(error, EngineGoneError)
     assert "start again" in str(error)
     pipe.send(None)
     process.join(30)
@@ -136,14 +136,14 @@ async def test_a_request_can_be_awaited(runtime, server):
     client = LinkClient(server.hello_fd)
     assert await client.request_async([1, 2]) == [[1, 2], os.getpid()]
     await asyncio.wrap_future(runtime.submit(server.aclose()))
-    with pytest.raises(OwnerGone, match="start again"):
+    with pytest.raises(EngineGoneError, match="start again"):
         await client.request_async("x")
 
 
 def test_what_is_no_line_is_refused(arena_fd):
     """A descriptor that is no line is an error with a next step, and a line does not travel by plain pickle."""
     client = LinkClient(arena_fd)
-    with pytest.raises(OwnerGone):
+    with pytest.raises(EngineGoneError):
         client.request("x")
     with pytest.raises(TypeError):
         pickle.dumps(client)
@@ -216,6 +216,6 @@ def test_a_worker_without_descriptors_is_not_told_that_its_owner_is_gone(server)
             client.request("x")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert not isinstance(error.value, OwnerGone)
+    assert not isinstance(error.value, EngineGoneError)
     assert client.request("x") == ["x", os.getpid()]
     client.close()

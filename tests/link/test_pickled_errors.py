@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from streaming.errors import NotFound, SourceUnavailable
+from streaming.errors import ObjectNotFoundError, SourceUnavailable
 from streaming.link.pickled_errors import pickle_error
 
 
@@ -75,8 +75,8 @@ def test_causes_and_contexts_survive():
             except KeyError:
                 raise _TwoArguments(1, "x")  # noqa: B904 - a context
         except _TwoArguments as exc:
-            raise NotFound("gone", path="p") from exc
-    except NotFound as exc:
+            raise ObjectNotFoundError("gone", path="p") from exc
+    except ObjectNotFoundError as exc:
         crossed = _crossed(exc)
     assert (crossed.path, type(crossed.__cause__), crossed.__cause__.code) == ("p", _TwoArguments, 1)
     assert isinstance(crossed.__cause__.__context__, KeyError)

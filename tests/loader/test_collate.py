@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from streaming.loader.collate import PadCollate, stack_collate
+from streaming.loader.collate import PadCollate, StackCollate
 
 Pair = namedtuple("Pair", "left right")
 
@@ -18,7 +18,7 @@ def test_equal_shapes_give_what_torch_gives():
         {"x": torch.full((2, 3), i), "n": i, "f": i / 2, "flag": bool(i), "a": np.arange(3) + i, "idx": np.int64(i)}
         for i in range(4)
     ]
-    ours, theirs = stack_collate(samples), default_collate(samples)
+    ours, theirs = StackCollate()(samples), default_collate(samples)
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         assert ours[key].dtype == value.dtype
@@ -28,7 +28,7 @@ def test_equal_shapes_give_what_torch_gives():
 def test_nests_keep_their_structure():
     """Dicts, lists, tuples and named tuples come back as such; text, bytes and None as lists."""
     samples = [{"a": {"b": [torch.ones(1), "s"]}, "t": (i, b"x"), "p": Pair(i, None)} for i in range(2)]
-    batch = stack_collate(samples)
+    batch = StackCollate()(samples)
     assert batch["a"]["b"][0].shape == (2, 1)
     assert batch["a"]["b"][1] == ["s", "s"]
     assert batch["t"][1] == [b"x", b"x"]
@@ -41,20 +41,20 @@ def test_different_shapes_are_refused_by_name():
     """The error says which entry differs and how, and what to use."""
     samples = [{"a": {"b": torch.ones(2)}}, {"a": {"b": torch.ones(3)}}]
     with pytest.raises(ValueError, match=r"sample\['a'\]\['b'\].*\[2\], \[3\].*PadCollate"):
-        stack_collate(samples)
+        StackCollate()(samples)
 
 
 @pytest.mark.parametrize("other", [{"a": 1, "b": 2}, 5])
 def test_different_keys_are_refused(other):
     """Samples of one batch have the same keys."""
     with pytest.raises(ValueError, match="different keys"):
-        stack_collate([{"a": 1}, other])
+        StackCollate()([{"a": 1}, other])
 
 
 def test_lists_of_different_lengths_are_refused():
     """Nothing is cut silently."""
     with pytest.raises(ValueError, match="different lengths"):
-        stack_collate([{"a": [1, 2]}, {"a": [1]}])
+        StackCollate()([{"a": [1, 2]}, {"a": [1]}])
 
 
 def test_padding_fills_to_the_longest_and_tells_the_lengths():

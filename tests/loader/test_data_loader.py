@@ -14,7 +14,7 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import ConfigError, DecodeError, StateError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.loader.mixed_dataset import MixedDataset
-from streaming.order.batching import Packing, TokenBatches
+from streaming.order.batching import SequencePacking, TokenBudgetBatching
 from streaming.order.permutation import Shuffled
 from streaming.testing import MemorySource
 
@@ -251,7 +251,7 @@ def test_state_of_another_run_is_refused() -> None:
         "seed was 1 and is 2": loader_of(data, seed=2),
         "order was 'shuffled' and is 'sequential'": loader_of(data, shuffle=False),
         "n was 50 and is 49": loader_of(data[:49], seed=1),
-        "max_tokens": loader_of(data, None, seed=1, batching=TokenBatches(lengths, 40)),
+        "max_tokens": loader_of(data, None, seed=1, batching=TokenBudgetBatching(lengths, 40)),
     }
     for told, loader in others.items():
         before = loader.state_dict()
@@ -260,13 +260,13 @@ def test_state_of_another_run_is_refused() -> None:
         assert loader.state_dict() == before
 
 
-@pytest.mark.parametrize("batching", [None, TokenBatches([5] * 40, 20, window=8)])
+@pytest.mark.parametrize("batching", [None, TokenBudgetBatching([5] * 40, 20, window=8)])
 def test_weights_may_change_ahead_of_a_state_and_not_behind(batching: Any) -> None:
     """A run goes on with other weights from a later position; what was given before stays what it was."""
 
     def loader(changes: Any = None) -> StreamingDataLoader:
         streams = {"a": torch.arange(20), "b": torch.arange(100, 120)}
-        mixed = MixedDataset(streams, weights={"a": 1, "b": 1}, changes=changes)
+        mixed = MixedDataset(streams, weights={"a": 1, "b": 1}, weight_schedule=changes)
         return StreamingDataLoader(mixed, None if batching else 4, batching=batching, rank=0, world_size=1)
 
     first = loader()
@@ -300,7 +300,7 @@ def test_batches_by_tokens() -> None:
     lengths = (torch.arange(COUNT) % 7 + 1).numpy()
     data = torch.arange(COUNT)
     loaders = [
-        loader_of(data, None, batching=TokenBatches(lengths, 24), rank=rank, world_size=2, drop_last=True)
+        loader_of(data, None, batching=TokenBudgetBatching(lengths, 24), rank=rank, world_size=2, drop_last=True)
         for rank in range(2)
     ]
     batches = [list(loader) for loader in loaders]
@@ -308,10 +308,10 @@ def test_batches_by_tokens() -> None:
     assert all(len(batch) * lengths[batch].max() <= 24 for part in batches for batch in part)
     seen = torch.cat([batch for part in batches for batch in part]).tolist()
     assert len(seen) == len(set(seen)) >= COUNT - 24
-    whole = [batch.tolist() for batch in loader_of(data, None, batching=TokenBatches(lengths, 24))]
-    loader = loader_of(data, None, batching=TokenBatches(lengths, 24))
+    whole = [batch.tolist() for batch in loader_of(data, None, batching=TokenBudgetBatching(lengths, 24))]
+    loader = loader_of(data, None, batching=TokenBudgetBatching(lengths, 24))
     assert [batch.tolist() for batch in islice(loader, 4)] == whole[:4]
-    resumed = loader_of(data, None, batching=TokenBatches(lengths, 24))
+    resumed = loader_of(data, None, batching=TokenBudgetBatching(lengths, 24))
     resumed.load_state_dict(loader.state_dict())
     assert [batch.tolist() for batch in resumed] == whole[4:]
 
@@ -325,7 +325,7 @@ def test_packs(workers: int) -> None:
     """`batch_size` packs make a batch; a pack's samples come together, and all samples once."""
     lengths = (torch.arange(COUNT) % 7 + 1).numpy()
     with adapter_of() as adapter:
-        loader = loader_of(adapter, 3, batching=Packing(lengths, 16), collate_fn=as_lists, num_workers=workers)
+        loader = loader_of(adapter, 3, batching=SequencePacking(lengths, 16), collate_fn=as_lists, num_workers=workers)
         batches = list(loader)
         assert loader.plan is not None
         assert 0 <= loader.plan.padding(0) < 0.3
@@ -343,7 +343,7 @@ def test_settings_that_cannot_be_used() -> None:
         (r"batch_sampler \(list\) is given", {"batch_sampler": [[1, 2]]}),
         ("batch_size=0", {"batch_size": 0}),
         ("batch_size=None", {"batch_size": None}),
-        ("batch_size=4 with TokenBatches", {"batching": TokenBatches(lengths, 4)}),
+        ("batch_size=4 with TokenBudgetBatching", {"batching": TokenBudgetBatching(lengths, 4)}),
         ("too few for 9 ranks", {"rank": 0, "world_size": 9}),
     ]
     for told, options in refused:

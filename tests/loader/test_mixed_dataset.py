@@ -145,7 +145,7 @@ def test_adapters_are_read_ahead_of(stores: Stores) -> None:
 def test_workers_read_through_the_adapters(stores: Stores, start_method: str) -> None:
     """DataLoader workers get every sample of the epoch, in the order of the mixture."""
     mixed = MixedDataset(stores)
-    order = mixed.order.samples(0, 0, mixed.order.n).tolist()
+    order = mixed.order.samples(0, 0, mixed.order.epoch_size).tolist()
     loader = DataLoader(
         mixed,
         batch_size=8,
@@ -185,9 +185,9 @@ def test_the_fingerprint_changes_with_the_data(stores: Stores, tmp_path: Path) -
 def test_settings_are_those_of_a_mixture() -> None:
     """Every choice reaches the order, and a bad one is refused."""
     parts = {"a": Plain(0, 10), "b": Plain(10, 10)}
-    assert MixedDataset(parts, repeats={"b": 2}).order.n == 30
+    assert MixedDataset(parts, repeats={"b": 2}).order.epoch_size == 30
     assert MixedDataset(parts, epoch_size=7, seed=4).order.settings()["seed"] == 4
-    changed = MixedDataset(parts, shuffle=False, changes={20: {"a": 0, "b": 1}}).order
+    changed = MixedDataset(parts, shuffle=False, weight_schedule={20: {"a": 0, "b": 1}}).order
     assert changed.counts(2, 0) == {"a": 10, "b": 30}
     with pytest.raises(ConfigError, match="'b' is nan"):
         MixedDataset(parts, {"a": 1, "b": float("nan")})

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from streaming.loader.pack import Pack
-from streaming.order.batching import Packing
+from streaming.loader.pack import PackCollate
+from streaming.order.batching import SequencePacking
 from streaming.order.permutation import Shuffled
 
 
@@ -23,7 +23,7 @@ def sample(*tokens: int, **more: Any) -> dict[str, Any]:
 
 def test_samples_follow_each_other_in_a_row() -> None:
     """Tokens, then padding; documents are numbered from 0, positions begin anew in each."""
-    batch = Pack(6)([[sample(7, 8), sample(9, 10, 11)], [sample(1, 2, 3, 4, 5, 6)]])
+    batch = PackCollate(6)([[sample(7, 8), sample(9, 10, 11)], [sample(1, 2, 3, 4, 5, 6)]])
     assert batch["input_ids"].tolist() == [[7, 8, 9, 10, 11, 0], [1, 2, 3, 4, 5, 6]]
     assert batch["document_ids"].tolist() == [[0, 0, 1, 1, 1, -1], [0] * 6]
     assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
@@ -33,7 +33,7 @@ def test_samples_follow_each_other_in_a_row() -> None:
 def test_each_key_is_padded_with_its_own_value() -> None:
     """Labels of another type beside the tokens, as tensors or arrays; other entries are left out."""
     packs = [[sample(1, 2, labels=np.array([3.5, 4.5]), idx=8)]]
-    batch = Pack(3, ("input_ids", "labels"), {"labels": -100})(packs)
+    batch = PackCollate(3, ("input_ids", "labels"), {"labels": -100})(packs)
     assert batch["input_ids"].tolist() == [[1, 2, 0]]
     assert batch["labels"].tolist() == [[3.5, 4.5, -100]]
     assert set(batch) == {"input_ids", "labels", "document_ids", "position_ids"}
@@ -45,7 +45,7 @@ def test_documents_are_got_back_whole(packs: list[list[int]]) -> None:
     """From tokens and document ids the samples follow, also empty ones by their number."""
     many = iter(range(1, 1000))
     samples = [[sample(*(next(many) for _ in range(length))) for length in pack] for pack in packs]
-    batch = Pack(48)(samples)
+    batch = PackCollate(48)(samples)
     for row, pack in enumerate(samples):
         for number, one in enumerate(pack):
             is_in = batch["document_ids"][row] == number
@@ -72,10 +72,10 @@ class Documents(torch.utils.data.Dataset[Any]):
 def test_it_collates_in_workers(start_method: str) -> None:
     """With DataLoader workers every token of a planned epoch comes once."""
     lengths = [at % 7 + 1 for at in range(40)]
-    plan = Packing(lengths, 16).over(Shuffled(40))
-    documents = Documents(lengths, [pack.tolist() for pack in plan.read(0, 0, plan.units(0))])
+    plan = SequencePacking(lengths, 16).plan(Shuffled(40))
+    documents = Documents(lengths, [pack.tolist() for pack in plan.read(0, 0, plan.num_groups(0))])
     loader = DataLoader(
-        documents, batch_size=4, num_workers=1, collate_fn=Pack(16), multiprocessing_context=start_method
+        documents, batch_size=4, num_workers=1, collate_fn=PackCollate(16), multiprocessing_context=start_method
     )
     tokens = torch.cat([batch["input_ids"][batch["document_ids"] >= 0] for batch in loader])
     assert torch.bincount(tokens).tolist() == lengths
@@ -84,7 +84,7 @@ def test_it_collates_in_workers(start_method: str) -> None:
 def test_it_can_be_pickled() -> None:
     """A copy collates as the first."""
     packs = [[sample(1)]]
-    pack = Pack(2, pad_values={"input_ids": 5})
+    pack = PackCollate(2, pad_values={"input_ids": 5})
     assert torch.equal(pickle.loads(pickle.dumps(pack))(packs)["input_ids"], pack(packs)["input_ids"])
 
 
@@ -100,20 +100,20 @@ def test_it_can_be_pickled() -> None:
 def test_packs_that_do_not_fit_are_refused(packs: Any, message: str) -> None:
     """The error names the pack and the sample; nothing is cut silently."""
     with pytest.raises(ValueError, match=message):
-        Pack(3)(packs)
+        PackCollate(3)(packs)
 
 
 def test_keys_of_different_lengths_are_refused() -> None:
     """Labels are one a token."""
     with pytest.raises(ValueError, match="equal for all keys"):
-        Pack(3, ("input_ids", "labels"))([[sample(1, 2, labels=torch.ones(1))]])
+        PackCollate(3, ("input_ids", "labels"))([[sample(1, 2, labels=torch.ones(1))]])
 
 
 def test_settings_that_cannot_be_used_are_refused() -> None:
     """No tokens, no keys, or padding of a key that is not there."""
     with pytest.raises(ValueError, match="max_tokens=0"):
-        Pack(0)
+        PackCollate(0)
     with pytest.raises(ValueError, match="keys are empty"):
-        Pack(1, ())
+        PackCollate(1, ())
     with pytest.raises(ValueError, match="'labels'"):
-        Pack(1, "input_ids", {"labels": 1})
+        PackCollate(1, "input_ids", {"labels": 1})

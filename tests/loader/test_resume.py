@@ -19,7 +19,7 @@ import pytest
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.loader.mixed_dataset import MixedDataset
-from streaming.order.batching import Packing, TokenBatches
+from streaming.order.batching import SequencePacking, TokenBudgetBatching
 from streaming.testing import MemorySource
 
 SEED = os.environ["STREAMING_CUTS_SEED"]
@@ -55,9 +55,9 @@ def adapter_of(name: str, count: int) -> StreamingDatasetAdapter:
 
 def loader_of(kind: str, dataset: Any, batch_size: int, rank: int, world: int, **options: Any) -> StreamingDataLoader:
     if kind == "tokens":
-        options |= {"batching": TokenBatches(LENGTHS, 90, window=40)}
+        options |= {"batching": TokenBudgetBatching(LENGTHS, 90, window=40)}
     elif kind == "packs":
-        options |= {"batching": Packing(LENGTHS, 40, window=40), "batch_size": batch_size}
+        options |= {"batching": SequencePacking(LENGTHS, 40, window=40), "batch_size": batch_size}
     else:
         options |= {"batch_size": batch_size}
     collate = as_one_unit if kind == "tokens" else as_units

@@ -154,5 +154,5 @@ def test_what_cannot_be_used() -> None:
         StreamingSampler(1, rank=0, world_size=2)
     with pytest.raises(ConfigError, match="the data set is empty"):
         StreamingSampler(0, rank=0, world_size=1)
-    with pytest.raises(ConfigError, match="order is of 5 samples and the data set has 6"):
+    with pytest.raises(ConfigError, match="order has 5 samples and the data set 6"):
         StreamingSampler(6, order=Sequential(5), rank=0, world_size=1)

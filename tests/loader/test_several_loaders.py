@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, Subset
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
-from streaming.telemetry.stalls import watch
+from streaming.telemetry.stalls import monitor_stalls
 from streaming.testing import MemorySource
 
 COUNT = 40
@@ -36,7 +36,7 @@ def streaming(adapter: StreamingDatasetAdapter, workers: int, **options: Any) ->
 def with_look_ahead(adapter: StreamingDatasetAdapter, workers: int) -> Any:
     generator = torch.Generator().manual_seed(4)
     sampler = adapter.look_ahead(RandomSampler(adapter, generator=generator))
-    return watch(DataLoader(adapter, 5, sampler=sampler, num_workers=workers, collate_fn=list))
+    return monitor_stalls(DataLoader(adapter, 5, sampler=sampler, num_workers=workers, collate_fn=list))
 
 
 KINDS: dict[str, Callable[[StreamingDatasetAdapter, int], Any]] = {

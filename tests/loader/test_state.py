@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from streaming.errors import StateError
-from streaming.loader.state import VERSION, Progress
+from streaming.loader.state import VERSION, LoaderState
 
 SETTINGS = {"order": "shuffled", "n": 100, "seed": 7, "fingerprint": "abc"}
 
 
-def progress(**changes: Any) -> Progress:
-    return Progress(lambda epoch, position: {**SETTINGS, **changes})
+def progress(**changes: Any) -> LoaderState:
+    return LoaderState(lambda epoch, position: {**SETTINGS, **changes})
 
 
-def at(epoch: int, position: int, **changes: Any) -> Progress:
+def at(epoch: int, position: int, **changes: Any) -> LoaderState:
     """A run whose pass under way has come to this place."""
     run = progress(**changes)
     run.set_epoch(epoch)
@@ -25,7 +25,7 @@ def at(epoch: int, position: int, **changes: Any) -> Progress:
     return run
 
 
-def begin(run: Progress) -> tuple[int, int]:
+def begin(run: LoaderState) -> tuple[int, int]:
     found = run.begin()
     return found.epoch, found.position
 
@@ -40,14 +40,14 @@ def test_a_state_goes_through_json_and_restores_the_place() -> None:
         assert begin(loaded) == (3, 40)
 
 
-def ended(epoch: int) -> Progress:
+def ended(epoch: int) -> LoaderState:
     run = progress()
     run.set_epoch(epoch)
     run.finish(run.begin())
     return run
 
 
-def loaded(epoch: int, position: int, then: int | None = None) -> Progress:
+def loaded(epoch: int, position: int, then: int | None = None) -> LoaderState:
     run = at(8, 10)
     run.load_state_dict(at(epoch, position).state_dict())
     if then is not None:
@@ -55,7 +55,7 @@ def loaded(epoch: int, position: int, then: int | None = None) -> Progress:
     return run
 
 
-def told(run: Progress, epoch: int) -> Progress:
+def told(run: LoaderState, epoch: int) -> LoaderState:
     run.set_epoch(epoch)
     return run
 
@@ -93,8 +93,8 @@ def told(run: Progress, epoch: int) -> Progress:
         "loaded, then set_epoch of another, then of the same",
     ],
 )
-def test_where_a_pass_begins(run: Progress, state: tuple[int, int], start: tuple[int, int]) -> None:
-    """The table of `Progress`: each pass is an epoch of its own, and the state is the place where a run was left."""
+def test_where_a_pass_begins(run: LoaderState, state: tuple[int, int], start: tuple[int, int]) -> None:
+    """The table of `LoaderState`: each pass is an epoch of its own, and the state is the place where a run was left."""
     assert (run.epoch, run.position) == state
     assert begin(run) == start
     assert (run.epoch, run.position) == start

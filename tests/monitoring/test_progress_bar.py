@@ -18,10 +18,10 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.core import logs
 from streaming.errors import ConfigError
 from streaming.loader.data_loader import StreamingDataLoader
-from streaming.monitoring.progress_bar import progress
-from streaming.order.batching import Packing
+from streaming.monitoring.progress_bar import progress_bar
+from streaming.order.batching import SequencePacking
 from streaming.sources.base import Blob, DataSource, FileInfo
-from streaming.telemetry.stalls import watch
+from streaming.telemetry.stalls import monitor_stalls
 from streaming.testing import MemorySource
 
 SAMPLES = 40
@@ -125,7 +125,7 @@ def _no_thread_is_left() -> Iterator[None]:
 def test_a_whole_epoch(loader: StreamingDataLoader) -> None:
     """All batches come; at the end the bar is full and says how much was waited for what, and the hits."""
     screen = Screen()
-    bar = progress(loader, stream=screen)
+    bar = progress_bar(loader, stream=screen)
     assert len(bar) == 20
     assert sum(1 for _ in bar) == 20
     assert "epoch 0: 100%" in screen.last
@@ -147,7 +147,7 @@ def test_after_a_resume_it_begins_where_the_run_was(adapter: StreamingDatasetAda
         after = StreamingDataLoader(adapter, batch_size=2)
         after.load_state_dict(before.state_dict())
         screen = Screen()
-        steps = iter(progress(after, unit, stream=screen))  # type: ignore[arg-type]
+        steps = iter(progress_bar(after, unit, stream=screen))  # type: ignore[arg-type]
         next(steps)
         assert screen.shows("epoch 0")
         assert first in screen.getvalue()
@@ -158,13 +158,13 @@ def test_after_a_resume_it_begins_where_the_run_was(adapter: StreamingDatasetAda
 def test_packs_and_other_loaders(adapter: StreamingDatasetAdapter) -> None:
     """Packs count as one each; a watched DataLoader has no place in an epoch to go on from, but waits."""
     packs = StreamingDataLoader(
-        adapter, batch_size=2, batching=Packing([10] * SAMPLES, 20), collate_fn=len, drop_last=True
+        adapter, batch_size=2, batching=SequencePacking([10] * SAMPLES, 20), collate_fn=len, drop_last=True
     )
     screen = Screen()
-    assert sum(1 for _ in progress(packs, "sample", stream=screen)) == len(packs)
+    assert sum(1 for _ in progress_bar(packs, "sample", stream=screen)) == len(packs)
     assert "100%" in screen.last
     screen = Screen()
-    assert sum(1 for _ in progress(watch(DataLoader([1, 2, 3])), stream=screen, desc="plain")) == 3
+    assert sum(1 for _ in progress_bar(monitor_stalls(DataLoader([1, 2, 3])), stream=screen, desc="plain")) == 3
     assert "plain: 100%" in screen.last
     assert "hit" not in screen.last
 
@@ -172,7 +172,7 @@ def test_packs_and_other_loaders(adapter: StreamingDatasetAdapter) -> None:
 def test_samples_are_counted_as_they_are_handed_out(loader: StreamingDataLoader) -> None:
     """Over all ranks, up to the last batch, after which the loader is in its next epoch."""
     screen = Screen()
-    steps = iter(progress(loader, "sample", stream=screen, every_s=0.01))
+    steps = iter(progress_bar(loader, "sample", stream=screen, every_s=0.01))
     for _ in range(5):
         next(steps)
     assert screen.shows(" 10/40 [")
@@ -192,7 +192,7 @@ def test_it_says_what_is_waited_for(clock: Clock) -> None:
     with StreamingDatasetAdapter([source]) as adapter:
         loader = StreamingDataLoader(adapter, batch_size=2)
         trainer = threading.Thread(
-            target=lambda: [None for _ in progress(loader, stream=screen, every_s=0.01, clock=clock)]
+            target=lambda: [None for _ in progress_bar(loader, stream=screen, every_s=0.01, clock=clock)]
         )
         trainer.start()
         assert screen.shows(" 5/20 [")
@@ -210,7 +210,7 @@ def test_it_says_what_is_waited_for(clock: Clock) -> None:
 def test_a_long_step_is_told_of(loader: StreamingDataLoader, clock: Clock) -> None:
     """While the trainer computes, or saves a checkpoint, time goes on."""
     screen = Screen()
-    steps = iter(progress(loader, stream=screen, every_s=0.01, clock=clock))
+    steps = iter(progress_bar(loader, stream=screen, every_s=0.01, clock=clock))
     for seconds in (0, 33):
         next(steps)
         clock.now += seconds
@@ -223,7 +223,7 @@ def test_a_long_step_is_told_of(loader: StreamingDataLoader, clock: Clock) -> No
 def test_a_fast_phase_does_not_slow_it(loader: StreamingDataLoader, clock: Clock) -> None:
     """After many steps at once a single one is shown as soon."""
     screen = Screen()
-    steps = iter(progress(loader, stream=screen, every_s=0.01, clock=clock))
+    steps = iter(progress_bar(loader, stream=screen, every_s=0.01, clock=clock))
     for _ in range(16):
         next(steps)
     assert screen.shows(" 15/20 [")
@@ -240,7 +240,7 @@ def test_the_thread_ends_with_the_bar(loader: StreamingDataLoader) -> None:
     """After an error in the trainer, a break, a close, and when the iteration is forgotten."""
 
     def fail() -> None:
-        for _ in progress(loader, stream=Screen()):
+        for _ in progress_bar(loader, stream=Screen()):
             assert len(tickers()) == 1
             raise ValueError("in the trainer")
 
@@ -248,15 +248,15 @@ def test_the_thread_ends_with_the_bar(loader: StreamingDataLoader) -> None:
         fail()
     gc.collect()  # the traceback held the iteration
     assert tickers() == []
-    for _ in progress(loader, stream=Screen()):
+    for _ in progress_bar(loader, stream=Screen()):
         break
     gc.collect()
     assert tickers() == []
-    steps: Any = iter(progress(loader, stream=Screen()))
+    steps: Any = iter(progress_bar(loader, stream=Screen()))
     next(steps)
     steps.close()
     assert tickers() == []
-    steps = iter(progress(loader, stream=Screen()))
+    steps = iter(progress_bar(loader, stream=Screen()))
     next(steps)
     del steps
     gc.collect()
@@ -269,7 +269,7 @@ def test_an_error_of_the_data_ends_it(adapter: StreamingDatasetAdapter) -> None:
         raise KeyError("no such part")
 
     with pytest.raises(KeyError, match="no such part"):
-        list(progress(StreamingDataLoader(adapter, collate_fn=fail), stream=Screen()))
+        list(progress_bar(StreamingDataLoader(adapter, collate_fn=fail), stream=Screen()))
 
 
 def test_a_stream_that_cannot_be_written_is_warned_of(
@@ -281,7 +281,7 @@ def test_a_stream_that_cannot_be_written_is_warned_of(
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
 
-    assert sum(1 for _ in progress(loader, stream=Full())) == 20
+    assert sum(1 for _ in progress_bar(loader, stream=Full())) == 20
     told = [logs.parse(record.getMessage()) for record in caplog.records if record.name.startswith("streaming")]
     assert [(pairs["event"], pairs["error"][:10]) for pairs in told] == [("progress_failed", "OSError: [")]
     assert caplog.records[0].levelno == logging.WARNING
@@ -296,7 +296,7 @@ def test_a_stream_that_takes_nothing_holds_nobody_up(loader: StreamingDataLoader
             taken.wait(LONG_S)
             return len(text)
 
-    assert sum(1 for _ in progress(loader, stream=Stuck())) == 20
+    assert sum(1 for _ in progress_bar(loader, stream=Stuck())) == 20
     [ticker] = tickers()
     taken.set()
     ticker.join(LONG_S)
@@ -305,7 +305,7 @@ def test_a_stream_that_takes_nothing_holds_nobody_up(loader: StreamingDataLoader
 def test_a_closed_data_set_still_has_a_bar(adapter: StreamingDatasetAdapter, loader: StreamingDataLoader) -> None:
     """Numbers that cannot be read any more are left out."""
     screen = Screen()
-    steps = iter(progress(loader, stream=screen, every_s=0.01))
+    steps = iter(progress_bar(loader, stream=screen, every_s=0.01))
     next(steps)
     adapter.close()
     assert screen.shows("epoch 0", screen.getvalue().count("epoch 0") + 2)
@@ -324,9 +324,9 @@ def test_silence_on_other_ranks(
         monkeypatch.setenv(name, value)
     screen = Screen()
     steps = (
-        progress(watch(DataLoader([1, 2])), stream=screen)
+        progress_bar(monitor_stalls(DataLoader([1, 2])), stream=screen)
         if environment
-        else progress(loader, stream=screen, rank=1, plain_every_s=1)
+        else progress_bar(loader, stream=screen, rank=1, plain_every_s=1)
     )
     assert sum(1 for _ in steps) == len(steps)
     assert screen.getvalue() == ""
@@ -334,14 +334,14 @@ def test_silence_on_other_ranks(
 
 def test_silence_where_there_is_no_terminal(loader: StreamingDataLoader, capsys: pytest.CaptureFixture[str]) -> None:
     """No control characters in a log file."""
-    assert sum(1 for _ in progress(loader)) == 20
+    assert sum(1 for _ in progress_bar(loader)) == 20
     assert capsys.readouterr() == ("", "")
 
 
 def test_plain_lines_where_there_is_no_terminal(loader: StreamingDataLoader, clock: Clock) -> None:
     """If asked for: one each interval, each whole, and one at the end."""
     screen = Screen(is_terminal=False)
-    steps = iter(progress(loader, stream=screen, plain_every_s=0.01, clock=clock))
+    steps = iter(progress_bar(loader, stream=screen, plain_every_s=0.01, clock=clock))
     next(steps)
     clock.now += 90
     next(steps)
@@ -354,12 +354,12 @@ def test_plain_lines_where_there_is_no_terminal(loader: StreamingDataLoader, clo
 @pytest.mark.parametrize(
     ("make", "unit", "text"),
     [
-        (lambda: DataLoader([1]), "batch", "streaming.telemetry.stalls.watch"),
-        (lambda: watch(DataLoader([1])), "sample", "give 'batch'"),
-        (lambda: watch(DataLoader([1])), "bytes", "unit='bytes'"),
+        (lambda: DataLoader([1]), "batch", "streaming.monitor_stalls"),
+        (lambda: monitor_stalls(DataLoader([1])), "sample", "give 'batch'"),
+        (lambda: monitor_stalls(DataLoader([1])), "bytes", "unit='bytes'"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(make: Any, unit: Any, text: str) -> None:
     """With what to give instead."""
     with pytest.raises(ConfigError, match=text):
-        progress(make(), unit)
+        progress_bar(make(), unit)

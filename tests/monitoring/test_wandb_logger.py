@@ -21,9 +21,9 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.core import logs
 from streaming.errors import ConfigError, MissingExtra
 from streaming.loader.data_loader import StreamingDataLoader
-from streaming.monitoring.wandb_logger import WandbTracker
+from streaming.monitoring.wandb_logger import WandbLogger
 from streaming.telemetry.stages import STAGES
-from streaming.telemetry.stalls import watch
+from streaming.telemetry.stalls import monitor_stalls
 from streaming.testing import MemorySource
 
 SAMPLES = 40
@@ -83,7 +83,7 @@ def clock() -> Clock:
 def test_a_window_of_steps_is_logged(loader: StreamingDataLoader, clock: Clock) -> None:
     """Time for data and for a step, its shares by stage, hits, bytes, memory and place, over the window alone."""
     run = Run()
-    tracker = WandbTracker(loader, run, every=10, clock=clock)
+    tracker = WandbLogger(loader, run, every=10, clock=clock)
     for _ in tracker:
         clock.now += 1
     (first, _), (second, _) = run.logged
@@ -104,7 +104,7 @@ def test_a_window_of_steps_is_logged(loader: StreamingDataLoader, clock: Clock) 
 def test_hits_are_those_of_the_window(loader: StreamingDataLoader, clock: Clock) -> None:
     """A second epoch from the cache has only hits, whatever the first one had; counts set back harm nothing."""
     run = Run()
-    tracker = WandbTracker(loader, run, every=20, prefix="data/", clock=clock)
+    tracker = WandbLogger(loader, run, every=20, prefix="data/", clock=clock)
     for epoch in range(3):
         for _ in tracker:
             clock.now += 1
@@ -117,7 +117,7 @@ def test_hits_are_those_of_the_window(loader: StreamingDataLoader, clock: Clock)
 def test_numbers_have_steps_of_their_own_or_the_trainers(loader: StreamingDataLoader, clock: Clock) -> None:
     """Without a step they are drawn over a step of theirs, said once; with one they share it."""
     run = Run()
-    tracker = WandbTracker(loader, run, every=5, clock=clock)
+    tracker = WandbLogger(loader, run, every=5, clock=clock)
     for number, _ in enumerate(loader):
         clock.now += 1
         tracker.step(None if number < 10 else 1000 + number)
@@ -129,7 +129,7 @@ def test_numbers_have_steps_of_their_own_or_the_trainers(loader: StreamingDataLo
 def test_fast_steps_are_logged_once_a_second(loader: StreamingDataLoader, clock: Clock) -> None:
     """However short a window's steps are; closing logs the rest, once."""
     run = Run()
-    with WandbTracker(loader, run, every=1, clock=clock) as tracker:
+    with WandbLogger(loader, run, every=1, clock=clock) as tracker:
         for _ in tracker:
             clock.now += 0.25
         assert (len(run.logged), len(tracker)) == (5, 20)
@@ -140,8 +140,8 @@ def test_fast_steps_are_logged_once_a_second(loader: StreamingDataLoader, clock:
 def test_any_loader_that_is_watched(clock: Clock) -> None:
     """A plain DataLoader over plain data has waits, and no cache."""
     run = Run()
-    watched = watch(DataLoader(list(range(8)), batch_size=2))
-    for _ in WandbTracker(watched, run, every=4, clock=clock):
+    watched = monitor_stalls(DataLoader(list(range(8)), batch_size=2))
+    for _ in WandbLogger(watched, run, every=4, clock=clock):
         clock.now += 1
     [(numbers, _)] = run.logged
     assert numbers["streaming/data_time_seconds"] > 0
@@ -151,10 +151,10 @@ def test_any_loader_that_is_watched(clock: Clock) -> None:
 def test_what_keeps_no_account_is_refused(loader: StreamingDataLoader) -> None:
     """With what to give instead; and a window has steps."""
     plain: Any = DataLoader([1])
-    with pytest.raises(ConfigError, match=r"streaming\.stalls\.watch"):
-        WandbTracker(plain, Run())
+    with pytest.raises(ConfigError, match=r"streaming\.monitor_stalls"):
+        WandbLogger(plain, Run())
     with pytest.raises(ConfigError, match="every=0"):
-        WandbTracker(loader, Run(), every=0)
+        WandbLogger(loader, Run(), every=0)
 
 
 # -- what fails
@@ -166,7 +166,7 @@ def test_a_run_that_fails_is_warned_of_once(
 ) -> None:
     """Training goes on; it is tried again after a minute, then two, and works again by itself."""
     run = Run(error)
-    tracker = WandbTracker(loader, run, every=1, clock=clock)
+    tracker = WandbLogger(loader, run, every=1, clock=clock)
     with caplog.at_level(logging.INFO, "streaming"):
         for _ in range(5):
             for _ in tracker:
@@ -175,7 +175,7 @@ def test_a_run_that_fails_is_warned_of_once(
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert logs.parse(record.getMessage()) == {
-        "event": "tracking_failed",
+        "event": "wandb_log_failed",
         "error": f"{type(error).__name__}: {error}",
         "retry_seconds": 60,
     }
@@ -192,11 +192,11 @@ def test_a_closed_data_set_is_no_end(
 ) -> None:
     """Numbers that cannot be read are a warning, not an error in the trainer."""
     run = Run()
-    tracker = WandbTracker(loader, run, every=1, clock=clock)
+    tracker = WandbLogger(loader, run, every=1, clock=clock)
     adapter.close()
     tracker.step()
     tracker.close()
-    assert [logs.parse(record.getMessage())["event"] for record in caplog.records] == ["tracking_failed"]
+    assert [logs.parse(record.getMessage())["event"] for record in caplog.records] == ["wandb_log_failed"]
     assert run.logged == []
 
 
@@ -215,13 +215,13 @@ def test_without_wandb_only_making_a_run_fails(
     """Asked for a run, the error names the extra; not asked, batches come and one line says that nothing is logged."""
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtra, match=r"aiprod-streaming\[wandb\]"):
-        WandbTracker.create(loader)
+        WandbLogger.create(loader)
     caplog.set_level(logging.INFO, "streaming")
-    tracker = WandbTracker(loader, every=1, clock=clock)
+    tracker = WandbLogger(loader, every=1, clock=clock)
     for _ in tracker:
         clock.now += 10
     tracker.close()
-    assert [record.getMessage() for record in caplog.records] == ["tracking_off reason=no_run"]
+    assert [record.getMessage() for record in caplog.records] == ["wandb_no_active_run reason=no_run"]
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_windows_in_a_real_run(
     import wandb
 
     with wandb.init(project="test", dir=str(offline)) as run:
-        for number, _ in enumerate(WandbTracker(loader, every=5, clock=clock)):
+        for number, _ in enumerate(WandbLogger(loader, every=5, clock=clock)):
             clock.now += 1
             run.log({"loss": number / 2}, step=7 * number)
     assert caplog.messages == []
@@ -287,7 +287,7 @@ def test_windows_in_a_real_run(
 
 def test_a_real_run_of_the_trackers_own(offline: Path, loader: StreamingDataLoader) -> None:
     """It begins with the tracker and ends with it; what came since the last window is logged before."""
-    with WandbTracker.create(loader, project="test", dir=str(offline)) as tracker:
+    with WandbLogger.create(loader, project="test", dir=str(offline)) as tracker:
         import wandb
 
         assert wandb.run is not None
@@ -304,10 +304,10 @@ def test_a_real_run_that_was_finished(
     import wandb
 
     run = wandb.init(project="test", dir=str(offline))
-    for number, _ in enumerate(WandbTracker(loader, run, every=1, clock=clock)):
+    for number, _ in enumerate(WandbLogger(loader, run, every=1, clock=clock)):
         clock.now += 2
         if number == 3:
             run.finish()
     told = [record.getMessage() for record in caplog.records if record.name.startswith("streaming")]
-    assert [logs.parse(message)["event"] for message in told] == ["tracking_failed"]
+    assert [logs.parse(message)["event"] for message in told] == ["wandb_log_failed"]
     assert len(written(offline)) == 4

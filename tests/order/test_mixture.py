@@ -31,15 +31,15 @@ def named(values: list[Any]) -> dict[str, Any]:
 
 def run_of(mixture: Mixture, positions: int) -> np.ndarray:
     """The samples of the first positions of the run."""
-    epochs, rest = divmod(positions, mixture.n)
-    parts = [mixture.samples(epoch, 0, mixture.n) for epoch in range(epochs)]
+    epochs, rest = divmod(positions, mixture.epoch_size)
+    parts = [mixture.samples(epoch, 0, mixture.epoch_size) for epoch in range(epochs)]
     return np.concatenate([*parts, mixture.samples(epochs, 0, rest)])
 
 
 def assert_strict(mixture: Mixture, samples: np.ndarray) -> None:
     """No sample of a stream comes again before all others of its stream came."""
     streams, inside = mixture.stream_of(samples)
-    sizes = np.bincount(mixture.stream_of(np.arange(mixture.size))[0])
+    sizes = np.bincount(mixture.stream_of(np.arange(mixture.num_samples))[0])
     for stream, size in enumerate(sizes.tolist()):
         ours = inside[streams == stream]
         for start in range(0, len(ours), size or 1):
@@ -66,7 +66,7 @@ def test_without_weights_every_sample_comes_once_in_an_epoch(sizes: list[int], s
     """The default is each sample once an epoch, in another order each time."""
     mixture = Mixture(named(sizes), seed=seed, shuffle=shuffle)
     for epoch in (0, 1, 7):
-        assert np.array_equal(np.sort(mixture.samples(epoch, 0, mixture.n)), np.arange(sum(sizes)))
+        assert np.array_equal(np.sort(mixture.samples(epoch, 0, mixture.epoch_size)), np.arange(sum(sizes)))
 
 
 @settings(deadline=None, max_examples=60)
@@ -76,13 +76,13 @@ def test_repeats_come_exactly(streams: list[tuple[int, float]], seed: int) -> No
     sizes, repeats = named([size for size, _ in streams]), named([times for _, times in streams])
     mixture = Mixture(sizes, repeats=repeats, seed=seed)
     for epoch in range(4):
-        at, inside = mixture.stream_of(mixture.samples(epoch, 0, mixture.n))
+        at, inside = mixture.stream_of(mixture.samples(epoch, 0, mixture.epoch_size))
         for number, (size, times) in enumerate(streams):
             came = np.bincount(inside[at == number], minlength=size)
             assert came.sum() == math.floor(times * size + 0.5)
             assert math.floor(times) <= came.min()
             assert came.max() <= math.ceil(times)
-    assert_strict(mixture, run_of(mixture, 3 * mixture.n))
+    assert_strict(mixture, run_of(mixture, 3 * mixture.epoch_size))
 
 
 def test_half_a_pass_at_the_end_of_an_epoch_goes_on_in_the_next() -> None:
@@ -96,8 +96,8 @@ def test_half_a_pass_at_the_end_of_an_epoch_goes_on_in_the_next() -> None:
 def test_large_passes_are_permutations_too() -> None:
     """A stream beyond the size that is drawn by sorting, with whole and broken passes."""
     mixture = Mixture({"a": 5000, "b": 1030}, repeats={"a": 1.3, "b": 2})
-    assert_strict(mixture, run_of(mixture, 4 * mixture.n))
-    orders = [mixture.samples(epoch, 0, mixture.n) for epoch in range(3)]
+    assert_strict(mixture, run_of(mixture, 4 * mixture.epoch_size))
+    orders = [mixture.samples(epoch, 0, mixture.epoch_size) for epoch in range(3)]
     assert (orders[0] == orders[1]).mean() < 0.01
 
 
@@ -111,7 +111,7 @@ def test_reading_in_parts_changes_nothing(
     def made() -> Mixture:
         changes = {1500: named(weights[::-1][: len(sizes)])}
         chosen = named(weights[: len(sizes)])
-        return Mixture(named(sizes), chosen, seed=seed, epoch_size=3000, shuffle=shuffle, changes=changes)
+        return Mixture(named(sizes), chosen, seed=seed, epoch_size=3000, shuffle=shuffle, weight_schedule=changes)
 
     whole = made().samples(1, 0, 3000)
     borders = sorted({0, *cuts, 3000})
@@ -139,14 +139,16 @@ def test_tiny_shares_get_their_places() -> None:
     """Many streams of a few samples beside a huge one: each sample once an epoch."""
     sizes = {"web": 2_000_000, **{f"tiny{at}": at % 7 + 1 for at in range(50)}}
     mixture = Mixture(sizes)
-    assert np.array_equal(np.sort(mixture.samples(3, 0, mixture.n)), np.arange(mixture.n))
+    assert np.array_equal(np.sort(mixture.samples(3, 0, mixture.epoch_size)), np.arange(mixture.epoch_size))
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_counts_of_the_run_are_told(shuffle: bool) -> None:
     """At any position `counts` is what was delivered, near the shares, also after a change of weights."""
     changes = {5000: {"a": 1, "b": 0}, 9000: {"a": 0.1, "b": 0.9}}
-    mixture = Mixture({"a": 100, "b": 300}, {"a": 0.3, "b": 0.7}, epoch_size=4000, changes=changes, shuffle=shuffle)
+    mixture = Mixture(
+        {"a": 100, "b": 300}, {"a": 0.3, "b": 0.7}, epoch_size=4000, weight_schedule=changes, shuffle=shuffle
+    )
     streams, _ = mixture.stream_of(run_of(mixture, 12_000))
     for position in (0, 1, 1024, 3999, 4000, 5000, 5001, 8999, 9000, 11_999):
         delivered = np.bincount(streams[:position], minlength=2).tolist()
@@ -163,7 +165,7 @@ def test_a_change_of_weights_leaves_what_was_before(position: int, how: dict[str
     """A run can be resumed with other weights: the order before the change is the same, and no pass is disturbed."""
     sizes = {"a": 500, "b": 1500}
     plain = Mixture(sizes, **how)
-    changed = Mixture(sizes, **how, changes={position: {"a": 0.9, "b": 0.1}})
+    changed = Mixture(sizes, **how, weight_schedule={position: {"a": 0.9, "b": 0.1}})
     assert np.array_equal(run_of(plain, position), run_of(changed, position))
     assert_strict(changed, run_of(changed, 12_000))
     assert changed.settings(before=position) == plain.settings()
@@ -191,7 +193,7 @@ def test_temperature_evens_the_streams_out() -> None:
 def test_a_stream_without_weight_never_comes() -> None:
     """Weight 0 leaves a stream out, also an empty one; the numbers of the others stay."""
     mixture = Mixture({"a": 0, "b": 3, "c": 5, "d": 0}, {"a": 0, "b": 0, "c": 2, "d": 0})
-    samples = mixture.samples(0, 0, mixture.n)
+    samples = mixture.samples(0, 0, mixture.epoch_size)
     assert set(samples.tolist()) == {3, 4, 5, 6, 7}
     assert mixture.stream_of(np.array([0, 3, 7]))[0].tolist() == [1, 2, 2]
 
@@ -214,7 +216,7 @@ def test_the_order_stays_what_it_is() -> None:
 
 def test_settings_are_short_and_tell_mixtures_apart() -> None:
     """Below 300 bytes with 2,000 streams, the same for the same arguments, different for any other."""
-    many = Mixture(named([10] * 2000), changes={5: named([1] * 2000), 10**15: named([0.5] * 2000)})
+    many = Mixture(named([10] * 2000), weight_schedule={5: named([1] * 2000), 10**15: named([0.5] * 2000)})
     assert len(json.dumps(many.settings())) < 300
     kinds = [
         Mixture({"a": 10, "b": 20}),
@@ -224,8 +226,8 @@ def test_settings_are_short_and_tell_mixtures_apart() -> None:
         Mixture({"a": 10, "b": 20}, {"a": 1, "b": 2}),
         Mixture({"a": 10, "b": 20}, {"a": 1, "b": 1}),
         Mixture({"a": 10, "b": 20}, epoch_size=31),
-        Mixture({"a": 10, "b": 20}, changes={7: {"a": 1, "b": 1}}),
-        Mixture({"a": 10, "b": 20}, changes={8: {"a": 1, "b": 1}}),
+        Mixture({"a": 10, "b": 20}, weight_schedule={7: {"a": 1, "b": 1}}),
+        Mixture({"a": 10, "b": 20}, weight_schedule={8: {"a": 1, "b": 1}}),
     ]
     assert len({json.dumps(kind.settings()) for kind in kinds}) == len(kinds)
     assert Mixture({"a": 10, "b": 20}, {"a": 0.1, "b": 0.2}).settings() == kinds[4].settings()
@@ -235,7 +237,7 @@ def test_it_is_an_order_and_can_be_copied() -> None:
     """It has what `Shuffled` has, and a pickled one goes on as the first."""
     mixture = Mixture({"a": 30, "b": 70}, {"a": 1, "b": 1})
     assert {name for name in dir(Shuffled(1)) if name[0] != "_"} <= set(dir(mixture))
-    assert (mixture.n, mixture.size) == (100, 100)
+    assert (mixture.epoch_size, mixture.num_samples) == (100, 100)
     assert np.array_equal(pickle.loads(pickle.dumps(mixture)).samples(5, 3, 90), mixture.samples(5, 3, 90))
     assert mixture.samples(0, 7, 7).dtype == np.int64
 
@@ -275,17 +277,17 @@ AB = {"a": 10, "b": 20}
         (AB, {"repeats": {"a": 0.01}}, "repeats of 0.01 .* 'a'"),
         (AB, {"repeats": {"a": -2}}, "'a' is -2"),
         (AB, {"repeats": {"a": 2}, "epoch_size": 10}, "epoch_size=10"),
-        (AB, {"repeats": {"a": 2}, "changes": {5: {"a": 1, "b": 1}}}, "exact counts of repeats"),
+        (AB, {"repeats": {"a": 2}, "weight_schedule": {5: {"a": 1, "b": 1}}}, "exact counts of repeats"),
         (AB, {"temperature": 0}, "temperature=0"),
         (AB, {"temperature": -1}, "temperature is -1"),
         (AB, {"temperature": 1e-5}, "leaves nothing of stream 'a'"),
         (AB, {"epoch_size": 0}, "epoch_size=0"),
         (AB, {"epoch_size": 2.5}, "epoch_size=2.5"),
-        (AB, {"changes": {-1: {"a": 1, "b": 1}}}, "position -1"),
-        (AB, {"changes": {1.5: {"a": 1, "b": 1}}}, "position 1.5"),
-        (AB, {"changes": {9: {"a": 1, "b": 1}, 4: {"a": 1, "b": 2}}}, "position 4"),
-        (AB, {"changes": {9: {"a": 1, "b": -1}}}, "position 9 on of stream 'b' is -1"),
-        (AB, {"changes": {9: {"a": 0, "b": 0}}}, "position 9 on are 0"),
+        (AB, {"weight_schedule": {-1: {"a": 1, "b": 1}}}, "position -1"),
+        (AB, {"weight_schedule": {1.5: {"a": 1, "b": 1}}}, "position 1.5"),
+        (AB, {"weight_schedule": {9: {"a": 1, "b": 1}, 4: {"a": 1, "b": 2}}}, "position 4"),
+        (AB, {"weight_schedule": {9: {"a": 1, "b": -1}}}, "position 9 on of stream 'b' is -1"),
+        (AB, {"weight_schedule": {9: {"a": 0, "b": 0}}}, "position 9 on are 0"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(sizes: Any, options: Any, message: str) -> None:

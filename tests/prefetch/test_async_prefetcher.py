@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streaming.errors import Closed, ConfigError
+from streaming.errors import ClosedError, ConfigError
 from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
 
@@ -127,7 +127,7 @@ async def test_stop_cancels_and_leaves_no_task():
     await prefetcher.stop()
     assert fetches.running == 0
     assert not prefetcher.is_running
-    with pytest.raises(Closed, match="call start"):
+    with pytest.raises(ClosedError, match="call start"):
         await blocked
     assert asyncio.all_tasks() == before
     fetches.gate.set()

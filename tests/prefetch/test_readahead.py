@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from streaming.errors import Closed
+from streaming.errors import ClosedError
 from streaming.prefetch.readahead import MISS, ReadAhead
 
 
@@ -176,7 +176,7 @@ async def test_cancelling_before_the_load_began_leaves_nothing():
     await settle()
     store.gates.clear()
     await engine.aclose()
-    with pytest.raises(Closed):
+    with pytest.raises(ClosedError):
         await again
 
 
@@ -246,7 +246,7 @@ async def test_closing_ends_who_waits_for_room():
     assert store.started == ["a"]
     await engine.aclose()
     for read in reads:
-        with pytest.raises(Closed):
+        with pytest.raises(ClosedError):
             await read
     assert (engine.in_flight, store.reserved) == (0, 0)
 
@@ -337,7 +337,7 @@ async def test_values_for_other_processes_are_not_kept():
 
 
 async def test_close_fails_who_waits_and_leaves_no_task():
-    """Readers get Closed, loads are cancelled, the budget is whole again."""
+    """Readers get ClosedError, loads are cancelled, the budget is whole again."""
     store = Store()
     engine = engine_over(store)
     engine.announce("ab")
@@ -346,9 +346,9 @@ async def test_close_fails_who_waits_and_leaves_no_task():
     before = asyncio.all_tasks()
     await engine.aclose()
     await engine.aclose()
-    with pytest.raises(Closed, match="stopped"):
+    with pytest.raises(ClosedError, match="stopped"):
         await read
-    with pytest.raises(Closed, match="start it again"):
+    with pytest.raises(ClosedError, match="start it again"):
         await engine.get("a")
     assert asyncio.all_tasks() < before
     assert store.reserved == 0

@@ -6,15 +6,22 @@ import asyncio
 
 import pytest
 
-from streaming.errors import AccessDenied, BadRequest, NotFound, ObjectChanged, SourceUnavailable, TruncatedRead
-from streaming.resilience import Breaker, Limit, Resilience, State, Verify
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    ObjectChanged,
+    ObjectNotFoundError,
+    SourceUnavailable,
+    TruncatedRead,
+)
+from streaming.resilience import Breaker, ConcurrencyLimit, ResilienceConfig, State, Verify
 from streaming.testing import FakeClock
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, memory, settle
 
 
 def breaker(copy: Held, clock: FakeClock) -> Breaker:
     """A breaker in time that the test moves."""
-    return Breaker(copy, Resilience(), clock, clock.sleep)
+    return Breaker(copy, ResilienceConfig(), clock, clock.sleep)
 
 
 async def fail(source: Breaker, count: int, kind: type[Exception] = SourceUnavailable) -> None:
@@ -59,7 +66,7 @@ async def test_successes_long_ago_are_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [NotFound("x"), AccessDenied("x"), ObjectChanged("x"), BadRequest("x"), down(status=429)]
+    "error", [ObjectNotFoundError("x"), AccessDenied("x"), ObjectChanged("x"), BadRequest("x"), down(status=429)]
 )
 async def test_an_answer_is_no_failure(error: Exception) -> None:
     """A source that says no is there: such errors pass, however many."""
@@ -142,8 +149,8 @@ async def test_a_cancelled_probe_gives_its_place_on() -> None:
 async def test_waiting_for_a_place_is_not_being_late(layers: str) -> None:
     """Reads that were cancelled while the endpoint took no more say nothing about it; one that it left hanging does."""
     clock, copy = FakeClock(), Held(memory("store", 40), [None] * 30, "hold")
-    settings = Resilience(limit_start=1, limit_most=1)
-    breaker = Breaker(Limit(copy, settings, clock, clock.sleep), settings, clock, clock.sleep)
+    settings = ResilienceConfig(initial_concurrency=1, max_concurrency=1)
+    breaker = Breaker(ConcurrencyLimit(copy, settings, clock, clock.sleep), settings, clock, clock.sleep)
     source = Verify(breaker, settings, clock, clock.sleep) if layers == "stack" else breaker
     for number in range(30):
         await source.read(f"{number}.bin")

@@ -10,22 +10,22 @@ from collections.abc import Callable
 import pytest
 
 from streaming.core.config import DataSourceConfig
-from streaming.errors import NotFound, SourceUnavailable
-from streaming.resilience import Gate, Limit, Resilience, is_throttle
+from streaming.errors import ObjectNotFoundError, SourceUnavailable
+from streaming.resilience import ConcurrencyLimit, EndpointLimit, ResilienceConfig, is_throttle
 from streaming.resilience.timing import Time
 from streaming.testing import FakeClock, MemorySource
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, marked, memory, settle
 
 
-def gate_of(clock: FakeClock, **settings: float) -> Gate:
+def gate_of(clock: FakeClock, **settings: float) -> EndpointLimit:
     """A gate in time that the test moves."""
-    return Gate(Resilience(**settings), Time(clock, clock.sleep))  # type: ignore[arg-type]
+    return EndpointLimit(ResilienceConfig(**settings), Time(clock, clock.sleep))  # type: ignore[arg-type]
 
 
 async def test_no_more_than_the_limit_are_in_flight() -> None:
     """40 reads over a limit of 32: 8 wait their turn, first come first served, and all are served once."""
     copy = Held(memory(count=40), rest="hold")
-    source = Limit(copy)
+    source = ConcurrencyLimit(copy)
     reads = [asyncio.ensure_future(source.read(f"{number}.bin")) for number in range(40)]
     await settle()
     assert (copy.in_flight, source.gate.in_flight, source.gate.waiting) == (32, 32, 8)
@@ -42,14 +42,14 @@ async def test_sources_of_one_host_share_the_limit() -> None:
         DataSourceConfig(name, "http", url)
         for name, url in [("a", "http://host:80/a"), ("b", "http://user@host:80/b"), ("c", "http://other/c")]
     ]
-    a, b, c = (Limit(MemorySource(config)) for config in configs)
+    a, b, c = (ConcurrencyLimit(MemorySource(config)) for config in configs)
     assert a.gate is b.gate
     assert a.gate is not c.gate
     stores = [
         DataSourceConfig("s", "http", f"http://h{number}/", storage_options={"endpoint_url": "http://minio:9000"})
         for number in range(2)
     ]
-    d, e = (Limit(MemorySource(config)) for config in stores)
+    d, e = (ConcurrencyLimit(MemorySource(config)) for config in stores)
     assert d.gate is e.gate
 
 
@@ -69,7 +69,7 @@ async def test_throttling_halves_once_a_round_and_never_goes_below_one() -> None
 
 async def test_a_few_refusals_cut_little() -> None:
     """One 503 in ten answers costs a twentieth of the limit, not half."""
-    gate = gate_of(FakeClock(), limit_start=100)
+    gate = gate_of(FakeClock(), initial_concurrency=100)
     for number in range(100):
         await gate.enter()
         gate.leave(None if number % 10 == 0 else 0.03, number % 10 == 0)
@@ -93,7 +93,7 @@ async def test_after_throttling_it_grows_by_one_a_round() -> None:
     assert gate.limit > 18.5
 
 
-async def full_round(gate: Gate, seconds: float = 0.03) -> None:
+async def full_round(gate: EndpointLimit, seconds: float = 0.03) -> None:
     """Answers to as many reads as there may be, with one more waiting."""
     places = int(gate.limit)
     while gate.in_flight < places:
@@ -129,13 +129,13 @@ async def test_it_grows_only_when_reads_wait() -> None:
         (down(throttled=True), True),
         (down(status=500), False),
         (down(), False),
-        (NotFound("x"), False),
+        (ObjectNotFoundError("x"), False),
     ],
 )
 async def test_what_throttles(error: Exception, expected: bool) -> None:
     """A status of 429 or 503 asks for fewer requests, and whatever says so itself; other failures do not."""
     assert is_throttle(error) is expected
-    source = Limit(Held(memory(), [error]))
+    source = ConcurrencyLimit(Held(memory(), [error]))
     with pytest.raises(type(error)):
         await source.read("0.bin")
     assert source.is_throttled is expected
@@ -144,7 +144,7 @@ async def test_what_throttles(error: Exception, expected: bool) -> None:
 
 async def test_cancelled_waiters_give_their_turn_on() -> None:
     """Cancelled while waiting, or in the moment of its turn, a read leaves its place to the next."""
-    gate = gate_of(FakeClock(), limit_start=1)
+    gate = gate_of(FakeClock(), initial_concurrency=1)
     await gate.enter()
     first, second, third = (asyncio.ensure_future(gate.enter()) for _ in range(3))
     await settle()
@@ -163,7 +163,7 @@ async def test_cancelled_waiters_give_their_turn_on() -> None:
 async def test_cancel_at_every_await_leaves_places_free() -> None:
     """Whenever reads are cancelled, no place stays taken."""
     copy = Held(memory(), rest="hold")
-    source = Limit(copy, Resilience(limit_start=2))
+    source = ConcurrencyLimit(copy, ResilienceConfig(initial_concurrency=2))
     blockers = [asyncio.ensure_future(source.read("0.bin")) for _ in range(2)]
     await settle()
     await cancelled_at_every_turn(lambda: source.read("0.bin"))
@@ -219,13 +219,13 @@ async def test_errors_pass_unchanged() -> None:
     """What the source raises is what comes out."""
     error = marked(SourceUnavailable("x"), status=500)
     with pytest.raises(SourceUnavailable) as caught:
-        await Limit(Held(memory(), [error])).read("0.bin")
+        await ConcurrencyLimit(Held(memory(), [error])).read("0.bin")
     assert caught.value is error
 
 
 async def test_a_cancelled_waiter_may_be_passed_over_first() -> None:
     """Cancelled in the moment in which a place comes free, a waiter is passed over and ends as cancelled."""
-    gate = gate_of(FakeClock(), limit_start=1)
+    gate = gate_of(FakeClock(), initial_concurrency=1)
     await gate.enter()
     first, second = (asyncio.ensure_future(gate.enter()) for _ in range(2))
     await settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streaming.resilience import Breaker, Failover, Hedge, Limit, Retry, Verify, stack
+from streaming.resilience import Breaker, ConcurrencyLimit, Failover, Hedge, Retry, Verify, stack
 from streaming.sources.base import DataSource
 from streaming.testing import MemorySource
 from tests.contracts.source import Place, SourceContract
@@ -65,7 +65,7 @@ class TestLimit(_OverMemory):
     @pytest.fixture
     def source(self, memory: MemorySource) -> DataSource:
         """The dict with bounded reads."""
-        return Limit(memory)
+        return ConcurrencyLimit(memory)
 
 
 class TestVerify(_OverMemory):

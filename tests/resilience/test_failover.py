@@ -11,14 +11,14 @@ from streaming.errors import (
     AccessDenied,
     BadRequest,
     ConfigError,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
     SourceTimeout,
     SourceUnavailable,
     StreamingError,
     TruncatedRead,
 )
-from streaming.resilience import Breaker, Expected, Failover, Resilience, attempts_of
+from streaming.resilience import Breaker, Expected, Failover, ResilienceConfig, attempts_of
 from streaming.sources.base import Blob
 from streaming.testing import FakeClock, LatencySource
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, memory, settle
@@ -26,7 +26,7 @@ from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, 
 
 def over(clock: FakeClock, *copies: Held, **settings: object) -> Failover:
     """Copies in time that the test moves."""
-    return Failover(copies, Resilience(**settings), clock, clock.sleep)  # type: ignore[arg-type]
+    return Failover(copies, ResilienceConfig(**settings), clock, clock.sleep)  # type: ignore[arg-type]
 
 
 def copies_of(*scripts: object) -> list[Held]:
@@ -45,7 +45,7 @@ async def test_the_first_healthy_copy_serves() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [down(), SourceTimeout("x"), TruncatedRead("x"), AccessDenied("x"), NotFound("x"), ObjectChanged("x")],
+    [down(), SourceTimeout("x"), TruncatedRead("x"), AccessDenied("x"), ObjectNotFoundError("x"), ObjectChanged("x")],
 )
 async def test_moves_on_to_the_next_copy(error: StreamingError) -> None:
     """Down, slow, cut, denied, missing or changed: the next copy serves, and each is asked once."""
@@ -68,7 +68,7 @@ async def test_the_least_loaded_copy_serves() -> None:
     clock = FakeClock()
     near, far = memory("near"), memory("far")
     copies = [LatencySource(far, 0.3, sleep=clock.sleep), LatencySource(near, 0.1, sleep=clock.sleep)]
-    source = Failover(copies, Resilience(order="least-loaded"), clock, clock.sleep)
+    source = Failover(copies, ResilienceConfig(replica_selection="least-loaded"), clock, clock.sleep)
     left = 400
 
     async def reader() -> None:
@@ -85,7 +85,7 @@ async def test_the_least_loaded_copy_serves() -> None:
 async def test_least_loaded_avoids_a_copy_that_fails() -> None:
     """A copy whose last read failed comes last."""
     one, two = copies_of(down(), None)
-    source = over(FakeClock(), one, two, order="least-loaded")
+    source = over(FakeClock(), one, two, replica_selection="least-loaded")
     for _ in range(10):
         await source.read("0.bin")
     assert one.started == 1
@@ -107,7 +107,7 @@ async def test_how_late_is_late_is_learned() -> None:
         clock = FakeClock()
         held, two = copies_of(None, None)
         slow = LatencySource(held, latency_s, sleep=clock.sleep)
-        source = Failover([slow, two], Resilience(), clock, clock.sleep)
+        source = Failover([slow, two], ResilienceConfig(), clock, clock.sleep)
         two.rest = "hold"  # as slow as the first
         await driven(clock, asyncio.gather(*(source.read("0.bin") for _ in range(40))), step_s=0.01)
         held.rest, two.rest = "hold", None
@@ -168,14 +168,14 @@ async def test_the_first_fails_while_the_second_is_asked() -> None:
 @pytest.mark.parametrize(
     ("errors", "kind", "may_retry"),
     [
-        ((NotFound("x"), NotFound("x")), NotFound, False),
-        ((NotFound("x"), down()), NotFound, False),
-        ((down(), NotFound("x")), NotFound, True),
-        ((AccessDenied("x"), NotFound("x")), AccessDenied, False),
+        ((ObjectNotFoundError("x"), ObjectNotFoundError("x")), ObjectNotFoundError, False),
+        ((ObjectNotFoundError("x"), down()), ObjectNotFoundError, False),
+        ((down(), ObjectNotFoundError("x")), ObjectNotFoundError, True),
+        ((AccessDenied("x"), ObjectNotFoundError("x")), AccessDenied, False),
         ((AccessDenied("x"), AccessDenied("x")), AccessDenied, False),
         ((AccessDenied("x"), down()), SourceUnavailable, True),
         ((ObjectChanged("x"), ObjectChanged("x")), ObjectChanged, False),
-        ((ObjectChanged("x"), NotFound("x")), ObjectChanged, False),
+        ((ObjectChanged("x"), ObjectNotFoundError("x")), ObjectChanged, False),
         ((SourceTimeout("x"), down()), SourceUnavailable, True),
         ((down(), SourceTimeout("x")), SourceTimeout, True),
         ((TruncatedRead("x"), AccessDenied("x")), TruncatedRead, True),
@@ -196,12 +196,12 @@ async def test_one_error_when_no_copy_can_serve(
 
 
 async def test_missing_is_told_from_down() -> None:
-    """`NotFound` names the copies that could not be asked, and only those."""
-    one, two, three = copies_of(NotFound("x"), down(), NotFound("x"))
-    with pytest.raises(NotFound, match="not asked: 'two'"):
+    """`ObjectNotFoundError` names the copies that could not be asked, and only those."""
+    one, two, three = copies_of(ObjectNotFoundError("x"), down(), ObjectNotFoundError("x"))
+    with pytest.raises(ObjectNotFoundError, match="not asked: 'two'"):
         await over(FakeClock(), one, two, three).read("0.bin")
     one, two = copies_of(None, None)
-    with pytest.raises(NotFound, match="does not exist in any copy"):
+    with pytest.raises(ObjectNotFoundError, match="does not exist in any copy"):
         await over(FakeClock(), one, two).read("missing.bin")
 
 
@@ -222,7 +222,7 @@ async def test_a_denying_copy_is_warned_of_once(caplog: pytest.LogCaptureFixture
         for _ in range(100):
             await source.read("0.bin")
     told = [record.getMessage() for record in caplog.records]
-    assert told == ['copy_denied source=one reason="AccessDenied: no login"']
+    assert told == ['replica_access_denied source=one reason="AccessDenied: no login"']
 
 
 @pytest.mark.parametrize("turns", [0, 3])
@@ -336,16 +336,16 @@ async def test_a_copy_that_rests_is_not_asked_first() -> None:
     """While its breaker is open the next copy is asked straight away, and the count of failovers goes on."""
     clock = FakeClock()
     primary, mirror = Held(memory("one"), rest=down()), Held(memory("two"))
-    settings = Resilience()
+    settings = ResilienceConfig()
     resting = CountedBreaker(primary, settings, clock, clock.sleep)
     source = Failover([resting, mirror], settings, clock, clock.sleep)
-    for _ in range(settings.breaker_in_a_row):
+    for _ in range(settings.breaker_consecutive_failures):
         await source.read("0.bin")
     assert resting.is_resting
     asked = resting.asked
     for _ in range(10):
         await source.read("0.bin")
-    assert (resting.asked, source.failovers) == (asked, settings.breaker_in_a_row + 10)
+    assert (resting.asked, source.failovers) == (asked, settings.breaker_consecutive_failures + 10)
     clock.tick(2 * settings.cooldown_s)
     assert not resting.is_resting
     await source.read("0.bin")
@@ -355,7 +355,7 @@ async def test_a_copy_that_rests_is_not_asked_first() -> None:
 async def test_a_read_that_moves_on_twice_is_one_failover() -> None:
     """The first copy rests and is passed over, the second fails, the third serves."""
     clock = FakeClock()
-    settings = Resilience()
+    settings = ResilienceConfig()
     one, two, three = copies_of(down(), down(), None)
     resting = Breaker(one, settings, clock, clock.sleep)
     source = Failover([resting, two, three], settings, clock, clock.sleep)

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from streaming.errors import NotFound, SourceTimeout, SourceUnavailable
-from streaming.resilience import Failover, Hedge, Resilience
+from streaming.errors import ObjectNotFoundError, SourceTimeout, SourceUnavailable
+from streaming.resilience import Failover, Hedge, ResilienceConfig
 from streaming.sources.base import Blob
 from streaming.testing import FakeClock, LatencySource
 from tests.resilience.parts import DATA, Held, cancelled_at_every_turn, down, driven, memory, settle
@@ -22,7 +22,7 @@ async def warm(clock: FakeClock, hedge: Hedge, reads: int = 60) -> None:
 
 def hedged(copy: Held, clock: FakeClock, **settings: float) -> Hedge:
     """Hedging in time that the test moves."""
-    return Hedge(copy, Resilience(**settings), clock, clock.sleep)  # type: ignore[arg-type]
+    return Hedge(copy, ResilienceConfig(**settings), clock, clock.sleep)  # type: ignore[arg-type]
 
 
 async def test_a_late_read_gets_a_second_which_wins() -> None:
@@ -78,7 +78,7 @@ async def test_it_waits_for_the_98th_percentile() -> None:
     latencies = [number / 100 for number in range(1, 101)]
     random.Random(1).shuffle(latencies)
     waits = iter(latencies)
-    hedge = Hedge(Slow(copy, 0, sleep=clock.sleep), Resilience(hedge_least_samples=100), clock, clock.sleep)
+    hedge = Hedge(Slow(copy, 0, sleep=clock.sleep), ResilienceConfig(hedge_min_samples=100), clock, clock.sleep)
     for _ in range(100):
         await driven(clock, hedge.read("0.bin"), step_s=0.01)
     read = asyncio.ensure_future(hedge.read("0.bin"))
@@ -94,7 +94,7 @@ async def test_it_waits_for_the_98th_percentile() -> None:
 async def test_at_most_five_percent_more_requests() -> None:
     """When every read is late, one in twenty gets a second."""
     clock, copy = FakeClock(), Held(memory(), [None] * 50)
-    hedge = hedged(copy, clock, hedge_least_s=0.01)
+    hedge = hedged(copy, clock, hedge_min_s=0.01)
     await warm(clock, hedge, 50)
     copy.rest = "hold"
     for _ in range(400):
@@ -165,7 +165,7 @@ async def test_if_both_fail_the_first_error_counts() -> None:
     await settle()
     copy._waiting[1].set_exception(SourceTimeout("of the second"))
     await settle()
-    copy._waiting[0].set_exception(NotFound("of the first"))
+    copy._waiting[0].set_exception(ObjectNotFoundError("of the first"))
     with pytest.raises(SourceTimeout, match="of the second"):
         await read
 
@@ -174,7 +174,7 @@ async def test_the_second_goes_to_another_copy() -> None:
     """Over copies, the second read asks one that the first did not."""
     clock = FakeClock()
     one, two = Held(memory("one"), [None] * 60 + ["hold"]), Held(memory("two"))
-    hedge = Hedge(Failover([one, two], Resilience(), clock, clock.sleep), Resilience(), clock, clock.sleep)
+    hedge = Hedge(Failover([one, two], ResilienceConfig(), clock, clock.sleep), ResilienceConfig(), clock, clock.sleep)
     await warm(clock, hedge)
     blob = await driven(clock, hedge.read("0.bin"), step_s=0.01)
     assert blob.source == "two"

@@ -11,15 +11,15 @@ from streaming.core.config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
-    Closed,
-    NotFound,
+    ClosedError,
     ObjectChanged,
+    ObjectNotFoundError,
     SourceTimeout,
     SourceUnavailable,
     StreamingError,
     TruncatedRead,
 )
-from streaming.resilience import Resilience, Retry, RetryBudget, attempts_of
+from streaming.resilience import ResilienceConfig, Retry, RetryBudget, attempts_of
 from streaming.resilience.timing import Time
 from streaming.testing import FakeClock, MemorySource
 from tests.resilience.parts import DATA, Held, Highest, cancelled_at_every_turn, down, driven, marked, memory, settle
@@ -27,7 +27,7 @@ from tests.resilience.parts import DATA, Held, Highest, cancelled_at_every_turn,
 
 def retry(source: Held | MemorySource, clock: FakeClock, **settings: float) -> Retry:
     """Trying again in time that the test moves, with the longest pauses."""
-    return Retry(source, Resilience(**settings), clock, clock.sleep, Highest())  # type: ignore[arg-type]
+    return Retry(source, ResilienceConfig(**settings), clock, clock.sleep, Highest())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [SourceTimeout, SourceUnavailable, TruncatedRead])
@@ -40,7 +40,7 @@ async def test_what_may_pass_is_tried_again(kind: type[StreamingError]) -> None:
     assert (copy.started, source.requests, source.retries) == (3, 1, 2)
 
 
-@pytest.mark.parametrize("kind", [NotFound, AccessDenied, BadRequest, ObjectChanged, Closed])
+@pytest.mark.parametrize("kind", [ObjectNotFoundError, AccessDenied, BadRequest, ObjectChanged, ClosedError])
 async def test_what_is_final_is_not_tried_again(kind: type[StreamingError]) -> None:
     """An error that a repetition would not change comes back at once, as it is."""
     clock, error = FakeClock(), kind("no")
@@ -59,7 +59,7 @@ async def test_pauses_double_up_to_the_cap() -> None:
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    budget_free = Resilience(retry_burst=20)
+    budget_free = ResilienceConfig(retry_burst=20)
     source = Retry(Held(memory(), [down()] * 9), budget_free, clock, sleep, Highest())
     source_timer = source.settings.deadline_s
     await source.read("0.bin")
@@ -74,7 +74,7 @@ async def test_pauses_differ_from_read_to_read() -> None:
         pauses.append(seconds)
 
     for seed in range(200):
-        await Retry(Held(memory(), [down()]), Resilience(), FakeClock(), sleep, random.Random(seed)).read("0.bin")
+        await Retry(Held(memory(), [down()]), ResilienceConfig(), FakeClock(), sleep, random.Random(seed)).read("0.bin")
     drawn = [pause for pause in pauses if pause < 1]
     assert len(drawn) == 200
     assert min(drawn) < 0.005
@@ -129,10 +129,10 @@ async def test_an_endless_outage_ends_in_one_error_with_its_history() -> None:
 
 
 async def test_a_final_error_after_others_tells_them() -> None:
-    """An object that is gone when it is tried again is `NotFound`, and the history says what came before."""
+    """An object that is gone when it is tried again is `ObjectNotFoundError`, and the history says what came before."""
     clock = FakeClock()
-    with pytest.raises(NotFound, match=r"SourceUnavailable.*NotFound"):
-        await driven(clock, retry(Held(memory(), [down(), NotFound("gone")]), clock).read("0.bin"))
+    with pytest.raises(ObjectNotFoundError, match=r"SourceUnavailable.*ObjectNotFoundError"):
+        await driven(clock, retry(Held(memory(), [down(), ObjectNotFoundError("gone")]), clock).read("0.bin"))
 
 
 async def test_a_cancel_from_outside_stays_a_cancel() -> None:
@@ -179,7 +179,7 @@ async def test_an_outage_of_five_seconds_costs_no_read() -> None:
 async def test_budget_spends_its_burst_then_waits_for_successes() -> None:
     """Ten attempts are free; beyond, each success lets one go, and otherwise ten go each second."""
     clock = FakeClock()
-    budget = RetryBudget(Resilience(), Time(clock, clock.sleep))
+    budget = RetryBudget(ResilienceConfig(), Time(clock, clock.sleep))
     for _ in range(10):
         await budget.take()
     waiting = [asyncio.ensure_future(budget.take()) for _ in range(6)]
@@ -207,7 +207,7 @@ async def test_budget_spends_its_burst_then_waits_for_successes() -> None:
 async def test_a_cancelled_attempt_gives_its_turn_on() -> None:
     """Cancelled before its turn it leaves the queue, cancelled after it the next one has it, or the budget."""
     clock = FakeClock()
-    budget = RetryBudget(Resilience(retry_burst=1), Time(clock, clock.sleep))
+    budget = RetryBudget(ResilienceConfig(retry_burst=1), Time(clock, clock.sleep))
     await budget.take()
     first, second, third = (asyncio.ensure_future(budget.take()) for _ in range(3))
     await settle()
@@ -247,7 +247,7 @@ async def test_cancel_at_every_await_leaves_nothing_behind() -> None:
     """Cancelled anywhere between attempts, a read leaves no turn, no token and no timer."""
     clock = FakeClock()
     copy = Held(memory(), rest=down())
-    source = Retry(copy, Resilience(retry_burst=1), clock, clock.sleep, Highest())
+    source = Retry(copy, ResilienceConfig(retry_burst=1), clock, clock.sleep, Highest())
 
     async def work() -> None:
         read = asyncio.ensure_future(source.read("0.bin"))
@@ -293,7 +293,7 @@ async def test_a_listing_gives_up_after_five_attempts() -> None:
 
 
 @pytest.mark.parametrize(
-    "marks", [marked(TruncatedRead("cut"), retryable=False), marked(NotFound("lags"), retryable=True)]
+    "marks", [marked(TruncatedRead("cut"), retryable=False), marked(ObjectNotFoundError("lags"), retryable=True)]
 )
 async def test_an_error_itself_says_whether_to_retry(marks: StreamingError) -> None:
     """`retryable` on the error decides, not its class."""
@@ -310,7 +310,7 @@ async def test_an_error_itself_says_whether_to_retry(marks: StreamingError) -> N
 async def test_a_cancelled_attempt_may_be_passed_over_first() -> None:
     """Cancelled in the moment in which an attempt is earned, it is passed over and ends as cancelled."""
     clock = FakeClock()
-    budget = RetryBudget(Resilience(retry_burst=1), Time(clock, clock.sleep))
+    budget = RetryBudget(ResilienceConfig(retry_burst=1), Time(clock, clock.sleep))
     await budget.take()
     first, second = (asyncio.ensure_future(budget.take()) for _ in range(2))
     await settle()

@@ -9,17 +9,17 @@ import pytest
 
 import streaming.resilience
 from streaming.errors import ConfigError
-from streaming.resilience import Resilience
+from streaming.resilience import ResilienceConfig
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Resilience), ids=lambda field: field.name)
+@pytest.mark.parametrize("field", dataclasses.fields(ResilienceConfig), ids=lambda field: field.name)
 def test_each_default_is_documented(field: dataclasses.Field[object]) -> None:
     """The package's docstring says the value that holds, and the class what it means."""
-    if field.name != "order":
+    if field.name != "replica_selection":
         told = re.search(rf"`{field.name}` ([\d.]+)\b", streaming.resilience.__doc__ or "")
         assert told is not None
         assert float(told[1]) == field.default
-    assert f"{field.name}:" in (Resilience.__doc__ or "")
+    assert f"{field.name}:" in (ResilienceConfig.__doc__ or "")
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def test_each_default_is_documented(field: dataclasses.Field[object]) -> None:
     [
         ("deadline_s", 0),
         ("deadline_s", float("inf")),
-        ("retry_share", 1.5),
-        ("order", "random"),
-        ("limit_start", 4096),
+        ("retry_ratio", 1.5),
+        ("replica_selection", "random"),
+        ("initial_concurrency", 4096),
         ("backoff_base_s", 9),
         ("hedge_share", "5 %"),
     ],
@@ -37,4 +37,4 @@ def test_each_default_is_documented(field: dataclasses.Field[object]) -> None:
 def test_a_bad_value_is_refused(name: str, value: object) -> None:
     """The error names the setting and the value."""
     with pytest.raises(ConfigError, match=f"{name}=.*{re.escape(str(value))}"):
-        Resilience(**{name: value})  # type: ignore[arg-type]
+        ResilienceConfig(**{name: value})  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from streaming.errors import (
     AccessDenied,
-    Closed,
+    ClosedError,
     ConfigError,
-    NotFound,
+    ObjectNotFoundError,
     SourceError,
     SourceTimeout,
     SourceUnavailable,
@@ -25,11 +25,11 @@ from streaming.errors import (
 )
 from streaming.resilience import (
     Breaker,
+    ConcurrencyLimit,
     Expected,
     Failover,
     Hedge,
-    Limit,
-    Resilience,
+    ResilienceConfig,
     Retry,
     Verify,
     attempts_of,
@@ -59,7 +59,7 @@ def layers(source: DataSource) -> list[type]:
 
 async def test_order_of_the_wrappers() -> None:
     """Every copy has its own check, breaker and limit; one copy needs no failover."""
-    each = [Verify, Breaker, Limit, MemorySource]
+    each = [Verify, Breaker, ConcurrencyLimit, MemorySource]
     assert layers(stack([memory()])) == [Retry, Hedge, *each]
     both = stack([memory("one"), memory("two")])
     assert layers(both) == [Retry, Hedge, Failover, *each]
@@ -81,7 +81,7 @@ fault = st.builds(
             down(status=429),
             SourceTimeout("no answer"),
             TruncatedRead("cut"),
-            NotFound("gone"),
+            ObjectNotFoundError("gone"),
             AccessDenied("no"),
         ]
     ),
@@ -109,7 +109,7 @@ async def _random_faults(plans: list[list[Fault]], order: str, seed: int) -> Non
         FaultySource(LatencySource(store, 0.02, sleep=clock.sleep), plan)
         for store, plan in zip(stores, plans, strict=True)
     ]
-    options = Resilience(order=order, deadline_s=20)  # type: ignore[arg-type]
+    options = ResilienceConfig(replica_selection=order, deadline_s=20)  # type: ignore[arg-type]
     source = stack(copies, options, expected=[known] * 3, clock=clock, sleep=clock.sleep, rng=random.Random(seed))
     reads = [source.read(path) for path in CONTENTS]
     results = await driven(clock, asyncio.gather(*reads, return_exceptions=True), step_s=0.1)
@@ -122,11 +122,11 @@ async def _random_faults(plans: list[list[Fault]], order: str, seed: int) -> Non
             assert bytes(result.data) == content
     if sum(fault.times or 99 for plan in plans for fault in plan) <= 4:  # too few to open a breaker
         finals = [result for result in results if isinstance(result, BaseException)]
-        assert all(isinstance(error, NotFound | AccessDenied) for error in finals), finals
+        assert all(isinstance(error, ObjectNotFoundError | AccessDenied) for error in finals), finals
     await settle()
     assert len(asyncio.all_tasks()) == 1
     for copy in copies:
-        assert Limit(copy).gate.in_flight == 0
+        assert ConcurrencyLimit(copy).gate.in_flight == 0
     assert clock.time() <= 21
 
 
@@ -244,7 +244,7 @@ async def test_cancel_at_every_await_leaves_everything_as_it_was() -> None:
 
     await cancelled_at_every_turn(work, 25)
     assert len(asyncio.all_tasks()) == 1
-    assert [Limit(copy, clock=clock).gate.in_flight for copy in copies] == [0, 0]
+    assert [ConcurrencyLimit(copy, clock=clock).gate.in_flight for copy in copies] == [0, 0]
     assert [copy.in_flight for copy in copies] == [0, 0]
     clock.tick(60)
     for copy in copies:
@@ -254,7 +254,7 @@ async def test_cancel_at_every_await_leaves_everything_as_it_was() -> None:
 
 async def test_pickles_with_its_settings_and_copies() -> None:
     """A copy from a pickle reads for itself, knows what is expected, and begins with fresh counts."""
-    options = Resilience(deadline_s=9, order="least-loaded")
+    options = ResilienceConfig(deadline_s=9, replica_selection="least-loaded")
     copies = [FaultySource(MemorySource(name, CONTENTS), [Fault(flip_byte=0)]) for name in ("one", "two")]
     source = stack(copies, options, expected=[known, known])
     await source.read("0.bin")
@@ -263,6 +263,6 @@ async def test_pickles_with_its_settings_and_copies() -> None:
     assert (again.settings, again.requests) == (options, 0)
     assert bytes((await again.read("1.bin")).data) == CONTENTS["1.bin"]
     await again.aclose()
-    with pytest.raises(Closed):
+    with pytest.raises(ClosedError):
         await again.read("1.bin")
     await source.read("1.bin")

@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from streaming.errors import ConfigError, ObjectChanged, TruncatedRead
-from streaming.resilience import Breaker, Expected, Failover, Hedge, Limit, Retry, Verify
+from streaming.resilience import Breaker, ConcurrencyLimit, Expected, Failover, Hedge, Retry, Verify
 from streaming.testing import Fault, FaultySource
 from tests.resilience.parts import DATA, memory
 
@@ -76,7 +76,7 @@ async def test_what_comes_with_a_read_is_for_that_read_alone(in_flight: int) -> 
     """Through all wrappers, hedged or not: reads of one path that know different sizes are each held to their own."""
     copies = [memory("one"), memory("two")]
     copies[0].put("0.bin", b"replaced")
-    source = Retry(Hedge(Failover([Breaker(Limit(Verify(copy))) for copy in copies])))
+    source = Retry(Hedge(Failover([Breaker(ConcurrencyLimit(Verify(copy))) for copy in copies])))
     expected = [(len(WHOLE), "two"), (8, "one")] * in_flight
     blobs = await asyncio.gather(*(source.read("0.bin", expect=(size, None, None)) for size, _ in expected))
     assert [(blob.size, blob.source) for blob in blobs] == expected

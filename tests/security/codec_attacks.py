@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import zstandard
 
-from streaming.errors import DecodeError, TooLarge, TruncatedData, UnsafeData
+from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 from tests.security.pickles import (
     HOOKS,
     REBUILD,
@@ -53,14 +53,18 @@ def arithmetic() -> dict[str, Attack]:
             archive(tensor(b"K\1\x85", b"K\1\x85", b"K\0", STORAGE.replace(b"K\1t", _HUGE + b"t"))),
             UnsafeData,
         ),
-        "a shape that doubles when printed": ("a.pt", archive(tensor(shared, shared)), TooLarge),
-        "a key that doubles when hashed": ("a.pt", archive(b"}" + shared + b"K\1s"), TooLarge),
+        "a shape that doubles when printed": ("a.pt", archive(tensor(shared, shared)), ObjectTooLargeError),
+        "a key that doubles when hashed": ("a.pt", archive(b"}" + shared + b"K\1s"), ObjectTooLargeError),
         "a key that doubles when hashed, beside no plan": (
             "a.pt",
             archive(b"(" + HOOKS + b"}" + shared + b"K\1st"),
-            TooLarge,
+            ObjectTooLargeError,
         ),
-        "a member of a set that doubles": ("a.pt", archive(b"c__builtin__\nset\n](" + shared + b"e\x85R"), TooLarge),
+        "a member of a set that doubles": (
+            "a.pt",
+            archive(b"c__builtin__\nset\n](" + shared + b"e\x85R"),
+            ObjectTooLargeError,
+        ),
         "a key deeper than the C stack": ("a.pt", archive(b"})" + b"\x85" * 500_000 + b"K\1s"), UnsafeData),
         "a key deeper than the C stack, old": ("a.pt", legacy(b"})" + b"\x85" * 500_000 + b"K\1s"), UnsafeData),
         "an encoding of quadratic time": (
@@ -88,8 +92,8 @@ def containers() -> dict[str, Attack]:
     data = npz({"a.npy": body[:-200] + bytes(100_000_000)}, zipfile.ZIP_DEFLATED)
     at = data.rindex(b"PK\x01\x02") + 24
     found["a member by deflate"] = ("a.npz", data[:at] + struct.pack("<L", len(body)) + data[at + 4 :], DecodeError)
-    found["one pickle named 2,000 times"] = ("a.pt", archive(text("x" * 1_000_000), copies=2000), TooLarge)
-    found["members without content"] = ("a.npz", npz({f"{n}.txt": b"" for n in range(20_000)}), TooLarge)
+    found["one pickle named 2,000 times"] = ("a.pt", archive(text("x" * 1_000_000), copies=2000), ObjectTooLargeError)
+    found["members without content"] = ("a.npz", npz({f"{n}.txt": b"" for n in range(20_000)}), ObjectTooLargeError)
     return found
 
 
@@ -108,12 +112,24 @@ def sizes() -> dict[str, Attack]:
             UnsafeData,
         )
     one = number(10**9)
-    found["one element, a thousand million times"] = ("a.pt", archive(tensor(one + b"\x85", b"K\0\x85")), TooLarge)
+    found["one element, a thousand million times"] = (
+        "a.pt",
+        archive(tensor(one + b"\x85", b"K\0\x85")),
+        ObjectTooLargeError,
+    )
     state = b"(" + STORAGE + b"K\0" + one + b"\x85K\1\x85t"
-    found["a storage enlarged by a state"] = ("a.pt", archive(b"ctorch\nTensor\n)R" + state + b"b"), TooLarge)
+    found["a storage enlarged by a state"] = (
+        "a.pt",
+        archive(b"ctorch\nTensor\n)R" + state + b"b"),
+        ObjectTooLargeError,
+    )
     empty = b"ctorch.storage\nTypedStorage\n)R"
     found["an empty storage enlarged"] = ("a.pt", archive(tensor(one + b"\x85", b"K\1\x85", storage=empty)), UnsafeData)
-    found["a storage enlarged by a state, old"] = ("a.pt", legacy(b"ctorch\nTensor\n)R" + state + b"b"), TooLarge)
+    found["a storage enlarged by a state, old"] = (
+        "a.pt",
+        legacy(b"ctorch\nTensor\n)R" + state + b"b"),
+        ObjectTooLargeError,
+    )
     return found
 
 
@@ -139,37 +155,41 @@ def objects() -> dict[str, Attack]:
     small = b"](" * 900 + scalar("f8", bytes(8)) + b"q\1" + b"h\1" * 90_000 + b"e" * 900
     wide = b"c__builtin__\nbytearray\n" + text("a" * 9_000_000) + text("utf-32") + b"\x86R"
     return {
-        "lists in lists": ("a.json.zst", nested, TooLarge),
-        "empty dicts": ("a.json.zst", zstandard.compress(b"[" + b"{}," * 3_000_000 + b"{}]"), TooLarge),
-        "dicts of one": ("a.json", b"[" + b'{"":{}},' * 1_200_000 + b"{}]", TooLarge),
-        "numbers": ("a.json", b"[" + b"257," * 2_400_000 + b"0]", TooLarge),
-        "texts": ("a.json", b"[" + b'"ab",' * 1_900_000 + b"0]", TooLarge),
-        "text made wide by one character": ("a.json", b'"' + b"a" * 9_000_000 + face + b'"', TooLarge),
-        "text made wide by one escape": ("a.json", b'"' + b"a" * 9_000_000 + b'\\ud83d\\ude00"', TooLarge),
-        "plain text made wide": ("a.txt", b"a" * 9_000_000 + face, TooLarge),
-        "lines": ("a.jsonl", b"{}\n" * 3_000_000, TooLarge),
-        "lines of nothing": ("a.jsonl", b"\n" * 9_900_000, TooLarge),
-        "tensors without elements": ("a.safetensors", struct.pack("<Q", len(empty)) + empty, TooLarge),
-        "metadata": ("a.safetensors", struct.pack("<Q", len(header)) + header, TooLarge),
-        "axes": ("a.safetensors", struct.pack("<Q", len(axes)) + axes + bytes(4), TooLarge),
-        "lists in a pickle": ("a.pt", archive(b"](" + b"]" * many + b"e"), TooLarge),
-        "dicts in a pickle": ("a.pt", archive(b"](" + b"}" * many + b"e"), TooLarge),
-        "sets in a pickle": ("a.pt", archive(b"](" + b"\x8f" * many + b"e"), TooLarge),
-        "marks in a pickle": ("a.pt", archive(b"(" * many + b"t" * many), TooLarge),
-        "lists in an old pickle": ("a.pt", legacy(b"](" + b"]" * many + b"e"), TooLarge),
-        "calls in a pickle": ("a.pt", archive(dicts), TooLarge),
-        "empty tensors in a pickle": ("a.pt", archive(call), TooLarge),
-        "views of one float": ("a.pt", archive(views), TooLarge),
-        "one scalar, many times": ("a.pt", archive(large), TooLarge),
+        "lists in lists": ("a.json.zst", nested, ObjectTooLargeError),
+        "empty dicts": ("a.json.zst", zstandard.compress(b"[" + b"{}," * 3_000_000 + b"{}]"), ObjectTooLargeError),
+        "dicts of one": ("a.json", b"[" + b'{"":{}},' * 1_200_000 + b"{}]", ObjectTooLargeError),
+        "numbers": ("a.json", b"[" + b"257," * 2_400_000 + b"0]", ObjectTooLargeError),
+        "texts": ("a.json", b"[" + b'"ab",' * 1_900_000 + b"0]", ObjectTooLargeError),
+        "text made wide by one character": ("a.json", b'"' + b"a" * 9_000_000 + face + b'"', ObjectTooLargeError),
+        "text made wide by one escape": ("a.json", b'"' + b"a" * 9_000_000 + b'\\ud83d\\ude00"', ObjectTooLargeError),
+        "plain text made wide": ("a.txt", b"a" * 9_000_000 + face, ObjectTooLargeError),
+        "lines": ("a.jsonl", b"{}\n" * 3_000_000, ObjectTooLargeError),
+        "lines of nothing": ("a.jsonl", b"\n" * 9_900_000, ObjectTooLargeError),
+        "tensors without elements": ("a.safetensors", struct.pack("<Q", len(empty)) + empty, ObjectTooLargeError),
+        "metadata": ("a.safetensors", struct.pack("<Q", len(header)) + header, ObjectTooLargeError),
+        "axes": ("a.safetensors", struct.pack("<Q", len(axes)) + axes + bytes(4), ObjectTooLargeError),
+        "lists in a pickle": ("a.pt", archive(b"](" + b"]" * many + b"e"), ObjectTooLargeError),
+        "dicts in a pickle": ("a.pt", archive(b"](" + b"}" * many + b"e"), ObjectTooLargeError),
+        "sets in a pickle": ("a.pt", archive(b"](" + b"\x8f" * many + b"e"), ObjectTooLargeError),
+        "marks in a pickle": ("a.pt", archive(b"(" * many + b"t" * many), ObjectTooLargeError),
+        "lists in an old pickle": ("a.pt", legacy(b"](" + b"]" * many + b"e"), ObjectTooLargeError),
+        "calls in a pickle": ("a.pt", archive(dicts), ObjectTooLargeError),
+        "empty tensors in a pickle": ("a.pt", archive(call), ObjectTooLargeError),
+        "views of one float": ("a.pt", archive(views), ObjectTooLargeError),
+        "one scalar, many times": ("a.pt", archive(large), ObjectTooLargeError),
         "one text, many times": (
             "a.pt",
             archive(b"](" + text("x" * 100_000) + b"q\1" + b"h\1" * 3000 + b"e"),
-            TooLarge,
+            ObjectTooLargeError,
         ),
-        "small scalars, far down": ("a.pt", archive(small), TooLarge),
-        "lists that double": ("a.pt", archive(b"(" + HOOKS + doubled + b"t"), TooLarge),
+        "small scalars, far down": ("a.pt", archive(small), ObjectTooLargeError),
+        "lists that double": ("a.pt", archive(b"(" + HOOKS + doubled + b"t"), ObjectTooLargeError),
         "bytes made wide": ("a.pt", archive(wide), UnsafeData),
-        "an archive of names": ("a.npz", npz({f"{n}.npy": saved(np.zeros(0)) for n in range(15_000)}), TooLarge),
+        "an archive of names": (
+            "a.npz",
+            npz({f"{n}.npy": saved(np.zeros(0)) for n in range(15_000)}),
+            ObjectTooLargeError,
+        ),
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from streaming import StreamingDatasetAdapter
 from streaming.core.config import DataSourceConfig
-from streaming.errors import DecodeError, SourceError, TooLarge
+from streaming.errors import DecodeError, ObjectTooLargeError, SourceError
 from streaming.sources.base import DataSource
 from tests.security.engines import ENGINES, each_engine
 from tests.security.hostile_server import HostileServer, Request, endless, head, respond
@@ -29,7 +29,7 @@ async def read_all(source: DataSource, *range_: int) -> None:
 async def test_whole_object_that_does_not_end(engine: str) -> None:
     """A body is given up soon after the length that was announced for it, or after the limit."""
     with HostileServer(endless(200, SMALL)) as server:
-        with pytest.raises((SourceError, TooLarge)):
+        with pytest.raises((SourceError, ObjectTooLargeError)):
             await read_all(ENGINES[engine](server.url, max_object_bytes=1_000_000))
         assert server.requests
     assert server.sent < ENOUGH
@@ -78,7 +78,7 @@ async def test_size_beyond_the_limit(engine: str) -> None:
         return [head(200, f"Content-Length: {LARGE}"), *[b"x" * 65_536] * (LARGE // 65_536)]
 
     with HostileServer(large) as server:
-        with pytest.raises(TooLarge, match=r"a\.bin"):
+        with pytest.raises(ObjectTooLargeError, match=r"a\.bin"):
             await read_all(ENGINES[engine](server.url, max_object_bytes=1_000_000))
     assert server.sent < ENOUGH
 

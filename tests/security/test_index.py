@@ -107,8 +107,10 @@ MADE_UP: dict[str, Callable[[], bytes]] = {
     "six sections": lambda: changed(sections=[*header()["sections"], 0]),
     "no sections": lambda: changed(sections=[]),
     "skips as a list": lambda: changed(skips=[]),
-    "skips without an example": lambda: changed(skips={"counts": {"no_codec": {".x": 1}}, "examples": {}}),
-    "skips that cannot be added": lambda: changed(skips={"counts": {"no_codec": {".x": "1"}}, "examples": {}}),
+    "skips without an example": lambda: changed(skips={"counts": {"unsupported_suffix": {".x": 1}}, "examples": {}}),
+    "skips that cannot be added": lambda: changed(
+        skips={"counts": {"unsupported_suffix": {".x": "1"}}, "examples": {}}
+    ),
     "etags of another number of sources": lambda: changed(etags=[]),
     "two sources": lambda: changed(sources=["data", "other"], etags=[True, True]),
     "another source": lambda: changed(sources=["other"]),

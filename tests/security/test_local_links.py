@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
 from streaming.core.config import DataSourceConfig
-from streaming.errors import AccessDenied, NotFound, SourceError
+from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError
 from streaming.index import SampleIndex
 from streaming.monitoring.metrics import write_textfile
 from streaming.sources import LocalDataSource, local_root
@@ -143,7 +143,7 @@ def test_a_root_that_was_replaced_is_found_again(root: Path, source: LocalDataSo
     (root / "b").mkdir(parents=True)
     (root / "b" / "y.bin").write_bytes(b"new")
     assert bytes(source.read_blocking("b/y.bin").data) == b"new"
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         source.read_blocking("a/x.bin")
     assert asyncio.run(source.list_files()) == ["b/y.bin"]
 
@@ -152,7 +152,7 @@ def test_a_missing_root_is_no_endless_search(tmp_path: Path, root: Path, source:
     """A root that goes away is named, once it was open and before."""
     source.read_blocking("a/x.bin")
     root.rename(root.with_name("gone"))
-    with pytest.raises(NotFound, match=r"root .* does not exist"):
+    with pytest.raises(ObjectNotFoundError, match=r"root .* does not exist"):
         source.read_blocking("a/y.bin")
 
 
@@ -161,7 +161,7 @@ def test_descriptors_are_given_back(root: Path) -> None:
 
     async def use(source: LocalDataSource) -> None:
         await source.read("a/x.bin")
-        with pytest.raises(NotFound):
+        with pytest.raises(ObjectNotFoundError):
             await source.read("a/none/of/these")
         await source.list_files()
         await source.read("a/x.bin")

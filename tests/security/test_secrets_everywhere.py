@@ -25,10 +25,10 @@ from streaming.cli.app import app
 from streaming.core import logs
 from streaming.core.config import AdapterConfig, DataSourceConfig, load_config, parse_source
 from streaming.core.masking import mask_secrets
-from streaming.errors import ConfigError, NotFound, PrepareError, StreamingError
+from streaming.errors import ConfigError, ObjectNotFoundError, PrepareError, StreamingError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.monitoring.metrics import write_textfile
-from streaming.monitoring.wandb_logger import WandbTracker
+from streaming.monitoring.wandb_logger import WandbLogger
 from streaming.sources import create_data_source
 from tests.cli.test_live_view import exposition
 from tests.monitoring.test_wandb_logger import Run
@@ -39,7 +39,7 @@ PLACES = (
 ).split()
 PLANTED = {place: f"pl4nted-{place.replace('_', '-')}-Kx8Vq2" for place in PLACES}
 P = PLANTED
-FAST = {"deadline_s": 1.0, "backoff_base_s": 0.001, "backoff_cap_s": 0.002}
+FAST = {"deadline_s": 1.0, "backoff_base_s": 0.001, "backoff_max_s": 0.002}
 
 
 def forms(secret: str) -> set[str]:
@@ -312,14 +312,14 @@ def test_no_secret_comes_out_of_a_run(server: str, owner: str, tmp_path: Path, l
     bad = {"on_error": "replace", "max_bad_share": 1.0, "quarantine_path": tmp_path / "bad.jsonl"}
     with StreamingDatasetAdapter([web(server, "good")], **settings, **bad) as adapter:
         loader = StreamingDataLoader(adapter, batch_size=2)
-        tracker = WandbTracker(loader, run, every=1, clock=iter(range(1000)).__next__)
+        tracker = WandbLogger(loader, run, every=1, clock=iter(range(1000)).__next__)
         batches = list(tracker)
         tracker.close()
         write_textfile(tmp_path / "metrics.prom")
         found = {
             "state": json.dumps(loader.state_dict()),
             "objects": f"{adapter!r} {loader!r} {tracker!r} {adapter.index!r} {vars(adapter.index)!r}",
-            "stats": f"{adapter.get_cache_stats()} {adapter.readings()}",
+            "stats": f"{adapter.get_cache_stats()} {adapter.metrics_snapshot()}",
             "batches": repr(batches),
         }
     assert len(batches) == 2
@@ -409,9 +409,9 @@ def test_what_an_error_comes_from_is_masked_with_it(make: Callable[[str], Except
             except type(cause) as exc:
                 raise TypeError("between") from exc
         except TypeError as exc:
-            raise NotFound("gone") from exc
+            raise ObjectNotFoundError("gone") from exc
 
-    with pytest.raises(NotFound) as caught:
+    with pytest.raises(ObjectNotFoundError) as caught:
         fail()
     check(texts_of(caught.value))
     assert isinstance(cause, type(make("x")))
@@ -420,9 +420,9 @@ def test_what_an_error_comes_from_is_masked_with_it(make: Callable[[str], Except
 
 def test_an_error_keeps_what_it_needs() -> None:
     """Paths and plain messages are as they were given; a path that is a signed URL loses the signature."""
-    error = NotFound("the path a/b?x=1 of 'web' is gone", path="a/b?token=plain")
+    error = ObjectNotFoundError("the path a/b?x=1 of 'web' is gone", path="a/b?token=plain")
     assert (str(error), error.path) == ("the path a/b?x=1 of 'web' is gone", "a/b?token=plain")
-    assert NotFound("x", path=f"http://h/a?sig={P['query']}").path == "http://h/a?sig=***"
+    assert ObjectNotFoundError("x", path=f"http://h/a?sig={P['query']}").path == "http://h/a?sig=***"
     with contextlib.suppress(ValueError):
         raise ValueError(error)
 

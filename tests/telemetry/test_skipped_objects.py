@@ -40,12 +40,12 @@ def test_counts_by_reason_and_suffix() -> None:
     skips = Skips()
     skips.add("special_file", "pipe")
     for path in ("x/a.csv", "b.parquet", "c.parquet"):
-        skips.add("no_codec", path)
+        skips.add("unsupported_suffix", path)
     assert skips.describe() == (
         "3 with a suffix that no codec reads (.parquet 2, .csv 1; first 'x/a.csv'); "
         "1 not a regular file (no suffix 1; first 'pipe')"
     )
-    assert (skips.total(), skips.total(without=frozenset({"no_codec"}))) == (4, 1)
+    assert (skips.total(), skips.total(without=frozenset({"unsupported_suffix"}))) == (4, 1)
     assert skips.describe(without=frozenset(REASONS)) == ""
     assert not Skips()
 
@@ -54,7 +54,7 @@ def test_memory_is_bounded() -> None:
     """A million suffixes and paths leave a few, and no object uncounted."""
     skips = Skips()
     for number in range(10_000):
-        skips.add("no_codec", f"shard.{number}")
+        skips.add("unsupported_suffix", f"shard.{number}")
     assert skips.total() == 10_000
     assert len(json.dumps(skips.to_json())) < 1_000
 
@@ -64,11 +64,11 @@ def test_what_two_have_counted_adds_up_and_can_be_saved() -> None:
     first, second = Skips(), Skips()
     first.add("hidden", ".a")
     second.add("hidden", ".b")
-    second.add("no_codec", "c.csv")
+    second.add("unsupported_suffix", "c.csv")
     first.update(second)
     again = Skips.from_json(json.loads(json.dumps(first.to_json())))
-    assert again.counts == {"hidden": {"": 2}, "no_codec": {".csv": 1}}
-    assert again.examples == {"hidden": [".a", ".b"], "no_codec": ["c.csv"]}
+    assert again.counts == {"hidden": {"": 2}, "unsupported_suffix": {".csv": 1}}
+    assert again.examples == {"hidden": [".a", ".b"], "unsupported_suffix": ["c.csv"]}
     assert set(REASONS) >= USUAL
 
 
@@ -177,7 +177,7 @@ async def test_an_index_counts_and_warns_of_it_once(
         assert told in warning
     index.save(tmp_path / "a.index")
     for each in (index, SampleIndex.open(tmp_path / "a.index")):
-        assert each.skips.counts == {"not_in_engine": {".pt": 1}, "no_codec": {".csv": 1}}
+        assert each.skips.counts == {"not_in_engine": {".pt": 1}, "unsupported_suffix": {".csv": 1}}
         assert each.skipped_objects == 2
 
 

@@ -17,7 +17,7 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import PrepareError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.telemetry.stages import STAGES
-from streaming.telemetry.stalls import StallAccount, Watched, rest_of, watch
+from streaming.telemetry.stalls import StallAccount, Watched, monitor_stalls, rest_of
 from tests import planted
 from tests.calm import calmly
 from tests.planted import Pausing, SlowSource
@@ -160,7 +160,7 @@ def test_decompression_is_told_apart_from_decoding() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_of_torch_can_be_watched(workers: int) -> None:
-    """`watch` gives the batches of any DataLoader as they are, epoch after epoch, with an account of the waits."""
+    """`monitor_stalls` gives the batches of any DataLoader as they are, with an account of the waits."""
     delays = {"transform": 0.03, "collate": 0.03}
 
     def two_epochs() -> tuple[Watched, float, list[Any]]:
@@ -169,7 +169,7 @@ def test_a_loader_of_torch_can_be_watched(workers: int) -> None:
             loader = DataLoader(
                 adapter, batch_size=2, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
             )
-            watched = watch(loader)
+            watched = monitor_stalls(loader)
             waited, batches = _run(iter(watched))
             again, _ = _run(iter(watched))
             assert loader.collate_fn is collate
@@ -278,7 +278,7 @@ def test_no_stage_ever_sinks() -> None:
 
 def test_every_stage_has_a_number() -> None:
     """The metrics of an account have each stage, also those that nobody waited for."""
-    reading = StallAccount(rest_of(workers=0)).readings()
+    reading = StallAccount(rest_of(workers=0)).metrics_snapshot()
     assert reading["trainer_wait_seconds"] == {(stage,): 0.0 for stage in STAGES}
 
 

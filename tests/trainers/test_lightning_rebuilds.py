@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import ConfigError
 from streaming.loader.data_loader import StreamingDataLoader
-from streaming.order.batching import Packing, TokenBatches
+from streaming.order.batching import SequencePacking, TokenBudgetBatching
 from tests.trainers.jobs import SAMPLES, write_samples
 
 LENGTHS = [1 + number % 5 for number in range(SAMPLES)]
@@ -90,8 +90,10 @@ MADE: dict[str, Callable[[Any], StreamingDataLoader]] = {
     "in order": lambda data: StreamingDataLoader(data, batch_size=3, drop_last=True),
     "shuffled": lambda data: StreamingDataLoader(data, batch_size=3, shuffle=True, seed=4),
     "workers": lambda data: StreamingDataLoader(data, batch_size=3, shuffle=True, num_workers=1),
-    "tokens": lambda data: StreamingDataLoader(data, batching=TokenBatches(LENGTHS, 20)),
-    "packs": lambda data: StreamingDataLoader(data, batch_size=2, batching=Packing(LENGTHS, 10), collate_fn=flat),
+    "tokens": lambda data: StreamingDataLoader(data, batching=TokenBudgetBatching(LENGTHS, 20)),
+    "packs": lambda data: StreamingDataLoader(
+        data, batch_size=2, batching=SequencePacking(LENGTHS, 10), collate_fn=flat
+    ),
 }
 
 

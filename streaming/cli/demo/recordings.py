@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streaming.errors import ConfigError, NotFound, TruncatedData
+from streaming.errors import ConfigError, ObjectNotFoundError, TruncatedData
 
 __all__ = ["Recordings", "find_data", "unpack"]
 
@@ -58,7 +58,7 @@ def unpack(data: Path, target: Path) -> Recordings:
 
     Raises:
         ConfigError: if the manifest is not one.
-        NotFound: if a recording that it lists is missing.
+        ObjectNotFoundError: if a recording that it lists is missing.
         TruncatedData: if one is damaged, by its checksum.
     """
     rows = _manifest_rows(data)
@@ -94,7 +94,9 @@ def _read_recording(data: Path, row: dict[str, Any]) -> bytes:
     try:
         content = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=row["bytes"])
     except FileNotFoundError as exc:
-        raise NotFound(f"{path}: listed in MANIFEST.json, but not there; restore it with git checkout") from exc
+        raise ObjectNotFoundError(
+            f"{path}: listed in MANIFEST.json, but not there; restore it with git checkout"
+        ) from exc
     except zstandard.ZstdError as exc:
         raise TruncatedData(f"{path}: not a whole zstd file ({exc}); restore it with git checkout") from exc
     if hashlib.sha256(content).hexdigest() != row["sha256"]:

@@ -23,7 +23,7 @@ from streaming.cli.demo.server import SlowServer
 from streaming.loader.collate import PadCollate
 from streaming.monitoring.metrics.serve import MetricsServer, start_metrics_server
 from streaming.monitoring.metrics.textfile import TextfileWriter
-from streaming.telemetry.stalls import watch
+from streaming.telemetry.stalls import monitor_stalls
 
 __all__ = ["DemoSettings", "Epoch", "run_demo"]
 
@@ -219,7 +219,7 @@ def _train(
         collate_fn=PadCollate(padding_value=PADDING),
         persistent_workers=bool(look_ahead and settings.workers),
     )
-    batches = watch(loader) if look_ahead else loader
+    batches = monitor_stalls(loader) if look_ahead else loader
     with _shut_down(loader):
         for number in itertools.count(1) if settings.is_endless else range(1, settings.epochs + 1):
             began = time.perf_counter()

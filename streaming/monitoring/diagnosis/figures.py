@@ -13,7 +13,14 @@ from streaming.telemetry.stages import STAGES
 __all__ = ["Figures", "figures_of"]
 
 _STEPS: Final = ("trainer_steps", "trainer_busy_seconds", "trainer_wait_seconds", "loader_batches")
-_READS: Final = ("reads", "read_waits", "read_wait_seconds", "cache_max_bytes", "prefetch_depth", "source_requests")
+_READS: Final = (
+    "reads",
+    "read_waits",
+    "read_wait_seconds",
+    "cache_capacity_bytes",
+    "prefetch_depth",
+    "source_requests",
+)
 _PER_STATE: Final = ("open", "half-open")
 
 
@@ -110,7 +117,7 @@ def _figures(window: Window, dataset: str, basis: str) -> Figures:
         hit_ratio=hits / (hits + misses) if hits + misses else window.level("cache_observed_hit_ratio"),
         predicted_hit_ratio=_least(window, "cache_predicted_hit_ratio"),
         in_flight=window.level("prefetch_in_flight"),
-        ahead=window.level("prefetch_ahead"),
+        ahead=window.level("prefetch_buffered_samples"),
         depth=window.level("prefetch_depth"),
         memory_bytes=window.level("process_resident_memory_bytes") or 0.0,
         breakers=_breakers(window),

@@ -82,7 +82,11 @@ class Case:
     def reads_nothing_ahead(self) -> bool:
         """Whether samples are fetched, and hardly any of them before it is asked for."""
         window = self.window
-        if not window.has("prefetch_ahead") or window.peak("prefetch_ahead") or window.peak("prefetch_waiting"):
+        if (
+            not window.has("prefetch_buffered_samples")
+            or window.peak("prefetch_buffered_samples")
+            or window.peak("prefetch_queued_samples")
+        ):
             return False
         fetched = window.gained("cache_misses")
         ahead = window.gained("cache_prefetch_hits") + window.gained("prefetch_late")

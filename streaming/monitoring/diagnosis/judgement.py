@@ -157,7 +157,7 @@ def _notes(before: Scrape | None, cases: Iterable[Case]) -> Iterator[str]:
         if figures.basis == "reads" and figures.steps:
             yield (
                 f"rank {figures.rank}, {figures.dataset}: nobody takes the time of the trainer's steps, so shares are "
-                "those of reads; iterate over streaming.telemetry.stalls.watch(dataloader), or use StreamingDataLoader"
+                "those of reads; iterate over streaming.monitor_stalls(dataloader), or use StreamingDataLoader"
             )
 
 

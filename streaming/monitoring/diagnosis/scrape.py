@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from streaming.errors import DecodeError
 from streaming.monitoring.metrics.families import FAMILIES, PREFIX
 
-__all__ = ["LABELS", "Reading", "Scrape", "merge", "parse"]
+__all__ = ["LABELS", "MetricsSnapshot", "Scrape", "merge", "parse"]
 
-Reading: TypeAlias = Mapping[str, Mapping[tuple[str, ...], float]]
+MetricsSnapshot: TypeAlias = Mapping[str, Mapping[tuple[str, ...], float]]
 """`{key: {values of the labels without rank: number}}`. A histogram is three keys: its own with `_bucket` (whose last
 label is `le`, cumulative as exposed), `_sum` and `_count`."""
 
@@ -46,7 +46,7 @@ class Scrape:
     """
 
     taken_at: float
-    ranks: Mapping[str, Reading] = field(default_factory=dict)
+    ranks: Mapping[str, MetricsSnapshot] = field(default_factory=dict)
 
 
 def parse(text: str, taken_at: float | None = None) -> Scrape:

@@ -13,7 +13,7 @@ __all__ = ["bad_samples", "memory", "progress", "trainer_bound"]
 def bad_samples(case: Case) -> Iterator[Finding]:
     """Samples replaced since the start, as `max_bad_share` counts them, which ends the run at 1 % by default."""
     window = case.window
-    bad, loaded = window.level("bad_samples") or 0.0, window.level("cache_misses") or 0.0
+    bad, loaded = window.level("samples_replaced") or 0.0, window.level("cache_misses") or 0.0
     if bad > BAD_SHARE * (loaded + bad):
         yield Finding(
             "BadSamples",
@@ -31,7 +31,7 @@ def memory(case: Case) -> Iterator[Finding]:
     if used and case.window.level("process_resident_memory_bytes", process="owner"):
         used -= case.window.level("cache_bytes") or 0.0  # both processes map it
     if used and limit and used > MEMORY_SHARE * limit:
-        budget = case.window.level("cache_max_bytes")
+        budget = case.window.level("cache_capacity_bytes")
         of_it = f", of which the cache may take {nbytes(budget)}" if budget else ""
         yield Finding(
             "MemoryNearLimit",
@@ -76,7 +76,7 @@ def trainer_bound(case: Case) -> Iterator[Finding]:
                 "TrainerBound",
                 INFO,
                 f"reads hardly wait, {percent(figures.waited)} of the time; what else the trainer waits for is not "
-                "known without its steps: iterate over streaming.telemetry.stalls.watch(dataloader)",
+                "known without its steps: iterate over streaming.monitor_stalls(dataloader)",
             )
     elif figures.busy is not None and figures.waited <= WAITING_SHARE:
         yield Finding(

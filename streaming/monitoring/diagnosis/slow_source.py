@@ -133,7 +133,7 @@ def _cache(case: Case) -> Iterator[Finding]:
 
 
 def _small(case: Case, predicted: float) -> Finding:
-    budget = case.window.level("cache_max_bytes")
+    budget = case.window.level("cache_capacity_bytes")
     size = f" of {nbytes(budget)}" if budget else ""
     needed = f"to about {nbytes(budget / predicted)} a rank" if budget and predicted else "as far as memory allows"
     return _finding(
@@ -147,7 +147,7 @@ def _small(case: Case, predicted: float) -> Finding:
 
 def _low(case: Case, observed: float, predicted: float) -> Finding:
     window = case.window
-    kinds, sizes = (window.gained("cache_refused", reason=reason) for reason in ("type", "size"))
+    kinds, sizes = (window.gained("cache_rejections", reason=reason) for reason in ("type", "size"))
     if kinds or sizes:
         why = f"{kinds:.0f} samples were of types that cannot be cached, {sizes:.0f} were too large"
         advice = f"{why}; return tensors, arrays, text and numbers from prepare, and raise cache_size_gb"
@@ -175,13 +175,13 @@ def _slow(case: Case) -> Finding:
     """What keeps more reads from being under way at once decides what helps."""
     window, figures = case.window, case.figures
     in_flight = window.peak("source_in_flight") or window.peak("prefetch_in_flight")
-    limit = window.peak("source_limit")
-    ahead, depth = window.peak("prefetch_ahead"), window.peak("prefetch_depth")
+    limit = window.peak("source_concurrency_limit")
+    ahead, depth = window.peak("prefetch_buffered_samples"), window.peak("prefetch_depth")
     kind, change = "source latency", "raise look-ahead"
-    if window.peak("source_waiting") and limit and in_flight >= AT_BOUND * limit:
+    if window.peak("source_queued_requests") and limit and in_flight >= AT_BOUND * limit:
         kind = "source bandwidth"
         change = f"more requests at once would only make each slower (limit-bound at {limit:.0f}); raise cache_size_gb"
-    elif window.peak("prefetch_is_full"):
+    elif window.peak("prefetch_budget_exhausted"):
         held = nbytes(window.peak("prefetch_max_bytes"))
         change = f"raise look-ahead (budget-bound: {ahead:.0f} samples fill its {held}) with cache_size_gb"
     elif depth and ahead >= AT_BOUND * depth:

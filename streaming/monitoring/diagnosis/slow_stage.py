@@ -27,7 +27,7 @@ _ADVICE: Final = {
         "into prepare"
     ),
     "collate": (
-        "it runs before each batch: use num_workers (or more of them), make it cheaper (stack_collate for samples of "
+        "it runs before each batch: use num_workers (or more of them), make it cheaper (StackCollate() for samples of "
         "one shape), or group samples of like length"
     ),
     "device": "set pin_memory=True, and move fewer and larger tensors",
@@ -49,7 +49,7 @@ def stage_findings(case: Case) -> Iterator[Finding]:
     slow = [stage for stage in STAGES if stage != "source" and case.share(stage) > WAITING_SHARE]
     for stage in slow:
         advice = _ADVICE[stage]
-        if stage == "queue" and case.window.peak("prefetch_is_full"):
+        if stage == "queue" and case.window.peak("prefetch_budget_exhausted"):
             advice = "reads wait for room in the cache's budget: raise cache_size_gb"
         lag = _lags(case)["trainer"]
         if stage in ("transform", "collate") and lag > LOOP_LAG_S:
@@ -77,7 +77,7 @@ def _spread(case: Case) -> Finding:
 
 
 def _lags(case: Case) -> dict[str, float]:
-    return {process: case.window.held("loop_lag_seconds", process=process) for process in ("trainer", "owner")}
+    return {process: case.window.held("event_loop_lag_seconds", process=process) for process in ("trainer", "owner")}
 
 
 def late_loop(case: Case) -> Finding | None:

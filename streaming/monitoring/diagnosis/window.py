@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from streaming.monitoring.diagnosis.scrape import LABELS, Reading, Scrape
+from streaming.monitoring.diagnosis.scrape import LABELS, MetricsSnapshot, Scrape
 
 __all__ = ["Window", "open_window"]
 
@@ -26,8 +26,8 @@ class Window:
 
     rank: str
     seconds: float
-    was: Reading
-    now: Reading
+    was: MetricsSnapshot
+    now: MetricsSnapshot
     is_since_start: bool = False
 
     def of(self, datasets: Collection[str]) -> Window:
@@ -98,16 +98,16 @@ def open_window(rank: str, before: Scrape | None, after: Scrape, seconds: float 
     return Window(rank, 0.0 if began is None else max(0.0, after.taken_at - began), {}, now, True)
 
 
-def _is_restarted(was: Reading, began: float | None) -> bool:
+def _is_restarted(was: MetricsSnapshot, began: float | None) -> bool:
     earlier = _began(was)
     return earlier is not None and began is not None and began - earlier > _SAME_START_S
 
 
-def _began(reading: Reading) -> float | None:
+def _began(reading: MetricsSnapshot) -> float | None:
     return max(reading.get("start_time_seconds", {}).values(), default=None)
 
 
-def _narrowed(reading: Reading, datasets: Collection[str]) -> Reading:
+def _narrowed(reading: MetricsSnapshot, datasets: Collection[str]) -> MetricsSnapshot:
     return {
         key: {values: number for values, number in series.items() if not values[0] or values[0] in datasets}
         if LABELS[key][:1] == ("dataset",)
@@ -116,14 +116,14 @@ def _narrowed(reading: Reading, datasets: Collection[str]) -> Reading:
     }
 
 
-def _matching(reading: Reading, key: str, labels: dict[str, str]) -> Iterator[tuple[tuple[str, ...], float]]:
+def _matching(reading: MetricsSnapshot, key: str, labels: dict[str, str]) -> Iterator[tuple[tuple[str, ...], float]]:
     wanted = [(LABELS[key].index(label), value) for label, value in labels.items()]
     for values, number in reading.get(key, {}).items():
         if all(values[at] == value for at, value in wanted):
             yield values, number
 
 
-def _total(reading: Reading, key: str, labels: dict[str, str]) -> float | None:
+def _total(reading: MetricsSnapshot, key: str, labels: dict[str, str]) -> float | None:
     numbers = [number for _, number in _matching(reading, key, labels)]
     return sum(numbers) if numbers else None
 

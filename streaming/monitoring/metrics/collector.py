@@ -24,7 +24,7 @@ from streaming.monitoring.metrics.families import FAMILIES, PREFIX, Family
 from streaming.monitoring.metrics.live import Live, live_in_process
 from streaming.monitoring.metrics.process_metrics import ProcessReader
 from streaming.monitoring.metrics.roster import Member, Roster
-from streaming.monitoring.metrics.totals import BY_KEY, Reading, Values
+from streaming.monitoring.metrics.totals import BY_KEY, MetricsSnapshot, Values
 from streaming.telemetry.counters import LATENCY_BUCKETS_S
 
 __all__ = ["BOUNDS", "Collector", "rank_of_process"]
@@ -104,7 +104,7 @@ class Collector(PrometheusCollector):
             if values:
                 yield _exposed(family, values, rank)
 
-    def read(self) -> Reading:
+    def read(self) -> MetricsSnapshot:
         """The same as a reading: `{key of a family: {values of its labels without rank: number}}`."""
         began = perf_counter()
         with self._lock:
@@ -112,9 +112,9 @@ class Collector(PrometheusCollector):
             self._ask(members)
             reading = self._summed(members)
             reading["scrape_errors"] = {(name,): count for name, count in self._errors.items()}
-        for key, values in self._process.readings().items():
+        for key, values in self._process.metrics_snapshot().items():
             _merge(reading, BY_KEY[key], values)
-        reading["scrape_seconds"] = {(): perf_counter() - began}
+        reading["scrape_duration_seconds"] = {(): perf_counter() - began}
         return reading
 
     def _follow(self) -> list[Member]:

@@ -61,16 +61,20 @@ _SOURCES = (
     _counter("source_bytes", "Bytes of objects that a copy sent, used or not.", *_SOURCE),
     Family("source_request_duration_seconds", "histogram", "How long answered requests took.", _SOURCE),
     _counter("source_retries", "Attempts beyond the first of a read or listing.", *_SOURCE),
-    _counter("source_deadlines", "Reads given up because their deadline passed.", *_SOURCE),
+    _counter("source_deadline_exceeded", "Reads given up because their deadline passed.", *_SOURCE),
     _counter("source_hedges", "Second requests beside one that was late.", *_SOURCE),
     _counter("source_hedge_wins", "Second requests that answered first.", *_SOURCE),
     _counter("source_failovers", "Reads that another copy served than the one asked first.", *_SOURCE),
-    _counter("source_mismatches", "Answers that were not the object which was listed, or damaged.", *_SOURCE),
+    _counter("source_integrity_failures", "Answers that were not the object which was listed, or damaged.", *_SOURCE),
     _counter("source_breaker_opened", "Times that the breaker before a copy opened.", *_SOURCE),
     _gauge("source_breaker_state", "1 for the state that the breaker before a copy is in, else 0.", *_SOURCE, "state"),
     _gauge("source_in_flight", "Requests under way to a copy.", *_SOURCE),
-    _gauge("source_waiting", "Requests that wait because a copy's endpoint takes no more at a time.", *_SOURCE),
-    _gauge("source_limit", "Requests that a copy's endpoint is asked at a time, found from its latency.", *_SOURCE),
+    _gauge("source_queued_requests", "Requests that wait because a copy's endpoint takes no more at a time.", *_SOURCE),
+    _gauge(
+        "source_concurrency_limit",
+        "Requests that a copy's endpoint is asked at a time, found from its latency.",
+        *_SOURCE,
+    ),
 )
 
 _CACHE = (
@@ -81,13 +85,16 @@ _CACHE = (
         "cache_evictions", "Samples that left: to make room (capacity), or by their age (ttl).", "dataset", "reason"
     ),
     _counter(
-        "cache_refused", "Samples not kept: larger than the room (size), or of other types (type).", "dataset", "reason"
+        "cache_rejections",
+        "Samples not kept: larger than the room (size), or of other types (type).",
+        "dataset",
+        "reason",
     ),
     _counter("cache_saved_bytes", "Bytes that compression did not store."),
     _gauge("cache_entries", "Samples held."),
     _gauge("cache_bytes", "Bytes that the held samples take."),
     _gauge("cache_reserved_bytes", "Bytes of the budget held for reads under way."),
-    _gauge("cache_max_bytes", "The budget in bytes."),
+    _gauge("cache_capacity_bytes", "The budget in bytes."),
     _gauge("cache_compression_ratio", "Bytes of the samples stored so far over what they were stored in."),
     _gauge("cache_predicted_hit_ratio", "Hits per read to be expected with this budget and order; absent if unknown."),
     _gauge("cache_observed_hit_ratio", "Hits per read over the last epoch; absent before the first read."),
@@ -95,12 +102,12 @@ _CACHE = (
 
 _PREFETCH = (
     _gauge("prefetch_depth", "Most samples of one order read ahead and not yet used, at this moment."),
-    _gauge("prefetch_ahead", "Samples read ahead, or on their way, and not yet used."),
+    _gauge("prefetch_buffered_samples", "Samples read ahead, or on their way, and not yet used."),
     _gauge("prefetch_in_flight", "Samples on their way."),
-    _gauge("prefetch_waiting", "Announced samples whose load has not begun."),
+    _gauge("prefetch_queued_samples", "Announced samples whose load has not begun."),
     _gauge("prefetch_bytes", "Bytes of the budget held by what was read ahead."),
     _gauge("prefetch_max_bytes", "Most bytes of the budget that may be held so."),
-    _gauge("prefetch_is_full", "1 while the next load ahead finds no room in the budget, else 0."),
+    _gauge("prefetch_budget_exhausted", "1 while the next load ahead finds no room in the budget, else 0."),
     _counter("prefetch_late", "Samples on their way, but not there, when they were read."),
 )
 
@@ -109,7 +116,7 @@ _READS = (
     _counter("reads", "Samples handed to the trainer or a worker."),
     _counter("fetched_objects", "Objects, or ranges of objects, read from sources."),
     _counter("fetched_bytes", "Bytes of objects that came from all sources, also for retries, hedges and the index."),
-    _counter("bad_samples", "Samples replaced because they could not be loaded, each counted once."),
+    _counter("samples_replaced", "Samples replaced because they could not be loaded, each counted once."),
     _counter("read_waits", "Reads, or batches of reads, that had to wait for a fetch."),
     _counter("read_wait_seconds", "Seconds that they waited, by what they waited for.", "dataset", "stage"),
 )
@@ -138,10 +145,12 @@ _PROCESS = (
         "Memory that this process may use: of its control group, or the machine.",
         (),
     ),
-    _gauge("loop_lag_seconds", "How late nine of ten timers of the reading loop were at most, in 10 s.", "process"),
+    _gauge(
+        "event_loop_lag_seconds", "How late nine of ten timers of the reading loop were at most, in 10 s.", "process"
+    ),
     Family("start_time_seconds", "gauge", "When the metrics of this process began, in seconds since 1970.", ()),
     _gauge("build_info", "1; the labels say what runs.", "version", "python", "torch"),
-    Family("scrape_seconds", "gauge", "How long this reading of the numbers took.", ()),
+    Family("scrape_duration_seconds", "gauge", "How long this reading of the numbers took.", ()),
     _counter("scrape_errors", "Readings of a data set that failed; its last numbers were given again."),
 )
 

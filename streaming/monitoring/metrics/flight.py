@@ -7,7 +7,7 @@ import weakref
 from time import monotonic
 
 from streaming.monitoring.metrics.live import Readable
-from streaming.monitoring.metrics.totals import Reading
+from streaming.monitoring.metrics.totals import MetricsSnapshot
 
 __all__ = ["READ_TIMEOUT_S", "Flight"]
 
@@ -37,7 +37,7 @@ class Flight:
             attempt.start()
             self._attempt = attempt
 
-    def end(self) -> Reading:
+    def end(self) -> MetricsSnapshot:
         """The answer.
 
         Raises:
@@ -60,7 +60,7 @@ class _Attempt(threading.Thread):
     def __init__(self, reader: Readable) -> None:
         super().__init__(name="streaming-reading", daemon=True)
         self.began = monotonic()
-        self.reading: Reading = {}
+        self.reading: MetricsSnapshot = {}
         self.error: Exception | None = None
         self._reader: Readable | None = reader
 
@@ -68,6 +68,6 @@ class _Attempt(threading.Thread):
         reader, self._reader = self._reader, None
         assert reader is not None
         try:
-            self.reading = reader.readings()
+            self.reading = reader.metrics_snapshot()
         except Exception as exc:
             self.error = exc.with_traceback(None)  # which would hold the data set

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from streaming.monitoring.metrics.totals import Reading
+from streaming.monitoring.metrics.totals import MetricsSnapshot
 from streaming.telemetry.live import live_adapters, live_loaders, on_close
 
 __all__ = ["Entry", "Live", "Readable", "live_in_process"]
@@ -16,7 +16,7 @@ __all__ = ["Entry", "Live", "Readable", "live_in_process"]
 class Readable(Protocol):
     """What tells its numbers; an adapter or a loader. Has to be weakly referable."""
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         """The numbers of this moment, without the label `dataset`; called in any thread."""
 
 
@@ -48,7 +48,7 @@ class Live:
     """
 
     entries: Callable[[], Iterable[Entry]]
-    on_close: Callable[[Callable[[str, Reading], None]], Callable[[], Any]]
+    on_close: Callable[[Callable[[str, MetricsSnapshot], None]], Callable[[], Any]]
 
 
 def live_in_process() -> Live:

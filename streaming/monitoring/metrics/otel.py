@@ -16,7 +16,7 @@ from streaming.errors import MissingExtra, SourceUnavailable
 from streaming.monitoring.metrics.collector import BOUNDS, Collector
 from streaming.monitoring.metrics.families import FAMILIES, Family
 from streaming.monitoring.metrics.periodic import Periodic
-from streaming.monitoring.metrics.totals import Reading
+from streaming.monitoring.metrics.totals import MetricsSnapshot
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -91,7 +91,7 @@ class OtelMetrics:
         self._pid = os.getpid()
         self._is_closed = False
         self._lock = threading.Lock()
-        self._reading: Reading = {}
+        self._reading: MetricsSnapshot = {}
         self._given: set[str] | None = None
         meter = provider.get_meter("streaming")
         for family in FAMILIES:
@@ -115,7 +115,9 @@ class OtelMetrics:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _callback(self, name: str, points: Callable[[Reading, str], Iterator[Point]]) -> Callable[[Any], list[Any]]:
+    def _callback(
+        self, name: str, points: Callable[[MetricsSnapshot, str], Iterator[Point]]
+    ) -> Callable[[Any], list[Any]]:
         def observe(_options: Any) -> list[Any]:
             if self._is_closed or os.getpid() != self._pid:
                 return []
@@ -123,7 +125,7 @@ class OtelMetrics:
 
         return observe
 
-    def _reading_for(self, name: str) -> Reading:
+    def _reading_for(self, name: str) -> MetricsSnapshot:
         """One reading for all instruments: a new one when an instrument asks for the second time."""
         with self._lock:
             if self._given is None or name in self._given:
@@ -132,7 +134,7 @@ class OtelMetrics:
             return self._reading
 
 
-def _instruments(family: Family) -> Iterator[tuple[str, Callable[[Reading, str], Iterator[Point]]]]:
+def _instruments(family: Family) -> Iterator[tuple[str, Callable[[MetricsSnapshot, str], Iterator[Point]]]]:
     """The instruments of a family: names, and what gives their numbers."""
     if family.kind != "histogram":
         yield family.name, lambda reading, rank: _points(family, reading, rank, lambda value: [(value, {})])
@@ -149,7 +151,9 @@ def _instruments(family: Family) -> Iterator[tuple[str, Callable[[Reading, str],
     )
 
 
-def _points(family: Family, reading: Reading, rank: str, parts: Callable[[Any], list[Point]]) -> Iterator[Point]:
+def _points(
+    family: Family, reading: MetricsSnapshot, rank: str, parts: Callable[[Any], list[Point]]
+) -> Iterator[Point]:
     for labels, value in reading.get(family.key, {}).items():
         named = {**dict(zip(family.labels, labels, strict=True)), "rank": rank}
         for number, more in parts(value):

@@ -80,8 +80,10 @@ class Periodic(ABC):
         except Exception as exc:
             self._failures += 1
             if self._failures == 1:
-                logger.warning("metrics_not_sent way=%s error=%s retry_seconds=%.0f", self._way, exc, self._every_s)
+                logger.warning(
+                    "metrics_export_failed way=%s error=%s retry_seconds=%.0f", self._way, exc, self._every_s
+                )
         else:
             if self._failures:
-                logger.info("metrics_sent_again way=%s failures=%d", self._way, self._failures)
+                logger.info("metrics_export_recovered way=%s failures=%d", self._way, self._failures)
             self._failures = 0

@@ -37,7 +37,7 @@ class ProcessReader:
         package = sys.modules[__name__.partition(".")[0]]  # is there whenever a module of it is
         self._build = (str(vars(package).get("__version__")), platform.python_version())
 
-    def readings(self) -> dict[str, dict[tuple[str, ...], Any]]:
+    def metrics_snapshot(self) -> dict[str, dict[tuple[str, ...], Any]]:
         """The reading of this moment; what cannot be known here is None."""
         return {
             "process_resident_memory_bytes": {("trainer",): resident_memory()},

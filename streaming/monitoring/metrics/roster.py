@@ -12,7 +12,7 @@ from time import monotonic
 from streaming.core.logs import get_logger
 from streaming.monitoring.metrics.flight import Flight
 from streaming.monitoring.metrics.live import Entry, Live
-from streaming.monitoring.metrics.totals import Reading, Sums, Track
+from streaming.monitoring.metrics.totals import MetricsSnapshot, Sums, Track
 
 __all__ = ["Member", "Roster"]
 
@@ -59,7 +59,7 @@ class Member:
         """Take note that it is gone, with what can still be read of it."""
         if self._remains is not None:
             try:
-                self.track.take(self._remains.readings())
+                self.track.take(self._remains.metrics_snapshot())
             except Exception as exc:
                 logger.debug("scrape_failed dataset=%s error=%s", self.name, exc)
 
@@ -80,10 +80,10 @@ class Roster:
         self._members: list[Member] = []
         self._gone: deque[Member] = deque()
         self._closed: dict[str, Sums] = {}
-        news: deque[tuple[float, str, Reading]] = deque()  # appended to by the threads that close data sets
+        news: deque[tuple[float, str, MetricsSnapshot]] = deque()  # appended to by the threads that close data sets
         self._news = news
 
-        def hear(name: str, reading: Reading) -> None:
+        def hear(name: str, reading: MetricsSnapshot) -> None:
             news.append((monotonic(), name, reading))
             tell_news()
 
@@ -132,7 +132,7 @@ class Roster:
     def _member_of(self, entry: Entry) -> Member | None:
         return next((member for member in self._members if member.is_for(entry)), None)
 
-    def _settle(self, at: float, name: str, reading: Reading) -> None:
+    def _settle(self, at: float, name: str, reading: MetricsSnapshot) -> None:
         """Book the last reading of one that closed, in place of the one that was asked for before."""
         for member in self._gone:
             if member.tells_end and member.entry_name == name:

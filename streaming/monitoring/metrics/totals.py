@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from streaming.monitoring.metrics.families import FAMILIES, Family
 
-__all__ = ["BY_KEY", "Reading", "Sums", "Track"]
+__all__ = ["BY_KEY", "MetricsSnapshot", "Sums", "Track"]
 
-Reading = Mapping[str, Mapping[tuple[str, ...], Any]]
+MetricsSnapshot = Mapping[str, Mapping[tuple[str, ...], Any]]
 
 BY_KEY: Final[dict[str, Family]] = {family.key: family for family in FAMILIES}
 
@@ -51,7 +51,7 @@ class Track:
         self.carried = Sums()
         self.gauges: dict[str, Values] = {}
 
-    def take(self, reading: Reading) -> None:
+    def take(self, reading: MetricsSnapshot) -> None:
         """Take over a newer reading; what is None in it is absent.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from streaming.core.config import mask_secrets, suggest
 from streaming.core.masking import remember_secrets
-from streaming.errors import AccessDenied, ConfigError, InvalidPath, NotFound
+from streaming.errors import AccessDenied, ConfigError, InvalidPath, ObjectNotFoundError
 from streaming.sources.base import check_prefix
 from streaming.sources.found_credentials import GOOGLE, may_get_found_login
 
@@ -223,10 +223,10 @@ def _user_project(config: DataSourceConfig) -> str | None:
     return str(project)
 
 
-def no_bucket(place: GCSPlace, source: str) -> NotFound:
+def no_bucket(place: GCSPlace, source: str) -> ObjectNotFoundError:
     """The error for a listing of a bucket that does not exist."""
     text = f"bucket {place.bucket!r} of source {source!r} does not exist; check its name and the endpoint"
-    return NotFound(text, source=source)
+    return ObjectNotFoundError(text, source=source)
 
 
 def access_denied(status: int, path: str, source: str, login: Login) -> AccessDenied:

@@ -24,7 +24,7 @@ from streaming.errors import (
     AccessDenied,
     BadRequest,
     ConfigError,
-    NotFound,
+    ObjectNotFoundError,
     SourceError,
     SourceTimeout,
     SourceUnavailable,
@@ -113,7 +113,7 @@ class GcsfsReader:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side.
 
         Raises:
-            NotFound: at the first step, if there is no such bucket.
+            ObjectNotFoundError: at the first step, if there is no such bucket.
         """
         return list_in_parallel(self, prefix, skips, self._config)
 
@@ -156,7 +156,7 @@ class GcsfsReader:
             return f"{self._bucket_path}/{quote(self._place.prefix + path, safe='')}"
         except UnicodeEncodeError as error:
             text = f"{path!r} of source {self._source!r} does not exist: names in GCS are text of valid UTF-8"
-            raise NotFound(text, path=path, source=self._source) from error
+            raise ObjectNotFoundError(text, path=path, source=self._source) from error
 
     async def _request(
         self, path: str, parameters: dict[str, str], headers: dict[str, str]

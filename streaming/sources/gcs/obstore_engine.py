@@ -14,7 +14,7 @@ from urllib.parse import quote
 from obstore.exceptions import BaseError
 from obstore.store import GCSStore
 
-from streaming.errors import ConfigError, NotFound
+from streaming.errors import ConfigError, ObjectNotFoundError
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.obstore.errors import status_of
@@ -49,7 +49,7 @@ class GcsObstoreReader(ObjectStoreReader):
         try:
             async for info in files:
                 yield info
-        except NotFound as error:
+        except ObjectNotFoundError as error:
             raise no_bucket(self._place, self._source) from error
         finally:
             await files.aclose()  # type: ignore[attr-defined]

@@ -21,11 +21,11 @@ import yarl
 
 from streaming.errors import (
     AccessDenied,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
     SourceError,
     SourceUnavailable,
-    TooLarge,
 )
 from streaming.sources.base import Blob, beyond_object, too_large
 from streaming.sources.http.response import SentWhole, content_range, range_header, translated, unpacked
@@ -109,7 +109,7 @@ class AiohttpClient:
                     raise self._refusal(answer, path)
                 if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
-                    raise NotFound(text, path=path, source=self._source)
+                    raise ObjectNotFoundError(text, path=path, source=self._source)
                 return await self._answered(answer, path, start, end, spool)
 
     @contextlib.asynccontextmanager
@@ -390,7 +390,7 @@ class AiohttpClient:
         limit = self._limit if is_object else self._page_limit
         try:
             data = await asyncio.to_thread(unpacked, packed, path, self._source, limit)
-        except TooLarge as error:
+        except ObjectTooLargeError as error:
             if is_object:
                 raise
             raise page_too_large(path, limit, self._source) from error

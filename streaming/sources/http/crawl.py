@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from streaming.errors import AccessDenied, NotFound
+from streaming.errors import AccessDenied, ObjectNotFoundError
 from streaming.sources.base import FileInfo
 from streaming.sources.http.html_listing import Names, TooManyNames, parse_autoindex
 from streaming.sources.listing_limits import ListingLimits
@@ -33,7 +33,7 @@ async def walk(
         skips: counts the others.
 
     Raises:
-        NotFound: if the root does not exist.
+        ObjectNotFoundError: if the root does not exist.
         AccessDenied: if a folder may not be listed.
         BadRequest: if a page is no listing, or the listing passes its bounds.
         SourceTimeout: if no object comes for `listing_timeout_s`.
@@ -78,7 +78,7 @@ class _Pages:
         """The files and folders in `folder` that `prefix` selects, sorted, with their paths from the root."""
         try:
             page = await self._client.get_page(self._url_of(folder), folder or "/")
-        except NotFound:
+        except ObjectNotFoundError:
             if not folder:
                 raise
             # A prefix that selects nothing, or a folder that vanished since: no error, if there is a root at all.

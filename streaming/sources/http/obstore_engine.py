@@ -52,7 +52,7 @@ class ObstoreClient:
         receive: told of the bytes of each body, as soon as they are announced.
 
     Raises:
-        Closed: if obstore was used before this process was forked.
+        ClosedError: if obstore was used before this process was forked.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def unpacked(packed: bytes, path: str, source: str, limit: int) -> bytes:
     """What a body of the encoding gzip or deflate holds.
 
     Raises:
-        TooLarge: if that is more than `limit`, of which no more is unpacked.
+        ObjectTooLargeError: if that is more than `limit`, of which no more is unpacked.
         TruncatedRead: if it is damaged or ends early.
     """
     unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # finds out whether gzip or zlib

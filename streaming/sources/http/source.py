@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from streaming.errors import NotFound
+from streaming.errors import ObjectNotFoundError
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http.address import place_of
 from streaming.sources.http.crawl import walk
@@ -40,7 +40,7 @@ class HTTPDataSource(DataSource):
     `storage_options={"headers": {...}}` and credentials `token`, or `username` and `password`, go with each request to
     the root's host. A query in the root's URL goes with each path below it.
 
-    A forked child cannot use what its parent opened: `Closed` tells so, where the clients would hang.
+    A forked child cannot use what its parent opened: `ClosedError` tells so, where the clients would hang.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, or two URLs for one path.
@@ -66,7 +66,7 @@ class HTTPDataSource(DataSource):
         if path.endswith("/") and not is_named:
             # obstore would ask for the name without the slash, and a server answers with the folder's listing.
             text = f"{path!r} of source {self.name!r} is a folder; name an object in it, or list it"
-            raise NotFound(text, path=path, source=self.name)
+            raise ObjectNotFoundError(text, path=path, source=self.name)
         is_part = bool(start or end is not None)
         if self._obstore is not None and start != end and not is_named and self._is_for_obstore(path, is_part):
             try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import IO, Any
 
-from streaming.errors import BadRequest, Closed, SourceError
+from streaming.errors import BadRequest, ClosedError, SourceError
 from streaming.sources.base import Blob, Buffer, beyond_object, too_large
 
 __all__ = ["Spool"]
@@ -70,7 +70,7 @@ class Spool:
 
         Raises:
             BadRequest: if `start` lies beyond the object, or the object was refused for its size.
-            TooLarge: if the part is larger than `most_read`.
+            ObjectTooLargeError: if the part is larger than `most_read`.
         """
         if path in self._refused:
             raise _again(self._refused[path])
@@ -96,7 +96,7 @@ class Spool:
 
         Raises:
             SourceError: as the request, for each that waits an error of its own.
-            Closed: if the spool was closed meanwhile.
+            ClosedError: if the spool was closed meanwhile.
         """
         if self._is_closed:
             raise self._closed_error()
@@ -220,8 +220,8 @@ class Spool:
         )
         return SourceError(text, path=path, source=self._source)
 
-    def _closed_error(self) -> Closed:
-        return Closed(f"source {self._source!r} is closed; make a new one from its config", source=self._source)
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"source {self._source!r} is closed; make a new one from its config", source=self._source)
 
 
 def _again(error: BaseException) -> BaseException:

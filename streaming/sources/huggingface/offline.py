@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from streaming.errors import NotFound
+from streaming.errors import ObjectNotFoundError
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.huggingface.address import HubPlace
 from streaming.sources.local.source import LocalDataSource
@@ -29,7 +29,7 @@ class CachedRepo:
         commit: what the revision is known to be; None: what the cache noted last.
 
     Raises:
-        NotFound: if the cache has nothing of this repository and revision.
+        ObjectNotFoundError: if the cache has nothing of this repository and revision.
     """
 
     def __init__(self, config: DataSourceConfig, place: HubPlace, cache: str, commit: str | None) -> None:
@@ -48,7 +48,7 @@ class CachedRepo:
         """Bytes `start` to `end` of a file."""
         try:
             blob = await self._files.read(self._folder + path, start, end)
-        except NotFound as error:
+        except ObjectNotFoundError as error:
             raise self._missing(path) from error
         blob.etag = self._etag(path) or blob.etag
         blob.version = self.commit
@@ -83,8 +83,8 @@ class CachedRepo:
         except OSError:
             return None
 
-    def _missing(self, path: str) -> NotFound:
+    def _missing(self, path: str) -> ObjectNotFoundError:
         where = f"{path!r} of source {self._source!r}: not in the cache at {self._root!r}"
         told = f"for revision {self._place.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
         text = f"{where} {told}; download it once with hf download, or unset HF_HUB_OFFLINE"
-        return NotFound(text, path=path, source=self._source)
+        return ObjectNotFoundError(text, path=path, source=self._source)

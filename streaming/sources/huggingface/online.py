@@ -17,7 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import yarl
 
-from streaming.errors import AccessDenied, NotFound, SourceError, SourceUnavailable
+from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.header_values import json_of, next_link
 from streaming.sources.http.aiohttp_engine import AiohttpClient
@@ -90,7 +90,7 @@ class OnlineRepo(AiohttpClient):
             return
         try:
             answer, _ = await self._get_json(self._place.revision_url(self._endpoint), self._place.repo_id)
-        except NotFound as error:
+        except ObjectNotFoundError as error:
             raise await self._blamed(error, self._place.repo_id) from error
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or not commit:
@@ -135,7 +135,7 @@ class OnlineRepo(AiohttpClient):
         """All files below the source's folder whose path begins with `prefix`, in the Hub's order; some are skipped.
 
         Raises:
-            NotFound: at the first step, if repository, revision or the source's folder do not exist.
+            ObjectNotFoundError: at the first step, if repository, revision or the source's folder do not exist.
             BadRequest: if the listing passes its bounds.
             SourceTimeout: if no file comes for `listing_timeout_s`.
         """
@@ -160,7 +160,7 @@ class OnlineRepo(AiohttpClient):
                 # Nothing begins with the prefix, unless the root itself is missing, which is an error.
                 await self._get_json(self._place.tree_url(self._endpoint, self.commit, root.rstrip("/")), prefix)
 
-    async def _blamed(self, error: NotFound, path: str) -> NotFound:
+    async def _blamed(self, error: ObjectNotFoundError, path: str) -> ObjectNotFoundError:
         """The error for what is missing: some Hubs answer for an unknown revision as for an unknown repository."""
         try:
             await self._get_json(self._place.repository_url(self._endpoint), path)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from streaming.core.logs import get_logger
 from streaming.core.masking import remember_secrets
-from streaming.errors import AccessDenied, MissingExtra, NotFound
+from streaming.errors import AccessDenied, MissingExtra, ObjectNotFoundError
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.huggingface.address import (
     checksums,
@@ -45,7 +45,7 @@ class HuggingFaceDataSource(DataSource):
     The ETag of a file is the Hub's name for its content: SHA-256 for what lies in storage, else the git blob. The
     version of a blob is the commit. With HF_HUB_OFFLINE=1 only huggingface_hub's cache on this disk is read.
 
-    A pickle carries the commit along, once it is known. A forked child cannot use what its parent opened: `Closed`.
+    A pickle carries the commit, once it is known. A forked child cannot use what its parent opened: `ClosedError`.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, or a URL that names no repository.
@@ -70,7 +70,7 @@ class HuggingFaceDataSource(DataSource):
         check_range(path, start, end, self.name)
         if path.endswith("/"):
             text = f"{path!r} of source {self.name!r} is a folder; name a file in it, or list it"
-            raise NotFound(text, path=path, source=self.name)
+            raise ObjectNotFoundError(text, path=path, source=self.name)
         repo = self._repo
         if repo is None or self._pid != os.getpid():
             repo = await self._opened()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streaming.errors import AccessDenied, NotFound, SourceError
+from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError
 from streaming.sources.huggingface.address import HubPlace
 from streaming.sources.status_codes import error_of_status
 
@@ -12,18 +12,18 @@ _DISABLED = "Access to this resource is disabled."
 _BAD_TOKEN = "Invalid credentials in Authorization header"
 
 
-class EntryNotFound(NotFound):
+class EntryNotFound(ObjectNotFoundError):
     """The Hub knows the repository and the revision, and no such file or folder in them."""
 
 
-class RepositoryNotFound(NotFound):
+class RepositoryNotFound(ObjectNotFoundError):
     """The Hub knows no such repository, or does not show it to this login."""
 
 
-def revision_not_found(place: HubPlace, endpoint: str, path: str, source: str) -> NotFound:
+def revision_not_found(place: HubPlace, endpoint: str, path: str, source: str) -> ObjectNotFoundError:
     """The error for a branch, tag or commit that the repository does not have."""
     told = f"{place.shown} has no revision {place.revision!r}; see its branches and tags at {place.page(endpoint)}"
-    return NotFound(f"{path!r} of source {source!r}: {told}", path=path, source=source)
+    return ObjectNotFoundError(f"{path!r} of source {source!r}: {told}", path=path, source=source)
 
 
 def error_of_hub(

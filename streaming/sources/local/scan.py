@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from streaming.errors import AccessDenied, NotFound, SourceError
+from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError
 from streaming.sources.base import FileInfo, check_prefix
 from streaming.sources.local.root import LocalRoot
 from streaming.telemetry.skipped_objects import Skips
@@ -26,7 +26,7 @@ def scan(base: str, prefix: str, source: str, skips: Skips) -> Iterator[FileInfo
         skips: where links out of `base` or to nothing are counted, and pipes, sockets and devices.
 
     Raises:
-        NotFound: at the first step, if `base` does not exist.
+        ObjectNotFoundError: at the first step, if `base` does not exist.
         AccessDenied: if a folder may not be listed.
     """
     check_prefix(prefix)
@@ -34,7 +34,7 @@ def scan(base: str, prefix: str, source: str, skips: Skips) -> Iterator[FileInfo
         root = LocalRoot(base)
     except FileNotFoundError as error:
         text = f"the root {base!r} of source {source!r} does not exist; check the path of the source"
-        raise NotFound(text, source=source) from error
+        raise ObjectNotFoundError(text, source=source) from error
     except OSError as error:
         raise _not_listed(base, source, error) from error
     yield from _Scan(root, base, prefix, source, skips).files_in(prefix.rpartition("/")[0])
@@ -55,7 +55,7 @@ class _Scan:
             around = {os.path.realpath(self._base + "/".join(parts[:depth])) for depth in range(len(parts) + 1)}
             yield from self._walk(f"{folder}/" if folder else "", real, frozenset(around))
         else:
-            self._skips.add("link_out_of_root", folder)
+            self._skips.add("symlink_outside_root", folder)
 
     def _walk(self, folder: str, real: str, around: frozenset[str]) -> Iterator[FileInfo]:
         """Files below `folder` (a path that ends in `/`), which is `real`; `around` are the real folders it lies in."""
@@ -76,7 +76,7 @@ class _Scan:
                     if is_link:
                         real_entry = os.path.realpath(real_entry, strict=True)
                         if not real_entry.startswith(self._base) and real_entry + os.sep != self._base:
-                            self._skips.add("link_out_of_root", path)
+                            self._skips.add("symlink_outside_root", path)
                             continue
                         status = self._root.stat_real(self._below(real_entry))
                     else:

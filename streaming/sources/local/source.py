@@ -21,8 +21,8 @@ from streaming.errors import (
     AccessDenied,
     BadRequest,
     ConfigError,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
     SourceError,
     TruncatedRead,
 )
@@ -160,7 +160,7 @@ class LocalDataSource(DataSource):
     def _not_a_file(self, path: str, mode: int) -> SourceError:
         if stat.S_ISDIR(mode):
             text = f"{path!r} of source {self.name!r} is a directory; name a file in it, or list it"
-            return NotFound(text, path=path, source=self.name)
+            return ObjectNotFoundError(text, path=path, source=self.name)
         text = f"{path!r} of source {self.name!r} is a pipe, socket or device; only regular files are read"
         return BadRequest(text, path=path, source=self.name)
 
@@ -182,13 +182,13 @@ class LocalDataSource(DataSource):
             text = f"{where} may not be read by this user; check the modes of the file and its directories"
             return AccessDenied(text, path=path, source=self.name)
         if error.errno == errno.ELOOP:
-            return NotFound(f"{where} is a link that leads to itself", path=path, source=self.name)
+            return ObjectNotFoundError(f"{where} is a link that leads to itself", path=path, source=self.name)
         if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
             if not os.path.isdir(self.root):
                 text = f"{where}: the root {str(self.root)!r} does not exist; check the path of the source"
             else:
                 text = f"{where} does not exist below {str(self.root)!r}; list the source to see what does"
-            return NotFound(text, path=path, source=self.name)
+            return ObjectNotFoundError(text, path=path, source=self.name)
         return SourceError(f"{where} cannot be read: {error.strerror}", path=path, source=self.name)
 
 

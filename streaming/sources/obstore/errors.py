@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import re
 
-from streaming.errors import AccessDenied, BadRequest, NotFound, SourceError, SourceTimeout, SourceUnavailable
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    ObjectNotFoundError,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+)
 from streaming.errors import TruncatedRead as Truncated
 from streaming.sources.obstore.fence import is_outside
 from streaming.sources.proxies import unreached
@@ -27,9 +34,9 @@ _CHECK_LOGIN = "check the credentials of the source"
 _THROTTLED = (SourceUnavailable, "it wants fewer requests; try again more slowly")
 _REGION_WRONG = (UnusableAnswer, "the bucket lies in another region; set storage_options region to that of the bucket")
 _MEANINGS: dict[str, tuple[type[SourceError], str]] = {
-    "NoSuchBucket": (NotFound, "there is no such bucket; check its name and the endpoint"),
-    "NoSuchKey": (NotFound, "it does not exist; list the source to see what does"),
-    "NoSuchVersion": (NotFound, "that version does not exist; check storage_options versions"),
+    "NoSuchBucket": (ObjectNotFoundError, "there is no such bucket; check its name and the endpoint"),
+    "NoSuchKey": (ObjectNotFoundError, "it does not exist; list the source to see what does"),
+    "NoSuchVersion": (ObjectNotFoundError, "that version does not exist; check storage_options versions"),
     "AccessDenied": (AccessDenied, f"this login may not read it; {_CHECK_LOGIN}, and what the bucket's policy allows"),
     "InvalidAccessKeyId": (AccessDenied, f"the access key is not known there; {_CHECK_LOGIN}, and the endpoint"),
     "SignatureDoesNotMatch": (AccessDenied, f"the secret key is not that of the access key; {_CHECK_LOGIN}"),
@@ -136,7 +143,7 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
     if class_name in ("PermissionDeniedError", "UnauthenticatedError") or "credential" in text.lower():
         return AccessDenied, f"was not asked for, no login could be had ({_cause(text, class_name)}); {_CHECK_LOGIN}"
     if isinstance(error, FileNotFoundError):
-        return NotFound, "does not exist; list the source to see what does"
+        return ObjectNotFoundError, "does not exist; list the source to see what does"
     if class_name == "InvalidPathError" or isinstance(error, ValueError):
         match = _ODD_KEY.search(text[:4_000])  # a key has up to 1,024 bytes
         named = f"holds {match[1]!r}, a name" if match else "is or holds a name"

@@ -7,7 +7,7 @@ import os
 import time
 from collections import deque
 
-from streaming.errors import Closed
+from streaming.errors import ClosedError
 from streaming.sources.status_codes import opened_before_fork
 
 __all__ = ["begin_read", "claim", "end_read", "is_usable"]
@@ -29,7 +29,7 @@ def claim(source: str) -> None:
     """Say that a source is about to make a client.
 
     Raises:
-        Closed: if obstore was used before this process was forked.
+        ClosedError: if obstore was used before this process was forked.
     """
     global _first_pid
     if not is_usable():
@@ -43,10 +43,10 @@ def begin_read(source: str) -> None:
     """Count a read, or a page of a listing, until `end_read`.
 
     Raises:
-        Closed: if the interpreter ends.
+        ClosedError: if the interpreter ends.
     """
     if _is_exiting:
-        raise Closed(f"source {source!r} is closed, as the interpreter ends", source=source)
+        raise ClosedError(f"source {source!r} is closed, as the interpreter ends", source=source)
     _in_flight.append(None)
 
 

@@ -137,10 +137,10 @@ class ObjectStoreReader:
 
         Raises:
             BadRequest: if `start` lies beyond the object, or obstore cannot read such a name.
-            TooLarge: if the answer would pass `max_object_bytes`; its body is not taken.
+            ObjectTooLargeError: if the answer would pass `max_object_bytes`; its body is not taken.
             TruncatedRead: if fewer bytes came than announced.
             SourceError: or one of its other kinds, as `translated` tells them apart.
-            Closed: if obstore was used before this process was forked, or the interpreter ends.
+            ClosedError: if obstore was used before this process was forked, or the interpreter ends.
         """
         store = self._store if self._pid == os.getpid() else self._open()
         if path.endswith("/"):  # obstore would read the name without it

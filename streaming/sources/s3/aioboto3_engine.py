@@ -70,10 +70,10 @@ class Aioboto3Reader:
 
         Raises:
             BadRequest: if `start` lies beyond the object.
-            TooLarge: if the answer would pass `max_object_bytes`; its body is not taken.
+            ObjectTooLargeError: if the answer would pass `max_object_bytes`; its body is not taken.
             TruncatedRead: if fewer bytes came than announced.
             SourceError: or one of its other kinds.
-            Closed: if it was opened before this process was forked.
+            ClosedError: if it was opened before this process was forked.
         """
         client: Any = None
         try:

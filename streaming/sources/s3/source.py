@@ -33,7 +33,7 @@ class S3DataSource(DataSource):
     `path`, `virtual`), `versions` ({path: version}), `credential_provider` (a function, async or not, that returns keys
     and when they end), and `client_kwargs` as s3fs has it.
 
-    A forked child cannot use what its parent opened: `Closed` tells so, where the clients would hang.
+    A forked child cannot use what its parent opened: `ClosedError` tells so, where the clients would hang.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, two logins, or a URL without a bucket.

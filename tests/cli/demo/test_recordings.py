@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from streaming.cli.demo.recordings import find_data, unpack
-from streaming.errors import ConfigError, NotFound, StreamingError, TruncatedData
+from streaming.errors import ConfigError, ObjectNotFoundError, StreamingError, TruncatedData
 
 SHIPPED = Path(__file__).resolve().parents[3] / "examples" / "data"
 
@@ -61,7 +61,7 @@ def test_notices_cover_what_is_shipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "kind"), [("missing", NotFound), ("cut", TruncatedData), ("another", TruncatedData)]
+    ("change", "kind"), [("missing", ObjectNotFoundError), ("cut", TruncatedData), ("another", TruncatedData)]
 )
 def test_damaged_recording_is_named(small: Path, tmp_path: Path, change: str, kind: type[StreamingError]) -> None:
     """A recording that is missing, cut short or replaced is refused by name."""

@@ -20,7 +20,7 @@ from streaming.monitoring.metrics.families import FAMILIES, VALUES, Family
 from streaming.telemetry.counters import LATENCY_BUCKETS_S, OUTCOMES
 from streaming.telemetry.stages import STAGES
 
-Reading = dict[str, dict[tuple[str, ...], Any]]
+MetricsSnapshot = dict[str, dict[tuple[str, ...], Any]]
 
 BY_KEY = {family.key: family for family in FAMILIES}
 D = "data"
@@ -29,7 +29,7 @@ D = "data"
 class Exposed:
     """A collector of readings by rank, as `streaming.monitoring.metrics.families` defines them."""
 
-    def __init__(self, ranks: Mapping[str, Reading]) -> None:
+    def __init__(self, ranks: Mapping[str, MetricsSnapshot]) -> None:
         self.ranks = ranks
 
     def collect(self) -> Iterable[Metric]:
@@ -56,17 +56,17 @@ def metric(family: Family, samples: Sequence[tuple[tuple[str, ...], Any]]) -> Me
     return made
 
 
-def text_of(ranks: Mapping[str, Reading]) -> str:
+def text_of(ranks: Mapping[str, MetricsSnapshot]) -> str:
     registry = CollectorRegistry()
     registry.register(Exposed(ranks))
     return generate_latest(registry).decode()
 
 
-def reading(changes: Mapping[str, Mapping[tuple[str, ...], Any]] | None = None, *without: str) -> Reading:
+def reading(changes: Mapping[str, Mapping[tuple[str, ...], Any]] | None = None, *without: str) -> MetricsSnapshot:
     """That of a run in its third epoch whose data are ready: 100 steps in 10 s, waited 1 %; with some changes."""
     process = ("trainer",)
-    of_process = {"loop_lag_seconds": 0.002, "process_resident_memory_bytes": 2e9}
-    made: Reading = {
+    of_process = {"event_loop_lag_seconds": 0.002, "process_resident_memory_bytes": 2e9}
+    made: MetricsSnapshot = {
         "trainer_steps": {(D,): 100.0},
         "trainer_busy_seconds": {(D,): 9.9},
         "trainer_wait_seconds": {(D, stage): 0.1 if stage == "source" else 0.0 for stage in STAGES},
@@ -79,17 +79,17 @@ def reading(changes: Mapping[str, Mapping[tuple[str, ...], Any]] | None = None, 
         "source_request_duration_seconds": {(D, "primary"): bucketed(0.12, 100)},
         "source_breaker_state": {(D, "primary", state): float(state == "closed") for state in VALUES["state"]},
         "source_in_flight": {(D, "primary"): 12.0},
-        "source_limit": {(D, "primary"): 64.0},
+        "source_concurrency_limit": {(D, "primary"): 64.0},
         "cache_hits": {(D,): 700.0},
         "cache_misses": {(D,): 100.0},
         "cache_evictions": {(D, "ttl"): 0.0, (D, "capacity"): 0.0},
-        "cache_max_bytes": {(D,): 1e9},
+        "cache_capacity_bytes": {(D,): 1e9},
         "cache_predicted_hit_ratio": {(D,): 0.9},
         "cache_observed_hit_ratio": {(D,): 0.88},
         "prefetch_depth": {(D,): 64.0},
-        "prefetch_ahead": {(D,): 32.0},
+        "prefetch_buffered_samples": {(D,): 32.0},
         "prefetch_in_flight": {(D,): 12.0},
-        "prefetch_is_full": {(D,): 0.0},
+        "prefetch_budget_exhausted": {(D,): 0.0},
         "prefetch_max_bytes": {(D,): 2e8},
         "process_memory_limit_bytes": {labels_of("process_memory_limit_bytes"): 16e9},
         "start_time_seconds": {labels_of("start_time_seconds"): 1000.0},
@@ -114,7 +114,7 @@ def bucketed(seconds: float, count: int) -> list[float]:
     return [*buckets, seconds * count]
 
 
-def begun(after: Reading) -> Reading:
+def begun(after: MetricsSnapshot) -> MetricsSnapshot:
     """The same run before it did anything: counters at zero, gauges as they are."""
     return {
         key: {
@@ -129,7 +129,7 @@ def counts(key: str) -> bool:
     return BY_KEY[key].kind != "gauge"
 
 
-def verdict_on(*ranks: Reading, seconds: float = 10.0) -> Verdict:
+def verdict_on(*ranks: MetricsSnapshot, seconds: float = 10.0) -> Verdict:
     """Of ranks 0, 1, ... that gained all their counts within the window."""
     after = {str(rank): each for rank, each in enumerate(ranks)}
     before = {rank: begun(each) for rank, each in after.items()}
@@ -147,7 +147,7 @@ def outcomes(**numbers: float) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 OPEN = {"source_breaker_state": {(D, "primary", "open"): 1.0, (D, "primary", "closed"): 0.0}}
-FULL = {"prefetch_is_full": {(D,): 1.0}, "prefetch_ahead": {(D,): 20.0}}
+FULL = {"prefetch_budget_exhausted": {(D,): 1.0}, "prefetch_buffered_samples": {(D,): 20.0}}
 SMALL = {"cache_predicted_hit_ratio": {(D,): 0.12}, "cache_observed_hit_ratio": {(D,): 0.12}}
 EXPIRING = {"cache_evictions": {(D, "ttl"): 90.0}}
 FIRST_EPOCH = {"loader_epoch": {(D,): 0.0}}
@@ -156,7 +156,7 @@ NO_STEP = {
     "trainer_busy_seconds": {(D,): 0.0},
     "trainer_wait_seconds": {(D, stage): 0.0 for stage in STAGES},
 }
-NOTHING_READY = {"prefetch_ahead": {(D,): 12.0}}
+NOTHING_READY = {"prefetch_buffered_samples": {(D,): 12.0}}
 
 CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
     ("ready", [], "TrainerBound", ["trainer-bound: the data is ready", "1 % of step"]),
@@ -169,13 +169,16 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
     ),
     (
         "depth",
-        [waiting("source"), {"prefetch_ahead": {(D,): 64.0}}],
+        [waiting("source"), {"prefetch_buffered_samples": {(D,): 64.0}}],
         "TrainerWaiting/source",
         ["depth-bound at 64", "prefetch_ahead"],
     ),
     (
         "limit",
-        [waiting("source"), {"source_in_flight": {(D, "primary"): 64.0}, "source_waiting": {(D, "primary"): 5.0}}],
+        [
+            waiting("source"),
+            {"source_in_flight": {(D, "primary"): 64.0}, "source_queued_requests": {(D, "primary"): 5.0}},
+        ],
         "TrainerWaiting/source",
         ["source bandwidth, 38 % of step", "limit-bound at 64"],
     ),
@@ -226,13 +229,13 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
     ),
     (
         "types",
-        [{"cache_observed_hit_ratio": {(D,): 0.2}, "cache_refused": {(D, "type"): 7.0}}],
+        [{"cache_observed_hit_ratio": {(D,): 0.2}, "cache_rejections": {(D, "type"): 7.0}}],
         "HitRateLow",
         ["7 samples were of types that cannot be cached"],
     ),
     (
         "no look-ahead",
-        [waiting("source"), {"prefetch_ahead": {(D,): 0.0}, "prefetch_waiting": {(D,): 0.0}}],
+        [waiting("source"), {"prefetch_buffered_samples": {(D,): 0.0}, "prefetch_queued_samples": {(D,): 0.0}}],
         "PrefetchStarved",
         ["nothing is read ahead, 38 % of step", "look_ahead(sampler)"],
     ),
@@ -253,7 +256,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
     ),
     (
         "interpreter",
-        [waiting("decode"), {"loop_lag_seconds": {("trainer",): 0.15}}],
+        [waiting("decode"), {"event_loop_lag_seconds": {("trainer",): 0.15}}],
         "TrainerWaiting/decode",
         [
             "the reading loop wakes up 150 ms late, 38 % of step (decode): its Python or the trainer's",
@@ -262,23 +265,28 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
     ),
     (
         "interpreter, where samples are copied",
-        [waiting("cache"), {"loop_lag_seconds": {("trainer",): 0.04}}],
+        [waiting("cache"), {"event_loop_lag_seconds": {("trainer",): 0.04}}],
         "TrainerWaiting/cache",
         ["the reading loop wakes up 40 ms late, 38 % of step (cache)", "owner='process'"],
     ),
     (
         "interpreter, where the trainer's own thread gets it late",
-        [waiting("collate"), {"loop_lag_seconds": {("trainer",): 0.04}}],
+        [waiting("collate"), {"event_loop_lag_seconds": {("trainer",): 0.04}}],
         "TrainerWaiting/collate",
         ["collate, 38 % of step: it runs before each batch", "40 ms late", "prepare or of a codec", "owner='process'"],
     ),
     (
         "processors",
-        [waiting("decode"), {"loop_lag_seconds": {("owner",): 0.15}}],
+        [waiting("decode"), {"event_loop_lag_seconds": {("owner",): 0.15}}],
         "TrainerWaiting/decode",
         ["too little of the processors"],
     ),
-    ("bad samples", [{"bad_samples": {(D,): 3.0}}], "BadSamples", ["3 samples were replaced, 3 % of those loaded"]),
+    (
+        "bad samples",
+        [{"samples_replaced": {(D,): 3.0}}],
+        "BadSamples",
+        ["3 samples were replaced, 3 % of those loaded"],
+    ),
     ("memory", [{"process_resident_memory_bytes": {("trainer",): 15e9}}], "MemoryNearLimit", ["15 GB of 16 GB"]),
     (
         "stuck",
@@ -388,7 +396,7 @@ def test_what_all_ranks_have_is_said_once() -> None:
     assert any("ranks 3, 4, 5, 6, ... (most in rank 3): decode" in finding.sentence for finding in two.findings)
 
 
-def named(made: Reading, name: str) -> Reading:
+def named(made: MetricsSnapshot, name: str) -> MetricsSnapshot:
     """The same reading for a data set of another name."""
     return {
         key: {(name, *values[1:]) if values[:1] == (D,) else values: number for values, number in series.items()}
@@ -396,8 +404,8 @@ def named(made: Reading, name: str) -> Reading:
     }
 
 
-def both(*readings: Reading) -> Reading:
-    together: Reading = {}
+def both(*readings: MetricsSnapshot) -> MetricsSnapshot:
+    together: MetricsSnapshot = {}
     for each in readings:
         for key, series in each.items():
             together[key] = {**together.get(key, {}), **series}
@@ -429,7 +437,7 @@ def test_reads_are_judged_where_nobody_takes_the_time_of_steps() -> None:
     waits = {"read_wait_seconds": {(D, "source"): 4.0}, "read_waits": {(D,): 40.0}}
     verdict = verdict_on(reading(waits, *without))
     assert verdict.sentence.startswith("source latency, 40 % of the time")
-    assert "streaming.telemetry.stalls.watch(dataloader)" in verdict.notes[0]
+    assert "streaming.monitor_stalls(dataloader)" in verdict.notes[0]
     assert verdict.figures[0].busy is None
     ready = verdict_on(reading({}, *without))
     assert ready.is_fine
@@ -535,9 +543,9 @@ numbers = st.one_of(st.floats(), st.floats(0, 100), st.just(0.0), st.just(1.0))
 
 
 @st.composite
-def readings(draw: st.DrawFn) -> Reading:
+def metrics_snapshot(draw: st.DrawFn) -> MetricsSnapshot:
     """Any numbers of any families, for known values of their labels."""
-    made: Reading = {}
+    made: MetricsSnapshot = {}
     for family in draw(st.lists(st.sampled_from(FAMILIES), max_size=25, unique=True)):
         values = [VALUES.get(label, ("data", "other")) for label in family.labels]
         keys = st.tuples(*map(st.sampled_from, values))
@@ -548,12 +556,12 @@ def readings(draw: st.DrawFn) -> Reading:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.one_of(st.none(), st.dictionaries(st.sampled_from("012"), readings(), max_size=3)),
-    st.dictionaries(st.sampled_from("012"), readings(), max_size=3),
+    st.one_of(st.none(), st.dictionaries(st.sampled_from("012"), metrics_snapshot(), max_size=3)),
+    st.dictionaries(st.sampled_from("012"), metrics_snapshot(), max_size=3),
     st.one_of(st.none(), st.floats(-10, 100)),
 )
 def test_any_metrics_give_a_verdict(
-    before: dict[str, Reading] | None, after: dict[str, Reading], seconds: float | None
+    before: dict[str, MetricsSnapshot] | None, after: dict[str, MetricsSnapshot], seconds: float | None
 ) -> None:
     """Whatever is missing or odd: there is a sentence, and shares are parts of one whole."""
     first = None if before is None else parse(text_of(before), 2000.0)

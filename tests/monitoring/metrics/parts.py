@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from streaming.core.config import DataSourceConfig
 from streaming.monitoring.metrics.collector import Collector
 from streaming.monitoring.metrics.live import Entry, Live
-from streaming.monitoring.metrics.totals import Reading
+from streaming.monitoring.metrics.totals import MetricsSnapshot
 from streaming.testing import MemorySource
 
 COUNT = 12
@@ -55,17 +55,17 @@ def numbers(registry: CollectorRegistry | Collector) -> Numbers:
 class StandIn:
     """Something that gives a reading, fails with an error, or hangs until `go` is set."""
 
-    def __init__(self, reading: Reading | None = None) -> None:
+    def __init__(self, reading: MetricsSnapshot | None = None) -> None:
         self.reading: Any = reading or {}
         self.error: Exception | None = None
         self.go = threading.Event()
         self.go.set()
 
-    def readings(self) -> Reading:
+    def metrics_snapshot(self) -> MetricsSnapshot:
         self.go.wait()
         if self.error is not None:
             raise self.error
-        reading: Reading = self.reading
+        reading: MetricsSnapshot = self.reading
         return reading
 
 
@@ -74,13 +74,13 @@ class Stage:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self._told: list[Callable[[str, Reading], None]] = []
+        self._told: list[Callable[[str, MetricsSnapshot], None]] = []
 
     @property
     def live(self) -> Live:
         """Where a collector finds them."""
 
-        def on_close(tell: Callable[[str, Reading], None]) -> Callable[[], None]:
+        def on_close(tell: Callable[[str, MetricsSnapshot], None]) -> Callable[[], None]:
             self._told.append(tell)
             return lambda: self._told.remove(tell)
 
@@ -91,13 +91,13 @@ class Stage:
         """How many want to be told of what closes."""
         return len(self._told)
 
-    def open(self, name: str, reading: Reading) -> StandIn:
+    def open(self, name: str, reading: MetricsSnapshot) -> StandIn:
         """One more data set."""
         stand_in = StandIn(reading)
         self.entries.append(Entry(name, stand_in, stand_in))
         return stand_in
 
-    def tell_end(self, name: str, reading: Reading) -> None:
+    def tell_end(self, name: str, reading: MetricsSnapshot) -> None:
         """Its last reading, as an adapter tells it just before it closes."""
         for tell in self._told:
             tell(name, reading)

@@ -16,7 +16,7 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.monitoring.metrics import Collector, metrics_registry
 from streaming.monitoring.metrics.families import FAMILIES, VALUES
-from streaming.telemetry.stalls import watch
+from streaming.telemetry.stalls import monitor_stalls
 from tests.monitoring.metrics.parts import COUNT, NBYTES, Numbers, memory_source, numbers, scraping
 from tests.prometheus import promtool
 
@@ -173,7 +173,7 @@ def test_loaders_of_one_data_set_are_added_up(registry: CollectorRegistry) -> No
             assert numbers(registry).of("trainer_steps_total", dataset="data") == epoch * 3
             del loader
             gc.collect()
-        watched = watch(DataLoader(adapter, batch_size=2, sampler=adapter.look_ahead(range(COUNT))))
+        watched = monitor_stalls(DataLoader(adapter, batch_size=2, sampler=adapter.look_ahead(range(COUNT))))
         for _ in itertools.islice(watched, 4):
             pass
         found = numbers(registry)
@@ -203,9 +203,9 @@ class _Nameless(list[int]):
 def test_loaders_of_any_data_set_are_told(registry: CollectorRegistry) -> None:
     """A list has the name "data"; one that cannot say its name has no numbers; a part of an adapter has its name."""
     with StreamingDatasetAdapter(memory_source(), name="train") as adapter:
-        of_list = watch(DataLoader([1, 2, 3]))  # type: ignore[arg-type]
-        nameless = watch(DataLoader(_Nameless([1])))  # type: ignore[arg-type]
-        of_part = watch(DataLoader(Subset(adapter, [0, 1])))
+        of_list = monitor_stalls(DataLoader([1, 2, 3]))  # type: ignore[arg-type]
+        nameless = monitor_stalls(DataLoader(_Nameless([1])))  # type: ignore[arg-type]
+        of_part = monitor_stalls(DataLoader(Subset(adapter, [0, 1])))
         for loader in (of_list, nameless, of_part):
             list(loader)
         found = numbers(registry)
@@ -254,7 +254,7 @@ def test_no_time_is_measured_by_a_clock_that_may_be_set(registry: CollectorRegis
     for _ in range(3):
         found = numbers(collector)
         assert found.of("start_time_seconds") == 5.0
-        assert 0 <= (found.of("scrape_seconds") or 0.0)
+        assert 0 <= (found.of("scrape_duration_seconds") or 0.0)
 
 
 def test_closing_while_scraped_loses_nothing(registry: CollectorRegistry) -> None:

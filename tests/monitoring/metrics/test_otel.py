@@ -46,7 +46,7 @@ def test_an_export_holds_what_a_scrape_does() -> None:
             sent, scraped = exported(reader), numbers(collector)
             assert sent.of("source_request_duration_seconds_bucket", dataset="data", source="data", le="+Inf") == COUNT
             assert sent.keys() == scraped.keys()
-            of_now = ("scrape_seconds", "resident_memory_bytes", "lag_seconds", "loop_lag")
+            of_now = ("scrape_duration_seconds", "resident_memory_bytes", "lag_seconds", "loop_lag")
             for key, value in scraped.items():
                 assert key[0].endswith(of_now) or sent[key] == value, key
             list(loader)
@@ -128,7 +128,7 @@ def test_an_endpoint_that_refuses_is_told_once(caplog: pytest.LogCaptureFixture)
         thread.join()
     warned = [record.getMessage() for record in caplog.records if record.name.startswith("streaming")]
     assert len(warned) == 1
-    assert warned[0].startswith("metrics_not_sent way=otel")
+    assert warned[0].startswith("metrics_export_failed way=otel")
 
 
 def test_a_time_that_is_none_is_refused() -> None:

@@ -98,9 +98,9 @@ def test_a_folder_that_is_missing_is_told_once(tmp_path: Path, caplog: pytest.Lo
         wait_until(path.exists)
         wait_until(lambda: writer.failures == 0)
     [warned] = warnings_of(caplog)
-    assert warned.startswith("metrics_not_sent way=textfile")
+    assert warned.startswith("metrics_export_failed way=textfile")
     assert "later/run.prom" in warned
-    assert "metrics_sent_again way=textfile" in caplog.text
+    assert "metrics_export_recovered way=textfile" in caplog.text
 
 
 @pytest.mark.parametrize("every_s", [0, -1, float("nan")])
@@ -212,7 +212,7 @@ def test_a_gateway_that_is_down_holds_up_nobody(caplog: pytest.LogCaptureFixture
     with Pusher(NOBODY, "run", 0.01, CollectorRegistry()) as pusher:
         wait_until(lambda: pusher.failures > 3)
     [warned] = warnings_of(caplog)
-    assert warned.startswith("metrics_not_sent way=push")
+    assert warned.startswith("metrics_export_failed way=push")
 
 
 def test_a_background_pusher_refuses_an_address_that_is_none() -> None:

@@ -17,7 +17,7 @@ from streaming.monitoring.metrics.process_metrics import ProcessReader
 
 def test_the_process_tells_what_runs() -> None:
     """Versions of the library, Python and torch; memory in use is below its limit on a machine like this."""
-    reading = ProcessReader(lambda: 12.5).readings()
+    reading = ProcessReader(lambda: 12.5).metrics_snapshot()
     [(library, python, torch_version)] = reading["build_info"]
     assert (library, python) == (streaming.__version__, platform.python_version())
     assert torch_version == torch.__version__
@@ -39,7 +39,7 @@ def test_the_build_of_torch_is_the_one_that_runs(tmp_path: Path, monkeypatch: py
     install_torch(tmp_path, number)
     monkeypatch.syspath_prepend(tmp_path)
     assert version("torch") == number
-    [(_, _, torch_version)] = ProcessReader().readings()["build_info"]
+    [(_, _, torch_version)] = ProcessReader().metrics_snapshot()["build_info"]
     assert torch_version == torch.__version__
 
 
@@ -49,7 +49,7 @@ def test_a_process_without_torch_tells_what_is_installed(tmp_path: Path) -> None
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from streaming.monitoring.metrics.process_metrics import ProcessReader\n"
-        "[(_, _, number)] = ProcessReader().readings()['build_info']\n"
+        "[(_, _, number)] = ProcessReader().metrics_snapshot()['build_info']\n"
         "print(number, 'torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -143,11 +143,11 @@ def test_numbers_of_processes_are_put_together() -> None:
     """Of two reading processes the memory is added up, and the worse lag is shown."""
     stage = Stage()
     for name, memory, lag in (("a", 10, 0.5), ("b", 20, 0.25), ("c", None, None)):
-        reading = {"process_resident_memory_bytes": {("owner",): memory}, "loop_lag_seconds": {("owner",): lag}}
+        reading = {"process_resident_memory_bytes": {("owner",): memory}, "event_loop_lag_seconds": {("owner",): lag}}
         stage.open(name, reading)
     found = numbers(Collector(stage.live))
     assert found.of("process_resident_memory_bytes", process="owner") == 30
-    assert found.of("loop_lag_seconds", process="owner") == 0.5
+    assert found.of("event_loop_lag_seconds", process="owner") == 0.5
     assert (found.of("process_resident_memory_bytes", process="trainer") or 0) > 0
 
 
@@ -175,7 +175,7 @@ def test_a_last_reading_may_come_after_the_end() -> None:
     assert numbers(collector).of("reads_total", dataset="data") == 5
     stage.tell_end("data", reads(6))
     assert numbers(collector).of("reads_total", dataset="data") == 7
-    assert again.readings() == reads(1)
+    assert again.metrics_snapshot() == reads(1)
 
 
 def test_any_number_of_data_sets_may_come_and_go() -> None:

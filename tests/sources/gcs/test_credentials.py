@@ -24,7 +24,7 @@ from streaming.errors import (
     AccessDenied,
     BadRequest,
     ConfigError,
-    NotFound,
+    ObjectNotFoundError,
     SourceTimeout,
     SourceUnavailable,
     StreamingError,
@@ -218,7 +218,7 @@ async def test_who_pays_is_told(server: FaultServer, engine: str, monkeypatch: p
     [
         (401, AccessDenied, "401 .* credentials"),
         (403, AccessDenied, "403 .* credentials"),
-        (404, NotFound, "does not exist"),
+        (404, ObjectNotFoundError, "does not exist"),
         (408, SourceTimeout, "try again"),
         (429, SourceUnavailable, "fewer requests"),
         (500, SourceUnavailable, "try again"),
@@ -278,7 +278,7 @@ async def test_a_server_that_is_not_there(engine: str) -> None:
 async def test_names_that_are_no_text(server: FaultServer) -> None:
     """A name that cannot be written in UTF-8 does not exist in GCS."""
     async with make(server, "gcsfs") as source:
-        with pytest.raises(NotFound, match="valid UTF-8"):
+        with pytest.raises(ObjectNotFoundError, match="valid UTF-8"):
             await source.read("\udcff.bin")
     assert not server.requests
 

@@ -45,7 +45,7 @@ loop.run_until_complete(main())
 """
 
 
-@pytest.mark.parametrize(("engine", "expected"), [("obstore", "Closed"), ("gcsfs", "200")])
+@pytest.mark.parametrize(("engine", "expected"), [("obstore", "ClosedError"), ("gcsfs", "200")])
 def test_forked_child_never_hangs(gcs: GcsServer, engine: str, expected: str) -> None:
     """A child is told that what it inherited is of no use; an unused source works where its client can work at all."""
     bucket = gcs.make_bucket()
@@ -54,7 +54,7 @@ def test_forked_child_never_hangs(gcs: GcsServer, engine: str, expected: str) ->
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
     in_parent, inherited, unused, after = result.stdout.splitlines()
     assert (in_parent, after) == ("200", "200")
-    assert re.match(r"Closed source 'cloud' was opened in process \d+", inherited)
+    assert re.match(r"ClosedError source 'cloud' was opened in process \d+", inherited)
     assert unused.split(" ")[0] == expected
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from streaming.core.config import DataSourceConfig
 from streaming.core.runtime import Runtime
-from streaming.errors import Closed, NotFound, TooLarge
+from streaming.errors import ClosedError, ObjectNotFoundError, ObjectTooLargeError
 from streaming.sources import GCSDataSource
 from streaming.sources.base import DataSource
 from tests.contracts.source import Place, SourceContract
@@ -117,11 +117,11 @@ async def test_ways_to_write_a_root(make: Make, bucket: str, root: str) -> None:
 
 
 async def test_a_missing_bucket_is_named(make: Make) -> None:
-    """Listing it names the bucket, reading from it the object; both are `NotFound`."""
+    """Listing it names the bucket, reading from it the object; both are `ObjectNotFoundError`."""
     source = make("gs://no-such-bucket/x")
-    with pytest.raises(NotFound, match="bucket 'no-such-bucket' of source 'cloud' does not exist"):
+    with pytest.raises(ObjectNotFoundError, match="bucket 'no-such-bucket' of source 'cloud' does not exist"):
         await source.list_files()
-    with pytest.raises(NotFound, match=r"'a\.bin'"):
+    with pytest.raises(ObjectNotFoundError, match=r"'a\.bin'"):
         await source.read("a.bin")
 
 
@@ -177,9 +177,9 @@ async def test_compressed_objects_come_as_they_are_stored(gcs: GcsServer, make: 
 async def test_too_large_objects_are_refused(make: Make, bucket: str) -> None:
     """Beyond `max_object_bytes` nothing is taken; a part within it is."""
     source = make(f"gs://{bucket}", {"max_object_bytes": 9})
-    with pytest.raises(TooLarge, match=r"'a\.bin'.*10 bytes pass max_object_bytes=9"):
+    with pytest.raises(ObjectTooLargeError, match=r"'a\.bin'.*10 bytes pass max_object_bytes=9"):
         await source.read("a.bin")
-    with pytest.raises(TooLarge):
+    with pytest.raises(ObjectTooLargeError):
         await source.read("a.bin", 0, 10)
     assert bytes((await source.read("a.bin", 1)).data) == b"123456789"
 
@@ -193,7 +193,7 @@ async def test_each_loop_has_its_own_connections(make: Make, bucket: str) -> Non
         blobs = await asyncio.gather(source.read("a.bin"), *reads)
         assert [bytes(blob.data) for blob in blobs] == [b"0123456789"] * 10
         await source.aclose()
-        with pytest.raises(Closed):
+        with pytest.raises(ClosedError):
             await asyncio.wrap_future(runtimes[0].submit(source.read("a.bin")))
     finally:
         for each in runtimes:

@@ -13,7 +13,7 @@ import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.core.config import DataSourceConfig
-from streaming.errors import AccessDenied, BadRequest, NotFound, ObjectChanged
+from streaming.errors import AccessDenied, BadRequest, ObjectChanged, ObjectNotFoundError
 from streaming.index.containers.jsonl import find_lines
 from streaming.sources import HTTPDataSource
 from streaming.sources.base import FileInfo
@@ -169,9 +169,9 @@ async def test_listings_that_are_refused_or_missing(server: FaultServer, make: M
     server.answers["/data/"] = respond(403)
     with pytest.raises(AccessDenied, match="urls or index"):
         await make().list_files()
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         await make(f"{server.url}other").list_files()
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         await make(f"{server.url}other").list_files("below/x")
 
 
@@ -231,7 +231,7 @@ async def test_hostile_index(server: FaultServer, make: Make, entry: str) -> Non
 
 async def test_index_that_is_missing_or_broken(server: FaultServer, make: Make) -> None:
     """A missing index file is missing by name; a broken one is no listing."""
-    with pytest.raises(NotFound, match=r"index\.json"):
+    with pytest.raises(ObjectNotFoundError, match=r"index\.json"):
         await make(index="index.json").list_files()
     for body in (b"[1]", b'[{"size": 1}]', b'["a.bin",'):
         server.answers["/data/index.json"] = respond(body=body)

@@ -21,12 +21,12 @@ from streaming.errors import (
     AccessDenied,
     BadRequest,
     ConfigError,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
     SourceError,
     SourceTimeout,
     SourceUnavailable,
-    TooLarge,
     TruncatedRead,
 )
 from streaming.sources import HTTPDataSource
@@ -66,10 +66,10 @@ STATUSES = [
     (400, BadRequest),
     (401, AccessDenied),
     (403, AccessDenied),
-    (404, NotFound),
+    (404, ObjectNotFoundError),
     (407, AccessDenied),
     (408, SourceTimeout),
-    (410, NotFound),
+    (410, ObjectNotFoundError),
     (412, ObjectChanged),
     (416, UnusableAnswer),
     (418, BadRequest),
@@ -116,7 +116,7 @@ async def test_redirect_to_a_folder_is_no_object(make: Make, server: FaultServer
     """A folder whose listing answers for it is missing as an object."""
     server.answers["/folder"] = respond(301, Location="/folder/")
     server.answers["/folder/"] = respond(body=b"Index of", length=None)
-    with pytest.raises(NotFound, match="folder"):
+    with pytest.raises(ObjectNotFoundError, match="folder"):
         await make().read("folder")
 
 
@@ -242,7 +242,7 @@ async def test_hostile_encodings(make: Make, server: FaultServer) -> None:
     server.answers["/bad.bin"] = respond(body=b"no gzip", Content_Encoding="gzip")
     server.answers["/new.bin"] = respond(body=BODY, Content_Encoding="br")
     tracemalloc.start()
-    with pytest.raises(TooLarge, match=r"bomb\.bin"):
+    with pytest.raises(ObjectTooLargeError, match=r"bomb\.bin"):
         await make(max_object_bytes=1_000_000).read("bomb.bin")
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
@@ -259,7 +259,7 @@ async def test_too_large_is_refused_before_the_body(make: Make, server: FaultSer
     server.answers["/endless.bin"] = respond(body=bytes(2_000_000), length=None)
     source = make(max_object_bytes=1000)
     for path in ("announced.bin", "endless.bin"):
-        with pytest.raises(TooLarge, match=rf"{path}.*max_object_bytes=1000"):
+        with pytest.raises(ObjectTooLargeError, match=rf"{path}.*max_object_bytes=1000"):
             await source.read(path)
     server.answers["/part.bin"] = respond(206, BODY, Content_Range="bytes 0-199/1000000000000")
     assert (await source.read("part.bin", 0, 200)).size == 10**12
@@ -268,7 +268,7 @@ async def test_too_large_is_refused_before_the_body(make: Make, server: FaultSer
 @pytest.mark.parametrize("path", ["a//b.bin", "./a.bin", "line\nbreak.bin", "not-utf8\udcff.bin"])
 async def test_names_that_clients_normalise(make: Make, server: FaultServer, path: str) -> None:
     """Names that a client would change or refuse are asked for as they are, or are missing; nothing breaks."""
-    with pytest.raises(NotFound, match="does not exist"):
+    with pytest.raises(ObjectNotFoundError, match="does not exist"):
         await make().read(path)
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.core.config import DataSourceConfig
-from streaming.errors import BadRequest, Closed, SourceError, TruncatedRead
+from streaming.errors import BadRequest, ClosedError, SourceError, TruncatedRead
 from streaming.sources import HTTPDataSource, HuggingFaceDataSource
 from streaming.sources.base import DataSource
 from tests.conftest import WebServer
@@ -136,7 +136,7 @@ def test_rows_cost_one_download_of_their_object(counting: CountingServer, tmp_pa
     with StreamingDatasetAdapter(source, cache_size_gb=0.0002) as adapter:
         for _ in range(2):
             samples = [adapter[number] for number in range(len(adapter))]
-        stats, readings = adapter.get_cache_stats(), adapter.readings()
+        stats, readings = adapter.get_cache_stats(), adapter.metrics_snapshot()
     assert [sample["web"]["n"] for sample in samples] == 3 * list(range(ROWS))
     assert stats["fetched_samples"] > 3 * ROWS, "the cache holds a part only, so the second pass fetched too"
     assert [counting.requests[f"/{name}"] for name in names] == [1, 1, 1]
@@ -331,7 +331,7 @@ async def test_closing_ends_what_is_under_way_and_leaves_no_file(server: FaultSe
     read = asyncio.ensure_future(source.read("b.bin", 0, 10))
     await paused.begun.wait()
     await source.aclose()
-    with pytest.raises(Closed):
+    with pytest.raises(ClosedError):
         await read
     assert open_files() == before
 

@@ -22,10 +22,10 @@ from streaming.core.config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
-    Closed,
+    ClosedError,
     ConfigError,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
     SourceTimeout,
     SourceUnavailable,
 )
@@ -130,7 +130,7 @@ class TestContract(SourceContract):
         assert await source.fetch_file("x.json") == "compressed"
         async with HuggingFaceDataSource(source.config) as fresh:
             assert await fresh.fetch_file("x.json") == "plain"
-        with pytest.raises(NotFound, match=r"'y\.json'"):
+        with pytest.raises(ObjectNotFoundError, match=r"'y\.json'"):
             await source.fetch_file("y.json")
 
 
@@ -172,7 +172,7 @@ async def test_folder_is_the_root(hub: Hub, repo: str) -> None:
         assert bytes((await source.read("x/a.bin")).data) == b"a"
     async with over(hub.url, f"hf://datasets/{repo}/test") as source:
         for prefix in ("", "no/such/"):
-            with pytest.raises(NotFound, match="does not exist"):
+            with pytest.raises(ObjectNotFoundError, match="does not exist"):
                 await source.list_files(prefix)
 
 
@@ -238,7 +238,7 @@ async def test_closing_while_opening(raw: FaultServer) -> None:
 
     raw.answers[ASK_COMMIT] = close_first
     reading = asyncio.ensure_future(source.read("a.bin"))
-    with pytest.raises(Closed):
+    with pytest.raises(ClosedError):
         await reading
 
 
@@ -281,9 +281,13 @@ async def test_storage_that_refuses_each_signed_url(raw: FaultServer) -> None:
 REFUSALS = [
     (respond(403, X_Error_Code="GatedRepo"), AccessDenied, r"gated; accept the conditions at {hub}/datasets/org/data"),
     (respond(401, X_Error_Code="GatedRepo"), AccessDenied, r"gated; accept .* then set a token"),
-    (respond(401, X_Error_Code="RepoNotFound"), NotFound, r"does not exist, or is private and no token was given"),
-    (respond(404, X_Error_Code="RepoNotFound"), NotFound, r"dataset org/data does not exist"),
-    (respond(404, X_Error_Code="RevisionNotFound"), NotFound, r"dataset org/data has no revision 'main'"),
+    (
+        respond(401, X_Error_Code="RepoNotFound"),
+        ObjectNotFoundError,
+        r"does not exist, or is private and no token was given",
+    ),
+    (respond(404, X_Error_Code="RepoNotFound"), ObjectNotFoundError, r"dataset org/data does not exist"),
+    (respond(404, X_Error_Code="RevisionNotFound"), ObjectNotFoundError, r"dataset org/data has no revision 'main'"),
     (respond(403, X_Error_Message="Access to this resource is disabled."), AccessDenied, r"has disabled"),
     (respond(401, X_Error_Message="Invalid credentials in Authorization header"), AccessDenied, r"know this token"),
     (respond(403), AccessDenied, "403"),
@@ -337,7 +341,7 @@ async def test_missing_things_on_the_stand_in(hub: Hub, repo: str) -> None:
         (repo, r"'no\.bin' of source 'hub' does not exist in dataset"),
     ):
         async with over(hub.url, root) as source:
-            with pytest.raises(NotFound, match=told):
+            with pytest.raises(ObjectNotFoundError, match=told):
                 await source.read("no.bin")
 
 
@@ -347,7 +351,7 @@ async def test_a_revision_that_a_hub_calls_a_missing_repository(raw: FaultServer
     raw.answers[ASK_COMMIT] = respond(404, **code)
     raw.answers["/api/datasets/org/data"] = respond(200, b"{}")
     async with over(raw.url) as source:
-        with pytest.raises(NotFound, match=r"dataset org/data has no revision 'main'; see its branches"):
+        with pytest.raises(ObjectNotFoundError, match=r"dataset org/data has no revision 'main'; see its branches"):
             await source.read("a.bin")
 
 
@@ -355,7 +359,7 @@ async def test_token_with_a_missing_repository(raw: FaultServer) -> None:
     """With a token the message speaks of the token's rights, and never shows it."""
     raw.answers[ASK_COMMIT] = respond(404, X_Error_Code="RepoNotFound")
     async with over(raw.url, token="hf_secret") as source:
-        with pytest.raises(NotFound, match="this token may not see it") as caught:
+        with pytest.raises(ObjectNotFoundError, match="this token may not see it") as caught:
             await source.read("a.bin")
     assert "hf_secret" not in f"{caught.value} {source!r} {source.config!r}"
 
@@ -456,7 +460,7 @@ async def test_explicit_endpoint_wins(raw: FaultServer, monkeypatch: pytest.Monk
 async def test_what_names_a_repository(raw: FaultServer, root: str, options: dict[str, Any], asked: str) -> None:
     """URLs as `HfFileSystem` takes them, and plain names, lead to the repository and revision they mean."""
     async with over(raw.url, root, **options) as source:
-        with pytest.raises(NotFound):
+        with pytest.raises(ObjectNotFoundError):
             await source.list_files()
     assert raw.requests[0].target == f"{asked}?expand=sha"
 
@@ -540,13 +544,13 @@ async def test_offline_reads_the_cache_alone(hub: Hub, repo: str, home: Path, mo
         assert await source.read("train/a.bin") == whole
         assert bytes((await source.read("train/b.bin", 3, 7)).data) == CONTENT[3:7]
         assert source.revision == whole.version
-        with pytest.raises(NotFound, match=r"'test/c\.bin' .*offline mode is on"):
+        with pytest.raises(ObjectNotFoundError, match=r"'test/c\.bin' .*offline mode is on"):
             await source.read("test/c.bin")
         with pytest.raises(BadRequest):
             await source.read("train/a.bin", 100)
     for root in ("test/never-downloaded", f"{repo}@v1", f"{repo}@{'0' * 40}", f"{repo}/test"):
         async with over(hub.url, root, cache_dir=str(home / "hub")) as source:
-            with pytest.raises(NotFound, match="offline mode is on"):
+            with pytest.raises(ObjectNotFoundError, match="offline mode is on"):
                 await source.list_files()
 
 
@@ -600,7 +604,7 @@ asyncio.run(read(inherited))
 def test_forked_child_never_hangs(hub: Hub, repo: str) -> None:
     """A child is told that what it inherited is of no use, a new source works there, and the parent reads on."""
     hub.commit(repo, {"a.bin": bytes(200)})
-    assert run_python(FORKED, hub.url, repo).split() == ["200", "Closed", "200", "200"]
+    assert run_python(FORKED, hub.url, repo).split() == ["200", "ClosedError", "200", "200"]
 
 
 MISSING = """

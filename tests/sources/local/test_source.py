@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from streaming.core.config import DataSourceConfig
-from streaming.errors import AccessDenied, BadRequest, ConfigError, NotFound, ObjectChanged, TooLarge, TruncatedRead
+from streaming.errors import (
+    AccessDenied,
+    BadRequest,
+    ConfigError,
+    ObjectChanged,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    TruncatedRead,
+)
 from streaming.sources import LocalDataSource, create_data_source
 
 
@@ -46,9 +54,9 @@ def as_nobody() -> Iterator[None]:
 async def test_missing_root_is_named(tmp_path: Path) -> None:
     """Reading and listing below a root that does not exist say so and name it."""
     source = create_data_source(str(tmp_path / "gone"))
-    with pytest.raises(NotFound, match=r"root .*gone.* does not exist"):
+    with pytest.raises(ObjectNotFoundError, match=r"root .*gone.* does not exist"):
         await source.read("a.bin")
-    with pytest.raises(NotFound, match=r"root .*gone.* does not exist"):
+    with pytest.raises(ObjectNotFoundError, match=r"root .*gone.* does not exist"):
         await source.list_files()
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "a.bin").write_bytes(b"here now")
@@ -107,7 +115,7 @@ async def test_file_that_vanishes_after_the_listing(root: Path, source: LocalDat
     (root / "a.bin").touch()
     assert await source.list_files() == ["a.bin"]
     (root / "a.bin").unlink()
-    with pytest.raises(NotFound, match=r"a\.bin.*does not exist"):
+    with pytest.raises(ObjectNotFoundError, match=r"a\.bin.*does not exist"):
         await source.read("a.bin")
 
 
@@ -185,7 +193,7 @@ async def test_links_out_of_the_root_are_refused(
     assert "2 that link out of the root" in caplog.text
     assert "file.bin" in caplog.text
     assert await source.list_files("folder/") == []
-    assert source.skipped.counts == {"link_out_of_root": {"": 1}}
+    assert source.skipped.counts == {"symlink_outside_root": {"": 1}}
 
 
 async def test_what_is_no_file_is_counted(root: Path, source: LocalDataSource) -> None:
@@ -215,7 +223,7 @@ async def test_link_loops_end(root: Path, source: LocalDataSource) -> None:
     assert [path for start in "ab" for path in await source.list_files(f"{start}/")] == expected
     assert (await source.read("a/up/a/to-b/to-a/deep/x.bin")).data == b"x"
     for path in ("self.bin", "nothing.bin", "self.bin/x"):
-        with pytest.raises(NotFound):
+        with pytest.raises(ObjectNotFoundError):
             await source.read(path)
 
 
@@ -225,7 +233,7 @@ async def test_only_regular_files_are_read(root: Path, source: LocalDataSource) 
     (root / "folder.bin").mkdir()
     with pytest.raises(BadRequest, match=r"pipe\.bin.*regular files"):
         await source.read("pipe.bin")
-    with pytest.raises(NotFound, match="directory"):
+    with pytest.raises(ObjectNotFoundError, match="directory"):
         await source.read("folder.bin")
     assert await source.list_files() == []
 
@@ -236,7 +244,7 @@ async def test_names_that_are_not_text_and_too_long(root: Path, source: LocalDat
         (root / os.fsdecode(name)).write_bytes(name)
     for path in await source.list_files():
         assert (await source.read(path)).data == os.fsencode(path)
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         await source.read("n" * 300)
 
 
@@ -245,7 +253,7 @@ async def test_limit_counts_what_is_asked(root: Path) -> None:
     (root / "big.bin").touch()
     os.truncate(root / "big.bin", 10**12)
     source = LocalDataSource(DataSourceConfig("disk", "local", str(root), max_object_bytes=1000))
-    with pytest.raises(TooLarge, match=r"big\.bin.*max_object_bytes"):
+    with pytest.raises(ObjectTooLargeError, match=r"big\.bin.*max_object_bytes"):
         await source.read("big.bin")
     assert (await source.read("big.bin", 10**12 - 5, 10**13)).size == 10**12
     assert (await source.read("big.bin", 500, 1500)).data == bytes(1000)

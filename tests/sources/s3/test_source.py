@@ -23,10 +23,10 @@ from streaming.errors import (
     BadRequest,
     ConfigError,
     MissingExtra,
-    NotFound,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
     SourceTimeout,
     SourceUnavailable,
-    TooLarge,
     TruncatedRead,
 )
 from streaming.index import SampleIndex
@@ -119,9 +119,11 @@ async def test_wrong_keys_are_a_refused_login(s3: S3Server, bucket: str, engine:
 async def test_missing_bucket_is_not_found(s3: S3Server, engine: str) -> None:
     """A bucket that does not exist is told by name of what to check, for reads and listings."""
     async with S3DataSource(s3.config("s3://no-such-bucket/root", engine=engine)) as source:
-        with pytest.raises(NotFound, match=r"NoSuchBucket .*'a\.bin': there is no such bucket; check its name"):
+        with pytest.raises(
+            ObjectNotFoundError, match=r"NoSuchBucket .*'a\.bin': there is no such bucket; check its name"
+        ):
             await source.read("a.bin")
-        with pytest.raises(NotFound, match="there is no such bucket"):
+        with pytest.raises(ObjectNotFoundError, match="there is no such bucket"):
             await source.list_files()
 
 
@@ -415,7 +417,7 @@ async def test_large_object_is_refused_before_its_body(s3: S3Server, bucket: str
     """What passes max_object_bytes is not read; a part of it is."""
     s3.put(bucket, "a.bin", bytes(2000))
     async with S3DataSource(s3.config(f"s3://{bucket}", max_object_bytes=1000, engine=engine)) as source:
-        with pytest.raises(TooLarge, match="max_object_bytes=1000"):
+        with pytest.raises(ObjectTooLargeError, match="max_object_bytes=1000"):
             await source.read("a.bin")
         assert len((await source.read("a.bin", 500, 1500)).data) == 1000
 
@@ -635,7 +637,7 @@ asyncio.run(read(inherited))
 
 @pytest.mark.parametrize(
     ("parents", "childs", "expected"),
-    [("obstore", "obstore", "Closed"), ("obstore", "aioboto3", "3"), ("aioboto3", "aioboto3", "3")],
+    [("obstore", "obstore", "ClosedError"), ("obstore", "aioboto3", "3"), ("aioboto3", "aioboto3", "3")],
 )
 def test_forked_child_never_hangs(s3: S3Server, bucket: str, parents: str, childs: str, expected: str) -> None:
     """A child is told that what it inherited is of no use; a new source works where its client can work at all."""
@@ -644,7 +646,7 @@ def test_forked_child_never_hangs(s3: S3Server, bucket: str, parents: str, child
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     in_parent, inherited, fresh, after = result.stdout.splitlines()
     assert (in_parent, after) == ("3", "3")
-    assert inherited.startswith("Closed source 's3' was opened in process")
+    assert inherited.startswith("ClosedError source 's3' was opened in process")
     assert fresh.split(" ")[0] == expected
 
 

@@ -12,38 +12,38 @@ import pytest
 from streaming.errors import (
     AccessDenied,
     BadRequest,
-    Closed,
+    ClosedError,
     InvalidPath,
-    NotFound,
     ObjectChanged,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
     PrepareError,
     SourceError,
     SourceTimeout,
     SourceUnavailable,
-    TooLarge,
     TruncatedRead,
 )
 from streaming.monitoring.metrics.families import FAMILIES, VALUES
-from streaming.resilience import Breaker, Limit, Resilience, Retry, outcome_of, stack
-from streaming.resilience.readings import CopyReadings, Reading
+from streaming.resilience import Breaker, ConcurrencyLimit, ResilienceConfig, Retry, outcome_of, stack
+from streaming.resilience.replica_metrics import MetricsSnapshot, ReplicaMetrics
 from streaming.sources.base import Blob, DataSource
 from streaming.telemetry.counters import LATENCY_BUCKETS_S, OUTCOMES
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
 from tests.resilience.parts import DATA, Held, Highest, down, driven, marked, memory, settle
 
 ERRORS: list[tuple[BaseException, str]] = [
-    (NotFound(), "not_found"),
+    (ObjectNotFoundError(), "not_found"),
     (AccessDenied(), "denied"),
     (SourceTimeout(), "timeout"),
     (SourceUnavailable(), "unavailable"),
     (TruncatedRead(), "truncated"),
     (ObjectChanged(), "changed"),
     (BadRequest(), "refused"),
-    (TooLarge(), "refused"),
+    (ObjectTooLargeError(), "refused"),
     (InvalidPath(), "refused"),
     (asyncio.CancelledError(), "cancelled"),
     (GeneratorExit(), "cancelled"),
-    (Closed(), "cancelled"),
+    (ClosedError(), "cancelled"),
     (SourceError(), "other"),
     (PrepareError(), "other"),
     (ZeroDivisionError(), "other"),
@@ -58,19 +58,19 @@ ERRORS: list[tuple[BaseException, str]] = [
 ]
 
 
-def reading_of(*sources: DataSource) -> Reading:
+def reading_of(*sources: DataSource) -> MetricsSnapshot:
     """The numbers of sources that count by themselves."""
-    return CopyReadings([(source, None) for source in sources]).take()
+    return ReplicaMetrics([(source, None) for source in sources]).take()
 
 
-def outcomes(reading: Reading, name: str) -> dict[str, int]:
+def outcomes(reading: MetricsSnapshot, name: str) -> dict[str, int]:
     """What came of the requests to a copy, without what never came."""
     found = {labels[1]: count for labels, count in reading["source_requests"].items() if labels[0] == name}
     assert tuple(found) == OUTCOMES
     return {outcome: count for outcome, count in found.items() if count}
 
 
-def state_of(reading: Reading, name: str) -> str:
+def state_of(reading: MetricsSnapshot, name: str) -> str:
     """The one state that a copy's breaker is said to be in."""
     states = {labels[1]: is_on for labels, is_on in reading["source_breaker_state"].items() if labels[0] == name}
     assert tuple(states) == VALUES["state"]
@@ -80,7 +80,7 @@ def state_of(reading: Reading, name: str) -> str:
 
 def copies_of(clock: FakeClock, sources: Iterable[DataSource], **settings: Any) -> DataSource:
     """A stack in time that the test moves, with pauses as long as they may be."""
-    return stack(list(sources), Resilience(**settings), clock=clock, sleep=clock.sleep, rng=Highest())
+    return stack(list(sources), ResilienceConfig(**settings), clock=clock, sleep=clock.sleep, rng=Highest())
 
 
 @pytest.mark.parametrize(("error", "outcome"), ERRORS, ids=lambda value: getattr(value, "__name__", repr(value)))
@@ -124,7 +124,7 @@ async def test_what_came_of_each_request_is_counted() -> None:
     assert len((await driven(clock, source.read("0.bin", 2, 6), step_s=0.02)).data) == 4
     with pytest.raises(AccessDenied):
         await driven(clock, source.read("0.bin"), step_s=0.02)
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFoundError):
         await driven(clock, source.read("no.bin"), step_s=0.02)
     reading = reading_of(source)
     assert outcomes(reading, "memory") == {"ok": 2, "unavailable": 1, "throttled": 1, "denied": 1, "not_found": 1}
@@ -141,7 +141,7 @@ async def test_what_came_of_each_request_is_counted() -> None:
 async def test_a_latency_falls_into_the_first_bucket_that_holds_it(latency_s: float, place: int) -> None:
     """A bound belongs to its bucket, as in Prometheus, and what is beyond the last has one of its own."""
     clock = FakeClock()
-    source = Limit(LatencySource(memory(), latency_s, sleep=clock.sleep), clock=clock, sleep=clock.sleep)
+    source = ConcurrencyLimit(LatencySource(memory(), latency_s, sleep=clock.sleep), clock=clock, sleep=clock.sleep)
     await driven(clock, source.read("0.bin"), step_s=latency_s or 1.0)
     *buckets, seconds = reading_of(source)["source_request_duration_seconds"]["memory",]
     assert [number for number, count in enumerate(buckets) if count] == [place]
@@ -153,7 +153,7 @@ async def test_a_dead_copy_costs_failovers_and_its_breaker_opens() -> None:
     breaker is no request."""
     clock = FakeClock()
     dead = FaultySource(memory("first"), [Fault(times=None, error=down())])
-    source = copies_of(clock, [dead, memory("second")], cooldown_s=100, cooldown_most_s=100)
+    source = copies_of(clock, [dead, memory("second")], cooldown_s=100, cooldown_max_s=100)
     for _ in range(8):
         await driven(clock, source.read("0.bin"))
     reading = reading_of(source)
@@ -169,7 +169,7 @@ async def test_the_request_that_tries_a_resting_copy_is_counted() -> None:
     """After the cool-down the state is half-open, the next read is a request, and its answer closes the breaker."""
     clock = FakeClock()
     copy = FaultySource(memory(), [Fault(times=5, error=down())])
-    source = copies_of(clock, [copy], cooldown_s=10, cooldown_most_s=10, deadline_s=5)
+    source = copies_of(clock, [copy], cooldown_s=10, cooldown_max_s=10, deadline_s=5)
     with pytest.raises(SourceUnavailable):
         await driven(clock, source.read("0.bin"))
     assert state_of(reading_of(source), "memory") == "open"
@@ -181,38 +181,42 @@ async def test_the_request_that_tries_a_resting_copy_is_counted() -> None:
     assert outcomes(reading, "memory") == {"unavailable": 5, "ok": 1}
 
 
-@pytest.mark.parametrize("make", [lambda copy, settings: stack([copy], settings), Limit], ids=["stack", "limit"])
-async def test_requests_under_way_and_those_that_wait(make: Callable[[DataSource, Resilience], DataSource]) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda copy, settings: stack([copy], settings), ConcurrencyLimit], ids=["stack", "limit"]
+)
+async def test_requests_under_way_and_those_that_wait(
+    make: Callable[[DataSource, ResilienceConfig], DataSource],
+) -> None:
     """Each copy has its own, also where two lie at one endpoint and share its limit."""
     held = [Held(memory("same", 3), rest="hold"), Held(memory("same", 3), rest="hold")]
-    one, two = (make(copy, Resilience(limit_start=3)) for copy in held)
+    one, two = (make(copy, ResilienceConfig(initial_concurrency=3)) for copy in held)
     reads = [asyncio.ensure_future(one.read(f"{number}.bin")) for number in range(2)]
     await settle()
     reads += [asyncio.ensure_future(two.read(f"{number}.bin")) for number in range(3)]
     await settle()
     reading = reading_of(one, two)
     assert reading["source_in_flight"] == {("same",): 2, ("same-2",): 1}
-    assert reading["source_waiting"] == {("same",): 0, ("same-2",): 2}
-    assert reading["source_limit"] == {("same",): 3, ("same-2",): 3}
+    assert reading["source_queued_requests"] == {("same",): 0, ("same-2",): 2}
+    assert reading["source_concurrency_limit"] == {("same",): 3, ("same-2",): 3}
     for read in reads:
         read.cancel()
     await asyncio.gather(*reads, return_exceptions=True)
     reading = reading_of(one, two)
     assert outcomes(reading, "same") == {"cancelled": 2}
     assert outcomes(reading, "same-2") == {"cancelled": 1}, "who waited for a place was never sent"
-    assert set(reading["source_in_flight"].values()) == set(reading["source_waiting"].values()) == {0}
+    assert set(reading["source_in_flight"].values()) == set(reading["source_queued_requests"].values()) == {0}
 
 
 async def test_a_limit_cut_by_throttling_is_read() -> None:
     """Before the first read it is where a limit begins; afterwards it is that of the endpoint."""
     clock = FakeClock()
     copy = FaultySource(memory(), [Fault(times=32, error=marked(down(), status=503))])
-    source = Limit(copy, Resilience(limit_start=20), clock, clock.sleep)
-    assert reading_of(source)["source_limit"] == {("memory",): 20}
+    source = ConcurrencyLimit(copy, ResilienceConfig(initial_concurrency=20), clock, clock.sleep)
+    assert reading_of(source)["source_concurrency_limit"] == {("memory",): 20}
     for _ in range(20):
         with pytest.raises(SourceUnavailable):
             await source.read("0.bin")
-    assert reading_of(source)["source_limit"] == {("memory",): 10}
+    assert reading_of(source)["source_concurrency_limit"] == {("memory",): 10}
 
 
 async def test_a_late_read_is_a_second_request() -> None:
@@ -236,9 +240,9 @@ async def test_a_deadline_and_an_answer_of_another_object() -> None:
     with pytest.raises(ObjectChanged):
         await replaced.read("0.bin")
     reading = reading_of(silent, replaced)
-    assert reading["source_deadlines"] == {("silent",): 1, ("replaced",): 0}
+    assert reading["source_deadline_exceeded"] == {("silent",): 1, ("replaced",): 0}
     assert outcomes(reading, "silent") == {"cancelled": 1}
-    assert reading["source_mismatches"] == {("silent",): 0, ("replaced",): 1}
+    assert reading["source_integrity_failures"] == {("silent",): 0, ("replaced",): 1}
     assert outcomes(reading, "replaced") == {"ok": 1}
 
 
@@ -256,7 +260,7 @@ async def test_an_answer_that_is_none_ends_the_request() -> None:
         async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
             return None  # type: ignore[return-value]
 
-    for source in (stack([Broken("broken")]), Limit(Broken("broken"))):
+    for source in (stack([Broken("broken")]), ConcurrencyLimit(Broken("broken"))):
         with pytest.raises(AttributeError):
             await source.read("0.bin")
         reading = reading_of(source)
@@ -283,7 +287,7 @@ async def test_copies_of_the_same_name_are_numbered(own: list[str], shown: list[
 async def test_a_copy_within_several_stacks_is_one() -> None:
     """Its requests add up, its breaker is the worst of them, and a stack within a stack counts once."""
     clock, copy = FakeClock(), FaultySource(memory(), [Fault(times=5, error=down())])
-    one = copies_of(clock, [copy], deadline_s=4, cooldown_s=100, cooldown_most_s=100)
+    one = copies_of(clock, [copy], deadline_s=4, cooldown_s=100, cooldown_max_s=100)
     with pytest.raises(SourceUnavailable):
         await driven(clock, one.read("0.bin"))
     two = copies_of(clock, [copy])
@@ -300,18 +304,22 @@ async def test_a_copy_within_several_stacks_is_one() -> None:
 async def test_parts_that_are_missing_have_no_numbers() -> None:
     """A source within a Retry alone has no breaker and no limit to tell of, and its reader counts."""
     source = Retry(memory())
-    reading = CopyReadings([(source, [])]).take()
+    reading = ReplicaMetrics([(source, [])]).take()
     assert {"source_requests", "source_retries"} <= set(reading)
-    assert not {"source_limit", "source_waiting", "source_breaker_state", "source_hedges"} & set(reading)
-    assert "source_limit" not in reading_of(Breaker(memory()))
+    assert not {"source_concurrency_limit", "source_queued_requests", "source_breaker_state", "source_hedges"} & set(
+        reading
+    )
+    assert "source_concurrency_limit" not in reading_of(Breaker(memory()))
 
 
 async def test_a_reading_in_another_thread_while_reads_run() -> None:
     """It needs no loop, never raises, changes nothing, and holds together: answers are what the histogram holds."""
     rng = random.Random(0)
     faults = [Fault(nth=number, error=rng.choice([down(), TruncatedRead("cut")])) for number in range(2, 2000, 7)]
-    source = stack([FaultySource(memory("first", 10), faults), memory("second", 10)], Resilience(limit_start=4))
-    readings = CopyReadings([(source, None)])
+    source = stack(
+        [FaultySource(memory("first", 10), faults), memory("second", 10)], ResilienceConfig(initial_concurrency=4)
+    )
+    readings = ReplicaMetrics([(source, None)])
     is_over = False
 
     def look() -> int:

@@ -10,26 +10,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from streaming.resilience.breaker import Breaker, State
-from streaming.resilience.concurrency_limit import Limit
+from streaming.resilience.concurrency_limit import ConcurrencyLimit
 from streaming.resilience.failover import Failover
 from streaming.resilience.hedge import Hedge
 from streaming.resilience.retry import Retry
 from streaming.resilience.verify import Verify
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import DataSource
-from streaming.telemetry.counters import Reading, SourceCounters
+from streaming.telemetry.counters import MetricsSnapshot, SourceCounters
 
-__all__ = ["CopyReadings", "counts_requests"]
+__all__ = ["ReplicaMetrics", "counts_requests"]
 
 _SUMS: Final[tuple[tuple[str, type[Wrapper], str], ...]] = (
     ("source_retries", Retry, "retries"),
-    ("source_deadlines", Retry, "deadlines"),
+    ("source_deadline_exceeded", Retry, "deadlines"),
     ("source_hedges", Hedge, "hedges"),
     ("source_hedge_wins", Hedge, "hedge_wins"),
     ("source_failovers", Failover, "failovers"),
-    ("source_mismatches", Verify, "mismatches"),
+    ("source_integrity_failures", Verify, "mismatches"),
     ("source_breaker_opened", Breaker, "opened"),
-    ("source_waiting", Limit, "waiting"),
+    ("source_queued_requests", ConcurrencyLimit, "waiting"),
 )
 """Families that are the sum of an attribute over all parts of a kind."""
 
@@ -77,14 +77,14 @@ class _Copy:
 
     def _limit(self) -> Iterator[tuple[str, tuple[str, ...], int]]:
         """The least of the gates in force; before the first read, where a gate begins."""
-        limits = [part for part in self.parts if isinstance(part, Limit)]
+        limits = [part for part in self.parts if isinstance(part, ConcurrencyLimit)]
         if limits:
             gates = [gate for limit in limits if (gate := limit.last_gate) is not None]
-            found = [gate.limit for gate in gates] or [limit.settings.limit_start for limit in limits]
-            yield "source_limit", (), int(min(found))
+            found = [gate.limit for gate in gates] or [limit.settings.initial_concurrency for limit in limits]
+            yield "source_concurrency_limit", (), int(min(found))
 
 
-class CopyReadings:
+class ReplicaMetrics:
     """The numbers of all copies below some sources.
 
     Each part of a stack is reported under the copy beneath it; what stands around several, under the first of them.
@@ -107,7 +107,7 @@ class CopyReadings:
                 copy = _copy_below(part, copies)
                 if isinstance(part, Wrapper) and part not in copy.parts:
                     copy.parts.append(part)
-                    if isinstance(part, Limit) and not counts_requests(part.source):
+                    if isinstance(part, ConcurrencyLimit) and not counts_requests(part.source):
                         copy.counted.append((part.counters,))
         self._copies = dict(zip(_names([copy.source.name for copy in copies.values()]), copies.values(), strict=True))
 
@@ -116,9 +116,9 @@ class CopyReadings:
         """Bytes that came from all copies so far, also by attempts that failed and reads that were not needed."""
         return sum([copy.nbytes for copy in self._copies.values()])
 
-    def take(self) -> Reading:
+    def take(self) -> MetricsSnapshot:
         """The numbers at this moment, of every family whose key begins with `source_` and that has any."""
-        reading: Reading = {}
+        reading: MetricsSnapshot = {}
         for name, copy in self._copies.items():
             for family, labels, number in copy.numbers():
                 reading.setdefault(family, {})[name, *labels] = number
@@ -127,7 +127,7 @@ class CopyReadings:
 
 def counts_requests(source: DataSource) -> bool:
     """Whether requests are counted within a source, where it limits them."""
-    return any(isinstance(part, Limit) for part in _parts(source))
+    return any(isinstance(part, ConcurrencyLimit) for part in _parts(source))
 
 
 def _parts(source: DataSource) -> Iterator[DataSource]:
