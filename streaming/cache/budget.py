@@ -8,6 +8,9 @@ from typing import Protocol
 
 from streaming.errors import ConfigError
 
+UNKNOWN_BYTES = 8 << 20
+"""Bytes reserved for a read whose size is not known."""
+
 
 def budget_bytes(max_size_gb: float, max_size_bytes: int | None) -> int:
     """The budget, of which bytes count where both are given. Raises ConfigError unless it is finite and above 0."""

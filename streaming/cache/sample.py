@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from streaming.cache.arena import Place
 from streaming.cache.batch import read_batch
@@ -24,13 +24,11 @@ from streaming.cache.reading import STALE, PlaceTuple, load
 from streaming.cache.retain import Retain
 from streaming.cache.store import Store, entry_size
 from streaming.core.logs import get_logger
+from streaming.core.miss import MISS
 from streaming.core.runtime import Done
 from streaming.errors import ConfigError
 
-__all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCache"]
-
-MISS: Final[Any] = object()
-"""What `get_nowait` returns for an absent key, unless told otherwise."""
+__all__ = ["CacheMetrics", "SmartLRUCache"]
 
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from streaming.cache.sample import SmartLRUCache
 from streaming.core.logs import get_logger
 from streaming.core.masking import mask_text
+from streaming.core.miss import MISS
 from streaming.core.safe_write import append
 from streaming.engine.fetch import IN_CACHE
 from streaming.errors import (
@@ -25,7 +26,6 @@ from streaming.errors import (
 )
 from streaming.index import SampleIndex
 from streaming.order.permutation import Permutation
-from streaming.prefetch.readahead import MISS
 
 __all__ = ["BAD", "BadSamples", "Replacing"]
 

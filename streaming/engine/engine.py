@@ -9,9 +9,11 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from streaming.cache.advice import Advice
+from streaming.cache.budget import Reservation
 from streaming.cache.rates import RecentHits
 from streaming.cache.reading import PlaceTuple
-from streaming.cache.sample import Reservation, SmartLRUCache
+from streaming.cache.sample import SmartLRUCache
+from streaming.core.miss import MISS
 from streaming.core.runtime import Runtime
 from streaming.engine.bad_samples import BadSamples, Replacing
 from streaming.engine.decode_pool import DecodePool
@@ -28,7 +30,7 @@ from streaming.link.messages import LinkHandle, LinkServer
 from streaming.link.pickled_errors import pickle_error
 from streaming.link.worker import Other, Reply, Request, Worker
 from streaming.prefetch.fetch_queue import PrefetchQueue
-from streaming.prefetch.readahead import CONCURRENCY, MISS, ReadAhead
+from streaming.prefetch.readahead import CONCURRENCY, ReadAhead
 from streaming.telemetry.counters import Counters, MetricsSnapshot
 from streaming.telemetry.stages import ACCOUNTS, CACHE
 

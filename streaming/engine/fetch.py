@@ -11,6 +11,7 @@ from itertools import accumulate
 from time import perf_counter
 from typing import Any, Final
 
+from streaming.cache.budget import UNKNOWN_BYTES
 from streaming.cache.sample import SmartLRUCache
 from streaming.codecs import decode
 from streaming.engine.decode_pool import DecodePool
@@ -36,7 +37,6 @@ LARGE_BYTES = 256_000
 """From this size on, keeping the decoded sample for its reader costs more (page faults for memory that is not reused)
 than a second copy out of the cache."""
 
-UNKNOWN_BYTES = 8 * 2**20
 MOST_PLANNED = 4096  # rows remembered between `nbytes` and `load`
 
 INLINE_BYTES = 256_000

@@ -15,13 +15,11 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
 from typing import Any, Final
 
+from streaming.core.miss import MISS
 from streaming.errors import ClosedError
 from streaming.prefetch.flights import Ahead, AnnouncedOrder, Flight, Reservation
 
-__all__ = ["MISS", "ReadAhead", "Reservation"]
-
-MISS: Final[Any] = object()
-"""What `take` returns when nothing is ready."""
+__all__ = ["ReadAhead"]
 
 START_DEPTH: Final = 512
 MAX_DEPTH: Final = 4096

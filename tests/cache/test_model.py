@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from streaming.cache.budget import Reservation
-from streaming.cache.sample import MISS, SmartLRUCache
+from streaming.cache.sample import SmartLRUCache
+from streaming.core.miss import MISS
 
 KEYS = st.integers(0, 9)
 SIZES = st.sampled_from([0, 10, 1000, 5000, 12_000, 19_000, 40_000])

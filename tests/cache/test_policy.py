@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from streaming.cache.advice import Advice
 from streaming.cache.rates import RecentHits
-from streaming.cache.sample import MISS, SmartLRUCache
+from streaming.cache.sample import SmartLRUCache
 from streaming.cache.store import entry_size
+from streaming.core.miss import MISS
 from streaming.testing import FakeClock
 
 SAMPLES = 2_000

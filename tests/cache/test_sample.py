@@ -22,8 +22,8 @@ import streaming.cache
 from streaming.cache import CacheMetrics, SmartLRUCache
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
-from streaming.cache.reading import load
-from streaming.cache.sample import MISS, STALE
+from streaming.cache.reading import STALE, load
+from streaming.core.miss import MISS
 from streaming.errors import ConfigError
 
 

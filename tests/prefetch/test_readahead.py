@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
+from streaming.core.miss import MISS
 from streaming.errors import ClosedError
-from streaming.prefetch.readahead import MISS, ReadAhead
+from streaming.prefetch.readahead import ReadAhead
 
 
 class Store:
