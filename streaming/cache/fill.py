@@ -9,7 +9,8 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any, Protocol
 
-from streaming.cache.budget import UNKNOWN_BYTES, Reservation
+from streaming.cache.budget import UNKNOWN_BYTES
+from streaming.cache.reservation import Reservation
 from streaming.core.logs import get_logger
 
 Fetch = Callable[[Any], Awaitable[Any]]

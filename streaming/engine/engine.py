@@ -9,9 +9,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from streaming.cache.advice import Advice
-from streaming.cache.budget import Reservation
 from streaming.cache.rates import RecentHits
 from streaming.cache.reading import PlaceTuple
+from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
 from streaming.core.miss import MISS
 from streaming.core.runtime import Runtime
@@ -397,7 +397,7 @@ class Engine:
         nbytes = self._fetcher.nbytes(position)
         if not demanded:
             self._advice.on_read_ahead(nbytes)
-        return self.cache.reserve(nbytes, demanded=demanded, key=position)
+        return self.cache.reserve(nbytes, demanded=demanded, until_read=True)
 
     def serve_processes(self) -> None:
         """Keep what is read ahead in the cache from now on, for readers in other processes."""
