@@ -37,10 +37,10 @@ def of_cache(cache: SmartLRUCache, hits: int, misses: int, observed: float | Non
 def of_read_ahead(engine: ReadAhead, cache: SmartLRUCache) -> MetricsSnapshot:
     """How far reading ahead is, and what it may take."""
     return {
-        "prefetch_depth": {(): engine.depth},
-        "prefetch_buffered_samples": {(): engine.ahead},
+        "prefetch_depth": {(): engine.announced.depth},
+        "prefetch_buffered_samples": {(): len(engine.announced.started)},
         "prefetch_in_flight": {(): engine.in_flight},
-        "prefetch_queued_samples": {(): engine.waiting},
+        "prefetch_queued_samples": {(): engine.announced.waiting},
         "prefetch_bytes": {(): cache.bytes_ahead},
         "prefetch_max_bytes": {(): cache.window},
         "prefetch_budget_exhausted": {(): int(engine.is_full)},
