@@ -19,13 +19,15 @@ class AnnouncedOrder:
     """One announced order.
 
     Attributes:
+        name: any value.
         keys: keys that were not started yet, in order.
         ahead: number of keys that were started and not used yet.
     """
 
-    __slots__ = ("ahead", "keys")
+    __slots__ = ("ahead", "keys", "name")
 
-    def __init__(self) -> None:
+    def __init__(self, name: Hashable) -> None:
+        self.name = name
         self.keys: deque[Hashable] = deque()
         self.ahead = 0
 
@@ -66,7 +68,7 @@ class AnnouncedOrders:
 
     def extend(self, keys: Iterable[Hashable], name: Hashable) -> None:
         """Append keys to the order of this name."""
-        self._orders.setdefault(name, AnnouncedOrder()).keys.extend(keys)
+        self._orders.setdefault(name, AnnouncedOrder(name)).keys.extend(keys)
 
     def forget(self, name: Hashable) -> list[Hashable]:
         """Drop an order, and return its keys that were started and not used yet."""
@@ -79,15 +81,13 @@ class AnnouncedOrders:
         """Drop all orders."""
         self._orders.clear()
 
-    def startable(self) -> AnnouncedOrder | None:
-        """Return the newest order of which a key may be started, or None."""
-        for name, order in reversed(list(self._orders.items())):
-            if order.keys:
-                if order.ahead < self.depth:
-                    return order
-            elif not order.ahead:  # it is over, and a long run has one for each epoch
-                del self._orders[name]
-        return None
+    def newest_first(self) -> list[AnnouncedOrder]:
+        """Return the orders, the one that was announced last first."""
+        return list(self._orders.values())[::-1]
+
+    def end(self, order: AnnouncedOrder) -> None:
+        """Forget an order that is over, as a long run has one for each epoch."""
+        del self._orders[order.name]
 
     def start(self, key: Hashable, order: AnnouncedOrder, reservation: Releasable | None) -> None:
         """Count a key as started ahead."""

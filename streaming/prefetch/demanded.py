@@ -21,18 +21,16 @@ class DemandedLoads:
     Args:
         reserve: gives the shares; None: there is no bound.
         drop_furthest: drops the load ahead that is needed last; False if there is none.
+
+    Attributes:
+        waiting: loads without room, each with the future that ends its wait, in the order of demand.
     """
 
     def __init__(self, reserve: Reserve | None, drop_furthest: Callable[[], bool]) -> None:
         self._reserve = reserve
         self._drop_furthest = drop_furthest
-        self._waiting: deque[tuple[Hashable, Load, asyncio.Future[None]]] = deque()
+        self.waiting: deque[tuple[Hashable, Load, asyncio.Future[None]]] = deque()
         self._holders = 0  # loads that hold a share and release it when they end
-
-    @property
-    def are_waiting(self) -> bool:
-        """Whether a load waits for room."""
-        return bool(self._waiting)
 
     def has_room(self, key: Hashable, load: Load) -> bool:
         """Give a load its share, or let it go without one. False: it has to wait for another demanded load to end.
@@ -47,7 +45,8 @@ class DemandedLoads:
             return False
         while reservation is None and self._drop_furthest():
             reservation = self._reserve(key, True)
-        self.hold(load, reservation)
+        load.reservation = reservation
+        self._holders += reservation is not None
         return True
 
     def hold(self, load: Load, reservation: Releasable | None) -> None:
@@ -55,29 +54,28 @@ class DemandedLoads:
         load.reservation = reservation
         self._holders += reservation is not None
 
-    def release(self, load: Load) -> bool:
-        """Release the share of a load that ended. Whether it had one."""
-        if load.reservation is None:
-            return False
-        load.reservation.release()
-        self._holders -= 1
-        return True
+    def release(self, load: Load) -> None:
+        """Release the share of a load that ended."""
+        if load.reservation is not None:
+            load.reservation.release()
+            self._holders -= 1
 
     def turn_of(self, key: Hashable, load: Load) -> asyncio.Future[None]:
         """Return a future that is done when the load has its share."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, load, turn))
+        self.waiting.append((key, load, turn))
         return turn
 
-    def grant(self) -> None:
-        """Start the loads that waited for room, in the order of demand."""
-        while self._waiting:
-            key, load, turn = self._waiting[0]
+    def grant(self) -> bool:
+        """Start the loads that waited for room, in the order of demand. Whether none waits any more."""
+        while self.waiting:
+            key, load, turn = self.waiting[0]
             if not (turn.done() or load.task.done()):  # else it was cancelled
                 try:
                     if not self.has_room(key, load):
-                        return
+                        return False
                     turn.set_result(None)
                 except Exception as exc:
                     turn.set_exception(exc)
-            self._waiting.popleft()
+            self.waiting.popleft()
+        return True

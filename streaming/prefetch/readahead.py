@@ -226,14 +226,15 @@ class ReadAhead:
     def _fill(self) -> None:
         """Start announced loads while depth, concurrency and budget allow; the newest order first."""
         self._drain_used()
-        self._demanded.grant()
-        if self._demanded.are_waiting:
+        if self._demanded.waiting and not self._demanded.grant():
             return
-        while self._loads_ahead < self._concurrency:
-            order = self.announced.startable()
-            if order is None or not self._start_ahead(order.keys[0], order):
-                return
-            order.keys.popleft()
+        for order in self.announced.newest_first():
+            while order.keys and order.ahead < self.announced.depth and self._loads_ahead < self._concurrency:
+                if not self._start_ahead(order.keys[0], order):
+                    return
+                order.keys.popleft()
+            if not order.keys and not order.ahead:
+                self.announced.end(order)
 
     def _start_ahead(self, key: Hashable, order: AnnouncedOrder) -> bool:
         """Start this load unless it is not needed; False when the byte budget has no room for it now."""
@@ -256,27 +257,29 @@ class ReadAhead:
         return True
 
     def _start_demanded(self, key: Hashable) -> Load:
-        self._settle(key)  # it may have been loaded ahead and lost since: that share is not for this load
+        if key in self._started:  # it was loaded ahead and lost since: that share is not for this load
+            self._settle(key)
         self.announced.overtake(key)
         return self._start(key, False, None)
 
     def _start(self, key: Hashable, is_ahead: bool, reservation: Releasable | None) -> Load:
         load = self._loads[key] = Load(is_ahead)
         self._loads_ahead += is_ahead
+        loop = self.loop
         try:
-            running = self._load(key, reservation) if is_ahead else self._load_demanded(key, load)
-            load.task = asyncio.ensure_future(running, loop=self.loop)
+            if is_ahead:
+                running = self._load(key, reservation)
+            elif self._demanded.has_room(key, load):
+                running = self._load(key, load.reservation)
+            else:
+                running = self._load_in_turn(key, load, self._demanded.turn_of(key, load))
+            load.task = loop.create_task(running) if asyncio.iscoroutine(running) else asyncio.ensure_future(running)
         except Exception as exc:  # the load is known already, and others may join it
-            load.task = self.loop.create_future()
+            load.task = loop.create_future()
             load.task.set_exception(exc)
         # A callback and not a wrapping coroutine: a task cancelled before its first step runs no `finally`.
         load.task.add_done_callback(partial(self._landed, key, load))
         return load
-
-    def _load_demanded(self, key: Hashable, load: Load) -> asyncio.Future[Any] | Coroutine[Any, Any, Any]:
-        if self._demanded.has_room(key, load):
-            return self._load(key, load.reservation)
-        return self._load_in_turn(key, load, self._demanded.turn_of(key, load))
 
     async def _load_in_turn(self, key: Hashable, load: Load, turn: asyncio.Future[None]) -> Any:
         await turn
@@ -284,7 +287,8 @@ class ReadAhead:
 
     def _landed(self, key: Hashable, load: Load, task: asyncio.Future[Any]) -> None:
         self._loads_ahead -= load.is_ahead
-        if self._demanded.release(load):
+        if load.reservation is not None:
+            self._demanded.release(load)
             self.is_full = False
         error = ClosedError("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
         if self._loads.get(key) is load:  # else it was dropped before, and settled then
@@ -296,7 +300,7 @@ class ReadAhead:
                 self._fail(key, load.is_ahead, waiters, error)
             self._end_wait(key)
         # A load that landed gives nothing back before it is used: a reservation that is refused each time costs 5 us.
-        is_hopeless = self.is_full and self._started and not self._used and not self._demanded.are_waiting
+        is_hopeless = self.is_full and self._started and not self._used and not self._demanded.waiting
         if not self._is_closed and not is_hopeless:
             self._fill()
 
