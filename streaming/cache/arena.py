@@ -1,8 +1,8 @@
 """Shared memory in which one process stores and others read, without locks between them.
 
 The owner alone allocates and frees. Each stored range has a slot in a table of 64-bit generations at the head of the
-mapping; freeing bumps the generation *before* the space can be used again. A reader copies first and asks
-`is_current` afterwards (a seqlock): a copy that was current to the end is whole, any other is thrown away undecoded.
+mapping; freeing bumps the generation *before* the space can be used again. A reader copies first and compares the
+generation afterwards (a seqlock): a copy that was current to the end is whole, any other is thrown away undecoded.
 A reader that is killed therefore leaves nothing to clean up.
 
 The memory has no name: it goes when the last process that maps it ends. Untouched pages cost nothing.
@@ -118,26 +118,11 @@ class Arena:
             return False
         return os.pwritev(self.fd, parts, place.offset) == place.length
 
-    def write(self, parts: Sequence[Buffer]) -> Place | None:
-        """Stores `parts` (buffers of bytes) as one payload; None if there is no room for it."""
-        place = self.allocate(sum(map(len, parts)))
-        if place is not None:
-            self.fill(place, parts)
-        return place
-
     def free(self, place: Place) -> None:
         """Makes `place` stale for every reader, then its room available. Each place is freed once."""
         self.generations[place.slot] = place.generation + 1
         self._slots.append(place.slot)
         self._allocator.release(place.offset - self._data, place.length)
-
-    def view(self, place: Place) -> memoryview:
-        """The bytes stored at `place`, not copied."""
-        return self.memory[place.offset : place.offset + place.length]
-
-    def is_current(self, place: Place) -> bool:
-        """Whether `place` has not been freed."""
-        return self.generations[place.slot] == place.generation
 
     def free_blocks(self) -> list[tuple[int, int]]:
         """(start, bytes) of each free range; one range when nothing is stored."""
@@ -178,14 +163,6 @@ class ArenaReader:
         self.memory = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
         table = self.memory.cast("Q")
         self.generations: Sequence[int] | memoryview = table if _TOTAL_ORDER else FencedTable(table)
-
-    def view(self, place: Place) -> memoryview:
-        """The bytes at `place`, not copied: they may change at any moment, so copy, then ask `is_current`."""
-        return self.memory[place.offset : place.offset + place.length]
-
-    def is_current(self, place: Place) -> bool:
-        """Whether everything read from `place` before this call is what was stored there."""
-        return self.generations[place.slot] == place.generation
 
     def close(self) -> None:
         """Lets go of the mapping; views still held elsewhere keep it until they die. Idempotent."""

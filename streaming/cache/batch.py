@@ -117,7 +117,7 @@ def read_batch(
     if opened is None:
         return [load(memory, generations, place) for place in places]
     table, skeletons, payloads = opened
-    paths = tuple([row[0] for row in table])
+    paths = tuple([path for path, _, _, _, _ in table])
     for path, code, shape, start, nbytes in table:
         batch = _empty(code, (len(places), *shape), shared)
         if nbytes:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 import marshal
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from streaming.cache.leaves import Unsupported, code_of, plan_of, plans, raw_bytes
 
-__all__ = ["Encoded", "Leaf", "Unsupported", "build", "decode", "encode", "is_text", "read_header"]
+__all__ = ["Encoded", "Unsupported", "build", "decode", "encode", "is_text"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -37,16 +37,6 @@ _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
 _JSON = frozenset({dict, list, str, int, float, bool, type(None)})
 _TEXT_KEYS = frozenset({str})
-
-
-class Leaf(NamedTuple):
-    """Where one array of a payload lies: `path` of keys to it, `code` of its type and dtype, and its bytes."""
-
-    path: Any
-    code: str
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
 
 
 class Encoded(NamedTuple):
@@ -85,7 +75,7 @@ def encode(sample: Any) -> Encoded:
         lifted = _lift(sample, seen.containers)
     skeleton, arrays, tuples = lifted
     if len(arrays) > 1:
-        arrays.sort(key=lambda item: len(item[3]) >= OWN_ALLOCATION)
+        arrays.sort(key=_is_large)
     # Offsets are in the header whose length they depend on: leave room for the widest integers, check, else widen.
     base = _align(len(_dumps((skeleton, _table(arrays, 0)[0], tuples, 0))) + 12 * len(arrays) + 16)
     while True:
@@ -94,8 +84,8 @@ def encode(sample: Any) -> Encoded:
         if len(header) <= base:
             break
         base = _align(len(header) + ALIGN)
-    parts = list(_padded(header, base, [row[3] for row in table], [raw for *_, raw in arrays]))
-    named = tuple(row[:2] for row in table[:_KIND_KEYS])
+    parts = list(_padded(header, base, [start for _, _, _, start, _ in table], [raw for _, _, _, raw in arrays]))
+    named = tuple([(path, code) for path, code, _, _, _ in table[:_KIND_KEYS]])
     return Encoded(parts, nbytes, head, (name, named, 2 * base > nbytes), False)
 
 
@@ -117,30 +107,20 @@ def decode(payload: Buffer) -> Any:
     """The sample of a whole, validated payload, in memory of its own."""
     if is_text(payload):
         return json.loads(str(memoryview(payload)[1:], "utf-8", "surrogatepass"))
-    header = marshal.loads(payload)
-    if not header[1]:
-        return header[0]
-    return build(header, bytearray(memoryview(payload)[: header[3]]), payload)
+    sample, table, tuples, head = marshal.loads(payload)
+    if not table:
+        return sample
+    return build(sample, table, tuples, head, bytearray(memoryview(payload)[:head]), payload)
 
 
-def read_header(payload: Buffer) -> tuple[Any, tuple[Leaf, ...]]:
-    """(skeleton, leaves) of a validated payload: the sample with None for each array, and where the arrays' bytes are.
-
-    `leaf.path` is the tuple of keys that leads to the array. Tuples that hold arrays are lists in this skeleton.
-    """
-    skeleton, table, _, _ = marshal.loads(payload)
-    return skeleton, tuple(Leaf(path if type(path) is tuple else (path,), *rest) for path, *rest in table)
-
-
-def build(header: tuple[Any, ...], small: Buffer, payload: Buffer) -> Any:
+def build(sample: Any, table: Sequence[_Row], tuples: Sequence[Any], head: int, small: Buffer, payload: Buffer) -> Any:
     """Put the arrays back.
 
     Args:
-        header: what `marshal.loads` gave for the payload.
+        sample, table, tuples, head: the header, as `marshal.loads` reads it from the payload.
         small: the reader's own, writable copy of the payload's first `head` bytes.
         payload: the whole, from which large arrays are copied.
     """
-    sample, table, tuples, head = header
     for path, code, shape, start, nbytes in table:
         if code == _BYTES:
             leaf: Any = bytes(memoryview(small if start < head else payload)[start : start + nbytes])
@@ -244,6 +224,9 @@ def _check_keys(keys: Iterable[Any]) -> None:
 _Array = tuple[Any, str, tuple[int, ...], memoryview]
 """Path, code, shape and bytes of one array."""
 
+_Row = tuple[Any, str, tuple[int, ...], int, int]
+"""Path, code and shape of one array in the header, the start of its bytes and their number."""
+
 _Lifted = tuple[Any, list[_Array], tuple[Any, ...]]
 """A copy of the sample with None for arrays and lists for tuples, the arrays, the paths of tuples, outer first."""
 
@@ -300,13 +283,18 @@ def _lift(sample: Any, containers: int) -> _Lifted:
     return root[0], found, tuple(tuples)
 
 
+def _is_large(array: _Array) -> bool:
+    _, _, _, raw = array
+    return len(raw) >= OWN_ALLOCATION
+
+
 def _array(path: Any, value: Any) -> _Array:
     if type(value) is bytes:
         return path, _BYTES, (len(value),), memoryview(value)
     return path, code_of(value), tuple(value.shape), raw_bytes(value)
 
 
-def _table(arrays: list[_Array], base: int) -> tuple[tuple[tuple[Any, str, tuple[int, ...], int, int], ...], int, int]:
+def _table(arrays: list[_Array], base: int) -> tuple[tuple[_Row, ...], int, int]:
     """(rows of the header's leaf table, bytes up to the first large array, total) with the first array at `base`."""
     rows = []
     end = base

@@ -25,8 +25,9 @@ class Policy(Protocol):
     kept_bytes: int
     """Bytes that `victim` gives up only as a last resort; the other half of the rest is free for reads ahead."""
 
-    window_bytes: float
-    """Bytes that are never kept."""
+    @property
+    def window_bytes(self) -> float:
+        """Bytes that are never kept."""
 
     def wants(self, key: Hashable, nbytes: int) -> bool:
         """Whether an entry is worth storing beyond the read that brings it. Called once for each that comes."""

@@ -25,10 +25,10 @@ def load(memory: memoryview, generations: Sequence[int], place: PlaceTuple) -> A
     small = bytearray(memory[offset : offset + head])
     if generations[slot] != generation:
         return STALE
-    header = loads(small)
-    if not header[1]:
-        return header[0]
+    sample, table, tuples, _ = loads(small)
+    if not table:
+        return sample
     if head == length:
-        return build(header, small, small)
-    sample = build(header, small, memory[offset : offset + length])
+        return build(sample, table, tuples, head, small, small)
+    sample = build(sample, table, tuples, head, small, memory[offset : offset + length])
     return sample if generations[slot] == generation else STALE

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 
 import xxhash
 
-from streaming.cache.policy import LRU, NOTHING, MeanSize
+from streaming.cache.policy import LRU, NOTHING, MeanSize, Policy
 from streaming.errors import ConfigError
 
 __all__ = ["Retain"]
@@ -143,7 +143,8 @@ class Retain:
         first = next(iter(self._passing), NOTHING)
         if first is not NOTHING or not force or self._pinned or not self._kept:
             return first
-        return self._kept[self._top()][0]
+        key, _ = self._kept[self._top()]
+        return key
 
     def _top(self) -> int:
         """The highest hash of a kept key, -1 if there is none."""
@@ -172,7 +173,7 @@ def _hash(key: Hashable) -> int:
     return xxhash.xxh3_64_intdigest(repr(key).encode("utf-8", "surrogatepass"))
 
 
-def make_policy(name: str, max_bytes: int, keep_fraction: float) -> LRU | Retain:
+def make_policy(name: str, max_bytes: int, keep_fraction: float) -> Policy:
     """The policy of this name; "auto" is LRU until the order is known. Raises ConfigError for others."""
     retain = Retain(max_bytes, keep_fraction)  # which checks the fraction whatever the name
     if name in ("lru", "auto"):

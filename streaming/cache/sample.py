@@ -101,11 +101,6 @@ class SmartLRUCache:
         self._has_warned = False
 
     @property
-    def may_compress(self) -> bool:
-        """Whether `encode` may spend time on compression."""
-        return self._compression.is_on
-
-    @property
     def max_bytes(self) -> int:
         """The budget."""
         return self._store.budget.max_bytes
@@ -163,8 +158,10 @@ class SmartLRUCache:
     async def get(self, key: Hashable) -> Any:
         """The caller's own copy of a sample, or None. Large ones are decoded off the event loop."""
         place = self._store.records.get(key)
-        if place is not None and place[1] > _INLINE_BYTES:
-            return await asyncio.to_thread(self.get_nowait, key, None)
+        if place is not None:
+            _, length, _, _, _ = place
+            if length > _INLINE_BYTES:
+                return await asyncio.to_thread(self.get_nowait, key, None)
         return self.get_nowait(key, None)
 
     def place(self, key: Hashable) -> PlaceTuple | None:

@@ -11,7 +11,7 @@ from streaming.cache.arena import Arena, Place
 from streaming.cache.budget import Budget
 from streaming.cache.compression import Entry
 from streaming.cache.counts import CacheMetrics
-from streaming.cache.policy import LRU, NOTHING
+from streaming.cache.policy import LRU, NOTHING, Policy
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.reservation import Reservation, ReservationState
 from streaming.cache.retain import Retain, make_policy
@@ -67,7 +67,7 @@ class Store:
         self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
         self.unread = Unread()
 
-    def _set_policy(self, policy: LRU | Retain) -> None:
+    def _set_policy(self, policy: Policy) -> None:
         self.policy = policy
         self._touch = policy.touch
 
