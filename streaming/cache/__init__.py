@@ -13,7 +13,7 @@ __all__ = ["AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AsyncPrefetcher":  # lives beside the cache, not under it; importable from here for older code
+    if name == "AsyncPrefetcher":  # is in streaming.prefetch; older code imports it from here
         from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
         return AsyncPrefetcher
