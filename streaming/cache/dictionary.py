@@ -1,6 +1,6 @@
 """A zstd dictionary of typical sample headers: the header of a small sample then takes 20 bytes instead of 70.
 
-A mask of 4,096 places with 15 % set compresses to 97 % of what zstd reaches on its bare bytes, without it to 90 %. A
+A mask of 4,096 places with 15 % set reaches 97 % of the ratio of its bare bytes, and 90 % without the dictionary. A
 frame can be read only with the dictionary it was made with, so this is a constant.
 """
 

@@ -55,9 +55,7 @@ class Filler:
         self._most = most
         self._concurrency = most or _FETCHES
         self._lock = threading.Lock()
-        self._flights: dict[
-            Hashable, Future[bool | None]
-        ] = {}  # whether it is held then; None: its caller was cancelled
+        self._flights: dict[Hashable, Future[bool | None]] = {}  # whether it is held; None: cancelled
 
     async def fill(self, cache: FillableCache, keys: Iterable[Hashable], fetch_fn: Fetch) -> dict[Hashable, bool]:
         """See `SmartLRUCache.prefetch`."""
