@@ -39,8 +39,8 @@ class LookAhead(Sampler[Any]):
 
     The indices and their order are exactly those of the wrapped sampler. They are drawn in chunks, starting with the
     first use in each epoch, so a sampler that draws its whole order at the start (torch's own do) sees the same random
-    state as without this wrapper. Other attributes are read from and set on the wrapped sampler: Accelerate gives every rank's
-    sampler one generator in this way.
+    state as without this wrapper. Other attributes are read from and set on the wrapped sampler: Accelerate gives every
+    rank's sampler one generator in this way.
 
     Each iteration is an epoch, which is passed on with the indices. If the loader reads only a part of what is yielded
     here, such as one that divides batches among ranks, little is announced at first and nothing once this is detected.

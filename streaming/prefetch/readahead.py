@@ -88,13 +88,13 @@ class ReadAhead:
 
     @property
     def in_flight(self) -> int:
-        """Loads under way."""
+        """Number of loads in flight."""
         return len(self._loads)
 
     # -- from any thread
 
     def take(self, key: Hashable) -> Any:
-        """What was loaded ahead for this key, or `MISS`. The caller owns it. Any thread."""
+        """Return what was loaded ahead for this key, which the caller owns from now on, or `MISS`. Any thread."""
         value = self._pop(key)
         self.hits += value is not MISS
         return value
@@ -106,7 +106,7 @@ class ReadAhead:
         return value
 
     def is_coming(self, key: Hashable) -> bool:
-        """Whether a load of this key is under way. Any thread."""
+        """Whether a load of this key is in flight. Any thread."""
         return key in self._loads
 
     def is_ahead(self, key: Hashable) -> bool:
@@ -114,7 +114,7 @@ class ReadAhead:
         return key in self._started
 
     def wait(self, key: Hashable) -> Any:
-        """Like `take`, but blocks while an announced key is on its way. Any thread except the loop's.
+        """Like `take`, but blocks while a load of an announced key is in flight. Any thread except the loop's.
 
         `MISS` means that the key is not being loaded, that its load failed, or that another thread waits for it: `get`
         on the loop has the answer.
@@ -174,8 +174,8 @@ class ReadAhead:
     async def get(self, key: Hashable) -> Any:
         """Return the value of this key: what is ready, what is in flight, or a load started now.
 
-        A failed load raises here, once; the next call loads again. Cancelling the call cancels the load unless another
-        reader or an announced order wants it too.
+        A failed load raises here, once; the next call loads again. Cancelling the call cancels the load unless it was
+        announced or another reader waits for it.
 
         Raises:
             ClosedError: the prefetcher was closed, before the call or during it.
@@ -207,7 +207,7 @@ class ReadAhead:
             raise
 
     async def aclose(self) -> None:
-        """Cancel every load, release what they hold, fail those who wait. Idempotent; leaves no task behind."""
+        """Cancel every load, release what they hold, fail the waiting readers. Idempotent; leaves no task behind."""
         self._is_closed = True
         self.announced.clear()
         tasks = [load.task for load in self._loads.values()]
@@ -237,7 +237,7 @@ class ReadAhead:
                 self.announced.end(order)
 
     def _start_ahead(self, key: Hashable, order: AnnouncedOrder) -> bool:
-        """Start this load unless it is not needed; False when the byte budget has no room for it now."""
+        """Start this load if it is needed; False if the byte budget has no room for it now."""
         if self.announced.skip(key) or key in self._started or key in self._loads:
             return True
         reservation = None
@@ -291,7 +291,7 @@ class ReadAhead:
             self._demanded.release(load)
             self.is_full = False
         error = ClosedError("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
-        if self._loads.get(key) is load:  # else it was dropped before, and settled then
+        if self._loads.get(key) is load:  # else it was dropped, and settled then
             del self._loads[key]
             waiters = [waiter for waiter in load.waiters if not waiter.done()]
             if error is None:
@@ -299,13 +299,13 @@ class ReadAhead:
             if error is not None:
                 self._fail(key, load.is_ahead, waiters, error)
             self._end_wait(key)
-        # A load that landed gives nothing back before it is used: a reservation that is refused each time costs 5 us.
+        # A load that ended gives nothing back before it is used, and a reservation that is refused costs 5 us.
         is_hopeless = self.is_full and self._started and not self._used and not self._demanded.waiting
         if not self._is_closed and not is_hopeless:
             self._fill()
 
     def _deliver(self, key: Hashable, waiters: list[asyncio.Future[Any]], value: Any) -> Exception | None:
-        """Give each reader a value of its own. Return what a copy raised: then none has one."""
+        """Give each reader a value of its own. Return the error of a copy, after which no reader has a value."""
         try:
             values = [value, *(self._copied(key, value) for _ in waiters[1:])]
         except Exception as exc:
@@ -341,7 +341,7 @@ class ReadAhead:
             self.is_full = False
 
     def _demand(self, key: Hashable) -> None:
-        """A thread waits for this key: it is no longer ahead of its reader, and another one may start in its place."""
+        """Note that a thread waits for this key, so that another key may be loaded ahead in its place."""
         self._grow_if_late()
         load = self._loads.get(key)
         if load is not None and load.reservation is None and key in self._started:
@@ -353,7 +353,7 @@ class ReadAhead:
             self._fill()
 
     def _drop_furthest(self) -> bool:
-        """Drop the load ahead that is needed last, to start it again later. False if there is none."""
+        """Drop the load ahead that is needed last, to be started again later. False if there is none."""
         if not self._started:
             return False
         key = next(reversed(self._started))
@@ -363,7 +363,7 @@ class ReadAhead:
         return True
 
     def _drop(self, key: Hashable) -> None:
-        """Undo a load ahead: cancel it, or forget what it brought."""
+        """Undo a load ahead: cancel it, or discard its result."""
         self._ready.pop(key, None)
         self._failed.pop(key, None)
         self._settle(key)
