@@ -20,15 +20,14 @@ from streaming.core.config import AdapterConfig, load_config
 from streaming.core.epoch_index import epoch_of
 from streaming.core.ranks import ranks_of_node
 from streaming.core.runtime import Done, Pending, current_runtime
-from streaming.engine.engine import Engine
 from streaming.engine.forks import follow_forks, inherited
-from streaming.engine.open import open_engine
-from streaming.engine.order_tokens import OrderNumbers
-from streaming.engine.remote import RemoteEngine
+from streaming.engine.open import open_reader
+from streaming.engine.order_tokens import OrderTokens
 from streaming.engine.transform import Transform
 from streaming.errors import ClosedError, StreamingError
 from streaming.index import Changes, SampleIndex
 from streaming.link.messages import is_spawning
+from streaming.link.sample_reader import SampleReader
 from streaming.link.worker import Worker
 from streaming.prefetch.lookahead import LookAhead
 from streaming.telemetry.counters import MetricsSnapshot
@@ -158,9 +157,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def _start(self) -> None:
         """Set what is not configuration, in a new object and in an unpickled one."""
-        self._reader: Engine | Worker | None = None
+        self._reader: SampleReader | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
-        self._orders = OrderNumbers()
+        self._orders = OrderTokens()
         self._reads_ahead = self._config is not None and self._config.enable_prefetch
         self._length = 0
         self._is_closed = False
@@ -171,7 +170,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     @classmethod
     def from_config(cls, config: AdapterConfig | Mapping[str, Any] | str | os.PathLike[str], **overrides: Any) -> Self:
         """An adapter from a dict, or a YAML or JSON file, with the names of the constructor's arguments."""
-        settings = config if isinstance(config, AdapterConfig) else load_config(config)
+        settings = load_config(config)
         arguments = {name: getattr(settings, name) for name in type(settings).model_fields}
         return cls(**{**arguments, **overrides})
 
@@ -251,9 +250,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def forget(self, order: object) -> None:
         """Say that what was announced under this `order` and was not read yet will not be read."""
-        number = self._orders.pop(order)
-        if number is not None and self._reader is not None:
-            self._reader.forget(number)
+        token = self._orders.pop(order)
+        if token is not None and self._reader is not None:
+            self._reader.forget(token)
 
     def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:
         """Bring these samples into the cache in the background, where their first read counts as a prefetch hit.
@@ -278,10 +277,10 @@ class StreamingDatasetAdapter(Dataset[Any]):
         In one process: other processes that share the cache go on.
         """
         self._reads_ahead = False
-        numbers = self._orders.pop_all()
+        tokens = self._orders.pop_all()
         if self._reader is not None:
-            for number in numbers:
-                self._reader.forget(number)
+            for token in tokens:
+                self._reader.forget(token)
             self._reader.stop_fetching()
         return Done(None)
 
@@ -374,31 +373,25 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     # -- opening, closing, other processes
 
-    def _open(self) -> Engine | Worker:
+    def _open(self) -> SampleReader:
         if self._reader is None:
             with self._opening:
                 if self._is_closed:
                     raise ClosedError("this adapter was closed; make a new one to read again")
                 if self._reader is None:
-                    self._reader = self._make_owner()
+                    self._reader = self._open_reader()
         return self._reader
 
-    def _make_owner(self) -> Engine | Worker:
+    def _open_reader(self) -> SampleReader:
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
         worker = get_worker_info()
-        # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
+        # An adapter first used inside a DataLoader worker has an engine of its own, with its share of the budget.
         shares = ranks_of_node() * (worker.num_workers if worker else 1)
-        if config.owner == "process":
-            remote = RemoteEngine(config, self._prepare, shares)
-            self._length = remote.length
-            self._finalizer = weakref.finalize(self, remote.close)
-            return remote
-        owner = open_engine(config, self._prepare, shares)
-        self._length = len(owner.index)
-        self._finalizer = weakref.finalize(self, _close_dropped, owner, os.getpid())
-        self._finalizer.atexit = False  # the runtime ends everything at interpreter exit
-        return owner
+        reader = open_reader(config, self._prepare, shares)
+        self._length = reader.length
+        self._finalizer = reader.close_with(self)
+        return reader
 
     def close(self) -> None:
         """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
@@ -449,7 +442,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def _after_fork_in_child(self) -> None:
         """See `streaming.engine.forks`."""
         self._opening = threading.Lock()
-        self._orders = OrderNumbers()
+        self._orders = OrderTokens()
         if self._finalizer is not None:
             self._finalizer.detach()
         if self._reader is not None:
@@ -459,8 +452,3 @@ class StreamingDatasetAdapter(Dataset[Any]):
 def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> StreamingDatasetAdapter:
     """An adapter from a dict; see `StreamingDatasetAdapter.from_config`."""
     return StreamingDatasetAdapter.from_config(config)
-
-
-def _close_dropped(owner: Engine, pid: int) -> None:
-    if os.getpid() == pid:
-        current_runtime().submit(owner.aclose())

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from streaming.telemetry.stages import CACHE, DECODE, DECOMPRESS, PREPARE, QUEUE, SOURCE, STAGES
 
-__all__ = ["SampleTimeline", "Timelines", "TimelineTuple"]
+__all__ = ["SampleTimeline", "TimelineTuple", "Timelines"]
 
 TimelineTuple = tuple[int, float, float, float, float, float, float, float, float]
 """A `SampleTimeline` as it is written: a plain tuple takes 0.3 us, and few of them are ever read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streaming.telemetry.stages import STAGES
-from streaming.telemetry.timelines import TimelineTuple, Timelines
+from streaming.telemetry.timelines import Timelines, TimelineTuple
 
 
 def wait_for(positions: list[int], began: float, ended: float, *passed: TimelineTuple) -> dict[str, float]:
