@@ -25,11 +25,11 @@ import report
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
+from streaming.core.miss import MISS
 from streaming.engine import fetch
 from streaming.engine.engine import Engine
 from streaming.engine.replicas import ReplicaReader, _end
 from streaming.loader.data_loader import StreamingDataLoader
-from streaming.prefetch.readahead import MISS
 from streaming.telemetry.stages import STAGES
 from streaming.telemetry.stalls import StallAccount
 

@@ -12,7 +12,7 @@ import typer
 
 from streaming import cache
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.cache.fill import UNKNOWN_BYTES
+from streaming.cache.budget import UNKNOWN_BYTES
 from streaming.cli.app import app
 from streaming.core import config
 from streaming.core.config_reference import main, markdown
@@ -89,7 +89,6 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
     ("document", "sentence", "value"),
     [
         ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", announce_window.HORIZON),
-        ("docs/explanation/memory.md", r"(\d+) MiB before the first", fetch.UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"(\d+) MiB before the first", UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"Local files of over (\d+) kB", fetch.LARGE_BYTES // 1000),
         ("docs/howto/lengths.md", r"planned ([\d,]+) positions at a time", batching.WINDOW),

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from streaming.cache.advice import Advice
-from streaming.cache.sample import Reservation, SmartLRUCache
+from streaming.cache.reservation import Reservation
+from streaming.cache.sample import SmartLRUCache
 from streaming.core.logs import get_logger
+from streaming.core.miss import MISS
 from streaming.core.runtime import Runtime, current_runtime
 from streaming.engine.bad_samples import BadSamples, Replacing
 from streaming.engine.decode_pool import DecodePool
@@ -27,7 +29,7 @@ from streaming.index.revalidation import Revalidation
 from streaming.link.messages import LinkHandle, LinkServer
 from streaming.link.worker import Worker
 from streaming.prefetch.fetch_queue import PrefetchQueue
-from streaming.prefetch.readahead import CONCURRENCY, MISS, ReadAhead
+from streaming.prefetch.readahead import CONCURRENCY, ReadAhead
 from streaming.telemetry.counters import Counters, MetricsSnapshot
 from streaming.telemetry.stages import ACCOUNTS, CACHE
 
@@ -357,7 +359,7 @@ class Engine:
         nbytes = self._fetcher.nbytes(position)
         if not demanded:
             self._advice.on_read_ahead(nbytes)
-        return self.cache.reserve(nbytes, demanded=demanded, key=position)
+        return self.cache.reserve(nbytes, demanded=demanded, until_read=True)
 
     def serve_processes(self) -> None:
         """Keep what is read ahead in the cache from now on, for readers in other processes."""

@@ -11,6 +11,8 @@ from itertools import accumulate
 from time import perf_counter
 from typing import Any, Final
 
+from streaming.cache.budget import UNKNOWN_BYTES
+from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
 from streaming.codecs import decode, decode_timed
 from streaming.engine.decode_pool import DecodePool
@@ -35,7 +37,6 @@ LARGE_BYTES = 256_000
 """From this size on, keeping the decoded sample for its reader costs more (page faults for memory that is not reused)
 than a second copy out of the cache."""
 
-UNKNOWN_BYTES = 8 * 2**20
 MOST_PLANNED = 4096  # rows remembered between `nbytes` and `load`
 
 INLINE_BYTES = 256_000
@@ -106,8 +107,12 @@ class SampleFetcher:
         lengths = [row.length for row in rows]
         return sum(lengths) if min(lengths) >= 0 else self._largest or UNKNOWN_BYTES
 
-    def load(self, position: int) -> asyncio.Future[Any] | Coroutine[Any, Any, Any]:
+    def load(self, position: int, reservation: Reservation | None) -> asyncio.Future[Any] | Coroutine[Any, Any, Any]:
         """Read, decode and prepare one sample, and keep a copy in the cache; await the result.
+
+        Args:
+            position: of the sample.
+            reservation: room in the cache for it; None if there is none.
 
         Returns:
             The sample, owned by the caller, or `IN_CACHE`.
@@ -119,16 +124,16 @@ class SampleFetcher:
         """
         rows = self._planned.pop(position, None) or self._index.rows(position)
         if self._reader.is_blocking:
-            return self._pool.run(self._load_blocking, position, rows, perf_counter())
-        return self._load(position, rows)
+            return self._pool.run(self._load_blocking, position, rows, reservation, perf_counter())
+        return self._load(position, rows, reservation)
 
-    async def _load(self, position: int, rows: Sequence[Row]) -> Any:
+    async def _load(self, position: int, rows: Sequence[Row], reservation: Reservation | None) -> Any:
         began = perf_counter()
         blobs = [await self._reader.read(rows[0])] if len(rows) == 1 else await self._read_all(rows)
         read = perf_counter()
         if self._is_short(blobs):
-            return self._finish(position, rows, blobs, (began, read, read, read))
-        return await self._pool.run(self._finish_in_thread, position, rows, blobs, began, read)
+            return self._finish(position, rows, blobs, reservation, (began, read, read, read))
+        return await self._pool.run(self._finish_in_thread, position, rows, blobs, reservation, began, read)
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
@@ -149,19 +154,26 @@ class SampleFetcher:
             counters.objects_fetched += len(rows)
             counters.bytes_fetched += nbytes
 
-    def _load_blocking(self, position: int, rows: Sequence[Row], began: float) -> Any:
+    def _load_blocking(self, position: int, rows: Sequence[Row], reservation: Reservation | None, began: float) -> Any:
         buffers = self._buffers(rows)
         started = read = perf_counter()
         blobs = []
         for row, buffer in zip(rows, buffers, strict=True):
             blob, read = self._reader.read_blocking(row, buffer, read)
             blobs.append(blob)
-        return self._finish(position, rows, blobs, (began, began, started, read), may_view=buffers[0] is not None)
+        passed = (began, began, started, read)
+        return self._finish(position, rows, blobs, reservation, passed, may_view=buffers[0] is not None)
 
     def _finish_in_thread(
-        self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], began: float, read: float
+        self,
+        position: int,
+        rows: Sequence[Row],
+        blobs: Sequence[Blob],
+        reservation: Reservation | None,
+        began: float,
+        read: float,
     ) -> Any:
-        return self._finish(position, rows, blobs, (began, read, perf_counter(), read))
+        return self._finish(position, rows, blobs, reservation, (began, read, perf_counter(), read))
 
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """This thread's memory for parts of a large sample that will be read from the cache; else None for each.
@@ -191,6 +203,7 @@ class SampleFetcher:
         position: int,
         rows: Sequence[Row],
         blobs: Sequence[Blob],
+        reservation: Reservation | None,
         passed: tuple[float, float, float, float],
         *,
         may_view: bool = False,
@@ -209,8 +222,10 @@ class SampleFetcher:
             prepared = perf_counter()
         self._count(rows, blobs)
         entry = self._cache.encode(sample)
-        if entry is not None and not self._cache.admit(position, entry, prefetched=position in self.prefetching):
-            entry = None
+        if entry is not None:
+            prefetched = position in self.prefetching
+            if not self._cache.admit(position, entry, prefetched=prefetched, reservation=reservation):
+                entry = None
         if is_timed:
             seconds = min(time.thread_time() - started, 2 * INLINE_S)  # one hiccup of the machine says nothing
             self._finish_s += (seconds - self._finish_s) / _LATELY

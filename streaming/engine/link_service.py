@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streaming.cache.reading import PlaceTuple
+from streaming.core.miss import MISS
 from streaming.engine.fetch import IN_CACHE
 from streaming.engine.order_tokens import new_token
 from streaming.engine.sample_copies import Uncopyable, pickle_sample, uncopyable_sample
 from streaming.link.pickled_errors import pickle_error
 from streaming.link.worker import Inline, Reply, Request
-from streaming.prefetch.readahead import MISS
 from streaming.telemetry.counters import MetricsSnapshot
 
 if TYPE_CHECKING:
