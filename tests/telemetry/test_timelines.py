@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from streaming.telemetry.stages import STAGES
 from streaming.telemetry.timelines import Passed, Timelines
 
 
-def told(positions: list[int], began: float, ended: float, *passed: Passed) -> dict[str, float]:
+def told(positions: list[int], began: float, ended: float, *passed: Passed) -> dict[str, Any]:
     """The wait by stage, without the stages that nobody waited for."""
     timelines = Timelines()
     for each in passed:
@@ -36,7 +38,7 @@ def test_standing_in_line_is_what_the_threads_did_meanwhile() -> None:
     busy: Passed = (6, 10.0, 10.0, 10.0, 11.0, 14.0, 14.0, 14.0, 0.0)
     waits: Passed = (7, 10.0, 10.0, 14.0, 15.0, 18.0, 18.0, 18.0, 0.0)
     assert told([7], 10.0, 18.0, busy, waits) == {"source": 2.0, "decode": 6.0}
-    packed: Passed = (*busy[:8], 2.0)  # type: ignore[assignment]
+    packed: Passed = (*busy[:8], 2.0)
     assert told([7], 10.0, 18.0, packed, waits) == {"source": 2.0, "decompress": 2.0, "decode": 4.0}
 
 
