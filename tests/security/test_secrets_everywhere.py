@@ -30,7 +30,7 @@ from streaming.loader.data_loader import StreamingDataLoader
 from streaming.monitoring.metrics import write_textfile
 from streaming.monitoring.wandb_logger import WandbLogger
 from streaming.sources import create_data_source
-from tests.cli.test_live_view import exposition
+from tests.cli.test_doctor_live_and_top import exposition
 from tests.monitoring.test_wandb_logger import Run
 
 PLACES = (
