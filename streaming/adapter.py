@@ -6,7 +6,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Self, SupportsIndex
 
@@ -254,7 +254,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         if token is not None and self._reader is not None:
             self._reader.forget(token)
 
-    def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:
+    def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Done[None] | Pending[None]:
         """Bring these samples into the cache in the background, where their first read counts as a prefetch hit.
 
         With a `prefetch_ahead`, at most so many of them are unread; the others follow as these are read. Awaiting the

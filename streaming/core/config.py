@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_serializer, field_validator
 
+from streaming.core.browser_urls import source_url
 from streaming.core.config_model import Settings, is_near, suggest
 from streaming.core.globs import Selection, check_globs, selection
 from streaming.core.masking import mask_options, mask_secrets
 from streaming.core.units import GB, parse_duration, parse_size
-from streaming.core.web_pages import place_of_page
 from streaming.errors import ConfigError
 
 __all__ = [
@@ -162,7 +162,7 @@ class DataSourceConfig(Settings):
             return _local_path(value)
         if kind == "http" and (scheme not in ("http", "https") or not urlsplit(value).hostname):
             raise ConfigError("a source of type http needs a URL like http://host/folder/")
-        if kind == "http" and (place := place_of_page(value)):
+        if kind == "http" and (place := source_url(value)):
             raise ConfigError(f"this is a page for people; write {place} to read what it shows")
         return value
 

@@ -20,7 +20,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from streaming.core.machine import resident_memory
+from streaming.core.process_memory import resident_memory
 
 if TYPE_CHECKING:  # the rest is imported when the signals are set
     from streaming.engine.engine import Engine

@@ -69,7 +69,7 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
     config = parse_source(source)
     if config.source_type in _registered:
         return _registered[config.source_type](config)
-    made: DataSource = __getattr__(_CLASS_OF[config.source_type])(config)
+    made: DataSource = _load(_CLASS_OF[config.source_type])(config)
     return made
 
 
@@ -81,8 +81,14 @@ def register_scheme(scheme: str, make: Callable[[DataSourceConfig], DataSource])
     _registered[scheme] = make
 
 
-def __getattr__(name: str) -> Any:
-    """Import a source from the module that defines it."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _load(name: str) -> Any:
     return getattr(import_module(_HOME_OF[name]), name)
+
+
+if not TYPE_CHECKING:  # or type checkers would take any name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        """Import a source from the module that defines it."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _load(name)

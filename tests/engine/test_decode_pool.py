@@ -50,7 +50,7 @@ async def test_a_cancelled_job_does_not_begin(pool):
     running = [pool.run(block) for _ in range(2)]
     await asyncio.to_thread(begun.acquire)
     await asyncio.to_thread(begun.acquire)
-    calls = []
+    calls: list[int] = []
     skipped = pool.run(calls.append, 1)
     skipped.cancel()
     running[0].cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from streaming.sources.local.source import LocalDataSource
 from streaming.testing import MemorySource
 
 
-def memory(*paths: str, name: str = "data", **options: object) -> MemorySource:
+def memory(*paths: str, name: str = "data", **options: Any) -> MemorySource:
     """A source whose objects hold their own paths."""
     config = DataSourceConfig(name, "memory", f"memory://{name}", **options)
     return MemorySource(config, {path: path.encode() for path in paths})
@@ -52,16 +53,16 @@ async def test_objects_of_which_none_can_be_read_are_an_error(
     ],
 )
 async def test_whatever_the_reason_no_sample_is_an_error(
-    paths: list[str], arguments: dict[str, object], detail: str
+    paths: list[str], arguments: dict[str, Any], detail: str
 ) -> None:
     """Hidden, empty, dropped and deselected objects are told apart in the error."""
-    globs = {name: arguments.pop(name) for name in ("include", "exclude") if name in arguments}
+    globs: dict[str, Any] = {name: arguments.pop(name) for name in ("include", "exclude") if name in arguments}
     source = memory(**globs)
     content = arguments.pop("content", b"1")
     for path in paths:
-        source.put(path, content)  # type: ignore[arg-type]
+        source.put(path, content)
     with pytest.raises(NoSamples, match=detail):
-        await SampleIndex.build([source], **arguments)  # type: ignore[arg-type]
+        await SampleIndex.build([source], **arguments)
 
 
 async def test_what_a_source_cannot_list_is_an_error_too(tmp_path: Path) -> None:

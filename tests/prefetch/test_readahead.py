@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -491,7 +492,7 @@ async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
 
         return checked
 
-    calls = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
+    calls: dict[str, Any] = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
     calls[name] = fail(calls[name])
     load = calls.pop("load")
     engine = ReadAhead(load, asyncio.get_running_loop(), **calls)

@@ -211,7 +211,7 @@ async def test_the_soonest_copy_says_when_to_come_back() -> None:
         one, two = copies_of(*(down(retry_after_s=wait) for wait in waits))
         with pytest.raises(SourceUnavailable) as caught:
             await over(FakeClock(), one, two).read("0.bin")
-        assert caught.value.retry_after_s == expected  # type: ignore[attr-defined]
+        assert caught.value.retry_after_s == expected
 
 
 async def test_a_denying_copy_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from streaming.telemetry.stages import STAGES
 from streaming.telemetry.timelines import Timelines, TimelineTuple
 
 
-def wait_for(positions: list[int], began: float, ended: float, *passed: TimelineTuple) -> dict[str, float]:
+def wait_for(positions: list[int], began: float, ended: float, *passed: TimelineTuple) -> dict[str, Any]:
     """Return the wait by stage, without the stages that took no time."""
     timelines = Timelines()
     for each in passed:
@@ -36,7 +38,7 @@ def test_a_wait_for_a_thread_has_the_proportions_of_what_the_threads_did() -> No
     busy: TimelineTuple = (6, 10.0, 10.0, 10.0, 11.0, 14.0, 14.0, 14.0, 0.0)
     waits: TimelineTuple = (7, 10.0, 10.0, 14.0, 15.0, 18.0, 18.0, 18.0, 0.0)
     assert wait_for([7], 10.0, 18.0, busy, waits) == {"source": 2.0, "decode": 6.0}
-    packed: TimelineTuple = (*busy[:8], 2.0)  # type: ignore[assignment]
+    packed: TimelineTuple = (*busy[:8], 2.0)
     assert wait_for([7], 10.0, 18.0, packed, waits) == {"source": 2.0, "decompress": 2.0, "decode": 4.0}
 
 

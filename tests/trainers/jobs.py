@@ -168,7 +168,8 @@ def uninterrupted(ranks: int = 2) -> dict[int, list[Step]]:
     """What each rank would receive of a StreamingDataLoader that nothing stops."""
     told = {}
     for rank in range(ranks):
-        loader = StreamingDataLoader(torch.arange(SAMPLES), BATCH, shuffle=True, rank=rank, world_size=ranks)
+        samples: Any = torch.arange(SAMPLES)
+        loader = StreamingDataLoader(samples, BATCH, shuffle=True, rank=rank, world_size=ranks)
         batches = [(epoch, batch.tolist()) for epoch in range(EPOCHS) for batch in loader]
         told[rank] = [Step(number, *batch) for number, batch in enumerate(batches)]
     pairs = sorted((step.epoch, sample) for steps in told.values() for step in steps for sample in step.samples)

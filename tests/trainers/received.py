@@ -1,6 +1,6 @@
 """What a training script under test tells of the batches that its steps received, and where it stands still.
 
-The scripts beside this file import it: Python looks first in the folder of the script that it runs.
+The scripts in this folder import it: `jobs.run` puts the repository on their path.
 """
 
 from __future__ import annotations

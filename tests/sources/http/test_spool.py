@@ -365,7 +365,7 @@ async def test_no_place_for_the_file_is_told_as_such(server: FaultServer, monkey
 @pytest.mark.parametrize("engine", ["obstore", "aiohttp"])
 def test_a_retried_body_counts_each_time(tmp_path: Path, engine: str) -> None:
     """Bytes of an attempt that broke off crossed the wire as well."""
-    sent = []
+    sent: list[int] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:

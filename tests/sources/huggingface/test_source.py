@@ -242,7 +242,7 @@ async def test_closing_while_opening(raw: FaultServer) -> None:
         await reading
 
 
-def redirect(url: str, **headers: str) -> Answer:
+def redirect(url: str, **headers: Any) -> Answer:
     """Send the client elsewhere."""
     return respond(302, b"", Location=url, **headers)
 
@@ -346,7 +346,7 @@ async def test_missing_things_on_the_stand_in(hub: Hub, repo: str) -> None:
 
 
 @pytest.mark.parametrize("code", [{}, {"X_Error_Code": "RepoNotFound"}])
-async def test_a_revision_that_a_hub_calls_a_missing_repository(raw: FaultServer, code: dict[str, str]) -> None:
+async def test_a_revision_that_a_hub_calls_a_missing_repository(raw: FaultServer, code: dict[str, Any]) -> None:
     """Before it says that the data set is missing, the source asks whether that is so."""
     raw.answers[ASK_COMMIT] = respond(404, **code)
     raw.answers["/api/datasets/org/data"] = respond(200, b"{}")

@@ -1,4 +1,4 @@
-"""The memory of this process and of the machine it runs on."""
+"""Memory that this process uses, and may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["memory_limit", "resident_memory"]
 
 
 def resident_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that this process has in use, None where `/proc` does not say."""
+    """Return the bytes of memory that this process uses, or None without `/proc`."""
     try:
         pages = int((root / "proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -19,13 +19,13 @@ def resident_memory(root: Path = Path("/")) -> int | None:
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that this process may use: the least of the machine's and those of its control groups.
+    """Return the bytes of memory that this process may use: the least of the machine's and its control groups' limits.
 
-    Each group that this one lies in may set a limit; version 2 of control groups says "max" for none, version 1 a
-    number larger than any memory.
+    Each enclosing group may set a limit. Without one, version 2 of control groups says "max", and version 1 a number
+    larger than any memory.
 
     Args:
-        root: of the file system.
+        root: the root of the file system.
     """
     limits = [limit for path in _limit_files(root) if (limit := _number(path)) is not None]
     machine = _machine_memory()
@@ -46,7 +46,7 @@ def _limit_files(root: Path) -> Iterator[Path]:
 
 
 def _upwards(mount: Path, group: str, name: str) -> Iterator[Path]:
-    """The file of a group and of all around it; inside a container the mount itself is often the group."""
+    """Yield the file of a group and of each enclosing one; in a container the mount itself is often the group."""
     parts = [part for part in group.split("/") if part not in ("", "..")]
     for count in range(len(parts), -1, -1):
         yield mount.joinpath(*parts[:count], name)

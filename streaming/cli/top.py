@@ -1,4 +1,4 @@
-"""`streaming doctor --live` and `streaming top`: what a run's metrics say about who makes its trainer wait."""
+"""`streaming top`: what the ranks of a run wait for, drawn each second."""
 
 from __future__ import annotations
 
@@ -8,56 +8,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-import typer
-
-from streaming.cli.exit_codes import FAILED
-from streaming.cli.rank_table import rank_table, verdict_text
+from streaming.cli.doctor_live import judge_window
+from streaming.cli.printing import print_json
 from streaming.cli.scraping import Scraper
-from streaming.cli.show import print_json
-from streaming.core.masking import mask_secrets
+from streaming.cli.verdict_view import open_console, rank_table, verdict_text
 from streaming.monitoring.diagnosis import Scrape, Verdict, judge
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
 
-__all__ = ["examine_live", "show_top"]
+__all__ = ["show_top"]
 
 REFRESH_S = 1.0
-
-
-def examine_live(targets: Sequence[str], seconds: float, as_json: bool) -> None:
-    """Judge what happens in so many seconds, and print the verdict; with 0 s, what happened since the start.
-
-    Raises:
-        typer.Exit: FAILED, if something must change.
-        StreamingError: the metrics cannot be read.
-    """
-    scraper = Scraper(targets)
-    verdict = _judge_once(scraper, seconds)
-    if as_json:
-        print_json({**verdict.as_json(), "urls": [mask_secrets(url) for url in scraper.urls]})
-    else:
-        _console().print(verdict_text(verdict), rank_table(verdict.figures))
-    if not verdict.is_fine:
-        raise typer.Exit(FAILED)
-
-
-def _judge_once(scraper: Scraper, seconds: float) -> Verdict:
-    first, started = scraper.first(), time.monotonic()
-    if not seconds:
-        return judge(None, first)
-    time.sleep(seconds)
-    again = scraper.again()
-    return judge(first, again, time.monotonic() - started)
-
-
-def _console() -> Console:
-    """Where the output is no terminal its lines are not folded: they are for programs and files then."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
 
 
 def show_top(targets: Sequence[str], seconds: float, once: bool, as_json: bool) -> None:
@@ -68,9 +31,9 @@ def show_top(targets: Sequence[str], seconds: float, once: bool, as_json: bool) 
     Raises:
         StreamingError: the metrics cannot be read at the beginning.
     """
-    scraper, console = Scraper(targets), _console()
+    scraper, console = Scraper(targets), open_console()
     if once:
-        _print_frame(console, _judge_once(scraper, seconds), as_json)
+        _print_frame(console, judge_window(scraper, seconds), as_json)
         return
     held = deque([(time.monotonic(), scraper.first())])
     with _screen(console, as_json) as screen:

@@ -1,22 +1,31 @@
-"""The figures of a verdict as a table: one row a rank and data set."""
+"""A verdict for people: its figures as a table, one row a rank and data set, and its findings as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from streaming.cli.show import human_bytes
+from streaming.cli.printing import human_bytes
 from streaming.core.escaping import escaped
 from streaming.monitoring.diagnosis import Figures, Verdict
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["rank_table", "verdict_text"]
+__all__ = ["open_console", "rank_table", "verdict_text"]
 
 _BAR = 10  # cells of a full bar
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "green"}
+
+
+def open_console() -> Console:
+    """Where the output is no terminal its lines are not folded: they are for programs and files then."""
+    from rich.console import Console
+
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
 
 
 def rank_table(figures: Sequence[Figures]) -> Table:

@@ -1,11 +1,11 @@
-"""Pages that show people a repository or a bucket: their addresses are no places to read from, but name one."""
+"""URLs that a browser shows for a repository or a bucket: nothing can be read from them, but they name a source."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import parse_qs, unquote, urlsplit
 
-__all__ = ["place_of_page"]
+__all__ = ["source_url"]
 
 _HUB = ("huggingface.co", "www.huggingface.co", "hf.co")
 _REPOSITORY = re.compile(
@@ -15,8 +15,8 @@ _GCS = re.compile(r"storage/browser/(?P<place>[^;]+)")
 _S3 = re.compile(r"s3/buckets/(?P<bucket>[^/]+)")
 
 
-def place_of_page(url: str) -> str | None:
-    """Return what a source would be called whose page this is; None for any other URL."""
+def source_url(url: str) -> str | None:
+    """Return the URL of the source that this page shows; None for any other URL."""
     parts = urlsplit(url)
     host, path = parts.hostname or "", parts.path.strip("/")
     if host in _HUB and (match := _REPOSITORY.fullmatch(path)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming.core.machine import memory_limit, resident_memory
+from streaming.core.process_memory import memory_limit, resident_memory
 
 
 def place(root: Path, files: dict[str, str]) -> Path:
