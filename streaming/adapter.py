@@ -17,6 +17,7 @@ from streaming.cache.batch import Sample
 from streaming.cache.rows import collate_rows
 from streaming.cache.sample import SmartLRUCache
 from streaming.core.config import AdapterConfig, load_config
+from streaming.core.config_reference import documents_settings
 from streaming.core.epoch_index import epoch_of
 from streaming.core.ranks import ranks_of_node
 from streaming.core.runtime import Done, Pending, current_runtime
@@ -39,6 +40,7 @@ __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
 default_collate_fn_map[Sample] = collate_rows  # a DataLoader without `collate_fn` then copies each sample once
 
 
+@documents_settings(AdapterConfig)
 class StreamingDatasetAdapter(Dataset[Any]):
     """Samples matched by name over one or more sources, as a map-style data set.
 
@@ -46,47 +48,13 @@ class StreamingDatasetAdapter(Dataset[Any]):
     caller's own copy. The process that makes the adapter does all input; DataLoader workers (fork, spawn, forkserver)
     read through it, share its cache and open no client.
 
+    The arguments are the settings of `AdapterConfig`, whose descriptions `help` shows here too, and two functions.
+
     Args:
-        sources: one or a list of `DataSourceConfig`, dict, URL, or `DataSource` object.
-        data_mapping: `{name: key in the sample}`, or a list of names that are keys too. A name is that of a source, or
-            of a folder under the roots of the sources. None is the parts that are there: the folders of
-            `.precomputed/`, or of a root that has `latents` or `conditions`, or else each source. Those two then have
-            the keys `latent_conditions` and `text_conditions`, others their own names. One source that holds one part
-            gives it to any one name.
-        cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes. It is that
-            of the node: where `LOCAL_WORLD_SIZE` says that several ranks run there, each takes its equal share.
-        max_ttl_seconds: age at which a cached sample is read anew; None is never.
-        prefetch_ahead: most samples read ahead of the one that is needed now (None adapts), and most that
-            `prefetch_batch` has fetched and nobody has read (None is no bound).
-        enable_prefetch: whether `look_ahead` and `prefetch_batch` read ahead at all.
-        compression_type: "zstd" (where a trial shows that it pays) or "none".
         prepare: deterministic `prepare(sample) -> sample`, run once per fetch, before the cache.
         transform: `transform(sample)` or `transform(sample, generator)`, run at each read on the reader's own copy. The
             `torch.Generator` is seeded by (seed, epoch, position) under a `StreamingDataLoader`, a `StreamingSampler`
             or `look_ahead`, and by (seed, n, position) at the n-th read of a sample, from 0, under any other loader.
-        missing: "raise" names a sample that lacks a part; "drop" leaves it out and counts it.
-        rename: `{pattern: replacement}` for names that differ between parts.
-        index_path: where the index is saved, and opened from at the next start.
-        index_is_shared: whether to trust a saved index that users other than this one and root own or may write: they
-            then decide which objects are read as which sample. Otherwise it is built again, with a warning.
-        refresh: when a saved index is compared with what the sources hold. "background" opens it at once, lists soon
-            after and reports what came, went or changed; "always" lists at each start and takes it over; "never".
-        policy: "retain" keeps a fixed set of samples, evenly spread, and streams the rest; "lru" keeps what was read
-            last; "auto" is "retain" where the order is known, from the first announcement on, and "lru" otherwise.
-        concurrency: most samples being read ahead at once; None is 256, from local disk 8 for each decode thread.
-        decode_threads: threads that decode; None is one a processor.
-        max_object_bytes: objects that are or claim to be larger, or whose values take over 1 MiB more, are refused
-            before memory is taken for them. Left at 8 GB it is 1 GB for JSON, whose values take 48 times its bytes.
-        resilience: `{constant: value}` of `streaming.resilience.ResilienceConfig`, such as `{"deadline_s": 300}`.
-        owner: what reads, see "Processes and threads": "thread" is a thread of this process, "process" a child process,
-            for a trainer whose Python leaves that thread too little time. `prepare` and sources are then sent there.
-        seed: of the order and of the generators that `transform` gets.
-        on_error: "raise" at the read of a sample that is missing, damaged or refused by `prepare`; "replace" gives
-            another in its place, the same on every rank and in every run, and counts it.
-        quarantine_path: file to which a line of JSON is appended for each sample that was replaced.
-        max_bad_share: once more than ten samples, and more than this share, were replaced, `TooManyBadSamples` is
-            raised.
-        name: what metrics and dashboards call this data set, such as "train".
 
     Raises:
         ConfigError: a setting that cannot be used, or a mapping to an unknown source.
@@ -123,31 +91,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         max_bad_share: float = 0.01,
         name: str = "data",
     ) -> None:
-        self._config: AdapterConfig | None = AdapterConfig(
-            sources=sources,
-            data_mapping=data_mapping,
-            cache_size_gb=cache_size_gb,
-            max_ttl_seconds=max_ttl_seconds,
-            prefetch_ahead=prefetch_ahead,
-            enable_prefetch=enable_prefetch,
-            compression_type=compression_type,
-            missing=missing,
-            rename=dict(rename or {}),
-            index_path=index_path,
-            index_is_shared=index_is_shared,
-            refresh=refresh,
-            policy=policy,
-            concurrency=concurrency,
-            decode_threads=decode_threads,
-            max_object_bytes=max_object_bytes,
-            resilience=None if resilience is None else dict(resilience),
-            owner=owner,
-            seed=seed,
-            on_error=on_error,
-            quarantine_path=quarantine_path,
-            max_bad_share=max_bad_share,
-            name=name,
-        )
+        given = locals()
+        self._config: AdapterConfig | None = AdapterConfig(**{name: given[name] for name in AdapterConfig.model_fields})
         self._name = name
         self._prepare = prepare
         self._transform = None if transform is None else Transform(transform, seed)
