@@ -292,8 +292,8 @@ class AdapterConfig(Settings):
         None,
         description="{name: key in the sample}, or a list of names that are keys too; a name is that of a source or "
         "of a folder under the roots of the sources. None: the folders of .precomputed/, or of a root that has latents "
-        "or conditions, or else each source; latents are latent_conditions, conditions are text_conditions, others keep "
-        "their names. One source that holds one part gives it to any one name",
+        "or conditions, or else each source; latents are latent_conditions, conditions are text_conditions, others "
+        "keep their names. One source that holds one part gives it to any one name",
     )
     cache_size_gb: float = Field(
         10.0,
