@@ -5,9 +5,8 @@
     Retry                 tries again: full jitter, Retry-After, a budget, a deadline over everything
     └── Hedge             a second read beside one that is late
         └── Failover      the next copy where one cannot serve, or says nothing
-            └── Verify    size, ETag and checksum of what came        (from here on: one for each copy)
-                └── Breaker    leaves a copy alone that fails
-                    └── ConcurrencyLimit  reads in flight at the endpoint, found by itself, cut on 429 and 503
+            └── Guard     one for each replica: a circuit breaker, the concurrency limit of its host, and a check of
+                          size, ETag and checksum
 
 `ResilienceConfig` holds every constant. The defaults and where they come from:
 
@@ -33,35 +32,36 @@
 - `listing_stall_timeout_s` 10: ten times a slow page of 1,000 names.
 """
 
-from streaming.resilience.breaker import Breaker, State, is_failure
-from streaming.resilience.concurrency_limit import ConcurrencyLimit, EndpointLimit
+from streaming.resilience.breaker import CircuitBreaker, State, is_failure
+from streaming.resilience.concurrency_limit import ConcurrencyLimit
+from streaming.resilience.context import Context
 from streaming.resilience.failover import Failover
+from streaming.resilience.guard import Guard
 from streaming.resilience.hedge import Hedge
 from streaming.resilience.history import Attempt, attempts_of
-from streaming.resilience.request_outcome import is_throttle, outcome_of
-from streaming.resilience.retry import Retry, RetryBudget
+from streaming.resilience.request_outcome import is_throttle, request_outcome
+from streaming.resilience.retry import Retry
+from streaming.resilience.retry_budget import RetryBudget
 from streaming.resilience.settings import ResilienceConfig
 from streaming.resilience.stack import stack
-from streaming.resilience.verify import Verify
-from streaming.resilience.wrapper import Expected, Wrapper
+from streaming.resilience.wrapper import Wrapper
 
 __all__ = [
     "Attempt",
-    "Breaker",
+    "CircuitBreaker",
     "ConcurrencyLimit",
-    "EndpointLimit",
-    "Expected",
+    "Context",
     "Failover",
+    "Guard",
     "Hedge",
     "ResilienceConfig",
     "Retry",
     "RetryBudget",
     "State",
-    "Verify",
     "Wrapper",
     "attempts_of",
     "is_failure",
     "is_throttle",
-    "outcome_of",
+    "request_outcome",
     "stack",
 ]

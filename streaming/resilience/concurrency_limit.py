@@ -17,17 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
-import time
 from collections import deque
 
-from streaming.resilience.request_outcome import THROTTLED, outcome_of
-from streaming.resilience.settings import DEFAULTS, ResilienceConfig
-from streaming.resilience.shared import shared
-from streaming.resilience.timing import Clock, Sleep, Time
-from streaming.resilience.wrapper import Expected, Wrapper
-from streaming.sources.base import Blob, DataSource
-from streaming.telemetry.counters import SourceCounters
+from streaming.resilience.context import Context
 
 LEAST_ROUND = 64  # answers; a mean over fewer says little where latencies scatter
 LEAST_THROTTLED_ROUND = 8  # answers; while an endpoint throttles, the limit is small and must move soon
@@ -36,27 +28,23 @@ BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not pass f
 BASE_DRIFT = 1.000_5  # per round, so that a path which became longer is learned: twice as long in 1,400 rounds
 
 
-ASKED_S = "asked_s"
-"""Attribute of an error: how long the source itself had been asked, without the wait for a place. A read that was
-cancelled while it waited says nothing about the source, however late it was."""
-
-
-class EndpointLimit:
-    """Lets so many reads in at a time, first come first served; belongs to one event loop.
+class ConcurrencyLimit:
+    """Bounds the reads in flight at an endpoint, first come first served; belongs to one event loop.
 
     Attributes:
         limit: reads that may be in flight, at least 1.
-        in_flight: reads that are.
-        cuts: rounds that ended in a cut because of throttling.
+        in_flight: reads that are in flight.
+        cuts: rounds after which the limit was cut because of throttling.
     """
 
-    def __init__(self, settings: ResilienceConfig, time: Time) -> None:
+    def __init__(self, context: Context) -> None:
+        settings = context.settings
         self.limit = float(settings.initial_concurrency)
         self.in_flight = 0
         self.cuts = 0
         self._allowed = settings.initial_concurrency
         self._settings = settings
-        self._now = time.now
+        self._now = context.clock
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._throttled_until = -math.inf
         self._base_s = math.inf
@@ -64,7 +52,7 @@ class EndpointLimit:
 
     @property
     def is_throttled(self) -> bool:
-        """Whether the endpoint answered 429 or 503 lately."""
+        """Whether the endpoint has recently answered 429 or 503."""
         return self._now() < self._throttled_until
 
     @property
@@ -73,7 +61,7 @@ class EndpointLimit:
         return len(self._waiting)
 
     def enter_now(self) -> bool:
-        """Take a place if one is free."""
+        """Take a place if one is free, and return whether there was one."""
         if self.in_flight < self._allowed:
             self.in_flight += 1
             return True
@@ -152,91 +140,3 @@ class EndpointLimit:
         self._throttles = 0
         self._total_s = 0.0
         self._was_full = bool(self._waiting)
-
-
-class ConcurrencyLimit(Wrapper):
-    """Bounds the reads in flight at an endpoint, together with all other sources there.
-
-    Listings are not held back: few run at a time, and reads would wait behind them.
-
-    Args:
-        gate: what is shared; None: the one of the source's endpoint, on each loop its own.
-
-    Attributes:
-        counters: the requests that were let through, and what came of them; bumped on the loop, read anywhere.
-        waiting: reads of this source that wait for a place.
-    """
-
-    def __init__(
-        self,
-        source: DataSource,
-        settings: ResilienceConfig = DEFAULTS,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-        rng: random.Random | None = None,
-        *,
-        gate: EndpointLimit | None = None,
-    ) -> None:
-        super().__init__(source, settings, clock, sleep, rng)
-        self.counters = SourceCounters()
-        self.waiting = 0
-        self._given = gate
-        self._gate = gate
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def gate(self) -> EndpointLimit:
-        """What bounds the reads on the running loop."""
-        if self._given is None:
-            loop = asyncio.get_running_loop()
-            if loop is not self._loop:
-                self._gate = shared(EndpointLimit, self.config, self.settings, self._time)
-                self._loop = loop
-        assert self._gate is not None
-        return self._gate
-
-    @property
-    def last_gate(self) -> EndpointLimit | None:
-        """The gate of the last read, None before the first; to be looked at from any thread, with a loop or without."""
-        return self._gate
-
-    @property
-    def is_throttled(self) -> bool:
-        return self.gate.is_throttled
-
-    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
-        if self._closed:
-            self._check_open()
-        gate = self.gate
-        if not gate.enter_now():
-            await self.wait_at(gate)
-        now = self._time.now
-        started = now()
-        self.counters.in_flight += 1
-        try:
-            blob = await self._read_below(path, start, end, expect=expect)
-            seconds = now() - started
-            self.counters.answered(blob.data, seconds)
-        except BaseException as error:
-            self.note_failed(gate, error, now() - started)
-            raise
-        gate.leave(seconds)
-        return blob
-
-    async def wait_at(self, gate: EndpointLimit) -> None:
-        """Wait for a place, counted as waiting."""
-        self.waiting += 1
-        try:
-            await gate.enter()
-        except asyncio.CancelledError as error:
-            error.__dict__[ASKED_S] = 0.0
-            raise
-        finally:
-            self.waiting -= 1
-
-    def note_failed(self, gate: EndpointLimit, error: BaseException, seconds: float) -> None:
-        """A request ended so after so many seconds: count it and give its place back."""
-        error.__dict__[ASKED_S] = seconds
-        outcome = outcome_of(error)
-        self.counters.ended(outcome)
-        gate.leave(None, outcome == THROTTLED)

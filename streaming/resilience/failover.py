@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -18,14 +16,13 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
+from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.history import Attempt, carry, failed, told
 from streaming.resilience.latency import Latencies
 from streaming.resilience.listing_retry import whole_listing
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.settings import DEFAULTS, ResilienceConfig
-from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.wrapper import Expected, Wrapper, read_of
-from streaming.sources.base import Blob, DataSource, FileInfo
+from streaming.resilience.wrapper import Wrapper
+from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.sources.status_codes import UnusableAnswer
 from streaming.telemetry.skipped_objects import Skips
 
@@ -34,14 +31,13 @@ _log = get_logger(__name__)
 _MOVES_ON = (ObjectNotFoundError, AccessDenied, ObjectChanged, TruncatedRead, UnusableAnswer)
 
 
-class _Copy:
+class _Replica:
     """One copy and what is known of it."""
 
-    __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "read", "source", "was_denied")
+    __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "source", "was_denied")
 
     def __init__(self, source: DataSource, is_primary: bool) -> None:
         self.source = source
-        self.read = read_of(source)
         self.is_primary = is_primary
         self.in_flight = 0
         self.latencies = Latencies()
@@ -59,7 +55,7 @@ class _Failures:
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self.errors: dict[_Copy, StreamingError] = {}
+        self.errors: dict[_Replica, StreamingError] = {}
 
 
 class Failover(Wrapper):
@@ -85,63 +81,58 @@ class Failover(Wrapper):
     def __init__(
         self,
         sources: Sequence[DataSource],
-        settings: ResilienceConfig = DEFAULTS,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-        rng: random.Random | None = None,
+        context: Context = DEFAULT_CONTEXT,
     ) -> None:
         if not sources:
             raise ConfigError("no copies: give at least one source")
-        super().__init__(sources[0], settings, clock, sleep, rng)
+        super().__init__(sources[0], context)
         self.sources = tuple(sources)
         self.failovers = 0
-        self._copies = [_Copy(source, place == 0) for place, source in enumerate(self.sources)]
-        self._is_ordered = settings.replica_selection == "ordered"
+        self._replicas = [_Replica(source, place == 0) for place, source in enumerate(self.sources)]
+        self._is_ordered = self.settings.replica_selection == "ordered"
 
     @property
     def is_throttled(self) -> bool:
         return any(getattr(source, "is_throttled", False) for source in self.sources)
 
-    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
+    async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()
         order = self._order()
         return await self._read(
-            order, path, start, end, expect, moved=self._is_ordered and order[0] is not self._copies[0]
+            order, path, expect, start, end, moved=self._is_ordered and order[0] is not self._replicas[0]
         )
 
-    async def read_elsewhere(
-        self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None
-    ) -> Blob:
+    async def read_elsewhere(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         """Read beside a first read: from the copies that it did not ask first, and from that one last."""
         first, *others = self._order()
-        others.sort(key=lambda copy: copy.is_failing)
-        return await self._read([*others, first], path, start, end, expect)
+        others.sort(key=lambda replica: replica.is_failing)
+        return await self._read([*others, first], path, expect, start, end)
 
-    def _order(self) -> list[_Copy]:
+    def _order(self) -> list[_Replica]:
         """The copies in the order in which they are asked; those that would refuse unasked come last."""
-        order = self._copies if self._is_ordered else sorted(self._copies, key=lambda copy: copy.load)
+        order = self._replicas if self._is_ordered else sorted(self._replicas, key=lambda replica: replica.load)
         if getattr(order[0].source, "is_resting", False):
-            return sorted(order, key=lambda copy: getattr(copy.source, "is_resting", False))
+            return sorted(order, key=lambda replica: getattr(replica.source, "is_resting", False))
         return order
 
     async def _read(
         self,
-        order: list[_Copy],
+        order: list[_Replica],
         path: str,
+        expect: Expected | None,
         start: int,
         end: int | None,
-        expect: Expected | None,
         *,
         moved: bool = False,
     ) -> Blob:
         """Ask one copy after the other; `moved` if the first of all is passed over."""
-        race = _Copies(self, order, path, start, end, expect)
+        race = _FailoverRead(self, order, path, expect, start, end)
         first = order[0]
         race.begin(first.latencies.stall_timeout_s(self.settings))
         try:
             try:
-                blob = await self._ask(first, path, start, end, expect, race)
+                blob = await self._ask(first, path, expect, start, end, race)
             except BaseException as error:
                 blob = await race.go_on(error)
             else:
@@ -159,51 +150,51 @@ class Failover(Wrapper):
         return blob
 
     async def _ask(
-        self, copy: _Copy, path: str, start: int, end: int | None, expect: Expected | None, race: _Copies
+        self, replica: _Replica, path: str, expect: Expected | None, start: int, end: int | None, race: _FailoverRead
     ) -> Blob:
-        now = self._time.now
+        now = self._now
         started = now()
-        copy.in_flight += 1
+        replica.in_flight += 1
         try:
-            blob = await copy.read(path, start, end, expect=expect)
+            blob = await replica.source.read_expecting(path, expect, start, end)
         except asyncio.CancelledError:
-            race.noted().attempts.append(Attempt(copy.source.name, "no answer", "", now() - started))
+            race.noted().attempts.append(Attempt(replica.source.name, "no answer", "", now() - started))
             raise
         except StreamingError as error:
             if not _is_final(error):
                 failures = race.noted()
-                failures.attempts.extend(failed(copy.source.name, error, now() - started))
-                failures.errors[copy] = error
-                self._judge(copy, error)
+                failures.attempts.extend(failed(replica.source.name, error, now() - started))
+                failures.errors[replica] = error
+                self._judge(replica, error)
             raise
         finally:
-            copy.in_flight -= 1
-        copy.is_failing = False
-        copy.latencies.add(now() - started)
+            replica.in_flight -= 1
+        replica.is_failing = False
+        replica.latencies.add(now() - started)
         return blob
 
-    def _judge(self, copy: _Copy, error: StreamingError) -> None:
-        if isinstance(error, AccessDenied) and not copy.was_denied:
-            copy.was_denied = True
-            _log.warning("replica_access_denied source=%s reason=%s", copy.source.name, error)
-        if (error.retryable or isinstance(error, UnusableAnswer)) and not copy.is_failing:
-            copy.is_failing = True
-            _log.info("replica_unhealthy source=%s reason=%s", copy.source.name, error)
+    def _judge(self, replica: _Replica, error: StreamingError) -> None:
+        if isinstance(error, AccessDenied) and not replica.was_denied:
+            replica.was_denied = True
+            _log.warning("replica_access_denied source=%s reason=%s", replica.source.name, error)
+        if (error.retryable or isinstance(error, UnusableAnswer)) and not replica.is_failing:
+            replica.is_failing = True
+            _log.info("replica_unhealthy source=%s reason=%s", replica.source.name, error)
 
     def _verdict(self, failures: _Failures, path: str) -> StreamingError:
         """The one error for a read that no copy could serve."""
         errors = failures.errors
-        missing = [copy for copy, error in errors.items() if isinstance(error, ObjectNotFoundError)]
-        down = [copy for copy, error in errors.items() if error.retryable]
+        missing = [replica for replica, error in errors.items() if isinstance(error, ObjectNotFoundError)]
+        down = [replica for replica, error in errors.items() if error.retryable]
         if missing and len(missing) + len(down) == len(errors):
             chosen: StreamingError = errors[missing[0]]
-            unasked = ", ".join(repr(copy.source.name) for copy in down)
+            unasked = ", ".join(repr(replica.source.name) for replica in down)
             why = "does not exist" + (f" where it could be asked for; not asked: {unasked}" if down else " in any copy")
         else:
             chosen = _heaviest(list(errors.values()))
             why = "could not be read from any copy"
         whole = told(chosen, failures.attempts, why, path, self.name)
-        if missing and any(copy.is_primary for copy in down):
+        if missing and any(replica.is_primary for replica in down):
             whole.retryable = True
         if whole.retryable:
             whole.__dict__["retry_after_s"] = _soonest(error for error in errors.values() if error.retryable)
@@ -222,18 +213,18 @@ class Failover(Wrapper):
 
     async def _list(self, prefix: str) -> tuple[list[FileInfo], Skips]:
         failures = _Failures()
-        for copy in self._copies:
-            is_last = copy is self._copies[-1]
+        for replica in self._replicas:
+            is_last = replica is self._replicas[-1]
             patience_s = float("inf") if is_last else self.settings.listing_stall_timeout_s
-            started = self._time.now()
+            started = self._now()
             try:
-                return await whole_listing(copy.source, prefix, self._time, patience_s)
+                return await whole_listing(replica.source, prefix, self.context, patience_s)
             except StreamingError as error:
                 if not isinstance(error, SourceError):
                     raise
-                failures.attempts.extend(failed(copy.source.name, error, self._time.now() - started))
-                failures.errors[copy] = error
-                self._judge(copy, error)
+                failures.attempts.extend(failed(replica.source.name, error, self._now() - started))
+                failures.errors[replica] = error
+                self._judge(replica, error)
         raise self._verdict(failures, prefix)
 
     async def aclose(self) -> None:
@@ -247,13 +238,13 @@ class Failover(Wrapper):
             raise errors[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.sources, self.settings, self._time.now, self._time.sleep, self._given_rng)
+        return type(self), (self.sources, self.context)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.sources))})"
 
 
-class _Copies(Race):
+class _FailoverRead(Race):
     """One read, by one copy after the other."""
 
     failures: _Failures | None = None
@@ -261,16 +252,16 @@ class _Copies(Race):
     def __init__(
         self,
         failover: Failover,
-        order: list[_Copy],
+        order: list[_Replica],
         path: str,
+        expect: Expected | None,
         start: int,
         end: int | None,
-        expect: Expected | None,
     ) -> None:
-        self._time = failover._time
+        self._context = failover.context
         self._failover = failover
         self._order = order
-        self._asked = path, start, end, expect
+        self._request = path, expect, start, end
         self._next = 1
 
     def noted(self) -> _Failures:
@@ -282,10 +273,10 @@ class _Copies(Race):
     def more(self, is_late: bool) -> Contender | float | None:
         if self._next >= len(self._order):
             return None
-        copy = self._order[self._next]
+        replica = self._order[self._next]
         self._next += 1
-        stall_timeout_s = copy.latencies.stall_timeout_s(self._failover.settings)
-        return self._failover._ask(copy, *self._asked, self), stall_timeout_s
+        stall_timeout_s = replica.latencies.stall_timeout_s(self._failover.settings)
+        return self._failover._ask(replica, *self._request, self), stall_timeout_s
 
     def is_final(self, error: Exception) -> bool:
         return _is_final(error)

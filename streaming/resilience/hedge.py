@@ -6,16 +6,12 @@ is gone. Here after p98 of the last 512 reads, and a token bucket makes 5 % the 
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-
+from streaming.resilience.context import DEFAULT_CONTEXT, Context
+from streaming.resilience.failover import Failover
 from streaming.resilience.latency import Latencies
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.settings import DEFAULTS, ResilienceConfig
-from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.wrapper import Expected, Read, Wrapper
-from streaming.sources.base import Blob, DataSource
+from streaming.resilience.wrapper import Wrapper
+from streaming.sources.base import Blob, DataSource, Expected
 
 MOST_TOKENS = 64.0  # second reads saved up for a moment in which a whole batch is late
 NEVER_S = 3600.0  # when a second read would be late in turn: it gets no third
@@ -33,38 +29,31 @@ class Hedge(Wrapper):
         hedge_wins: how many of them were first.
     """
 
-    def __init__(
-        self,
-        source: DataSource,
-        settings: ResilienceConfig = DEFAULTS,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-        rng: random.Random | None = None,
-    ) -> None:
-        super().__init__(source, settings, clock, sleep, rng)
+    def __init__(self, source: DataSource, context: Context = DEFAULT_CONTEXT) -> None:
+        super().__init__(source, context)
         self.requests = 0
         self.hedges = 0
         self.hedge_wins = 0
         self._tokens = 0.0
         self._latencies = Latencies()
 
-    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
+    async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()
         settings = self.settings
         self.requests += 1
         self._tokens = min(self._tokens + settings.hedge_share, MOST_TOKENS)
-        now = self._time.now
+        now = self._now
         started = now()
         if self._latencies.count < settings.hedge_min_samples:
-            blob = await self._read_below(path, start, end, expect=expect)
+            blob = await self.source.read_expecting(path, expect, start, end)
             self._latencies.add(now() - started)
             return blob
         stall_timeout_s = max(self._latencies.quantile(settings.hedge_quantile), settings.hedge_min_s)
-        race = _Second(self, stall_timeout_s, path, start, end, expect)
+        race = _HedgedRead(self, stall_timeout_s, path, expect, start, end)
         race.begin(stall_timeout_s)
         try:
-            blob = await self._read_below(path, start, end, expect=expect)
+            blob = await self.source.read_expecting(path, expect, start, end)
         except BaseException as error:
             blob = await race.go_on(error)
             self.hedge_wins += race.was_second
@@ -83,25 +72,25 @@ class Hedge(Wrapper):
         return True
 
 
-class _Second(Race):
-    """One read, and the one beside it where it is late."""
+class _HedgedRead(Race):
+    """One read, and a second one if it is late."""
 
     _is_hedged = False
 
     def __init__(
-        self, hedge: Hedge, stall_timeout_s: float, path: str, start: int, end: int | None, expect: Expected | None
+        self, hedge: Hedge, late_after_s: float, path: str, expect: Expected | None, start: int, end: int | None
     ) -> None:
-        self._time = hedge._time
+        self._context = hedge.context
         self._hedge = hedge
-        self._late_after_s = stall_timeout_s
-        self._asked = path, start, end
-        self._expect = expect
+        self._late_after_s = late_after_s
+        self._request = path, expect, start, end
 
     def more(self, is_late: bool) -> Contender | float | None:
         if self._is_hedged or not is_late:
             return None
         if not self._hedge._spend():
-            return self._late_after_s  # asked again then: the later a read is, the more a second one helps
+            return self._late_after_s  # try again then: the later a read is, the more a second one helps
         self._is_hedged = True
-        read: Read = getattr(self._hedge.source, "read_elsewhere", self._hedge._read_below)
-        return read(*self._asked, expect=self._expect), NEVER_S
+        source = self._hedge.source
+        read = source.read_elsewhere if isinstance(source, Failover) else source.read_expecting
+        return read(*self._request), NEVER_S

@@ -6,13 +6,14 @@ import asyncio
 import math
 
 from streaming.errors import SourceTimeout
-from streaming.resilience.timing import Interruption, Time, Timer
+from streaming.resilience.context import Context, Timer
+from streaming.resilience.interruption import Interruption
 from streaming.sources.base import DataSource, FileInfo
 from streaming.telemetry.skipped_objects import Skips
 
 
 async def whole_listing(
-    source: DataSource, prefix: str, time: Time, patience_s: float = math.inf
+    source: DataSource, prefix: str, context: Context, patience_s: float = math.inf
 ) -> tuple[list[FileInfo], Skips]:
     """All that a source lists, and what it skips; in memory (some 200 bytes for each object) until the last is there.
 
@@ -24,7 +25,7 @@ async def whole_listing(
     if patience_s == math.inf:
         return [info async for info in source.iter_files(prefix)], source.skipped
     cut = Interruption()
-    watch = _Watch(time, patience_s, found, cut)
+    watch = _Watch(context, patience_s, found, cut)
     try:
         async for info in source.iter_files(prefix):
             found.append(info)  # noqa: PERF401 - what was found is watched meanwhile
@@ -41,20 +42,20 @@ async def whole_listing(
 class _Watch:
     """Looks each `patience_s` whether the list has grown, and ends the listing if not."""
 
-    def __init__(self, time: Time, patience_s: float, found: list[FileInfo], cut: Interruption) -> None:
-        self._time = time
+    def __init__(self, context: Context, patience_s: float, found: list[FileInfo], cut: Interruption) -> None:
+        self._context = context
         self._patience_s = patience_s
         self._found = found
         self._cut = cut
         self._seen = 0
-        self._timer: Timer = time.call_later(patience_s, self._look)
+        self._timer: Timer = context.call_later(patience_s, self._look)
 
     def _look(self) -> None:
         if len(self._found) == self._seen:
             self._cut.fire()
             return
         self._seen = len(self._found)
-        self._timer = self._time.call_later(self._patience_s, self._look)
+        self._timer = self._context.call_later(self._patience_s, self._look)
 
     def stop(self) -> None:
         self._timer.cancel()

@@ -12,7 +12,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from streaming.errors import StreamingError
-from streaming.resilience.timing import Interruption, Time, Timer
+from streaming.resilience.context import Context, Timer
+from streaming.resilience.interruption import Interruption
 from streaming.sources.base import Blob
 
 Contender: TypeAlias = tuple[Coroutine[Any, Any, Blob], float]
@@ -34,7 +35,7 @@ class Race(ABC):
                 await race.cancel_others()
 
     Args:
-        time: what the timers go by.
+        context: gives the timers.
 
     Attributes:
         was_second: the winner was one that ran beside the first.
@@ -48,8 +49,8 @@ class Race(ABC):
     _turn: asyncio.Future[None] | None = None
     _fault: Exception | None = None  # of `more` or `is_final`, which ends the race
 
-    def __init__(self, time: Time) -> None:
-        self._time = time
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._timer: Timer
         self._cut: Interruption | None
 
@@ -68,7 +69,7 @@ class Race(ABC):
     def begin(self, stall_timeout_s: float) -> None:
         """Await a contender from now on, which is late after so many seconds."""
         self._cut = Interruption()
-        self._timer = self._time.call_later(stall_timeout_s, self._on_late)
+        self._timer = self._context.call_later(stall_timeout_s, self._on_late)
 
     def end(self) -> bool:
         """The awaited contender has succeeded. Whether others run that are to be cancelled (`cancel_others`)."""
@@ -151,7 +152,7 @@ class Race(ABC):
         if contender is None:
             return
         if isinstance(contender, float):
-            self._timer = self._time.call_later(contender, self._on_late)
+            self._timer = self._context.call_later(contender, self._on_late)
             return
         read, stall_timeout_s = contender
         task = asyncio.get_running_loop().create_task(read)
@@ -159,7 +160,7 @@ class Race(ABC):
             self._beside = set()
         self._beside.add(task)
         task.add_done_callback(self._on_done)
-        self._timer = self._time.call_later(stall_timeout_s, self._on_late)
+        self._timer = self._context.call_later(stall_timeout_s, self._on_late)
 
     def _on_done(self, task: asyncio.Task[Blob]) -> None:
         assert self._beside is not None

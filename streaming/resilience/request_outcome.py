@@ -31,7 +31,7 @@ def is_throttle(error: BaseException) -> bool:
     return getattr(error, "status", None) in (429, 503) or bool(getattr(error, "throttled", False))
 
 
-def outcome_of(error: BaseException) -> str:
+def request_outcome(error: BaseException) -> str:
     """The outcome that an error stands for: `THROTTLED` whatever its class, else by the nearest class that has one.
 
     A source that was closed meanwhile counts as cancelled: nobody waits for the answer any more.

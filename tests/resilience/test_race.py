@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streaming.errors import SourceUnavailable, StreamingError
+from streaming.resilience import Context
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.timing import Time
 from streaming.sources.base import Blob
 from tests.resilience.parts import settle
 
@@ -19,7 +19,7 @@ class Faulty(Race):
     """The first contender stands still; what comes after it is broken."""
 
     def __init__(self, more: list[Contender | Exception], final: Exception | None = None) -> None:
-        super().__init__(Time())
+        super().__init__(Context())
         self._more = more
         self._final = final
 
