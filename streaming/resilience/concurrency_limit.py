@@ -1,15 +1,15 @@
-"""How many reads may be in flight at an endpoint: found from latencies, cut when the endpoint throttles.
+"""A limit of the reads in flight at an endpoint: found from latencies, cut when the endpoint throttles.
 
-Once per round (as many answers as reads may be in flight) the limit moves:
+The limit moves once per round, which is as many answers as reads may be in flight:
 
-- Answers of 429 and 503 cut it by half their share in the round (RFC 8257, section 3.3: all of them halve it, one in a
-  hundred hardly matters); for `throttled_s` from then it grows by 1 a round: additive increase, multiplicative
-  decrease.
-- Otherwise, if reads had to wait for a place: `limit * tolerance * base / mean + sqrt(limit)`, half of the way. `base`
-  is the least mean latency of a round so far, smoothed, so the limit grows while more in flight makes answers no
-  slower, and settles where a queue builds up. The rule is that of Netflix's concurrency-limits (Gradient2Limit:
-  gradient of latencies, allowance for a queue, smoothing; the square root is GradientLimit's), which follows TCP
-  Vegas. 32 to 512 take 70 rounds: some 3 s at 30 ms.
+- Answers of 429 and 503 cut it by half their share in the round (RFC 8257, section 3.3: it is halved if all are such
+  answers and hardly changes if one in a hundred is). For `throttled_s` from then it grows by 1 a round: additive
+  increase, multiplicative decrease.
+- Otherwise, if reads had to wait: `limit * tolerance * base / mean + sqrt(limit)`, half of the way. `base` is the least
+  mean latency of a round so far, smoothed, so the limit grows while more reads in flight do not slow the answers, and
+  settles where a queue builds up. The rule is that of Netflix's concurrency-limits (Gradient2Limit: gradient of
+  latencies, allowance for a queue, smoothing; the square root is GradientLimit's), which follows TCP Vegas. It takes 70
+  rounds from 32 to 512: some 3 s at 30 ms.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from collections import deque
 
 from streaming.resilience.context import Context
 
-LEAST_ROUND = 64  # answers; a mean over fewer says little where latencies scatter
-LEAST_THROTTLED_ROUND = 8  # answers; while an endpoint throttles, the limit is small and must move soon
+MIN_ROUND = 64  # answers; a mean over fewer says little where latencies scatter
+MIN_THROTTLED_ROUND = 8  # answers; while an endpoint throttles, the limit is small and must move soon
 SMOOTHING = 0.5
-BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not pass for what is usual
-BASE_DRIFT = 1.000_5  # per round, so that a path which became longer is learned: twice as long in 1,400 rounds
+BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not count as the usual latency
+BASE_DRIFT = 1.000_5  # per round, so that it follows a path that became longer: twice as long in 1,400 rounds
 
 
 class ConcurrencyLimit:
@@ -57,7 +57,7 @@ class ConcurrencyLimit:
 
     @property
     def waiting(self) -> int:
-        """Reads that wait for a place."""
+        """Number of reads that wait for a place."""
         return len(self._waiting)
 
     def enter_now(self) -> bool:
@@ -68,7 +68,7 @@ class ConcurrencyLimit:
         return False
 
     async def enter(self) -> None:
-        """Wait for a place. Cancelled, it leaves the place to the next."""
+        """Wait for a place. If cancelled, the place passes to the next."""
         if self.enter_now():
             return
         self._was_full = True
@@ -88,8 +88,8 @@ class ConcurrencyLimit:
         """Give a place back.
 
         Args:
-            seconds: how long a successful read took; None where there was none.
-            is_throttled: the endpoint asked for fewer requests.
+            seconds: how long a successful read took; None for a failed one.
+            is_throttled: whether the endpoint asked for fewer requests.
         """
         if seconds is not None:
             self._answers += 1
@@ -97,10 +97,10 @@ class ConcurrencyLimit:
         elif is_throttled:
             self._throttles += 1
             self._throttled_until = self._now() + self._settings.throttled_s
-        least = (
-            LEAST_THROTTLED_ROUND if self._throttles or self.limit < self._settings.initial_concurrency else LEAST_ROUND
+        round_size = (
+            MIN_THROTTLED_ROUND if self._throttles or self.limit < self._settings.initial_concurrency else MIN_ROUND
         )
-        if self._answers + self._throttles >= max(least, self._allowed):
+        if self._answers + self._throttles >= max(round_size, self._allowed):
             self._end_round()
         self._give_up_place()
 

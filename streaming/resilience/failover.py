@@ -1,4 +1,4 @@
-"""Several copies of the same objects as one source: where one cannot serve, the next is asked."""
+"""Replicas of the same objects as one source: where one cannot serve a read, the next one does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.resilience.context import DEFAULT_CONTEXT, Context
-from streaming.resilience.history import Attempt, carry, failed, told
+from streaming.resilience.history import Attempt, attach_attempts, attempts_from, with_history
 from streaming.resilience.latency import Latencies
-from streaming.resilience.listing_retry import whole_listing
+from streaming.resilience.listing import whole_listing
 from streaming.resilience.race import Contender, Race
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, Expected, FileInfo
@@ -32,7 +32,7 @@ _MOVES_ON = (ObjectNotFoundError, AccessDenied, ObjectChanged, TruncatedRead, Un
 
 
 class _Replica:
-    """One copy and what is known of it."""
+    """One replica and how it has served so far."""
 
     __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "source", "was_denied")
 
@@ -46,12 +46,12 @@ class _Replica:
 
     @property
     def load(self) -> tuple[bool, float]:
-        """What the next read has before it: reads in flight times their median; failing copies come last."""
+        """Sort key of the next read: reads in flight times their median latency; failing replicas come last."""
         return self.is_failing, (self.in_flight + 1) * self.latencies.quantile(0.5)
 
 
 class _Failures:
-    """What the copies said to one read, by copy, the last word of each."""
+    """The failed attempts of one read, and the last error of each replica."""
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -59,32 +59,29 @@ class _Failures:
 
 
 class Failover(Wrapper):
-    """Reads from the first copy that can (`replica_selection="ordered"`), or from the least loaded.
+    """Reads from the first replica that can serve (`replica_selection="ordered"`), or from the least loaded one.
 
-    It moves on where a copy is unavailable, times out, breaks off, denies, lacks the object or has another one; other
-    errors, such as a bad request, are final. When a copy is late (`Latencies`) the next is asked too, and
-    the first answer wins. When all have failed, one error tells what was tried. Its class:
+    The next replica is read when one is unavailable, times out, breaks off, denies access, lacks the object or has
+    another one; other errors, such as a bad request, are final. When a replica is late (`Latencies`), the next one is
+    read too, and the first answer wins. When all have failed, one error lists the attempts. Its class is:
 
-    - that of the last error worth a retry, if there is one. But if the first copy lacks the object, or copies lack it
-      and none that is down is the first, that is `ObjectNotFoundError`, and names the copies that could not be asked;
-      if the first copy itself is down, `ObjectNotFoundError` is worth a retry, as the others may lag behind it;
-    - else `AccessDenied` if a copy denied (so it may well have the object), else `ObjectChanged`, else
-    `ObjectNotFoundError`.
+    - that of the last error worth a retry, if there is one, with one exception: if replicas lack the object and the
+      others are down, it is `ObjectNotFoundError`, which names the replicas that are down. It is worth a retry if the
+      first replica is among them, as the others may lag behind it;
+    - else `AccessDenied` if a replica denied access (it may have the object), else `ObjectChanged`, else
+      `ObjectNotFoundError`.
 
     Args:
-        sources: the copies, in the order in which they are asked; at least one. All are closed with this source.
+        sources: the replicas, in the order of preference; at least one. All are closed with this source.
+        context: settings and clock.
 
     Attributes:
-        failovers: reads that another copy served than the one asked first, or for which the first was passed over.
+        failovers: reads that were served by another replica than the preferred one.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[DataSource],
-        context: Context = DEFAULT_CONTEXT,
-    ) -> None:
+    def __init__(self, sources: Sequence[DataSource], context: Context = DEFAULT_CONTEXT) -> None:
         if not sources:
-            raise ConfigError("no copies: give at least one source")
+            raise ConfigError("no replicas: give at least one source")
         super().__init__(sources[0], context)
         self.sources = tuple(sources)
         self.failovers = 0
@@ -99,18 +96,17 @@ class Failover(Wrapper):
         if self._closed:
             self._check_open()
         order = self._order()
-        return await self._read(
-            order, path, expect, start, end, moved=self._is_ordered and order[0] is not self._replicas[0]
-        )
+        is_passed_over = self._is_ordered and order[0] is not self._replicas[0]
+        return await self._read(order, path, expect, start, end, is_passed_over)
 
     async def read_elsewhere(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
-        """Read beside a first read: from the copies that it did not ask first, and from that one last."""
+        """Read while another read of the object is late: from the replicas that it does not prefer."""
         first, *others = self._order()
         others.sort(key=lambda replica: replica.is_failing)
         return await self._read([*others, first], path, expect, start, end)
 
     def _order(self) -> list[_Replica]:
-        """The copies in the order in which they are asked; those that would refuse unasked come last."""
+        """Return the replicas in the order of preference; those with an open circuit breaker come last."""
         order = self._replicas if self._is_ordered else sorted(self._replicas, key=lambda replica: replica.load)
         if getattr(order[0].source, "is_resting", False):
             return sorted(order, key=lambda replica: getattr(replica.source, "is_resting", False))
@@ -123,33 +119,32 @@ class Failover(Wrapper):
         expect: Expected | None,
         start: int,
         end: int | None,
-        *,
-        moved: bool = False,
+        is_passed_over: bool = False,
     ) -> Blob:
-        """Ask one copy after the other; `moved` if the first of all is passed over."""
+        """Read from one replica after the other; `is_passed_over` if the preferred one comes later."""
         race = _FailoverRead(self, order, path, expect, start, end)
         first = order[0]
         race.begin(first.latencies.stall_timeout_s(self.settings))
         try:
             try:
-                blob = await self._ask(first, path, expect, start, end, race)
+                blob = await self._read_from(first, path, expect, start, end, race)
             except BaseException as error:
-                blob = await race.go_on(error)
+                blob = await race.finish(error)
             else:
                 if race.end():
                     await race.cancel_others()
         except asyncio.CancelledError as error:
             if race.failures is not None:
-                carry(error, race.failures.attempts)
+                attach_attempts(error, race.failures.attempts)
             raise
         except StreamingError as error:
             if _is_final(error):
                 raise
-            raise self._verdict(race.noted(), path) from error
-        self.failovers += moved or (race.failures is not None and bool(race.failures.attempts))
+            raise self._combined(race.ensure_failures(), path) from error
+        self.failovers += is_passed_over or (race.failures is not None and bool(race.failures.attempts))
         return blob
 
-    async def _ask(
+    async def _read_from(
         self, replica: _Replica, path: str, expect: Expected | None, start: int, end: int | None, race: _FailoverRead
     ) -> Blob:
         now = self._now
@@ -158,14 +153,14 @@ class Failover(Wrapper):
         try:
             blob = await replica.source.read_expecting(path, expect, start, end)
         except asyncio.CancelledError:
-            race.noted().attempts.append(Attempt(replica.source.name, "no answer", "", now() - started))
+            race.ensure_failures().attempts.append(Attempt(replica.source.name, "no answer", "", now() - started))
             raise
         except StreamingError as error:
             if not _is_final(error):
-                failures = race.noted()
-                failures.attempts.extend(failed(replica.source.name, error, now() - started))
+                failures = race.ensure_failures()
+                failures.attempts.extend(attempts_from(replica.source.name, error, now() - started))
                 failures.errors[replica] = error
-                self._judge(replica, error)
+                self._note_health(replica, error)
             raise
         finally:
             replica.in_flight -= 1
@@ -173,7 +168,7 @@ class Failover(Wrapper):
         replica.latencies.add(now() - started)
         return blob
 
-    def _judge(self, replica: _Replica, error: StreamingError) -> None:
+    def _note_health(self, replica: _Replica, error: StreamingError) -> None:
         if isinstance(error, AccessDenied) and not replica.was_denied:
             replica.was_denied = True
             _log.warning("replica_access_denied source=%s reason=%s", replica.source.name, error)
@@ -181,19 +176,19 @@ class Failover(Wrapper):
             replica.is_failing = True
             _log.info("replica_unhealthy source=%s reason=%s", replica.source.name, error)
 
-    def _verdict(self, failures: _Failures, path: str) -> StreamingError:
-        """The one error for a read that no copy could serve."""
+    def _combined(self, failures: _Failures, path: str) -> StreamingError:
+        """Return the one error for a read that no replica could serve."""
         errors = failures.errors
         missing = [replica for replica, error in errors.items() if isinstance(error, ObjectNotFoundError)]
         down = [replica for replica, error in errors.items() if error.retryable]
         if missing and len(missing) + len(down) == len(errors):
             chosen: StreamingError = errors[missing[0]]
-            unasked = ", ".join(repr(replica.source.name) for replica in down)
-            why = "does not exist" + (f" where it could be asked for; not asked: {unasked}" if down else " in any copy")
+            names = ", ".join(repr(replica.source.name) for replica in down)
+            why = f"was not found; could not be read from {names}" if down else "does not exist in any replica"
         else:
-            chosen = _heaviest(list(errors.values()))
-            why = "could not be read from any copy"
-        whole = told(chosen, failures.attempts, why, path, self.name)
+            chosen = _most_useful(list(errors.values()))
+            why = "could not be read from any replica"
+        whole = with_history(chosen, failures.attempts, why, path, self.name)
         if missing and any(replica.is_primary for replica in down):
             whole.retryable = True
         if whole.retryable:
@@ -201,9 +196,9 @@ class Failover(Wrapper):
         return whole
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        """All objects, as the first copy lists them that can do so wholly; listings are never mixed.
+        """List all objects of the first replica that lists them completely; listings are never mixed.
 
-        A copy whose listing brings nothing for `listing_stall_timeout_s` is passed over, except the last.
+        A replica whose listing stalls for `listing_stall_timeout_s` is passed over, except the last one.
         """
         self._check_open()
         found, skipped = await self._list(prefix)
@@ -215,17 +210,17 @@ class Failover(Wrapper):
         failures = _Failures()
         for replica in self._replicas:
             is_last = replica is self._replicas[-1]
-            patience_s = float("inf") if is_last else self.settings.listing_stall_timeout_s
+            stall_timeout_s = float("inf") if is_last else self.settings.listing_stall_timeout_s
             started = self._now()
             try:
-                return await whole_listing(replica.source, prefix, self.context, patience_s)
+                return await whole_listing(replica.source, prefix, self.context, stall_timeout_s)
             except StreamingError as error:
                 if not isinstance(error, SourceError):
                     raise
-                failures.attempts.extend(failed(replica.source.name, error, self._now() - started))
+                failures.attempts.extend(attempts_from(replica.source.name, error, self._now() - started))
                 failures.errors[replica] = error
-                self._judge(replica, error)
-        raise self._verdict(failures, prefix)
+                self._note_health(replica, error)
+        raise self._combined(failures, prefix)
 
     async def aclose(self) -> None:
         self._closed = True
@@ -245,7 +240,7 @@ class Failover(Wrapper):
 
 
 class _FailoverRead(Race):
-    """One read, by one copy after the other."""
+    """One read, from one replica after the other."""
 
     failures: _Failures | None = None
 
@@ -264,31 +259,31 @@ class _FailoverRead(Race):
         self._request = path, expect, start, end
         self._next = 1
 
-    def noted(self) -> _Failures:
-        """What the copies said so far."""
+    def ensure_failures(self) -> _Failures:
+        """Return the failures so far; made when the first is noted, as most reads have none."""
         if self.failures is None:
             self.failures = _Failures()
         return self.failures
 
-    def more(self, is_late: bool) -> Contender | float | None:
+    def next_contender(self, is_late: bool) -> Contender | float | None:
         if self._next >= len(self._order):
             return None
         replica = self._order[self._next]
         self._next += 1
         stall_timeout_s = replica.latencies.stall_timeout_s(self._failover.settings)
-        return self._failover._ask(replica, *self._request, self), stall_timeout_s
+        return self._failover._read_from(replica, *self._request, self), stall_timeout_s
 
     def is_final(self, error: Exception) -> bool:
         return _is_final(error)
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether no other copy can help."""
+    """Whether reading another replica would not help."""
     return not (isinstance(error, _MOVES_ON) or (isinstance(error, SourceError) and error.retryable))
 
 
-def _heaviest(errors: list[StreamingError]) -> StreamingError:
-    """The last error worth a retry, else a refusal, else a change, else the last."""
+def _most_useful(errors: list[StreamingError]) -> StreamingError:
+    """Return the last error worth a retry, else a refused access, else a changed object, else the last error."""
     for error in reversed(errors):
         if error.retryable:
             return error
@@ -300,5 +295,5 @@ def _heaviest(errors: list[StreamingError]) -> StreamingError:
 
 
 def _soonest(errors: Iterator[StreamingError]) -> float:
-    """When a copy may be asked again: the least that they say, 0 for one that says nothing."""
+    """Return the seconds until a replica may be read again: the least that one asks for, 0 if one asks for none."""
     return min(getattr(error, "retry_after_s", None) or 0.0 for error in errors)

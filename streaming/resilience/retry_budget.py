@@ -1,4 +1,4 @@
-"""A bound on the attempts at an endpoint that failing reads may add."""
+"""A bound on the load that retries add to an endpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from streaming.resilience.context import Context, Timer
 
 
 class RetryBudget:
-    """How many attempts beyond the first there may be at an endpoint; belongs to one event loop.
+    """Bounds the attempts beyond the first at an endpoint; belongs to one event loop.
 
-    A success earns `retry_ratio` of an attempt, up to `retry_burst` saved. Who finds none waits its turn: each success
-    then lets one go, so that attempts come back as fast as answers do, and `min_retries_per_s` go in any case, so
-    that the end of an outage is noticed. After Finagle's RetryBudget (20 % and 10 per second); waiting in place of
-    giving up is ours: a sample that is lost costs more than one that is late.
+    A success earns `retry_ratio` of an attempt, and up to `retry_burst` attempts are saved. An attempt that finds none
+    waits: each success then releases one, so that attempts return as fast as answers do, and `min_retries_per_s` are
+    released in any case, so that the end of an outage is noticed. This is Finagle's RetryBudget (20 % and 10 per
+    second), except that it waits where Finagle gives up: a lost sample costs more than a late one.
 
     Attributes:
         tokens: attempts saved.
@@ -30,18 +30,18 @@ class RetryBudget:
 
     @property
     def waiting(self) -> int:
-        """Attempts that wait for their turn."""
+        """Number of attempts that wait."""
         return len(self._waiting)
 
     def earn(self) -> None:
         """Take note of a success."""
         if self._waiting:
-            self._let_one_go()
+            self._release_one()
         elif self.tokens < self._settings.retry_burst:
             self.tokens = min(self.tokens + self._settings.retry_ratio, self._settings.retry_burst)
 
     async def take(self) -> None:
-        """Wait until another attempt may be made. Cancelled, it leaves its turn to the next."""
+        """Wait until another attempt may be made. If cancelled, the turn passes to the next."""
         if self.tokens >= 1 and not self._waiting:
             self.tokens -= 1
             return
@@ -57,12 +57,12 @@ class RetryBudget:
                     self._waiting.remove(turn)
                 self._disarm_if_idle()
             elif self._waiting:
-                self._let_one_go()
+                self._release_one()
             else:
                 self.tokens += 1
             raise
 
-    def _let_one_go(self) -> None:
+    def _release_one(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -80,6 +80,6 @@ class RetryBudget:
 
     def _on_trickle(self) -> None:
         self._trickle = None
-        self._let_one_go()
+        self._release_one()
         if self._waiting:
             self._arm()

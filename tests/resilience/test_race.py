@@ -23,7 +23,7 @@ class Faulty(Race):
         self._more = more
         self._final = final
 
-    def more(self, is_late: bool) -> Contender | float | None:
+    def next_contender(self, is_late: bool) -> Contender | float | None:
         """The next of the list."""
         found = self._more.pop(0)
         if isinstance(found, Exception):
@@ -42,7 +42,7 @@ class Faulty(Race):
         try:
             blob = await first
         except BaseException as error:
-            return await self.go_on(error)
+            return await self.finish(error)
         if self.end():
             await self.cancel_others()
         return blob
