@@ -29,7 +29,7 @@ from streaming.errors import (
     StreamingError,
 )
 from streaming.index.listing import Listing, fill
-from streaming.index.unused import check_readable, judge
+from streaming.index.object_report import check_readable, judge
 from streaming.sources import create_data_source
 from streaming.sources.base import DataSource, FileInfo
 from streaming.telemetry.skipped_objects import BY_SETTINGS

@@ -6,6 +6,6 @@ and `lines` read the sources, `parts` and `naming` say what belongs together, `m
 """
 
 from streaming.index.listing import validator
-from streaming.index.samples import Changes, Row, SampleIndex, configuration, rules
+from streaming.index.sample_index import Changes, Row, SampleIndex, configuration, rules
 
 __all__ = ["Changes", "Row", "SampleIndex", "configuration", "rules", "validator"]

@@ -36,16 +36,16 @@ from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.gcs.listing_page import parse_items, parse_object
 from streaming.sources.header_values import content_range
 from streaming.sources.listing_limits import page_too_large
-from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.parallel_listing import PAGE, list_in_parallel
 from streaming.sources.proxies import Proxy, proxy_for, unreached, usable
 from streaming.sources.response_bodies import of_aiohttp, wrong_length
 from streaming.sources.status_codes import UnusableAnswer, error_of_status, opened_before_fork, plain_etag
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
-    from streaming.sources.gcs.address import GCSPlace, Login
-    from streaming.sources.key_page import KeyPage
+    from streaming.sources.gcs.address import GCSAddress, Login
     from streaming.sources.listing_limits import ListingLimits
+    from streaming.sources.listing_page import ListingPage
     from streaming.telemetry.skipped_objects import Skips
 
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
@@ -73,11 +73,11 @@ class GcsfsReader:
 
     Args:
         config: limits, times, and the name for messages.
-        place: where, and as whom.
+        address: where, and as whom.
         receive: told of the bytes of each body, as soon as they are announced.
     """
 
-    def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
+    def __init__(self, config: DataSourceConfig, address: GCSAddress, receive: Callable[[int], None]) -> None:
         self._receive = receive
         self._proxy: Proxy | None = None
         self._gcsfs = _import_gcsfs()
@@ -87,8 +87,8 @@ class GcsfsReader:
         self._page_limit = config.max_listing_page_bytes
         self._timeout_s = config.timeout_s
         self._connect_timeout_s = config.connect_timeout_s
-        self._place = place
-        self._bucket_path = f"b/{quote(place.bucket, safe='')}/o"
+        self._address = address
+        self._bucket_path = f"b/{quote(address.bucket, safe='')}/o"
         self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
         self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
         self._pid = os.getpid()
@@ -119,7 +119,7 @@ class GcsfsReader:
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
-        async for page in self._pages({"prefix": self._place.prefix + folder}, folder):
+        async for page in self._pages({"prefix": self._address.prefix + folder}, folder):
             if page.objects:
                 yield page.objects
             elif page.next_token:
@@ -127,7 +127,7 @@ class GcsfsReader:
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder whose path begins with `folder + start`."""
-        prefix = self._place.prefix + folder + start
+        prefix = self._address.prefix + folder + start
         objects: list[FileInfo] = []
         folders: list[str] = []
         async for page in self._pages({"prefix": prefix, "delimiter": "/"}, folder + start):
@@ -153,7 +153,7 @@ class GcsfsReader:
 
     def _object_path(self, path: str) -> str:
         try:
-            return f"{self._bucket_path}/{quote(self._place.prefix + path, safe='')}"
+            return f"{self._bucket_path}/{quote(self._address.prefix + path, safe='')}"
         except UnicodeEncodeError as error:
             text = f"{path!r} of source {self._source!r} does not exist: names in GCS are text of valid UTF-8"
             raise ObjectNotFoundError(text, path=path, source=self._source) from error
@@ -162,8 +162,8 @@ class GcsfsReader:
         self, path: str, parameters: dict[str, str], headers: dict[str, str]
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         client = self._clients.get(asyncio.get_running_loop()) or await self._open()
-        if self._place.user_project is not None:
-            parameters = {**parameters, "userProject": self._place.user_project}
+        if self._address.user_project is not None:
+            parameters = {**parameters, "userProject": self._address.user_project}
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
         headers = {"Accept-Encoding": "gzip", **headers, **await _authorization(client)}
@@ -204,7 +204,7 @@ class GcsfsReader:
             raise beyond_object(path, start, known.size, self._source)
         return Blob(b"", known.etag, known.size, known.generation, self._source)
 
-    async def _pages(self, parameters: dict[str, str], prefix: str) -> AsyncIterator[KeyPage]:
+    async def _pages(self, parameters: dict[str, str], prefix: str) -> AsyncIterator[ListingPage]:
         parameters = {**parameters, "maxResults": str(PAGE), "fields": _FIELDS}
         while True:
             async with self._limited(prefix):
@@ -214,14 +214,14 @@ class GcsfsReader:
                 return
             parameters["pageToken"] = page.next_token
 
-    async def _page(self, parameters: dict[str, str], prefix: str) -> KeyPage:
+    async def _page(self, parameters: dict[str, str], prefix: str) -> ListingPage:
         async with await self._request(self._bucket_path, parameters, {"Accept-Encoding": "identity"}) as answer:
             if answer.status == 404:
-                raise no_bucket(self._place, self._source)
+                raise no_bucket(self._address, self._source)
             self._check_status(answer, prefix)
             body = await self._page_body(answer, prefix)
         try:
-            return await asyncio.to_thread(parse_items, body, len(self._place.prefix))
+            return await asyncio.to_thread(parse_items, body, len(self._address.prefix))
         except ValueError as error:
             text = f"the listing of {prefix!r} in source {self._source!r} is not one of GCS; check the endpoint"
             raise SourceUnavailable(text, path=prefix, source=self._source) from error
@@ -238,7 +238,7 @@ class GcsfsReader:
         if answer.status in (200, 206):
             return
         if answer.status in (401, 403):
-            raise access_denied(answer.status, path, self._source, self._place.login)
+            raise access_denied(answer.status, path, self._source, self._address.login)
         raise error_of_status(answer.status, path, self._source, answer.headers)
 
     async def _open(self) -> _Client:
@@ -257,14 +257,14 @@ class GcsfsReader:
         return self._clients[loop]
 
     async def _log_in(self) -> Any:
-        token = _token_of(self._place.login, self._source)
+        token = _token_of(self._address.login, self._source)
         try:
             # In a thread, as it asks for logins by requests that block.
             return await asyncio.to_thread(
                 self._gcsfs.GCSFileSystem,
                 token=token,
                 access="read_only",
-                endpoint_url=self._place.endpoint,
+                endpoint_url=self._address.endpoint,
                 asynchronous=True,
                 skip_instance_cache=True,  # which would keep it, logged in, for ever
             )

@@ -23,7 +23,7 @@ _CREDENTIALS = ({"token"}, {"username", "password"})
 
 
 @dataclass(frozen=True)
-class HTTPPlace:
+class HTTPAddress:
     """Where an HTTP source reads.
 
     Attributes:
@@ -58,7 +58,7 @@ class HTTPPlace:
         return self.urls.get(path) or self.root + quote(path, errors="surrogateescape") + self.query
 
 
-def place_of(config: DataSourceConfig) -> HTTPPlace:
+def parse_address(config: DataSourceConfig) -> HTTPAddress:
     """Take a configuration apart.
 
     Raises:
@@ -72,7 +72,7 @@ def place_of(config: DataSourceConfig) -> HTTPPlace:
     login = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
     index = options.get("index")
     paths = None if options.get("urls") is None else _paths_of_urls(options["urls"], root, config.name)
-    return HTTPPlace(
+    return HTTPAddress(
         root,
         query,
         {**_authorization(config, login), **options.get("headers", {})},

@@ -1,7 +1,7 @@
 """GET by aiohttp: listings, signed URLs, and every answer that obstore does not take.
 
 It copes with servers that encode bodies without being asked, or leave out the length; objects of those that ignore
-ranges are kept whole in a `Spool`. One session per event loop, opened at the first read in it.
+ranges are kept whole in a `SpoolFile`. One session per event loop, opened at the first read in it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from streaming.errors import (
 from streaming.sources.base import Blob, beyond_object, too_large
 from streaming.sources.http.response import SentWhole, content_range, range_header, translated, unpacked
 from streaming.sources.http.signed_urls import is_signed, refusal_of_signature
-from streaming.sources.http.spool import WRITE_BYTES, Spool
+from streaming.sources.http.spool_file import WRITE_BYTES, SpoolFile
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.proxies import proxy_for, usable
 from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, Reach, joined
@@ -74,7 +74,7 @@ class AiohttpClient:
         self._limit = config.max_object_bytes
         self._page_limit = config.max_listing_page_bytes
         self._spool_bytes = config.spool_bytes
-        self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
+        self._spools: dict[asyncio.AbstractEventLoop, SpoolFile] = {}
         self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
         self._headers = dict(headers)
         self._origin = yarl.URL(root, encoded=True).origin()
@@ -100,7 +100,9 @@ class AiohttpClient:
         """Take note that the root's server answered a range in another way."""
         self._with_ranges.discard(self._origin)
 
-    async def _get(self, target: yarl.URL, path: str, start: int, end: int | None, spool: Spool | None = None) -> Blob:
+    async def _get(
+        self, target: yarl.URL, path: str, start: int, end: int | None, spool: SpoolFile | None = None
+    ) -> Blob:
         """One request; see `_answered` for the arguments."""
         headers = range_header(start, end)
         with self._translated(path):
@@ -200,7 +202,7 @@ class AiohttpClient:
         return await spool.read(path, start, end)
 
     async def _answered(
-        self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None, spool: Spool | None
+        self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None, spool: SpoolFile | None
     ) -> Blob:
         """What a success brought, or a range beyond the end.
 
@@ -255,19 +257,19 @@ class AiohttpClient:
         if self._pid == os.getpid() and self._sessions:
             asyncio.run(self.aclose())
 
-    async def _close_spool(self, loop: asyncio.AbstractEventLoop, spool: Spool) -> None:
+    async def _close_spool(self, loop: asyncio.AbstractEventLoop, spool: SpoolFile) -> None:
         if self._pid != os.getpid() or not loop.is_running():
             spool.close_file()
         else:
             await _close(loop, spool.aclose)
 
-    def _spool(self) -> Spool:
+    def _spool(self) -> SpoolFile:
         """Where objects of servers without ranges are kept on the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._spools:
             for ended in [each for each in self._spools if each.is_closed()]:
                 self._spools.pop(ended).close_file()
-            self._spools[loop] = Spool(self._source, self._spool_bytes, self._limit)
+            self._spools[loop] = SpoolFile(self._source, self._spool_bytes, self._limit)
         return self._spools[loop]
 
     async def _session(self) -> aiohttp.ClientSession:
@@ -323,7 +325,7 @@ class AiohttpClient:
             raise wrong_length(path, len(data), length, self._source)
         return Blob(data, self._etag_of(answer, size), size, None, self._source)
 
-    async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: Spool) -> None:
+    async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: SpoolFile) -> None:
         """Take the whole object into the spool; in pieces, if its size is announced."""
         server = str(answer.url.origin())
         size = answer.content_length

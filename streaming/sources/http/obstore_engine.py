@@ -15,8 +15,8 @@ from obstore.store import HTTPStore
 
 from streaming.errors import SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
 from streaming.sources.base import Blob, too_large
-from streaming.sources.obstore.fence import fenced, is_outside
 from streaming.sources.obstore.process_lifetime import begin_read, claim, end_read
+from streaming.sources.obstore.redirect_guard import is_blocked_redirect, same_host_options
 from streaming.sources.proxies import unreached
 from streaming.sources.response_bodies import of_obstore, wrong_length
 from streaming.sources.status_codes import error_of_status, stable_etag
@@ -64,7 +64,7 @@ class ObstoreClient:
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
         options: Any = {
-            **fenced(root),
+            **same_host_options(root),
             "timeout": timedelta(seconds=config.timeout_s),
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
             "default_headers": {**headers, "accept-encoding": "identity"},
@@ -108,7 +108,7 @@ class ObstoreClient:
     def _translated(self, path: str, error: Exception) -> Exception:
         """The error that says what obstore's does; it tells more in its text than by its class."""
         text = str(error)
-        if is_outside(error):
+        if is_blocked_redirect(error):
             return NotPlain(is_of_server=True)
         if match := _STATUS.search(text):
             status = int(match[1])

@@ -17,7 +17,7 @@ from streaming.errors import (
     SourceUnavailable,
 )
 from streaming.errors import TruncatedRead as Truncated
-from streaming.sources.obstore.fence import is_outside
+from streaming.sources.obstore.redirect_guard import is_blocked_redirect
 from streaming.sources.proxies import unreached
 from streaming.sources.status_codes import UnusableAnswer, error_of_status
 
@@ -109,7 +109,7 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
     if _NO_LOGIN.search(text):
         told = f"no credentials were found for source {source!r}, which {path!r} needs, nor a machine's own login"
         return AccessDenied(f"{told}; set them, or storage_options anon", path=path, source=source)
-    if is_outside(error):
+    if is_blocked_redirect(error):
         text = f"{where} is redirected to another server, which is not followed; check the endpoint and the region"
         return BadRequest(text, path=path, source=source)
     if "BareRedirect" in text or "redirect without LOCATION" in text:

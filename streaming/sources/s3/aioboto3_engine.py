@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from streaming.errors import AccessDenied, ObjectChanged, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.header_values import LARGEST, content_range, timestamp
-from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage
 from streaming.sources.listing_limits import page_too_large
-from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage
 from streaming.sources.obstore.errors import LOGIN_OUTDATED
+from streaming.sources.parallel_listing import PAGE, list_in_parallel
 from streaming.sources.proxies import proxy_for, usable
 from streaming.sources.response_bodies import of_aiohttp, wrong_length
 from streaming.sources.s3.credentials import Connection, asking, connection_of
@@ -32,7 +32,7 @@ from streaming.sources.status_codes import UnusableAnswer, opened_before_fork, p
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
-    from streaming.sources.s3.address import S3Place
+    from streaming.sources.s3.address import S3Address
     from streaming.telemetry.skipped_objects import Skips
 
 CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
@@ -41,29 +41,29 @@ REOPEN_AFTER_S = 10.0  # a refused login is looked for anew at most this often
 
 
 class Aioboto3Reader:
-    """Reads and lists the objects of one place.
+    """Reads and lists the objects below one prefix.
 
     Args:
         config: limits, times, and the name for messages.
-        place: the bucket, and how to log in.
+        address: the bucket, and how to log in.
         receive: told of the bytes of each body, as soon as they are announced.
     """
 
-    def __init__(self, config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> None:
+    def __init__(self, config: DataSourceConfig, address: S3Address, receive: Callable[[int], None]) -> None:
         self._receive = receive
         self._config = config
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
         self._connect_timeout_s = config.connect_timeout_s
-        self._place = place
-        self._root = f"{place.prefix}/" if place.prefix else ""
+        self._address = address
+        self._root = f"{address.prefix}/" if address.prefix else ""
         self._pid = 0
         self._clients: dict[asyncio.AbstractEventLoop, Any] = {}
         self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
         self._retired: list[tuple[asyncio.AbstractEventLoop, Any]] = []
         self._reopened_at = -REOPEN_AFTER_S
-        self._payer = {"RequestPayer": "requester"} if place.requester_pays else {}
+        self._payer = {"RequestPayer": "requester"} if address.requester_pays else {}
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` (half-open) of an object, in one request.
@@ -127,7 +127,7 @@ class Aioboto3Reader:
 
         from streaming.sources.s3.aioboto3_session import DirectSession, stay
 
-        reached = connection_of(self._place, self._source)
+        reached = connection_of(self._address, self._source)
         settings: dict[str, Any] = {
             "retries": {"total_max_attempts": 1},  # retrying is a layer of its own
             "max_pool_connections": CONNECTIONS,
@@ -135,7 +135,7 @@ class Aioboto3Reader:
             "read_timeout": self._timeout_s,
             "s3": {"addressing_style": "path" if reached.path_style else "virtual"},
         }
-        if reached.place.anon:
+        if reached.address.anon:
             settings["signature_version"] = UNSIGNED
         parts = urlsplit(reached.endpoint or "https://s3.amazonaws.com")
         proxy = proxy_for(parts.scheme, parts.hostname or "")
@@ -155,14 +155,14 @@ class Aioboto3Reader:
     async def _session(self, reached: Connection) -> Any:
         import aioboto3
 
-        place = reached.place
-        if place.keys is not None:
-            keys = place.keys
+        address = reached.address
+        if address.keys is not None:
+            keys = address.keys
             return aioboto3.Session(keys.key, keys.secret, keys.token)
-        if place.provider is None:
-            return aioboto3.Session(profile_name=place.profile)
+        if address.provider is None:
+            return aioboto3.Session(profile_name=address.profile)
         session = aioboto3.Session()
-        session._session._credentials = await _credentials_of(asking(place.provider), self._source)
+        session._session._credentials = await _credentials_of(asking(address.provider), self._source)
         return session
 
     def _retire(self, refused: Any) -> bool:
@@ -226,9 +226,9 @@ class Aioboto3Reader:
         return Blob(b"", plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
     def _asked(self, path: str) -> dict[str, Any]:
-        asked = {"Bucket": self._place.bucket, "Key": self._root + path, **self._payer}
-        if path in self._place.versions:
-            asked["VersionId"] = self._place.versions[path]
+        asked = {"Bucket": self._address.bucket, "Key": self._root + path, **self._payer}
+        if path in self._address.versions:
+            asked["VersionId"] = self._address.versions[path]
         return asked
 
     @contextlib.contextmanager
@@ -270,8 +270,8 @@ class Aioboto3Reader:
                 return objects, folders
             token = page.next_token
 
-    async def _list(self, prefix: str, token: str, extra: dict[str, str]) -> KeyPage:
-        asked = {"Bucket": self._place.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer, **extra}
+    async def _list(self, prefix: str, token: str, extra: dict[str, str]) -> ListingPage:
+        asked = {"Bucket": self._address.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer, **extra}
         if token:
             asked["ContinuationToken"] = token
         with self._translated(prefix):
@@ -279,9 +279,9 @@ class Aioboto3Reader:
             async with asyncio.timeout(self._timeout_s):
                 return self._page_of(await client.list_objects_v2(**asked))
 
-    def _page_of(self, answer: Any) -> KeyPage:
+    def _page_of(self, answer: Any) -> ListingPage:
         skip = len(self._root)
-        page = KeyPage(folders=[each["Prefix"][skip:] for each in answer.get("CommonPrefixes", ())])
+        page = ListingPage(folders=[each["Prefix"][skip:] for each in answer.get("CommonPrefixes", ())])
         if answer.get("IsTruncated"):
             page.next_token = answer["NextContinuationToken"]
         for each in answer.get("Contents", ()):

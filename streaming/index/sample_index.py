@@ -21,8 +21,8 @@ from streaming.index.build import KnownLines, build_buffer
 from streaming.index.containers.jsonl import Lines
 from streaming.index.file import map_file, save_file
 from streaming.index.layout import FOLDER, OBJECT, RANGE, RANGES, Sections, parse, to_text
-from streaming.index.naming import Naming, below
-from streaming.index.unused import report
+from streaming.index.object_report import report
+from streaming.index.sample_names import NamingRules, below
 from streaming.telemetry.skipped_objects import BY_SETTINGS, Skips
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class SampleIndex:
 
         Args:
             data_mapping: `{name: key in the sample}` or a list of names; a name is a source's, or a folder's below the
-                roots (also below `.precomputed/`). None: see `streaming.index.parts.find_parts`.
+                roots (also below `.precomputed/`). None: see `streaming.index.sample_parts.find_parts`.
             rename: texts in the names of samples and what stands for them, before they are matched.
             missing: what to do with samples that lack a part: "raise", or "drop" them and count.
 
@@ -323,9 +323,9 @@ class SampleIndex:
         return self._naming.name(below(self._roots[source], folder + slash) or "", split_suffix(file)[0]), line
 
     @cached_property
-    def _naming(self) -> Naming:
+    def _naming(self) -> NamingRules:
         header = self._sections.header
-        return Naming([part["name"] for part in header["parts"]], header["rename"])
+        return NamingRules([part["name"] for part in header["parts"]], header["rename"])
 
     @cached_property
     def _roots(self) -> dict[int, str]:

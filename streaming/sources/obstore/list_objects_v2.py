@@ -18,16 +18,16 @@ import yarl
 from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
 from streaming.sources.base import FileInfo
 from streaming.sources.http.aiohttp_engine import AiohttpClient
-from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage, parse_keys
-from streaming.sources.object_listing import PAGE
+from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage, parse_list_objects
 from streaming.sources.obstore.errors import code_of, error_of_answer
+from streaming.sources.parallel_listing import PAGE
 from streaming.sources.redirects import REDIRECTS
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
 
-__all__ = ["KeyListing", "ListRequest", "ListingRefused"]
+__all__ = ["ListObjectsClient", "ListRequest", "ListingRefused"]
 
 THROTTLED = (429, 503)
 
@@ -39,7 +39,7 @@ class ListingRefused(Exception):
     """The server does not answer such a request, or it cannot be signed; obstore's own listing may be answered."""
 
 
-class KeyListing(AiohttpClient):
+class ListObjectsClient(AiohttpClient):
     """Lists the keys of one bucket below a root.
 
     Args:
@@ -89,7 +89,7 @@ class KeyListing(AiohttpClient):
                 return objects, folders
             token = page.next_token
 
-    async def _page(self, prefix: str, token: str, extra: dict[str, str]) -> KeyPage:
+    async def _page(self, prefix: str, token: str, extra: dict[str, str]) -> ListingPage:
         asked = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE), "prefix": self._root + prefix}
         if token:
             asked["continuation-token"] = token
@@ -119,9 +119,9 @@ class KeyListing(AiohttpClient):
                     raise error_of_answer(answer.status, code, prefix, self._source)
         return body
 
-    def _parsed(self, body: bytes, prefix: str) -> KeyPage:
+    def _parsed(self, body: bytes, prefix: str) -> ListingPage:
         try:
-            return parse_keys(body, len(self._root))
+            return parse_list_objects(body, len(self._root))
         except ValueError as error:
             text = f"the listing of {prefix!r} in source {self._source!r} is not that of an object store"
             raise SourceUnavailable(f"{text}; check the endpoint", path=prefix, source=self._source) from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from streaming.sources.base import FileInfo
 from streaming.sources.listing_limits import ListingLimits
-from streaming.sources.readable import Why, readable
+from streaming.sources.path_filter import ReasonOf, drop_unreadable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ class Listing(Protocol):
 
 
 async def list_in_parallel(
-    listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: Why | None = None
+    listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: ReasonOf | None = None
 ) -> AsyncIterator[FileInfo]:
     """All readable objects whose path begins with `prefix`, in an order that depends on nothing but the objects.
 
     Args:
         skips: counts the others.
         config: the bounds of a listing, and the name for messages.
-        why: see `readable`.
+        why: see `drop_unreadable`.
 
     Raises:
         BadRequest: if the listing passes its bounds.
@@ -65,7 +65,7 @@ async def list_in_parallel(
     found = _Listed(listing, limits, gate).pages(folder + slash, start)
     try:
         async for page in found:
-            for info in readable(page, skips, why):
+            for info in drop_unreadable(page, skips, why):
                 yield info
             limits.go_on()
     finally:

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from streaming.errors import BadRequest, ObjectChanged, SourceError, SourceTimeout, StreamingError
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
-from streaming.sources.object_listing import list_in_parallel
 from streaming.sources.obstore.errors import LOGIN_OUTDATED, code_of, status_of, translated
-from streaming.sources.obstore.fence import fenced
-from streaming.sources.obstore.listing import FAILURES, ObstoreListing
+from streaming.sources.obstore.native_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore.process_lifetime import begin_read, claim, end_read
-from streaming.sources.readable import is_plain, why_unreadable
+from streaming.sources.obstore.redirect_guard import same_host_options
+from streaming.sources.parallel_listing import list_in_parallel
+from streaming.sources.path_filter import is_plain, unreadable_reason
 from streaming.sources.response_bodies import of_obstore, wrong_length
 from streaming.sources.status_codes import opened_before_fork, plain_etag
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
-    from streaming.sources.obstore.key_listing import KeyListing
+    from streaming.sources.obstore.list_objects_v2 import ListObjectsClient
     from streaming.telemetry.skipped_objects import Skips
 
-__all__ = ["ObjectStoreReader", "Stores", "client_settings", "signed", "translated", "why_unreadable_by_obstore"]
+__all__ = ["ObjectStoreReader", "Stores", "client_settings", "obstore_unreadable_reason", "signed", "translated"]
 
 REOPEN_AFTER_S = 10.0  # a refused login is asked for anew at most this often
 SIGNED_FOR = timedelta(minutes=5)  # a clock may be wrong by that much; the request is made at once
@@ -63,7 +63,7 @@ def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[st
     """
     return {
         "client_options": {
-            **fenced(url, login_hosts),
+            **same_host_options(url, login_hosts),
             "timeout": timedelta(seconds=config.timeout_s),
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
         },
@@ -79,7 +79,7 @@ async def signed(store: Any, source: str, key: str = "") -> str:
     """
     import obstore
 
-    from streaming.sources.obstore.key_listing import ListingRefused
+    from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
     begin_read(source)
     try:
@@ -91,11 +91,11 @@ async def signed(store: Any, source: str, key: str = "") -> str:
     return url
 
 
-def why_unreadable_by_obstore(path: str) -> str | None:
-    """As `why_unreadable`; `"not_in_engine"` for a path that obstore takes for none, or for another one."""
+def obstore_unreadable_reason(path: str) -> str | None:
+    """As `unreadable_reason`; `"not_in_engine"` for a path that obstore takes for none, or for another one."""
     if is_plain(path) and "\ufffd" not in path:
         return None
-    return why_unreadable(path) or ("not_in_engine" if _NO_PATH_OF_OBSTORE.search(path) else None)
+    return unreadable_reason(path) or ("not_in_engine" if _NO_PATH_OF_OBSTORE.search(path) else None)
 
 
 class ObjectStoreReader:
@@ -127,7 +127,7 @@ class ObjectStoreReader:
         self._versions = versions or {}
         self._pid = 0
         self._store: Any = None
-        self._keys: KeyListing | None = None
+        self._keys: ListObjectsClient | None = None
         self._keys_refused = False
         self._reopened_at = -REOPEN_AFTER_S
         self._is_direct = False
@@ -174,11 +174,11 @@ class ObjectStoreReader:
             self._open()
         if _NO_PATH_OF_OBSTORE.search(self._root.removesuffix("/") or "root"):
             raise self._translated(ValueError(), self._root)
-        return list_in_parallel(self, prefix, skips, self._config, why_unreadable_by_obstore)
+        return list_in_parallel(self, prefix, skips, self._config, obstore_unreadable_reason)
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
-        from streaming.sources.obstore.key_listing import ListingRefused
+        from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
         if not self._keys_refused:
             try:
@@ -193,7 +193,7 @@ class ObjectStoreReader:
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
         """The objects and folders just in a folder whose path begins with `folder + start`, or more of them."""
-        from streaming.sources.obstore.key_listing import ListingRefused
+        from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
         if not self._keys_refused:
             try:
@@ -230,11 +230,13 @@ class ObjectStoreReader:
                 raise BadRequest(f"{text}; check the endpoint and the region", path=path, source=self._source)
         self._is_direct = True
 
-    def _key_listing(self) -> KeyListing:
+    def _key_listing(self) -> ListObjectsClient:
         if self._keys is None:
-            from streaming.sources.obstore.key_listing import KeyListing  # aiohttp takes 0.15 s, which mere reads save
+            from streaming.sources.obstore.list_objects_v2 import (
+                ListObjectsClient,  # aiohttp takes 0.15 s, which mere reads save
+            )
 
-            keys = KeyListing(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
+            keys = ListObjectsClient(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
             if self._keys is None:  # or another thread has made one meanwhile, whose sessions are to be closed
                 self._keys = keys
         return self._keys
