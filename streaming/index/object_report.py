@@ -32,8 +32,9 @@ __all__ = [
     "find_unlikely",
     "find_unread",
     "find_unused",
-    "judge",
+    "left_out",
     "report",
+    "unlikely_samples",
 ]
 
 METADATA_NAMES: Final = frozenset(
@@ -77,7 +78,7 @@ def check_readable(sources: Sequence[DataSource], listings: Sequence[Listing]) -
         return
     skips = Skips()
     for listing in listings:
-        skips.update(judge(listing)[0])
+        skips.update(left_out(listing))
     check_samples(sources, 0, skips)
 
 
@@ -141,14 +142,20 @@ def find_unlikely(
     return unlikely
 
 
-def judge(listing: Listing) -> tuple[Skips, Skips]:
-    """What a listing has left out, and what it holds that is hardly meant to be a sample, if all of it is one part."""
-    skips, unlikely = Skips(), Skips()
+def left_out(listing: Listing) -> Skips:
+    """Return the objects that a listing left out."""
+    skips = Skips()
     skips.update(listing.skips)
     for path in listing.unread:
         skips.add("unsupported_suffix", path)
+    return skips
+
+
+def unlikely_samples(listing: Listing) -> Skips:
+    """Return the objects of a listing that are probably not meant as samples, if all of it is one part."""
+    unlikely = Skips()
     _add_unlikely(unlikely, listing, range(len(listing)))
-    return skips, unlikely
+    return unlikely
 
 
 def _add_unlikely(unlikely: Skips, listing: Listing, objects: Sequence[int]) -> None:
