@@ -16,7 +16,7 @@ from streaming.resilience.settings import DEFAULTS, ResilienceConfig
 from streaming.resilience.timing import Clock, Sleep
 from streaming.resilience.wrapper import Expected, Wrapper
 from streaming.sources.base import Blob, DataSource
-from streaming.sources.status_codes import plain_etag
+from streaming.sources.header_values import plain_etag
 
 CHECKSUMS = ("md5", "sha256")
 INLINE_BYTES = 256_000  # up to here a checksum is taken on the loop: 0.4 ms of md5, where a thread costs 0.1 ms

@@ -8,8 +8,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import iso_time, whole_number
-from streaming.sources.status_codes import plain_etag
+from streaming.sources.header_values import iso_time, plain_etag, whole_number
 
 __all__ = ["MAX_PAGE_BYTES", "ListingPage", "parse_list_objects"]
 

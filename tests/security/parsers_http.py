@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from streaming.errors import BadRequest
 from streaming.sources import header_values as values
 from streaming.sources.gcs.listing_page import parse_items, parse_object
+from streaming.sources.header_values import plain_etag, stable_etag
 from streaming.sources.http.html_listing import parse_autoindex, parse_index
 from streaming.sources.huggingface.listing_page import page_of
 from streaming.sources.listing_page import parse_list_objects
 from streaming.sources.obstore.errors import translated
-from streaming.sources.status_codes import error_of_status, plain_etag, stable_etag
+from streaming.sources.status_codes import error_of_status
 
 URL = "http://host.example/data/"
 Parser = Callable[[bytes], None]

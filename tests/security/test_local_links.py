@@ -19,7 +19,8 @@ from streaming.core.config import DataSourceConfig
 from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError
 from streaming.index import SampleIndex
 from streaming.monitoring.metrics import write_textfile
-from streaming.sources import LocalDataSource, local_root
+from streaming.sources import LocalDataSource
+from streaming.sources.local import root as local_root
 from streaming.testing import MemorySource
 
 SECRET = b"not below the root"

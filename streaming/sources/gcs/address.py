@@ -14,6 +14,7 @@ from streaming.core.masking import remember_secrets
 from streaming.errors import AccessDenied, ConfigError, InvalidPath, ObjectNotFoundError
 from streaming.sources.ambient_credentials import GOOGLE, may_receive_ambient_credentials
 from streaming.sources.base import check_prefix
+from streaming.sources.config_checks import check_engine_and_options
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
@@ -97,13 +98,7 @@ def parse_address(config: DataSourceConfig) -> GCSAddress:
         ConfigError: for an unknown engine, option or credential, a URL without a bucket, settings that contradict, or a
             login of this machine for a server that must not get it.
     """
-    if config.engine is not None and config.engine not in ENGINES:
-        text = f"engine {config.engine!r} of source {config.name!r} cannot read GCS: {suggest(config.engine, ENGINES)}"
-        raise ConfigError(text, source=config.name)
-    for option in config.storage_options:
-        if option not in _OPTIONS:
-            text = f"unknown storage option {option!r} of GCS source {config.name!r}: {suggest(option, _OPTIONS)}"
-            raise ConfigError(text, source=config.name)
+    check_engine_and_options(config, "GCS", ENGINES, _OPTIONS)
     bucket, prefix = _root(config)
     explicit = _explicit_login(config)
     endpoint, is_emulator = _endpoint(config)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import iso_time, json_of, size_in
+from streaming.sources.header_values import iso_time, json_of, plain_etag, size_in
 from streaming.sources.listing_page import ListingPage
-from streaming.sources.status_codes import plain_etag
 
 __all__ = ["KnownObject", "parse_items", "parse_object"]
 

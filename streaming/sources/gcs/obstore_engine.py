@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -43,16 +44,14 @@ class GcsObstoreReader(ObjectStoreReader):
         super().__init__(config, GCSStores(config, address), address.prefix, receive)
         self._address = address
 
-    async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+    async def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
         """As of every store, but that a missing bucket is named."""
-        files = super().iter_files(prefix, skips)
         try:
-            async for info in files:
-                yield info
+            async with aclosing(super().iter_files(prefix, skips)) as files:
+                async for info in files:
+                    yield info
         except ObjectNotFoundError as error:
             raise no_bucket(self._address, self._source) from error
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
 
     async def _empty(self, *request: Any) -> Blob:
         # Comes right after the answer that no byte lies there, with which a server may end the connection: of 300

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.gcs.address import parse_address
-from streaming.sources.status_codes import opened_before_fork
+from streaming.sources.per_loop import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
@@ -67,12 +68,9 @@ class GCSDataSource(DataSource):
         if reader is None:
             reader = self._open()
         skips = Skips()
-        files = reader.iter_files(check_prefix(prefix), skips)
-        try:
+        async with aclosing(reader.iter_files(check_prefix(prefix), skips)) as files:
             async for info in files:
                 yield info
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
         self.skipped = skips
 
     async def aclose(self) -> None:

@@ -21,7 +21,7 @@ from streaming.sources.http.walk import walk
 from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.obstore.process_lifetime import is_usable
 from streaming.sources.path_filter import drop_unreadable, unreadable_reason
-from streaming.sources.status_codes import opened_before_fork
+from streaming.sources.per_loop import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from streaming.core.config import mask_secrets, suggest
 from streaming.errors import ConfigError, InvalidPath
 from streaming.sources.ambient_credentials import HUGGING_FACE, may_receive_ambient_credentials
 from streaming.sources.base import Buffer, check_prefix
+from streaming.sources.config_checks import check_engine_and_options
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
@@ -113,13 +114,7 @@ def parse_address(config: DataSourceConfig) -> HubAddress:
 
 def _check_settings(config: DataSourceConfig) -> None:
     options = config.storage_options
-    if config.engine not in (None, "aiohttp"):
-        text = f"engine {config.engine!r} of source {config.name!r} cannot read the Hub; leave it out, or aiohttp"
-        raise ConfigError(text, source=config.name)
-    for option in options:
-        if option not in _OPTIONS:
-            text = f"unknown storage option {option!r} of Hub source {config.name!r}: {suggest(option, _OPTIONS)}"
-            raise ConfigError(text, source=config.name)
+    check_engine_and_options(config, "Hub", ("aiohttp",), _OPTIONS)
     if options.get("repo_type", "dataset") not in _TYPES:
         text = f"repo_type {options['repo_type']!r} of source {config.name!r}: {suggest(options['repo_type'], _TYPES)}"
         raise ConfigError(text, source=config.name)

@@ -126,7 +126,7 @@ class OnlineRepo(AiohttpClient):
         self, target: yarl.URL, path: str, start: int, end: int | None, spool: SpoolFile | None = None
     ) -> Blob:
         with self._translated(path):
-            async with self._asked(target, range_header(start, end), path) as answer:
+            async with self._send(target, range_header(start, end), path) as answer:
                 if answer.status not in (200, 206, 416):
                     if answer.status in _EXPIRED and answer.url.origin() != self._origin:
                         raise _SignedUrlRefused(answer.status)
@@ -184,7 +184,7 @@ class OnlineRepo(AiohttpClient):
         """An answer of the API and the URL of its next page; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         with self._translated(path):
-            async with self._asked(target, {}, path) as answer:
+            async with self._send(target, {}, path) as answer:
                 if answer.status != 200:
                     raise self._error(answer, path)
                 body = await self._body(answer, path, is_object=False)

@@ -22,7 +22,7 @@ from streaming.sources.huggingface.address import (
     may_receive_ambient_token,
     parse_address,
 )
-from streaming.sources.status_codes import opened_before_fork
+from streaming.sources.per_loop import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:

@@ -9,14 +9,13 @@ store of obstore is made for each page, as its endpoint is what is signed, and P
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 import yarl
 
 from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
-from streaming.sources.base import FileInfo
 from streaming.sources.http.aiohttp_engine import AiohttpClient
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage, parse_list_objects
 from streaming.sources.obstore.errors import code_of, error_of_answer
@@ -25,7 +24,6 @@ from streaming.sources.redirects import REDIRECTS
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
-    from streaming.sources.listing_limits import ListingLimits
 
 __all__ = ["ListObjectsClient", "ListRequest", "ListingRefused"]
 
@@ -45,55 +43,31 @@ class ListObjectsClient(AiohttpClient):
     Args:
         config: times, and the name for messages.
         root: what each key begins with: empty, or ending in `/`.
-        request: signs a request.
+        sign: signs a request.
     """
 
-    def __init__(self, config: DataSourceConfig, root: str, url: str, request: ListRequest) -> None:
+    def __init__(self, config: DataSourceConfig, root: str, url: str, sign: ListRequest) -> None:
         limited = config.model_copy(
             update={"max_listing_page_bytes": min(MAX_PAGE_BYTES, config.max_listing_page_bytes)}
         )
         super().__init__(limited, url, {}, receive=lambda nbytes: None)  # listings are not counted
         self._root = root
-        self._request = request
+        self._sign = sign
         self._was_answered = False
 
-    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages.
+    async def page(self, prefix: str, token: str, is_level: bool) -> ListingPage:
+        """Read one page, for a `PagedListing`.
 
         Raises:
-            ListingRefused: at the first step, if no request of this source was ever answered.
-            SourceError: if the server does not answer any more.
+            ListingRefused: if the server does not answer, and never answered such a request.
+            SourceError: if it does not answer any more.
         """
-        token = ""
-        while True:
-            page = await self._page(folder, token, {})
-            if page.objects:
-                yield page.objects
-            if not page.next_token:
-                return
-            if not page.objects:
-                limits.count(0)
-            token = page.next_token
-
-    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder whose path begins with `folder + start`."""
-        objects: list[FileInfo] = []
-        folders: list[str] = []
-        token = ""
-        while True:
-            page = await self._page(folder + start, token, {"delimiter": "/"})
-            limits.count(len(page.objects), len(page.folders))
-            objects += page.objects
-            folders += page.folders
-            if not page.next_token:
-                return objects, folders
-            token = page.next_token
-
-    async def _page(self, prefix: str, token: str, extra: dict[str, str]) -> ListingPage:
-        asked = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE), "prefix": self._root + prefix}
+        fields = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE), "prefix": self._root + prefix}
         if token:
-            asked["continuation-token"] = token
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in {**asked, **extra}.items())
+            fields["continuation-token"] = token
+        if is_level:
+            fields["delimiter"] = "/"
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in fields.items())
         try:
             body = await self._fetch(query, prefix)
         except SourceError as error:
@@ -108,10 +82,10 @@ class ListObjectsClient(AiohttpClient):
         return await asyncio.to_thread(self._parsed, body, prefix)
 
     async def _fetch(self, query: str, prefix: str) -> bytes:
-        url, headers = await self._request(query)
+        url, headers = await self._sign(query)
         target = yarl.URL(url, encoded=True)
         with self._translated(prefix):
-            session = await self._session()
+            session = self._sessions.current() or await self._sessions.open()
             async with session.get(target, headers=self._headers_for(target, headers), allow_redirects=False) as answer:
                 body = await self._body(answer, prefix, is_object=False)
                 if answer.status != 200:

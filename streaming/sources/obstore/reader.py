@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streaming.errors import BadRequest, ObjectChanged, SourceError, SourceTimeout, StreamingError
-from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
+from streaming.errors import BadRequest, SourceError, SourceTimeout, StreamingError
+from streaming.sources.base import Blob, FileInfo, too_large
+from streaming.sources.header_values import plain_etag
 from streaming.sources.obstore.errors import LOGIN_OUTDATED, code_of, status_of, translated
 from streaming.sources.obstore.native_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore.process_lifetime import begin_read, claim, end_read
 from streaming.sources.obstore.redirect_guard import same_host_options
-from streaming.sources.parallel_listing import list_in_parallel
+from streaming.sources.parallel_listing import PagedListing, list_in_parallel
 from streaming.sources.path_filter import is_plain, unreadable_reason
-from streaming.sources.response_bodies import of_obstore, wrong_length
-from streaming.sources.status_codes import opened_before_fork, plain_etag
+from streaming.sources.per_loop import opened_before_fork
+from streaming.sources.response_bodies import check_nothing_left, of_obstore, wrong_length
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
@@ -127,8 +128,8 @@ class ObjectStoreReader:
         self._versions = versions or {}
         self._pid = 0
         self._store: Any = None
-        self._keys: ListObjectsClient | None = None
-        self._keys_refused = False
+        self._list_client: ListObjectsClient | None = None
+        self._list_objects_refused = False
         self._reopened_at = -REOPEN_AFTER_S
         self._is_direct = False
 
@@ -164,7 +165,7 @@ class ObjectStoreReader:
             raise self._translated(refused, path) from refused
         return await self.get(path, start, end)
 
-    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side.
 
         Raises:
@@ -177,38 +178,38 @@ class ObjectStoreReader:
         return list_in_parallel(self, prefix, skips, self._config, obstore_unreadable_reason)
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages."""
+        """Yield all objects below a folder, in pages."""
         from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
-        if not self._keys_refused:
+        if not self._list_objects_refused:
             try:
-                async for page in self._key_listing().pages(folder, limits):
+                async for page in PagedListing(self._list_objects_client().page).pages(folder, limits):
                     yield page
                 return
             except ListingRefused:
-                pass
-        async for page in self._obstore_listing().pages(folder, limits):
-            self._keys_refused = True
+                pass  # obstore's own listing may be answered
+        async for page in self._native_listing().pages(folder, limits):
+            self._list_objects_refused = True
             yield page
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder whose path begins with `folder + start`, or more of them."""
+        """Return the objects and folders directly in a folder whose path begins with `folder + start`, or more."""
         from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
-        if not self._keys_refused:
+        if not self._list_objects_refused:
             try:
-                return await self._key_listing().level(folder, start, limits)
+                return await PagedListing(self._list_objects_client().page).level(folder, start, limits)
             except ListingRefused:
-                pass
-        found = await self._obstore_listing().level(folder, start, limits)
-        self._keys_refused = True
+                pass  # obstore's own listing may be answered
+        found = await self._native_listing().level(folder, start, limits)
+        self._list_objects_refused = True
         return found
 
     async def aclose(self) -> None:
         """Let go of the store."""
-        keys, self._keys = self._keys, None
-        if keys is not None:
-            await keys.aclose()
+        client, self._list_client = self._list_client, None
+        if client is not None:
+            await client.aclose()
         self._pid = 0
         self._store = None
 
@@ -220,7 +221,7 @@ class ObjectStoreReader:
         url = await self._stores.trial_url(store, self._root + path)
         if url is not None:
             try:
-                is_redirected = await self._key_listing().is_redirected(url, path)
+                is_redirected = await self._list_objects_client().is_redirected(url, path)
             except SourceTimeout:
                 raise
             except SourceError:
@@ -230,18 +231,18 @@ class ObjectStoreReader:
                 raise BadRequest(f"{text}; check the endpoint and the region", path=path, source=self._source)
         self._is_direct = True
 
-    def _key_listing(self) -> ListObjectsClient:
-        if self._keys is None:
+    def _list_objects_client(self) -> ListObjectsClient:
+        if self._list_client is None:
             from streaming.sources.obstore.list_objects_v2 import (
                 ListObjectsClient,  # aiohttp takes 0.15 s, which mere reads save
             )
 
-            keys = ListObjectsClient(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
-            if self._keys is None:  # or another thread has made one meanwhile, whose sessions are to be closed
-                self._keys = keys
-        return self._keys
+            client = ListObjectsClient(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
+            if self._list_client is None:  # or another thread has made one meanwhile, whose sessions are to be closed
+                self._list_client = client
+        return self._list_client
 
-    def _obstore_listing(self) -> ObstoreListing:
+    def _native_listing(self) -> ObstoreListing:
         return ObstoreListing(self._store, self._root, self._source, self._translated)
 
     def _open(self) -> Any:
@@ -296,11 +297,7 @@ class ObjectStoreReader:
             options["version"] = self._versions[path]
         meta = (await store.get_async(self._root + path, options=options)).meta
         size = meta["size"]
-        if start > size:
-            raise beyond_object(path, start, size, self._source)
-        if start < size and end != start:
-            text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
-            raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
+        check_nothing_left(path, start, end, size, self._source)
         return Blob(b"", plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
     def _translated(self, error: Exception, path: str) -> Exception:

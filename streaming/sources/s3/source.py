@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
@@ -60,12 +61,9 @@ class S3DataSource(DataSource):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
         skips = Skips()
-        files = self._reader.iter_files(check_prefix(prefix), skips)
-        try:
+        async with aclosing(self._reader.iter_files(check_prefix(prefix), skips)) as files:
             async for info in files:
                 yield info
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
         self.skipped = skips
 
     async def aclose(self) -> None:
