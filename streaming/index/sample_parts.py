@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from streaming.core.config import DEFAULT_MAPPING, is_near, parse_mapping, suggest
 from streaming.errors import ConfigError, IndexBuildError
-from streaming.index.naming import PRECOMPUTED
+from streaming.index.sample_names import PRECOMPUTED
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
