@@ -64,7 +64,7 @@ FRAGMENTS_OF_TESTS = r"(?:Of|Those|That of|As it|And|But)\b"
 """The same for the docstring of a test, which is a whole sentence and so may begin with a clause."""
 
 AVOIDED = re.compile(
-    "|".join(rf"(?P<_{i}>\b{words}\b)".replace(" ", r"[ \n]") for i, words in enumerate(PLAIN_WORDS)), re.IGNORECASE
+    "|".join(rf"(?P<_{i}>\b(?:{words})\b)".replace(" ", r"[ \n]") for i, words in enumerate(PLAIN_WORDS)), re.IGNORECASE
 )
 ADVICE = {f"_{i}": advice for i, advice in enumerate(PLAIN_WORDS.values())}
 
@@ -193,6 +193,7 @@ def test_an_offence_is_found(name: str, text: str) -> None:
         ("a.py", '"""Whether there is no `nobody`."""\n'),
         ("a.py", 'def test_it():\n    """What is read is counted."""\n'),
         ("a.py", '"""What does it cost?"""\n'),
+        ("a.md", "It implies.\n"),
         ("a.md", "It is no longer in `anew`, and no more than that.\n"),
     ],
 )
