@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from streaming.core.config import DEFAULT_MAPPING, mask_secrets, parse_mapping
+from streaming.core.adapter_config import DEFAULT_MAPPING, parse_mapping
+from streaming.core.masking import mask_secrets
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.base import DataSource
 
 __all__ = ["configuration", "rules"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from streaming.core.config import suggest
+from streaming.core.config_model import suggest
 from streaming.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 __all__ = ["check_engine_and_options"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ObjectNotFoundError, SourceUnavailable
 from streaming.resilience import ConcurrencyLimit, Context, Guard, ResilienceConfig, is_throttle
 from streaming.testing import FakeClock, MemorySource

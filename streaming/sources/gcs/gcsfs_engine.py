@@ -40,7 +40,7 @@ from streaming.sources.response_bodies import of_aiohttp, wrong_length
 from streaming.sources.status_codes import UnusableAnswer, error_of_status
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.gcs.address import GCSAddress, Login
     from streaming.sources.listing_page import ListingPage
     from streaming.telemetry.skipped_objects import Skips

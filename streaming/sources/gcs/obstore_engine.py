@@ -22,7 +22,7 @@ from streaming.sources.obstore.errors import status_of
 from streaming.sources.obstore.reader import ObjectStoreReader, client_settings, signed
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.gcs.address import GCSAddress
     from streaming.telemetry.skipped_objects import Skips
 

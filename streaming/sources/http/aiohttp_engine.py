@@ -33,7 +33,7 @@ from streaming.sources.response_bodies import check_nothing_left, wrong_length
 from streaming.sources.status_codes import UnusableAnswer, error_of_status
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 MAX_PAGE_BYTES = 64_000_000  # of a listing or index file, where objects must be smaller
 

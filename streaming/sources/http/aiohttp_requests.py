@@ -19,7 +19,7 @@ from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolve
 from streaming.sources.status_codes import UnusableAnswer
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 __all__ = ["AiohttpRequests"]
 

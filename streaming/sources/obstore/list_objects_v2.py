@@ -23,7 +23,7 @@ from streaming.sources.parallel_listing import PAGE
 from streaming.sources.redirects import REDIRECTS
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 __all__ = ["ListObjectsClient", "ListRequest", "ListingRefused"]
 

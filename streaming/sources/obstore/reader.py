@@ -22,7 +22,7 @@ from streaming.sources.per_loop import opened_before_fork
 from streaming.sources.response_bodies import check_nothing_left, of_obstore, wrong_length
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
     from streaming.sources.obstore.list_objects_v2 import ListObjectsClient
     from streaming.telemetry.skipped_objects import Skips

@@ -28,7 +28,7 @@ from streaming.sources.s3.errors import code_of, translated
 from streaming.sources.status_codes import UnusableAnswer
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.s3.address import S3Address
     from streaming.telemetry.skipped_objects import Skips
 

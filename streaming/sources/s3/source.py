@@ -17,7 +17,7 @@ from streaming.sources.s3.address import S3Address, parse_address
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.obstore.reader import ObjectStoreReader
     from streaming.sources.s3.aioboto3_engine import Aioboto3Reader
 

@@ -13,16 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.core.config import (
-    AdapterConfig,
-    DataSourceConfig,
-    load_config,
-    mask_secrets,
-    parse_duration,
-    parse_mapping,
-    parse_size,
-    parse_source,
-)
+from streaming.core.adapter_config import AdapterConfig, load_config, parse_mapping
+from streaming.core.masking import mask_secrets
+from streaming.core.source_config import DataSourceConfig, parse_source
+from streaming.core.units import parse_duration, parse_size
 from streaming.errors import ConfigError
 
 
@@ -194,13 +188,13 @@ def test_the_adapters_settings_have_the_defaults_of_the_reference() -> None:
     """Only the sources must be given."""
     config = AdapterConfig(sources="/x")
     assert [source.name for source in config.sources] == ["x"]
-    assert (config.cache_size_gb, config.cache_bytes, config.max_ttl_seconds) == (10.0, 10**10, None)
+    assert (config.cache_size_gb, config.max_ttl_seconds) == (10.0, None)
     assert (config.compression_type, config.missing, config.policy, config.seed) == ("zstd", "raise", "auto", 0)
 
 
 def test_the_budget_may_be_a_size() -> None:
     """`cache_size` is the same setting in bytes; both at once are refused."""
-    assert AdapterConfig(sources=["/x"], cache_size="2GiB").cache_bytes == 2 * 2**30
+    assert AdapterConfig(sources=["/x"], cache_size="2GiB").cache_size_gb == 2 * 2**30 / 10**9
     with pytest.raises(ConfigError, match="keep one"):
         AdapterConfig(sources=["/x"], cache_size="2GiB", cache_size_gb=1)
     with pytest.raises(ConfigError, match="cache_size='lots' cannot be used"):
@@ -268,7 +262,7 @@ def test_changing_a_copy_checks_it_again() -> None:
     """`replace` returns new settings, and refuses what a constructor would."""
     config = AdapterConfig(sources=["/x"], cache_size="2GB")
     assert config.replace(enable_prefetch=False).enable_prefetch is False
-    assert config.replace(seed=3).cache_bytes == 2 * 10**9
+    assert config.replace(seed=3).cache_size_gb == 2
     with pytest.raises(ConfigError, match="policy='fifo'"):
         config.replace(policy="fifo")
 
@@ -315,7 +309,7 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
 
 def test_settings_are_read_without_torch() -> None:
     """A command that only reads settings does not wait for torch, numpy or a client library."""
-    code = "import sys, streaming.core.config; print({'torch', 'numpy', 'obstore', 'yaml'} & set(sys.modules))"
+    code = "import sys, streaming.core.adapter_config; print({'torch', 'numpy', 'obstore', 'yaml'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
