@@ -74,15 +74,15 @@ def _start(self: StreamingDataLoader) -> Iterator[Any]:
 @contextlib.contextmanager
 def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[None]:
     """What runs inside counts as it does, or as it did before there were accounts of waits and sources."""
-    owner = adapter._owner()
-    assert isinstance(owner, Engine)
+    engine = adapter._reader
+    assert isinstance(engine, Engine)
     with contextlib.ExitStack() as patches:
         for place, name, value in (
             (Engine, "read_many", _read_many),
             (Engine, "_note_wait", _note_wait),
             (ReplicaReader, "read_blocking", _read_blocking),
             (fetch, "perf_counter", float),
-            (owner._fetcher.timelines, "note", bool),
+            (engine._fetcher.timelines, "note", bool),
             (StreamingDataLoader, "_start", _start),
             (StallAccount, "steps_of", lambda self, start: start()),
         ):

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
+from streaming.core.atomic_write import append
 from streaming.core.logs import get_logger
 from streaming.core.masking import mask_text
 from streaming.core.miss import MISS
-from streaming.core.safe_write import append
 from streaming.engine.fetch import IN_CACHE
 from streaming.errors import (
     BadRequest,

@@ -14,14 +14,13 @@ from typing import Any, Final
 from streaming.cache.budget import UNKNOWN_BYTES
 from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
-from streaming.codecs import decode
+from streaming.codecs import decode, decode_timed
 from streaming.engine.decode_pool import DecodePool
 from streaming.engine.replicas import ReplicaReader
 from streaming.errors import DecodeError, ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
 from streaming.sources.base import Blob
 from streaming.telemetry.counters import Counters
-from streaming.telemetry.stages import ACCOUNTS
 from streaming.telemetry.timelines import Timelines
 
 __all__ = ["SampleFetcher"]
@@ -214,11 +213,8 @@ class SampleFetcher:
         started = time.thread_time() if is_timed else 0.0
         for row, blob in zip(rows, blobs, strict=True):
             self._check(row, blob)
-        sample = self._decode(position, rows, blobs, may_view)
+        sample, decompress_s = self._decode(position, rows, blobs, may_view)
         prepared = decoded = perf_counter()
-        decompress_s = ACCOUNTS.mine.decompress_s
-        if decompress_s:
-            ACCOUNTS.mine.decompress_s = 0.0
         if self._prepare is not None:
             sample = self._run_prepare(position, sample)
             if type(sample) is dict:
@@ -238,20 +234,25 @@ class SampleFetcher:
             self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
             if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
                 return IN_CACHE
-        return self._decode(position, rows, blobs, False) if may_view else sample
+        return self._decode(position, rows, blobs, False)[0] if may_view else sample
 
-    def _decode(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool) -> Any:
-        sample: Any = {}
+    def _decode(
+        self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool
+    ) -> tuple[dict[str, Any], float]:
+        """Return the sample, and how many seconds its decompression took."""
+        sample: dict[str, Any] = {}
+        decompress_s = 0.0
         for row, blob in zip(rows, blobs, strict=True):
             source = self._reader.source_of(row).name
             if row.path.lower().endswith(".jsonl"):
                 sample[row.part] = self._decode_line(position, row, blob, source)
             else:
-                sample[row.part] = decode(
+                sample[row.part], seconds = decode_timed(
                     blob.data, row.path, max_bytes=self._max_bytes, source=source, may_view=may_view
                 )
+                decompress_s += seconds
         sample["idx"] = position
-        return sample
+        return sample, decompress_s
 
     def _decode_line(self, position: int, row: Row, blob: Blob, source: str) -> Any:
         try:
@@ -272,7 +273,7 @@ class SampleFetcher:
                 path=row.path,
                 source=source,
             )
-        if self._reader.is_other(row, blob):
+        if self._reader.is_changed(row, blob):
             raise ObjectChanged(
                 f"{row.path!r} of source {source!r} was replaced since it was indexed: its ETag is another; "
                 "build the index anew to read the new object",

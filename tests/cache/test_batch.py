@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from streaming.adapter import StreamingDatasetAdapter  # registers rows with torch's default_collate
 from streaming.cache.arena import ArenaReader, Place
 from streaming.cache.batch import read_batch
-from streaming.cache.reading import STALE
+from streaming.cache.reading import STALE, PlaceTuple
 from streaming.cache.sample import SmartLRUCache
 from streaming.core.miss import MISS
 from streaming.loader.collate import PadCollate, StackCollate
@@ -29,6 +29,12 @@ def _cache(samples: list[Any], **options: Any) -> SmartLRUCache:
     for key, sample in enumerate(samples):
         assert cache.put_nowait(key, sample)
     return cache
+
+
+def _places(cache: SmartLRUCache, keys: list[int]) -> list[PlaceTuple]:
+    places = cache.places(keys)
+    assert None not in places
+    return [place for place in places if place]
 
 
 def _sample(i: int) -> dict[str, Any]:
@@ -164,7 +170,7 @@ def test_an_evicted_sample_is_stale_and_its_neighbours_are_not(shared):
     """A place that was freed, and perhaps written again, never gives bytes of another sample."""
     cache = _cache([_sample(i) for i in range(3)])
     reader = ArenaReader(cache.arena)
-    places = cache.places([0, 1, 2])
+    places = _places(cache, [0, 1, 2])
     cache.put_nowait(1, _sample(9))
     first, stale, last = read_batch(reader.memory, reader.generations, places, shared=shared)
     assert stale is STALE
@@ -192,7 +198,7 @@ def test_a_sample_that_is_evicted_while_it_is_copied_is_stale() -> None:
     """A generation that was current before the copy is checked again after it."""
     cache = _cache([_sample(i) for i in range(3)])
     reader = ArenaReader(cache.arena)
-    places = cache.places([0, 1, 2])
+    places = _places(cache, [0, 1, 2])
     table = FreedMeanwhile(reader.generations, Place(*places[1][:4]).slot, reads=3)
     first, stale, last = read_batch(reader.memory, table, places)
     assert stale is STALE
@@ -208,7 +214,7 @@ def test_shared_batches_are_in_shared_memory(strategy):
     torch.multiprocessing.set_sharing_strategy(strategy)
     try:
         reader = ArenaReader(cache.arena)
-        samples = read_batch(reader.memory, reader.generations, cache.places([2, 0]), shared=True)
+        samples = read_batch(reader.memory, reader.generations, _places(cache, [2, 0]), shared=True)
         batch = default_collate(samples)
     finally:
         torch.multiprocessing.set_sharing_strategy(before)

@@ -90,7 +90,7 @@ def test_prefetcher_is_importable_from_here() -> None:
 
     assert streaming.cache.AsyncPrefetcher is AsyncPrefetcher
     with pytest.raises(AttributeError, match="Nothing"):
-        streaming.cache.Nothing  # noqa: B018
+        streaming.cache.Nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,15 @@ def test_importing_the_cache_loads_neither_torch_nor_numpy() -> None:
 def test_a_reader_gets_its_own_copy(compression_type: str) -> None:
     """Writing into a sample that was put or read never changes the next read; small, large and nested."""
     cache = cache_of(compression_type=compression_type)
-    sample = {"small": torch.zeros(100), "large": torch.zeros(50_000), "array": np.zeros(8), "list": [1]}
+    sample: dict[str, Any] = {
+        "small": torch.zeros(100),
+        "large": torch.zeros(50_000),
+        "array": np.zeros(8),
+        "list": [1],
+    }
     assert cache.put_nowait("k", sample)
     sample["small"].fill_(7)
-    sample["list"].append(7)  # type: ignore[attr-defined]
+    sample["list"].append(7)
     for _ in range(2):
         got = cache.get_nowait("k")
         assert got["list"] == [1]

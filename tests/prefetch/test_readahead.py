@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -217,7 +218,8 @@ async def test_the_budget_bounds_what_is_announced_and_never_starves_a_reader():
 async def test_each_load_gets_the_reservation_made_for_it():
     """Announced, demanded, or demanded and waiting for room: the load gets what is released after it."""
     store = Store(budget=1)
-    made, given = {}, {}
+    made: dict[Any, Any] = {}
+    given: dict[Any, Any] = {}
 
     def reserve(key, demanded):
         share = store.reserve(key, demanded)
@@ -491,7 +493,7 @@ async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
 
         return checked
 
-    calls = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
+    calls: dict[str, Any] = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
     calls[name] = fail(calls[name])
     load = calls.pop("load")
     engine = ReadAhead(load, asyncio.get_running_loop(), **calls)
