@@ -216,8 +216,8 @@ class SmartLRUCache:
             key: any hashable.
             entry: result of `encode`.
             prefetched: count the first read as a prefetch hit.
-            reservation: room held for this read, which becomes the entry's. A reservation `until_read` holds the entry
-                of a read ahead until it is released. Any other ends here in each case.
+            reservation: room held for this read, which becomes the entry's. Without `until_read` it ends here, even if
+                the sample is not held.
 
         Returns:
             False if the sample is not held: it is larger than the cache or than what may be evicted, or it passes and

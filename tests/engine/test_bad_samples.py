@@ -12,7 +12,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.engine.bad_samples import BadSamples
+from streaming.cache import SmartLRUCache
+from streaming.cache.reservation import Reservation, ReservationState
+from streaming.engine.bad_samples import BadSamples, Replacing
 from streaming.errors import (
     AccessDenied,
     ConfigError,
@@ -180,3 +182,28 @@ def test_ranks_stay_aligned_with_bad_samples_on_one_of_them(workers: int, tmp_pa
     told = [json.loads(run.communicate(timeout=180)[0]) for run in runs]
     assert [steps for steps, _ in told] == [6, 6]
     assert told[1][1] >= len(of_rank_1)
+
+
+async def test_a_substitute_is_stored_in_the_room_of_the_bad_sample() -> None:
+    """The reservation of the read holds the substitute, and the candidate that was loaded for it has none."""
+    given: dict[int, Reservation | None] = {}
+
+    async def load(position: int, reservation: Reservation | None) -> list[int]:
+        given[position] = reservation
+        if position == 3:
+            raise DecodeError("planted", path="003.json", source="data")
+        return [position]
+
+    class Names:
+        def name(self, position: int) -> str:
+            return f"{position:03d}"
+
+    index: Any = Names()
+    cache = SmartLRUCache(max_size_bytes=1_000_000)
+    cache.serves_processes = True
+    reservation = cache.reserve(100, until_read=True)
+    assert reservation is not None
+    sample = await Replacing(load, BadSamples(COUNT, 0, None, 0.5), index, cache, lambda: COUNT).load(3, reservation)
+    assert cache.get_nowait(3) == sample
+    assert reservation.state is ReservationState.STORED_UNREAD
+    assert given == {3: reservation, sample[0]: None}
