@@ -6,7 +6,7 @@ import math
 
 from streaming.errors import ConfigError
 
-_ADMISSIONS = 256  # `mean_ahead` is averaged over as many
+_ADMISSIONS = 256  # `mean_ahead` is averaged over this many
 
 UNKNOWN_BYTES = 8 << 20
 """Bytes reserved for a read whose size is not known."""

@@ -31,7 +31,7 @@ class Policy(Protocol):
         """Bytes that are never kept."""
 
     def wants(self, key: Hashable, nbytes: int) -> bool:
-        """Whether an entry is worth storing after the read that loaded it. Called once for each load."""
+        """Whether an entry is worth storing after the read that loaded it. Called once for each entry."""
 
     def make_way(self, key: Hashable, nbytes: int) -> bool:
         """Choose what gives way to an entry, before room is taken for it. False: not done yet, call again."""

@@ -35,7 +35,7 @@ class DemandedLoads:
     def has_room(self, key: Hashable, load: Load) -> bool:
         """Give a load its share, or let it go without one. False: it has to wait for another demanded load to end.
 
-        Loads ahead are not dropped while a demanded one is under way: that one ends soon, and they would be loaded
+        Loads ahead are not dropped while a demanded one is in flight: that one ends soon, and they would be loaded
         twice.
         """
         if self._reserve is None:

@@ -1,4 +1,4 @@
-"""A load under way, and the share of a byte budget that it holds."""
+"""A load in flight, and the share of a byte budget that it holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Releasable(Protocol):
 
 
 class Load:
-    """A load under way, and the readers that wait for it.
+    """A load in flight, and the readers that wait for it.
 
     Attributes:
         is_ahead: whether it was announced, not demanded.

@@ -109,7 +109,7 @@ class LookAhead(Sampler[Any]):
         return len(drawn)
 
     def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]  # TypeError where the sampler has no length, as without us
+        return len(self.sampler)  # type: ignore[arg-type]  # a TypeError if the sampler has no length
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "sampler":

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def leaves(dataset: Any) -> list[Any]:
-    """Return the innermost data sets, each once; a data set that is not a wrapper is its own."""
+    """Return the innermost data sets, each once. A data set that is not a wrapper is returned itself."""
     found: dict[int, Any] = {}
     for child in _children(dataset) or ():
         found.update((id(leaf), leaf) for leaf in leaves(child))
