@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 import weakref
@@ -308,8 +307,9 @@ class Engine:
     async def _prefetch(self, position: int) -> None:
         self._fetcher.prefetching.add(position)
         try:
-            with contextlib.suppress(Exception):  # the read of this sample fetches again
-                await self.read_ahead.get(position)
+            await self.read_ahead.get(position)
+        except Exception as exc:  # the read of this sample fetches it again
+            logger.debug("prefetch_failed position=%d error=%s", position, exc)
         finally:
             self._fetcher.prefetching.discard(position)
             self._prefetch_queue.loading.discard(position)
@@ -382,4 +382,4 @@ async def _close_logged(engine: Engine) -> None:
     try:
         await engine.aclose()
     except Exception as exc:
-        logger.warning("engine_not_closed error=%s", exc)
+        logger.debug("engine_not_closed error=%s", exc)
