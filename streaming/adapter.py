@@ -16,7 +16,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from streaming.cache.batch import Sample
 from streaming.cache.rows import collate_rows
 from streaming.cache.sample import SmartLRUCache
-from streaming.core.config import AdapterConfig, load_config
+from streaming.core.adapter_config import AdapterConfig, load_config
 from streaming.core.config_reference import documents_settings
 from streaming.core.epoch_index import epoch_of
 from streaming.core.ranks import ranks_of_node

@@ -359,7 +359,7 @@ def test_sources_are_given_in_every_form(root):
     for form in forms:
         with StreamingDatasetAdapter(form, MAPPING) as adapter:
             assert _value(adapter[1]) == 1
-    from streaming.core.config import parse_source
+    from streaming.core.source_config import parse_source
 
     with StreamingDatasetAdapter(LocalDataSource(parse_source(source)), MAPPING) as adapter:
         assert _value(adapter[1]) == 1

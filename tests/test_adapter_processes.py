@@ -17,8 +17,8 @@ from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
 from streaming.core.runtime import current_runtime
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ClosedError, ConfigError, EngineGoneError, ObjectNotFoundError, PrepareError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.testing import Fault, FaultySource, MemorySource

@@ -21,7 +21,8 @@ import typer.main
 from streaming import errors
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
-from streaming.core import config
+from streaming.core.adapter_config import AdapterConfig
+from streaming.core.source_config import DataSourceConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -158,7 +159,7 @@ def test_the_guide_lists_every_option_of_the_adapter() -> None:
     assert set(inspect.signature(StreamingDatasetAdapter).parameters) - {"self"} <= rows(GUIDE)
 
 
-@pytest.mark.parametrize("model", [config.DataSourceConfig, config.AdapterConfig])
+@pytest.mark.parametrize("model", [DataSourceConfig, AdapterConfig])
 def test_the_guide_lists_every_field_of_the_configuration(model: Any) -> None:
     """Each field of a configuration has a row in a table of the guide."""
     assert set(model.model_fields) <= rows(GUIDE)

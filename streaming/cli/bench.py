@@ -67,7 +67,7 @@ def _timed(read: Callable[[], None]) -> float:
 
 async def _read_plainly(config: Path, index: SampleIndex, count: int) -> float:
     """Samples per second of a loop that reads and decodes one object after the other and keeps nothing."""
-    from streaming.core.config import load_config
+    from streaming.core.adapter_config import load_config
     from streaming.sources import create_data_source
 
     async with AsyncExitStack() as stack:

@@ -17,7 +17,7 @@ import typer
 
 from streaming.cli.exit_codes import FAILED
 from streaming.cli.printing import human_bytes, print_json, print_line
-from streaming.core.config import DataSourceConfig, parse_source
+from streaming.core.source_config import DataSourceConfig, parse_source
 from streaming.errors import (
     AccessDenied,
     BadRequest,

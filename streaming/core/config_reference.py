@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from streaming.core.config import DEFAULT_MAPPING, SOURCE_ALIASES, SOURCE_TYPES, AdapterConfig, DataSourceConfig
+from streaming.core.adapter_config import DEFAULT_MAPPING, AdapterConfig
 from streaming.core.config_model import Settings
+from streaming.core.source_config import SOURCE_ALIASES, SOURCE_TYPES, DataSourceConfig
 
 __all__ = ["documents_settings", "main", "markdown"]
 

@@ -141,7 +141,7 @@ class _Service:
 
 def _load_settings(settings: dict[str, Any]) -> tuple[Any, Any]:
     """The configuration and `prepare`, each of which may need a module that is not there."""
-    from streaming.core.config import AdapterConfig
+    from streaming.core.adapter_config import AdapterConfig
     from streaming.errors import ConfigError
 
     loaded = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from streaming.cache.sample import SmartLRUCache
-from streaming.core.config import AdapterConfig
+from streaming.core.adapter_config import AdapterConfig
 from streaming.core.logs import get_logger
 from streaming.core.ranks import is_first_of_node
 from streaming.core.runtime import current_runtime

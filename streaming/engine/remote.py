@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from streaming.core.config import AdapterConfig
+from streaming.core.adapter_config import AdapterConfig
 from streaming.engine.child import receive, send
 from streaming.errors import ConfigError, EngineGoneError
 from streaming.link.messages import FORK_LOCK, LinkHandle

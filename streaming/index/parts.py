@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from streaming.core.config import DEFAULT_MAPPING, is_near, parse_mapping, suggest
+from streaming.core.adapter_config import DEFAULT_MAPPING, parse_mapping
+from streaming.core.config_model import is_near, suggest
 from streaming.errors import ConfigError, IndexBuildError
 from streaming.index.naming import PRECOMPUTED
 from streaming.telemetry.skipped_objects import Skips

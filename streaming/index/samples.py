@@ -15,7 +15,8 @@ import numpy as np
 import xxhash
 
 from streaming.codecs.registry import split_suffix
-from streaming.core.config import DEFAULT_MAPPING, mask_secrets, parse_mapping
+from streaming.core.adapter_config import DEFAULT_MAPPING, parse_mapping
+from streaming.core.masking import mask_secrets
 from streaming.errors import ConfigError, IndexFileError
 from streaming.index.build import KnownLines, build_buffer
 from streaming.index.containers.jsonl import Lines
@@ -28,7 +29,7 @@ from streaming.telemetry.skipped_objects import BY_SETTINGS, Skips
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.base import DataSource
 
 __all__ = ["Changes", "Row", "SampleIndex", "configuration", "rules"]

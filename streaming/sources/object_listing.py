@@ -17,7 +17,7 @@ from streaming.sources.readable import Why, readable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 PAGE = 1000  # objects in an answer of S3 and GCS
 LISTINGS_AT_ONCE = 16

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
 from streaming.core.globs import selection
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError
 from streaming.testing import MemorySource
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError, IndexBuildError, MissingPart, NoSamples
 from streaming.index import SampleIndex, configuration
 from streaming.sources.local.source import LocalDataSource

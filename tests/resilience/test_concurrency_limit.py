@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ObjectNotFoundError, SourceUnavailable
 from streaming.resilience import ConcurrencyLimit, EndpointLimit, ResilienceConfig, is_throttle
 from streaming.resilience.timing import Time

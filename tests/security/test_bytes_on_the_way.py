@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streaming import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import DecodeError, ObjectTooLargeError, SourceError
 from streaming.sources.base import DataSource
 from tests.security.engines import ENGINES, each_engine

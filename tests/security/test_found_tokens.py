@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from streaming.core.config import parse_source
+from streaming.core.source_config import parse_source
 from streaming.errors import AccessDenied, ConfigError, StreamingError
 from streaming.sources import create_data_source
 from streaming.sources.found_credentials import AMAZON, GOOGLE, HUGGING_FACE, may_get_found_login

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError
 from streaming.index import SampleIndex
 from streaming.monitoring.metrics import write_textfile

@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
 from streaming.core import logs
-from streaming.core.config import AdapterConfig, DataSourceConfig, load_config, parse_source
+from streaming.core.adapter_config import AdapterConfig, load_config
 from streaming.core.masking import mask_secrets
+from streaming.core.source_config import DataSourceConfig, parse_source
 from streaming.errors import ConfigError, ObjectNotFoundError, PrepareError, StreamingError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.monitoring.metrics import write_textfile

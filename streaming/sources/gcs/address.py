@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from streaming.core.config import mask_secrets, suggest
-from streaming.core.masking import remember_secrets
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_secrets, remember_secrets
 from streaming.errors import AccessDenied, ConfigError, InvalidPath, ObjectNotFoundError
 from streaming.sources.base import check_prefix
 from streaming.sources.found_credentials import GOOGLE, may_get_found_login
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 ENGINES = ("obstore", "gcsfs")
 _OPTIONS = ("anon", "endpoint_url", "project", "requester_pays", "token")

@@ -42,7 +42,7 @@ from streaming.sources.response_bodies import of_aiohttp, wrong_length
 from streaming.sources.status_codes import UnusableAnswer, error_of_status, opened_before_fork, plain_etag
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.gcs.address import GCSPlace, Login
     from streaming.sources.key_page import KeyPage
     from streaming.sources.listing_limits import ListingLimits

@@ -21,7 +21,7 @@ from streaming.sources.obstore.errors import status_of
 from streaming.sources.obstore.source import ObjectStoreReader, client_settings, signed
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.gcs.address import GCSPlace
     from streaming.telemetry.skipped_objects import Skips
 

@@ -18,7 +18,7 @@ from streaming.sources.status_codes import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.gcs.gcsfs_engine import GcsfsReader
     from streaming.sources.gcs.obstore_engine import GcsObstoreReader
 

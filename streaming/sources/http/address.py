@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from streaming.core.config import mask_secrets, suggest
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_secrets
 from streaming.errors import ConfigError
 from streaming.sources.base import check_path
 from streaming.sources.http.html_listing import path_below
 from streaming.sources.proxies import proxy_for
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _ENGINES = ("obstore", "aiohttp")
 _OPTIONS = ("headers", "index", "urls")

@@ -38,7 +38,7 @@ from streaming.sources.response_bodies import wrong_length
 from streaming.sources.status_codes import UnusableAnswer, error_of_status, opened_before_fork, stable_etag
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 MAX_PAGE_BYTES = 64_000_000  # of a listing or index file, where objects must be smaller
 CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping

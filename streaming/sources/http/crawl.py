@@ -16,7 +16,7 @@ from streaming.sources.readable import readable, why_unreadable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.http.aiohttp_engine import AiohttpClient, Page
 
 PAGES_AT_ONCE = 16

@@ -22,7 +22,7 @@ from streaming.sources.response_bodies import of_obstore, wrong_length
 from streaming.sources.status_codes import error_of_status, stable_etag
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _STATUS = re.compile(r"Status \{\s*status: (\d{3}),")
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+),")

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from streaming.core.config import mask_secrets, suggest
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_secrets
 from streaming.errors import ConfigError, InvalidPath
 from streaming.sources.base import Buffer, check_prefix
 from streaming.sources.found_credentials import HUGGING_FACE, may_get_found_login
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _TYPES = {"dataset": "datasets", "model": "models", "space": "spaces"}
 _OPTIONS = ("cache_dir", "endpoint", "repo_type", "revision", "token")

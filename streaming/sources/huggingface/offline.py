@@ -16,7 +16,7 @@ from streaming.sources.local.source import LocalDataSource
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 
 class CachedRepo:

@@ -36,7 +36,7 @@ from streaming.sources.readable import readable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 # What storage says to a signed URL past its time: CloudFront and S3 403, Google 400, some proxies 401.
 _EXPIRED = (400, 401, 403)

@@ -26,7 +26,7 @@ from streaming.sources.status_codes import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.huggingface.offline import CachedRepo
     from streaming.sources.huggingface.online import OnlineRepo
 

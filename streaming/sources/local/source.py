@@ -42,7 +42,7 @@ from streaming.sources.readable import readable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _LINKS = (errno.EXDEV, errno.ELOOP, errno.ENOTDIR)  # what the system says of a link that it does not follow
 SCAN_CHUNK = 2_000  # files per thread hop of a listing

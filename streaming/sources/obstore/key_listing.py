@@ -24,7 +24,7 @@ from streaming.sources.obstore.errors import code_of, error_of_answer
 from streaming.sources.redirects import REDIRECTS
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
 
 __all__ = ["KeyListing", "ListRequest", "ListingRefused"]

@@ -21,7 +21,7 @@ from streaming.sources.response_bodies import of_obstore, wrong_length
 from streaming.sources.status_codes import opened_before_fork, plain_etag
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
     from streaming.sources.obstore.key_listing import KeyListing
     from streaming.telemetry.skipped_objects import Skips

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from streaming.core.config import mask_secrets, suggest
-from streaming.core.masking import mask_options
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_options, mask_secrets
 from streaming.errors import ConfigError
 from streaming.sources.base import check_path, check_prefix
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 ENGINES = ("obstore", "aioboto3")
 # The names of AWS's own tools, and those that users of fsspec's s3fs know.

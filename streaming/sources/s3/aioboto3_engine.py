@@ -30,7 +30,7 @@ from streaming.sources.s3.errors import code_of, translated
 from streaming.sources.status_codes import UnusableAnswer, opened_before_fork, plain_etag
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
     from streaming.sources.s3.address import S3Place
     from streaming.telemetry.skipped_objects import Skips

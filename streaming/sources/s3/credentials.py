@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from streaming.core.config import mask_secrets, suggest
-from streaming.core.masking import remember_secrets
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_secrets, remember_secrets
 from streaming.errors import AccessDenied, ConfigError, MissingExtra
 from streaming.sources.found_credentials import AMAZON, may_get_found_login
 from streaming.sources.s3.address import Keys, S3Place

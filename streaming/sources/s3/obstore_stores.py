@@ -16,7 +16,7 @@ from streaming.sources.obstore.source import client_settings, signed
 from streaming.sources.s3.credentials import Connection, ProfileLogin, asking, connection_of
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.s3.address import S3Place
 
 __all__ = ["S3Stores"]

@@ -16,7 +16,7 @@ from streaming.sources.s3.address import S3Place, place_of
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.obstore.source import ObjectStoreReader
     from streaming.sources.s3.aioboto3_engine import Aioboto3Reader
 

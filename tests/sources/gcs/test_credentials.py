@@ -18,8 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from streaming.core.config import DataSourceConfig
 from streaming.core.runtime import Runtime
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -161,7 +161,7 @@ async def test_an_anonymous_source_sends_no_login(
 
 MACHINE = """
 import asyncio, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import GCSDataSource
 
 async def main():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import AccessDenied, BadRequest, ObjectChanged, ObjectNotFoundError
 from streaming.index.containers.jsonl import find_lines
 from streaming.sources import HTTPDataSource

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import BadRequest, ClosedError, SourceError, TruncatedRead
 from streaming.sources import HTTPDataSource, HuggingFaceDataSource
 from streaming.sources.base import DataSource

@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -510,7 +510,7 @@ snapshot_download(sys.argv[1], repo_type="dataset", allow_patterns=["train/*"], 
 """
 READ = """
 import asyncio, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import HuggingFaceDataSource
 
 async def main():
@@ -576,7 +576,7 @@ def test_offline_finds_the_cache_of_the_home(hub: Hub, repo: str, home: Path) ->
 
 FORKED = """
 import asyncio, os, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import HuggingFaceDataSource
 
 make = lambda: HuggingFaceDataSource(

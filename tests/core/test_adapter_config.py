@@ -13,16 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.core.config import (
-    AdapterConfig,
-    DataSourceConfig,
-    load_config,
-    mask_secrets,
-    parse_duration,
-    parse_mapping,
-    parse_size,
-    parse_source,
-)
+from streaming.core.adapter_config import AdapterConfig, load_config, parse_mapping
+from streaming.core.masking import mask_secrets
+from streaming.core.source_config import DataSourceConfig, parse_source
+from streaming.core.units import parse_duration, parse_size
 from streaming.errors import ConfigError
 
 
@@ -315,7 +309,7 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
 
 def test_settings_are_read_without_torch() -> None:
     """A command that only reads settings does not wait for torch, numpy or a client library."""
-    code = "import sys, streaming.core.config; print({'torch', 'numpy', 'obstore', 'yaml'} & set(sys.modules))"
+    code = "import sys, streaming.core.adapter_config; print({'torch', 'numpy', 'obstore', 'yaml'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
