@@ -1,4 +1,4 @@
-"""What an engine does for other processes: their reads, and the other calls that arrive over the link."""
+"""Serve other processes: their reads, and the other calls that arrive over the link."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LinkService:
 
     Args:
         engine: reads, and carries out the calls.
-        metrics_snapshot: returns the numbers of this process as metrics.
+        metrics_snapshot: returns the current numbers of this process as metrics.
     """
 
     def __init__(self, engine: Engine, metrics_snapshot: Callable[[], MetricsSnapshot]) -> None:
@@ -45,12 +45,12 @@ class LinkService:
         return pickle.dumps(await result if isinstance(result, Awaitable) else result, protocol=5)
 
     def left(self, client: bytes) -> None:
-        """Forget what a process announced that has ended or closed its adapter."""
+        """Forget the announcements of a process that has ended or closed its adapter."""
         for token in self._tokens.pop(client, {}).values():
             self.engine.forget(token)
 
     def announce(self, client: bytes, order: int, positions: list[int]) -> None:
-        """Announce reads of a client, under a token of this process in place of its own."""
+        """Announce reads of a client, under a token of this process instead of the client's."""
         tokens = self._tokens.setdefault(client, {})
         if order not in tokens:
             tokens[order] = new_token()
@@ -92,7 +92,7 @@ class LinkService:
         return Reply(draws, places, inline, waited)
 
     async def _fetch(self, positions: Sequence[int]) -> tuple[list[PlaceTuple | Inline], list[float] | None]:
-        """Fetch samples; return where they are, and what was waited for."""
+        """Fetch samples; return where they are, and the seconds waited by stage."""
         if not positions:
             return [], None
         started = time.perf_counter()

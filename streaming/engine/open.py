@@ -26,9 +26,9 @@ logger = get_logger(__name__)
 
 
 def open_reader(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int) -> SampleReader:
-    """Return what reads for an adapter: an engine in this process, or in a child process with `owner="process"`.
+    """Return the reader of an adapter: an engine in this process, or in a child process if `owner="process"`.
 
-    The arguments and errors are those of `open_engine` and of `RemoteEngine`.
+    For the arguments and errors see `open_engine` and `RemoteEngine`.
     """
     if config.owner == "process":
         return RemoteEngine(config, prepare, shares)
@@ -80,7 +80,7 @@ def _bad_samples(config: AdapterConfig, count: int) -> BadSamples | None:
 
 
 async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> tuple[SampleIndex, Revalidation]:
-    """Return the index and what compares it with the sources. Closes the sources on failure."""
+    """Return the index and its revalidation. Closes the sources on failure."""
     try:
         return await _open_index(config, sources)
     except BaseException:
@@ -93,7 +93,7 @@ async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> t
 
 
 async def _open_index(config: AdapterConfig, sources: Sequence[DataSource]) -> tuple[SampleIndex, Revalidation]:
-    """As `_load_index`. The comparison runs in the background, unless the index was made just now."""
+    """Return the index and its revalidation, which runs in the background unless the index was made just now."""
     index, is_fresh = _saved_index(config, sources), False
     if index is None:
         index, is_fresh = await _build_index(config, sources), True

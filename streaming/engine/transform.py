@@ -18,9 +18,8 @@ __all__ = ["Transform"]
 class Transform:
     """Calls `function(sample)`, or `function(sample, generator)` where it takes two.
 
-    The generator is seeded by (seed, draw, position of the sample in the data set), so that what it draws depends
-    neither on workers nor on the order of reads. The draw is the epoch, or where no loader tells it the number of
-    earlier reads of the sample.
+    The generator is seeded by (seed, draw, position of the sample), so its numbers depend neither on workers nor on the
+    order of reads. The draw is the epoch, or the number of earlier reads of the sample if the epoch is unknown.
 
     Attributes:
         takes_generator: whether the result depends on the draw.
@@ -32,16 +31,16 @@ class Transform:
         self.takes_generator = _takes_two(function)
 
     def __call__(self, sample: Any, draw: int, position: int, name_of: Callable[[int], str]) -> Any:
-        """Return what the function returns.
+        """Return the result of the function.
 
         Args:
             sample: the reader's own copy.
             draw: seeds the generator, with the position.
-            position: of the sample in the data set.
-            name_of: the name of the sample at a position, for the error.
+            position: position of the sample in the data set.
+            name_of: returns the name of the sample at a position, for the error.
 
         Raises:
-            PrepareError: if it raises anything that is not this library's; that is the cause.
+            PrepareError: the function raised an error that is not this library's; that error is the cause.
         """
         try:
             if not self.takes_generator:
@@ -63,6 +62,6 @@ class Transform:
 def _takes_two(function: Callable[..., Any]) -> bool:
     try:
         inspect.signature(function).bind(None, None)
-    except (TypeError, ValueError):  # one argument, or a builtin that shows no signature
+    except (TypeError, ValueError):  # one argument, or a builtin without a signature
         return False
     return True
