@@ -24,8 +24,7 @@ _SHORT_JOB_S = 0.000_5
 """Jobs shorter than this on average run in one thread, which delivers up to eight results to the loop at once.
 
 Such jobs hold the interpreter's lock most of the time: with a second thread, reading and decoding local files of 20 kB
-takes 14 context switches per job instead of 4 and reaches 0.6 of the rate. A wake-up of the loop costs as much as such a
-job.
+takes 14 context switches per job instead of 4 and has 0.6 of the rate. A wake-up of the loop costs as much as a job.
 """
 
 _STUCK_S = 0.02
@@ -57,7 +56,7 @@ class DecodePool:
         self._is_watched = False
 
     def run(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Start `function(*args)` in a thread. Call on the loop only. Cancelling the future skips a job that has not begun.
+        """Start `function(*args)` in a thread; on the loop only. Cancelling the future skips a job that has not begun.
 
         Raises:
             ClosedError: after `close`.

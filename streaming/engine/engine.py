@@ -1,4 +1,4 @@
-"""The engine, the one part of a training process that does input: it fetches, caches, reads ahead and serves workers."""
+"""The engine, which does all input of a training process: it fetches, caches, reads ahead and serves workers."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class Engine:
         return samples
 
     def _wait(self, positions: Sequence[int]) -> list[Any]:
-        """Return samples that are not ready: the loop fetches those that are not in flight, this thread waits for all."""
+        """Return samples that are not ready: the loop fetches those that are not in flight; this thread waits."""
         started = time.perf_counter()
         try:
             new = [at for at, position in enumerate(positions) if not self.read_ahead.is_coming(position)]
@@ -266,7 +266,7 @@ class Engine:
         return LinkHandle(self._server.hello_fd, self.cache.arena.fd)
 
     def as_worker(self) -> Worker:
-        """In a forked child: return a reader through this engine, and close the descriptors that belong to the parent."""
+        """In a forked child: return a reader through this engine, and close the descriptors of the parent."""
         if self._server is not None:
             self._server.close_inherited()
         return Worker(self.handle())

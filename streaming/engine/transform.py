@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
 import xxhash
 
+from streaming.core.epoch_index import epoch_of
 from streaming.errors import PrepareError, StreamingError
+from streaming.link.sample_reader import SampleReader
+from streaming.telemetry.stages import ACCOUNTS, TRANSFORM
 
 __all__ = ["Transform"]
 
@@ -29,6 +33,22 @@ class Transform:
         self._function = function
         self._seed = seed
         self.takes_generator = _takes_two(function)
+
+    def read_many(self, reader: SampleReader, positions: Sequence[int], indices: Sequence[Any]) -> list[Any]:
+        """Return the transformed samples at these positions; the indices as the sampler gave them know the epoch."""
+        epochs = [epoch_of(index) for index in indices] if self.takes_generator else [0] * len(indices)
+        draws = [epoch for epoch in epochs if epoch is not None]
+        if len(draws) == len(indices):
+            samples = reader.read_many(positions)
+        else:  # the loader is unknown: each read of a sample is another draw
+            samples, draws = reader.read_drawn(positions)
+        began = perf_counter()
+        transformed = [
+            self(sample, draw, position, reader.name_of)
+            for sample, draw, position in zip(samples, draws, positions, strict=True)
+        ]
+        ACCOUNTS.mine.seconds[TRANSFORM] += perf_counter() - began
+        return transformed
 
     def __call__(self, sample: Any, draw: int, position: int, name_of: Callable[[int], str]) -> Any:
         """Return the result of the function.

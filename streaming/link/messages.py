@@ -43,7 +43,7 @@ _GONE = (
 )
 
 FORK_LOCK = threading.RLock()
-"""Held while this process has both ends of a pair: a child that is forked then would keep the other end open forever."""
+"""Held while this process has both ends of a pair: a child forked meanwhile would keep the other end open forever."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=FORK_LOCK.acquire, after_in_parent=FORK_LOCK.release, after_in_child=FORK_LOCK.release)
@@ -177,7 +177,7 @@ class LinkServer:
             await asyncio.wait(tasks)
 
     def close_inherited(self) -> None:
-        """In a forked child: close the inherited ends, so that every worker still sees when the engine's process dies."""
+        """In a forked child: close the inherited ends, so that every worker sees when the engine's process dies."""
         for sock in (self._mine, *(connection.sock for connection in self._connections.values())):
             if sock.fileno() >= 0:
                 os.close(sock.detach())

@@ -16,7 +16,7 @@ STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transfor
 - `source`: transfer of the bytes, with retries, hedges and waits for the concurrency limit of the endpoint;
 - `decompress`: decompression of an object that ends in `.zst`;
 - `decode`: from bytes to a sample;
-- `prepare`, `transform`, `collate`: the user's functions, or the defaults; `collate` includes the work of the DataLoader
+- `prepare`, `transform`, `collate`: the user's functions, or the defaults; `collate` includes the DataLoader's work
   around it, where the trainer makes its own batches;
 - `cache`: copying samples out of the cache, with their decompression, or encoding them for it;
 - `device`: starting the copies to an accelerator;
