@@ -132,9 +132,14 @@ class DecodePool:
         is_short = self._mean_s < _SHORT_JOB_S
         if is_short and len(self._results) < _TOGETHER and not self._jobs.empty():
             return  # the next result comes soon, and one wake-up delivers both
-        if not self._is_wake_due:
-            self._is_wake_due = True
-            self._wake()
+        if self._is_wake_due:
+            return
+        self._is_wake_due = True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            if not self._loop.is_closed():  # else no one waits for the result
+                raise
 
     def _watch(self) -> None:
         """Take the lead from a thread that is stuck in a job."""
@@ -144,13 +149,6 @@ class DecodePool:
         self._is_watched = self._unfinished > 0 and not self._is_closed
         if self._is_watched:
             self._loop.call_later(_STUCK_S, self._watch)
-
-    def _wake(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            if not self._loop.is_closed():  # else no one waits for the result
-                raise
 
     def _deliver(self) -> None:
         self._is_wake_due = False

@@ -133,7 +133,7 @@ class SampleFetcher:
         read = perf_counter()
         if self._is_short(blobs):
             return self._finish(position, rows, blobs, reservation, (began, read, read, read))
-        return await self._pool.run(self._finish_in_thread, position, rows, blobs, reservation, began, read)
+        return await self._pool.run(self._finish, position, rows, blobs, reservation, (began, read, None, read))
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
@@ -164,17 +164,6 @@ class SampleFetcher:
         passed = (began, began, started, read)
         return self._finish(position, rows, blobs, reservation, passed, may_view=buffers[0] is not None)
 
-    def _finish_in_thread(
-        self,
-        position: int,
-        rows: Sequence[Row],
-        blobs: Sequence[Blob],
-        reservation: Reservation | None,
-        began: float,
-        read: float,
-    ) -> Any:
-        return self._finish(position, rows, blobs, reservation, (began, read, perf_counter(), read))
-
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """Return this thread's memory for each part of a large sample that goes through the cache; else None for each.
 
@@ -204,11 +193,19 @@ class SampleFetcher:
         rows: Sequence[Row],
         blobs: Sequence[Blob],
         reservation: Reservation | None,
-        passed: tuple[float, float, float, float],
+        passed: tuple[float, float, float | None, float],
         *,
         may_view: bool = False,
     ) -> Any:
-        """Turn the bytes into a sample in the cache; `passed` is when it began, queued, got a thread, and was read."""
+        """Turn the bytes into a sample in the cache.
+
+        Args:
+            passed: the moments at which its load began, it began to wait for a thread, got one (None: now), and its
+                bytes had arrived.
+        """
+        began, queued, got_thread, read = passed
+        if got_thread is None:
+            got_thread = perf_counter()
         is_timed = position % _TIMED_EVERY == 0
         started = time.thread_time() if is_timed else 0.0
         for row, blob in zip(rows, blobs, strict=True):
@@ -229,7 +226,9 @@ class SampleFetcher:
         if is_timed:
             seconds = min(time.thread_time() - started, 2 * INLINE_S)  # an outlier must not decide
             self._finish_s += (seconds - self._finish_s) / _AVERAGED
-        self.timelines.note((position, *passed, decoded, prepared, perf_counter(), decompress_s))
+        self.timelines.note(
+            (position, began, queued, got_thread, read, decoded, prepared, perf_counter(), decompress_s)
+        )
         if entry is not None:
             self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
             if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
