@@ -161,11 +161,6 @@ class AdapterConfig(Settings):
         """The names that this model knows, `cache_size` among them."""
         return [*cls.model_fields, "cache_size"]
 
-    @property
-    def cache_bytes(self) -> int:
-        """The budget of the sample cache in bytes."""
-        return round(self.cache_size_gb * GB)
-
     def replace(self, **changes: Any) -> AdapterConfig:
         """A copy with some settings changed, checked as new ones are."""
         return AdapterConfig(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})

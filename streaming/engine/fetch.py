@@ -272,7 +272,7 @@ class SampleFetcher:
                 path=row.path,
                 source=source,
             )
-        if self._reader.is_other(row, blob):
+        if self._reader.is_changed(row, blob):
             raise ObjectChanged(
                 f"{row.path!r} of source {source!r} was replaced since it was indexed: its ETag differs; "
                 "build the index again to read the new object",

@@ -188,13 +188,13 @@ def test_the_adapters_settings_have_the_defaults_of_the_reference() -> None:
     """Only the sources must be given."""
     config = AdapterConfig(sources="/x")
     assert [source.name for source in config.sources] == ["x"]
-    assert (config.cache_size_gb, config.cache_bytes, config.max_ttl_seconds) == (10.0, 10**10, None)
+    assert (config.cache_size_gb, config.max_ttl_seconds) == (10.0, None)
     assert (config.compression_type, config.missing, config.policy, config.seed) == ("zstd", "raise", "auto", 0)
 
 
 def test_the_budget_may_be_a_size() -> None:
     """`cache_size` is the same setting in bytes; both at once are refused."""
-    assert AdapterConfig(sources=["/x"], cache_size="2GiB").cache_bytes == 2 * 2**30
+    assert AdapterConfig(sources=["/x"], cache_size="2GiB").cache_size_gb == 2 * 2**30 / 10**9
     with pytest.raises(ConfigError, match="keep one"):
         AdapterConfig(sources=["/x"], cache_size="2GiB", cache_size_gb=1)
     with pytest.raises(ConfigError, match="cache_size='lots' cannot be used"):
@@ -262,7 +262,7 @@ def test_changing_a_copy_checks_it_again() -> None:
     """`replace` returns new settings, and refuses what a constructor would."""
     config = AdapterConfig(sources=["/x"], cache_size="2GB")
     assert config.replace(enable_prefetch=False).enable_prefetch is False
-    assert config.replace(seed=3).cache_bytes == 2 * 10**9
+    assert config.replace(seed=3).cache_size_gb == 2
     with pytest.raises(ConfigError, match="policy='fifo'"):
         config.replace(policy="fifo")
 

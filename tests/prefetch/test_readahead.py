@@ -218,7 +218,8 @@ async def test_the_budget_bounds_what_is_announced_and_never_starves_a_reader():
 async def test_each_load_gets_the_reservation_made_for_it():
     """Announced, demanded, or demanded and waiting for room: the load gets what is released after it."""
     store = Store(budget=1)
-    made, given = {}, {}
+    made: dict[Any, Any] = {}
+    given: dict[Any, Any] = {}
 
     def reserve(key, demanded):
         share = store.reserve(key, demanded)
