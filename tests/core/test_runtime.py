@@ -74,14 +74,14 @@ def test_close_cancels_running_tasks_and_is_idempotent():
     runtime = Runtime()
     started, ended = threading.Event(), threading.Event()
 
-    async def wait_for_ever():
+    async def wait_forever():
         started.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
-    future = runtime.submit(wait_for_ever())
+    future = runtime.submit(wait_forever())
     assert started.wait(10)
     runtime.close()
     runtime.close()
@@ -118,8 +118,8 @@ def test_the_interpreter_ends_while_work_is_pending():
     code = """
 import asyncio
 from streaming.core.runtime import current_runtime
-async def wait_for_ever(): await asyncio.Event().wait()
-current_runtime().submit(wait_for_ever())
+async def wait_forever(): await asyncio.Event().wait()
+current_runtime().submit(wait_forever())
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
     assert done.stderr == b""
