@@ -38,7 +38,7 @@ logger = get_logger(__name__)
 
 
 class Engine:
-    """Serves samples by position to its own process, and to workers through `handle`; a `SampleReader`.
+    """The `SampleReader` of the process that does the input; it serves workers through `handle`.
 
     `read` and `read_many` may be called from any thread except the runtime's own; a hit is served in the caller's
     thread. Everything else runs on the runtime's loop.
@@ -130,13 +130,11 @@ class Engine:
     # -- from any thread of this process
 
     def read(self, position: int) -> Any:
-        """Return one sample, owned by the caller. Blocks while it is fetched."""
         self.counters.reads += 1
         sample = self._read_now(position)
         return self._wait([position])[0] if sample is MISS else sample
 
     def read_many(self, positions: Sequence[int]) -> list[Any]:
-        """Return samples in the order of the positions, owned by the caller; missing ones are fetched together."""
         began = time.perf_counter()
         self.counters.reads += len(positions)
         samples = self._read_many_now(positions)
@@ -149,17 +147,14 @@ class Engine:
         return samples
 
     def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """Like `read_many`; also return how often each sample was read in this way before."""
         draws = self.read_counts.count(positions)
         return self.read_many(positions), draws
 
     @property
     def reads(self) -> int:
-        """Samples that this process and its workers have read since the last `reset_metrics`."""
         return self.counters.reads
 
     def name_of(self, position: int) -> str:
-        """Return the name of a sample, for messages."""
         return self.index.name(position)
 
     def _read_now(self, position: int) -> Any:
@@ -221,21 +216,17 @@ class Engine:
         return self._runtime.run(self.get(position)) if sample is MISS else sample
 
     def announce(self, positions: Iterable[int], order: int) -> None:
-        """Announce which samples will be read next, in order; announcements under one `order` continue each other."""
         self.cache.retain()
         self._advice.on_epoch(self._statistics.epoch_s())
         self._runtime.call_soon(self.read_ahead.announce, list(positions), order)
 
     def forget(self, order: int) -> None:
-        """Forget what was announced under this order and was not read."""
         self._runtime.call_soon(self.read_ahead.forget, order)
 
     def stop_fetching(self) -> None:
-        """Drop the samples that `fetch` has not begun to load."""
         self._runtime.call_soon(self._prefetch_queue.clear)
 
     def stats(self) -> dict[str, Any]:
-        """Return the numbers of `StreamingDatasetAdapter.get_cache_stats`."""
         return self._statistics.stats()
 
     def metrics_snapshot(self, process: str = "trainer") -> MetricsSnapshot:
@@ -247,15 +238,12 @@ class Engine:
         return {**self._statistics.metrics_snapshot(), "event_loop_lag_seconds": {(process,): self._runtime.lag_s}}
 
     def reset_metrics(self) -> None:
-        """Set every count back to zero."""
         self._statistics.reset()
 
     def refresh_index(self) -> Changes:
-        """See `StreamingDatasetAdapter.refresh_index`. Blocks meanwhile."""
         return self._runtime.run(self.revalidate())
 
     def clear(self) -> None:
-        """Drop every cached sample."""
         self.cache.clear()
 
     def handle(self) -> LinkHandle:

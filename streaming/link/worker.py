@@ -42,14 +42,11 @@ class Request(NamedTuple):
     is_drawn: bool
 
 
-class Inline(NamedTuple):
-    """A sample that has no place in the arena, or the error that its reader gets.
+Inline = tuple[bool, bytes]
+"""For a sample without a place in the arena: whether it is an error, and the pickle of the error or of the sample.
 
-    Pickle crosses only the private line between a process and its own children, as it does for DataLoader workers.
-    """
-
-    is_error: bool
-    pickled: bytes
+Pickle crosses only the private link between a process and its own children, as it does for DataLoader workers anyway.
+"""
 
 
 class Reply(NamedTuple):
@@ -67,27 +64,15 @@ class Reply(NamedTuple):
     inline: dict[int, Inline]
     waited: list[float] | None
 
-    def message(self) -> tuple[Any, ...]:
-        """Return the reply in plain values, which `marshal` can write."""
-        return self.draws, self.places, {at: tuple(each) for at, each in self.inline.items()}, self.waited
-
-    @classmethod
-    def from_message(cls, message: Any) -> Reply:
-        """Return the reply that a message stands for."""
-        draws, places, inline, waited = message
-        return cls(draws, places, {at: Inline._make(each) for at, each in inline.items()}, waited)
-
 
 class Worker:
-    """A `SampleReader` over the link to an engine in another process. Safe in any thread.
+    """A `SampleReader` over the link to an engine in another process.
 
     A read is one message, whatever the number of samples. Used in DataLoader workers, in trainer ranks that got their
     adapter from their parent, and by `RemoteEngine`.
 
     Args:
         handle: from the engine's process, inherited by a fork or received at a spawn.
-
-    Every method raises `EngineGoneError` if the engine's process has ended.
     """
 
     reports_metrics = False
@@ -98,27 +83,18 @@ class Worker:
         self._arena = ArenaReader(handle.arena_fd)
 
     def handle(self) -> LinkHandle:
-        """Return what a child process needs to read through the same engine."""
         return self._handle
 
     def as_worker(self) -> Worker:
-        """In a forked child: return a reader through the same engine, with a connection of its own."""
         return Worker(self._handle)
 
     def read(self, position: int) -> Any:
-        """Return one sample, owned by the caller.
-
-        Raises:
-            Exception: the error that the engine met when it fetched this sample.
-        """
         return self.read_many([position])[0]
 
     def read_many(self, positions: Sequence[int]) -> list[Any]:
-        """Return samples in the order of the positions, owned by the caller; missing ones are fetched together."""
         return self._read(positions, is_drawn=False)[0]
 
     def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """Like `read_many`; also return how often each sample was read in this way before, by any process."""
         samples, draws = self._read(positions, is_drawn=True)
         assert draws is not None
         return samples, draws
@@ -134,80 +110,60 @@ class Worker:
 
     @cached_property
     def length(self) -> int:
-        """Number of samples."""
         return int(self._call("length"))
 
     @property
     def reads(self) -> int:
-        """Samples that all processes have read through the engine since the last `reset_metrics`."""
         return int(self._call("reads"))
 
     def name_of(self, position: int) -> str:
-        """Return the name of a sample, for messages."""
         return str(self._call("name_of", position))
 
     @property
     def announces(self) -> bool:
-        """Whether this process announces what it will read; for a DataLoader worker its parent does."""
         return get_worker_info() is None
 
     def announce(self, positions: Iterable[int], order: int) -> None:
-        """Announce which samples will be read next, in order; announcements under one token continue each other."""
         self._call("announce", self._client.client, order, list(positions))
 
     def forget(self, order: int) -> None:
-        """Forget what was announced under this token and was not read."""
         self._call("forget", self._client.client, order)
 
     def stop_fetching(self) -> None:
-        """Drop the samples that `fetch` has not begun to load, for all processes that share the cache."""
         self._call("stop_fetching")
 
     async def fetch(self, positions: Iterable[int]) -> None:
-        """Load samples into the cache. Failures surface at the reads."""
         await self._request_async(("fetch", list(positions)))
 
     def stats(self) -> dict[str, Any]:
-        """Return the numbers of `StreamingDatasetAdapter.get_cache_stats`."""
         result: dict[str, Any] = self._call("stats")
         return result
 
     def metrics_snapshot(self) -> MetricsSnapshot:
-        """Return the current numbers as metrics, see `StreamingDatasetAdapter.metrics_snapshot`."""
         result: MetricsSnapshot = self._call("metrics_snapshot", timeout_s=READING_TIMEOUT_S)
         return result
 
     def reset_metrics(self) -> None:
-        """Set every count back to zero."""
         self._call("reset_metrics")
 
     def clear(self) -> None:
-        """Drop every cached sample."""
         self._call("clear")
 
     @cached_property
     def index(self) -> SampleIndex:
-        """The index: a mapping of the saved file, or else a copy from the engine."""
         result: SampleIndex = self._call("index")
         return result
 
     def refresh_index(self) -> Changes:
-        """See `StreamingDatasetAdapter.refresh_index`."""
         result: Changes = self._call("refresh_index")
         return result
 
     @cached_property
     def fingerprint(self) -> str:
-        """Fingerprint of the index."""
         return str(self._call("fingerprint"))
 
     @property
     def cache(self) -> SmartLRUCache:
-        """Not available here.
-
-        Raises:
-            ConfigError: always, with the calls to use instead.
-        """
         raise ConfigError(
             "adapter.cache is in another process, which reads for this one: use get_cache_stats, prefetch_batch and "
             "clear_cache, or read it in the process that made the adapter with owner='thread'"
@@ -232,7 +188,7 @@ class Worker:
 
     def _fetch(self, request: Request) -> tuple[list[Any], list[int] | None]:
         started = perf_counter()
-        reply = Reply.from_message(self._request(tuple(request)))
+        reply = Reply._make(self._request(tuple(request)))  # `marshal` has plain tuples
         answered = perf_counter()
         ACCOUNTS.mine.seconds[QUEUE] += max(answered - started - sum(reply.waited or ()), 0.0)
         if reply.waited is not None:
