@@ -17,7 +17,7 @@ import report
 import servers
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import parse_source
+from streaming.core.source_config import parse_source
 from streaming.resilience import Context, ResilienceConfig, stack
 from streaming.sources import create_data_source
 

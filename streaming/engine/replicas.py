@@ -11,7 +11,8 @@ from dataclasses import fields
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from streaming.core.config import DataSourceConfig, parse_source, suggest
+from streaming.core.config_model import suggest
+from streaming.core.source_config import DataSourceConfig, parse_source
 from streaming.errors import ConfigError
 from streaming.index import Row, SampleIndex, validator
 from streaming.resilience import Context, ResilienceConfig, Wrapper, request_outcome, stack

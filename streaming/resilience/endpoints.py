@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.resilience.concurrency_limit import ConcurrencyLimit
 from streaming.resilience.context import Context
 from streaming.resilience.retry_budget import RetryBudget

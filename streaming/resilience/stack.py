@@ -13,7 +13,7 @@ from streaming.resilience.retry import Retry
 from streaming.sources.base import DataSource
 
 
-def stack(sources: Sequence[DataSource], context: Context = DEFAULT_CONTEXT) -> DataSource:
+def stack(sources: Sequence[DataSource], context: Context = DEFAULT_CONTEXT) -> Retry:
     """Return one source made of replicas, which survives their failures.
 
     `Retry(Hedge(Failover([Guard(replica), ...])))`; a single replica needs no `Failover`. It has the name and the

@@ -25,7 +25,7 @@ from streaming.errors import (
 from streaming.telemetry.skipped_objects import Skips, warn_of
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 

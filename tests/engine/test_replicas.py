@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.engine.replicas import ReplicaReader, open_entries
 from streaming.errors import ConfigError, ObjectChanged, ObjectNotFoundError, SourceError
 from streaming.index import Row, SampleIndex

@@ -6,17 +6,18 @@ import asyncio
 import heapq
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ObjectNotFoundError, SourceUnavailable
 from streaming.resilience import ConcurrencyLimit, Context, Guard, ResilienceConfig, is_throttle
 from streaming.testing import FakeClock, MemorySource
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, in_time_of, marked, memory, settle
 
 
-def limit_of(clock: FakeClock, **settings: float) -> ConcurrencyLimit:
+def limit_of(clock: FakeClock, **settings: Any) -> ConcurrencyLimit:
     """Return a limit with the test's clock."""
     return ConcurrencyLimit(in_time_of(clock, **settings))
 

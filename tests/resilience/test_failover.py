@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from streaming.testing import FakeClock, LatencySource
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, in_time_of, memory, settle
 
 
-def over(clock: FakeClock, *replicas: Held, **settings: object) -> Failover:
+def over(clock: FakeClock, *replicas: Held, **settings: Any) -> Failover:
     """Return a fail-over with the test's clock."""
     return Failover(replicas, in_time_of(clock, **settings))
 
@@ -211,7 +212,7 @@ async def test_the_shortest_retry_after_counts() -> None:
         one, two = replicas_of(*(down(retry_after_s=wait) for wait in waits))
         with pytest.raises(SourceUnavailable) as caught:
             await over(FakeClock(), one, two).read("0.bin")
-        assert caught.value.retry_after_s == expected  # type: ignore[attr-defined]
+        assert caught.value.retry_after_s == expected
 
 
 async def test_denied_access_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ async def warm(clock: FakeClock, hedge: Hedge, reads: int = 60) -> None:
         await driven(clock, hedge.read("0.bin"))
 
 
-def hedged(replica: Held, clock: FakeClock, **settings: float) -> Hedge:
+def hedged(replica: Held, clock: FakeClock, **settings: Any) -> Hedge:
     """Return a hedge with the test's clock."""
     return Hedge(replica, in_time_of(clock, **settings))
 

@@ -25,9 +25,9 @@ from streaming.errors import (
 )
 from streaming.monitoring.metrics.families import FAMILIES, VALUES
 from streaming.resilience import Context, Guard, ResilienceConfig, Retry, request_outcome, stack
-from streaming.resilience.replica_metrics import MetricsSnapshot, ReplicaMetrics
+from streaming.resilience.replica_metrics import ReplicaMetrics
 from streaming.sources.base import Blob, DataSource, Expected
-from streaming.telemetry.counters import LATENCY_BUCKETS_S, OUTCOMES
+from streaming.telemetry.counters import LATENCY_BUCKETS_S, OUTCOMES, MetricsSnapshot
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
 from tests.resilience.parts import DATA, Held, Highest, down, driven, in_time_of, marked, memory, settle
 

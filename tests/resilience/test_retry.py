@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -165,7 +165,7 @@ async def test_an_outage_of_five_seconds_costs_no_read() -> None:
     clock, objects = FakeClock(), memory(count=200)
 
     class Outage(Held):
-        async def read(self, path: str, start: int = 0, end: int | None = None):  # type: ignore[no-untyped-def]
+        async def read(self, path: str, start: int = 0, end: int | None = None):
             self.started += 1
             await clock.sleep(0.03)
             if clock.time() < 5:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     ClosedError,
