@@ -84,7 +84,7 @@ async def reset(request: Request, writer: asyncio.StreamWriter) -> None:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """Give each answer once, then the last for ever."""
+    """Give each answer once, then the last forever."""
     left = list(answers)
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:

@@ -69,7 +69,7 @@ class Blob:
 
 
 class Expected(NamedTuple):
-    """What a caller knows of an object that it reads.
+    """The properties of an object that a caller knows before it reads it.
 
     Attributes:
         size: bytes, or -1 or None if unknown.
@@ -146,7 +146,7 @@ class DataSource(ABC):
 
     A backend writes `read`, `iter_files` and `aclose`. If its reads merely block a thread (local disk, memory), it also
     sets `read_blocking`, a synchronous form that is safe in any thread, so that a pool can read and decode in one hop.
-    It may add `read_into(path, start, buffer)`, which reads a range as long as the buffer into it and returns a blob of
+    It may add `read_into(path, start, buffer)`, which reads a range of the length of the buffer into it and returns a blob of
     its bytes: a caller who reuses a large buffer is spared page faults.
 
     A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.

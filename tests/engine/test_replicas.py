@@ -234,7 +234,7 @@ async def test_threads_that_count_at_the_same_moment_lose_nothing() -> None:
 
 
 async def test_reads_in_a_thread_take_from_one_moment_to_the_next(tmp_path: Path) -> None:
-    """The moment after one read begins the next: together they took as long as the latencies say."""
+    """The moment after one read is the start of the next: together they took the sum of the latencies."""
     reader, rows = await open_reader([str(write(tmp_path / "data", "a.bin"))])
     began = ended = perf_counter()
     for _ in range(3):

@@ -207,7 +207,7 @@ async def test_a_missing_object_is_distinguished_from_a_replica_that_is_down() -
 
 
 async def test_the_shortest_retry_after_counts() -> None:
-    """Of several Retry-After the shortest counts; a replica without one may be read at once."""
+    """The shortest of several Retry-After counts; a replica without one may be read at once."""
     for waits, expected in (((9.0, 4.0), 4.0), ((9.0, None), 0.0)):
         one, two = replicas_of(*(down(retry_after_s=wait) for wait in waits))
         with pytest.raises(SourceUnavailable) as caught:

@@ -49,7 +49,7 @@ class Faulty(Race):
 
 
 async def stand_still() -> Blob:
-    """Hang for ever."""
+    """Hang forever."""
     await asyncio.Event().wait()
     raise AssertionError
 
