@@ -12,38 +12,16 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from streaming.sources.base import Blob, DataSource, FileInfo
+from streaming.sources.base import Blob, DataSource, WrapperSource
 from streaming.sources.memory import MemorySource
 
 __all__ = ["FakeClock", "Fault", "FaultySource", "LatencySource", "MemorySource"]
-
-
-class _Wrapper(DataSource):
-    def __init__(self, source: DataSource) -> None:
-        super().__init__(source.config)
-        self.source = source
-
-    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        self._check_open()
-        async for info in self.source.iter_files(prefix):
-            yield info
-        self.skipped = self.source.skipped
-
-    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
-        return self.source.is_unchanged(blob, is_listed)
-
-    async def aclose(self) -> None:
-        self._closed = True
-        await self.source.aclose()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.source!r})"
 
 
 class _PreciseSleep:
@@ -111,7 +89,7 @@ def _wake(sleepers: list[asyncio.Future[None]]) -> None:
             sleeper.set_result(None)
 
 
-class LatencySource(_Wrapper):
+class LatencySource(WrapperSource):
     """Delays every read, as a distant store does; reads wait in parallel.
 
     The delay is exact to about 0.1 ms, where a timer of an event loop has steps of 1 ms.
@@ -187,7 +165,7 @@ class Fault:
         return replace(blob, data=bytes(data), etag=blob.etag if self.etag is None else self.etag)
 
 
-class FaultySource(_Wrapper):
+class FaultySource(WrapperSource):
     """Makes reads fail as planned.
 
     Args:

@@ -146,8 +146,8 @@ class DataSource(ABC):
 
     A backend writes `read`, `iter_files` and `aclose`. If its reads merely block a thread (local disk, memory), it also
     sets `read_blocking`, a synchronous form that is safe in any thread, so that a pool can read and decode in one hop.
-    It may add `read_into(path, start, buffer)`, which reads a range of the length of the buffer into it and returns a blob of
-    its bytes: a caller who reuses a large buffer is spared page faults.
+    It may add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes:
+    a caller who reuses a large buffer is spared page faults.
 
     A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.
 
@@ -298,3 +298,27 @@ class DataSource(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.config.shown_uri!r})"
+
+
+class WrapperSource(DataSource):
+    """The shared half of a source over another one, which it closes; it has that one's name and configuration."""
+
+    def __init__(self, source: DataSource) -> None:
+        super().__init__(source.config)
+        self.source = source
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        self._check_open()
+        async for info in self.source.iter_files(prefix):
+            yield info
+        self.skipped = self.source.skipped
+
+    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
+        return self.source.is_unchanged(blob, is_listed)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await self.source.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r})"

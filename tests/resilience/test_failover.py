@@ -337,28 +337,28 @@ async def test_a_replica_with_an_open_breaker_is_not_read_first() -> None:
     """While its breaker is open the next replica is read at once, and the failovers are still counted."""
     clock = FakeClock()
     primary, mirror = Held(memory("one"), rest=down()), Held(memory("two"))
-    resting = CountedGuard(primary, in_time_of(clock))
-    source, settings = Failover([resting, mirror], in_time_of(clock)), resting.settings
+    broken = CountedGuard(primary, in_time_of(clock))
+    source, settings = Failover([broken, mirror], in_time_of(clock)), broken.settings
     for _ in range(settings.breaker_consecutive_failures):
         await source.read("0.bin")
-    assert resting.is_resting
-    reads = resting.reads
+    assert broken.is_circuit_open
+    reads = broken.reads
     for _ in range(10):
         await source.read("0.bin")
-    assert (resting.reads, source.failovers) == (reads, settings.breaker_consecutive_failures + 10)
+    assert (broken.reads, source.failovers) == (reads, settings.breaker_consecutive_failures + 10)
     clock.tick(2 * settings.cooldown_s)
-    assert not resting.is_resting
+    assert not broken.is_circuit_open
     await source.read("0.bin")
-    assert resting.reads == reads + 1
+    assert broken.reads == reads + 1
 
 
 async def test_a_read_that_moves_on_twice_is_one_failover() -> None:
     """The first replica's breaker is open, the second fails, the third serves."""
     clock = FakeClock()
     one, two, three = replicas_of(down(), down(), None)
-    resting = Guard(one, in_time_of(clock))
-    source = Failover([resting, two, three], in_time_of(clock))
-    while not resting.is_resting:
+    broken = Guard(one, in_time_of(clock))
+    source = Failover([broken, two, three], in_time_of(clock))
+    while not broken.is_circuit_open:
         await source.read("0.bin")
     before = source.failovers
     assert (await source.read("0.bin")).source == "three"
