@@ -58,7 +58,11 @@ PYTHON_BLOCKS = [block for document in DOCUMENTS for block in blocks(document) i
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(arguments, cwd=folder, env=environment, text=True, capture_output=True, timeout=240)
 
 

@@ -12,7 +12,7 @@ import typer
 
 from streaming import cache
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.cache.fill import UNKNOWN_BYTES
+from streaming.cache.budget import UNKNOWN_BYTES
 from streaming.cli.app import app
 from streaming.core.adapter_config import DEFAULT_MAPPING, AdapterConfig
 from streaming.core.config_reference import main, markdown
@@ -64,6 +64,18 @@ def test_the_adapter_has_the_defaults_of_its_settings() -> None:
             assert parameters[name].default == (None if default == {} else default), name
 
 
+def test_the_options_of_the_adapter_are_the_same_everywhere() -> None:
+    """Signature, docstring and guide have the settings of the model, in its order, and the two functions."""
+    settings = AdapterConfig.model_fields
+    parameters = list(inspect.signature(StreamingDatasetAdapter).parameters)
+    assert [name for name in parameters if name not in ("prepare", "transform")] == list(settings)
+    [rows] = re.findall(r"^\| Option \| Default \| Meaning \|\n(.*?)\n\n", GUIDE.read_text(), re.M | re.S)
+    assert re.findall(r"^\| `(\w+)` \|", rows, re.M) == parameters
+    docstring = " ".join((StreamingDatasetAdapter.__doc__ or "").split())
+    for name, field in settings.items():
+        assert f" {name}: {field.description}. " in docstring
+
+
 @pytest.mark.parametrize("model", [AdapterConfig, DataSourceConfig])
 def test_the_guide_has_the_defaults_of_the_settings(model: Any) -> None:
     """The column of defaults in the guide, for each setting that has one."""
@@ -90,12 +102,11 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
     ("document", "sentence", "value"),
     [
         ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", announce_window.HORIZON),
-        ("docs/explanation/memory.md", r"(\d+) MiB before the first", fetch.UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"(\d+) MiB before the first", UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"Local files of over (\d+) kB", fetch.LARGE_BYTES // 1000),
         ("docs/howto/lengths.md", r"planned ([\d,]+) positions at a time", batching.WINDOW),
         ("INTEGRATION_GUIDE.md", r"most samples being read ahead at once; `None` is (\d+)", readahead.CONCURRENCY),
-        ("streaming/adapter.py", r"most samples being read ahead at once; None is (\d+)", readahead.CONCURRENCY),
+        ("streaming/core/config.py", r"most samples being read ahead at once; None is (\d+)", readahead.CONCURRENCY),
         ("streaming/prefetch/readahead.py", r"None adapts between (\d+) and", readahead.START_DEPTH),
         ("streaming/prefetch/readahead.py", r"None adapts between \d+ and ([\d,]+)", readahead.MAX_DEPTH),
     ],

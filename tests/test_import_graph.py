@@ -15,8 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
     ("errors", "core"),
-    ("telemetry",),
-    ("codecs", "order"),
+    ("telemetry", "codecs", "order"),
     ("sources.base",),
     ("sources", "index"),
     ("resilience", "testing"),

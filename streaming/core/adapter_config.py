@@ -60,55 +60,98 @@ class AdapterConfig(Settings):
     )
     data_mapping: dict[str, str] | None = Field(
         None,
-        description="{name: key in the sample}, or a list of names; "
-        "None: latents are latent_conditions, conditions are text_conditions, other parts keep their names",
+        description="{name: key in the sample}, or a list of names that are keys too; a name is that of a source or "
+        "of a folder under the roots of the sources. None: the folders of .precomputed/, or of a root that has latents "
+        "or conditions, or else each source; latents are latent_conditions, conditions are text_conditions, others "
+        "keep their names. One source that holds one part gives it to any one name",
     )
-    cache_size_gb: float = Field(10.0, gt=0, allow_inf_nan=False, description="the sample cache's budget in 10^9 bytes")
+    cache_size_gb: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="hard budget of the sample cache in 10^9 bytes, including what is being read; it is that of the "
+        "node, of which each of LOCAL_WORLD_SIZE ranks takes an equal share",
+    )
     max_ttl_seconds: Seconds | None = Field(
-        None, description="the age that ends an entry, more than 0 s; None: none does"
+        None, description="age at which a cached sample is read again, more than 0 s; None: never"
     )
     prefetch_ahead: int | None = Field(
         None,
         ge=1,
-        description="most samples read ahead of the one needed now, or by prefetch_batch and unread; None: adaptive",
+        description="most samples read ahead of the one that is needed now (None: adaptive), and most unread samples "
+        "that prefetch_batch has fetched (None: unlimited)",
     )
-    enable_prefetch: bool = Field(True, description="whether to read ahead at all")
-    compression_type: Literal["zstd", "none"] = Field("zstd", description="of entries in the cache, where a trial pays")
-    missing: Literal["raise", "drop"] = Field("raise", description="what to do with a sample that lacks a part")
+    enable_prefetch: bool = Field(True, description="whether look_ahead and prefetch_batch read ahead at all")
+    compression_type: Literal["zstd", "none"] = Field(
+        "zstd", description='"zstd" compresses cached samples where a trial shows that it pays, "none" never'
+    )
+    missing: Literal["raise", "drop"] = Field(
+        "raise", description='a sample that lacks a part: "raise" names it, "drop" leaves it out and counts it'
+    )
     rename: dict[str, str] = Field(
-        default_factory=dict, description="{text in a name: its replacement} before matching"
+        default_factory=dict, description="{text in a name: its replacement} before samples are matched by name"
     )
-    index_path: Path | None = Field(None, description="where the index is saved; None: it is built at each start")
+    index_path: Path | None = Field(
+        None, description="where the index is saved, and opened from at the next start; None: it is built at each start"
+    )
     index_is_shared: bool = Field(
-        False, description="whether an index_path that other users own or may write is trusted; else it is built again"
+        False,
+        description="whether a saved index is trusted that users other than this one and root own or may write: they "
+        "then decide which objects are read; otherwise it is built again, with a warning",
     )
     refresh: Literal["background", "always", "never"] = Field(
         "background",
-        description="when what is saved at index_path is compared with the sources: after the start, at it, or not",
+        description='when a saved index is compared with the sources: "background" opens it at once and reports what '
+        'changed soon after, "always" lists at each start and takes the changes over, "never"',
     )
-    policy: Literal["auto", "lru", "retain"] = Field("auto", description="which entries leave the cache first")
+    policy: Literal["auto", "lru", "retain"] = Field(
+        "auto",
+        description='"retain" keeps a fixed, evenly spread set of samples and streams the rest, "lru" keeps what was '
+        'read last, "auto" is "retain" from the first announced order on and "lru" until then',
+    )
     concurrency: int | None = Field(
         None,
         ge=1,
-        description="most samples being read ahead at once; None: 256, from local disk 8 for each of decode_threads",
+        description="most samples being read ahead at once; None is 256, from local disk 8 for each of decode_threads",
     )
     decode_threads: int | None = Field(
         None, ge=1, description="threads that decode and run prepare; None: one per processor"
     )
     max_object_bytes: Size = Field(
         8 * GB,
-        description="a larger object, or one whose values take more, is refused before memory is taken for it; "
-        "1 GB for JSON where it is left at 8 GB",
+        description="a larger object, or one whose values take over 1 MiB more, is refused before memory is taken for "
+        "it; left at 8 GB, it is 1 GB for JSON, whose values take 48 times its bytes",
     )
     resilience: dict[str, Any] | None = Field(
-        None, description="{constant: value} for what `streaming.resilience.ResilienceConfig` holds; None: the defaults"
+        None,
+        description="{constant: value} of `streaming.resilience.ResilienceConfig`, such as {'deadline_s': 300}; None: "
+        "the defaults",
     )
-    owner: Literal["thread", "process"] = Field("thread", description="what reads: a thread, or a process of its own")
-    seed: int = Field(0, ge=-(2**63), lt=2**63, description="of the order and of the generators that transform gets")
-    on_error: Literal["raise", "replace"] = Field("raise", description="what to do with a sample that cannot be read")
-    quarantine_path: Path | None = Field(None, description="where each replaced sample is noted, a line of JSON each")
-    max_bad_share: float = Field(0.01, ge=0, le=1, description="the run stops when more samples had to be replaced")
-    name: str = Field("data", min_length=1, description="what metrics and dashboards call this data set")
+    owner: Literal["thread", "process"] = Field(
+        "thread",
+        description='what reads: "thread" is a thread of this process, "process" a child process, for a trainer whose '
+        "Python leaves that thread too little time; prepare and the sources are then sent there",
+    )
+    seed: int = Field(
+        0, ge=-(2**63), lt=2**63, description="seed of the order and of the generators that transform gets"
+    )
+    on_error: Literal["raise", "replace"] = Field(
+        "raise",
+        description='a sample that is missing, damaged or refused by prepare: "raise" raises at its read, "replace" '
+        "gives another, the same on every rank and in every run, and counts it",
+    )
+    quarantine_path: Path | None = Field(
+        None, description="file to which a line of JSON is appended for each replaced sample; None: no file"
+    )
+    max_bad_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of replaced samples above which, after the tenth, `TooManyBadSamples` is raised",
+    )
+    name: str = Field(
+        "data", min_length=1, description='what metrics and dashboards call this data set, such as "train"'
+    )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**_with_cache_size(settings))
@@ -132,6 +175,11 @@ class AdapterConfig(Settings):
     @classmethod
     def _parse_mapping(cls, value: Any) -> dict[str, str] | None:
         return parse_mapping(value)
+
+    @field_validator("rename", mode="before")
+    @classmethod
+    def _parse_rename(cls, value: object) -> object:
+        return {} if value is None else value
 
 
 def _with_cache_size(settings: dict[str, Any]) -> dict[str, Any]:

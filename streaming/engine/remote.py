@@ -69,7 +69,7 @@ class RemoteEngine(Worker):
         except BaseException:
             self.close()
             raise
-        self.length: int = told["length"]
+        self.length = told["length"]
         self.fingerprint = told["fingerprint"]
         super().__init__(LinkHandle(*self._fds))
 

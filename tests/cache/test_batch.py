@@ -15,8 +15,9 @@ from torch.utils.data import default_collate
 from streaming.adapter import StreamingDatasetAdapter  # tells torch's default_collate about rows
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
-from streaming.cache.reading import PlaceTuple
-from streaming.cache.sample import MISS, STALE, SmartLRUCache
+from streaming.cache.reading import STALE, PlaceTuple
+from streaming.cache.sample import SmartLRUCache
+from streaming.core.miss import MISS
 from streaming.loader.collate import PadCollate, StackCollate
 from streaming.testing import MemorySource
 

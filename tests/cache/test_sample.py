@@ -22,8 +22,8 @@ import streaming.cache
 from streaming.cache import CacheMetrics, SmartLRUCache
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
-from streaming.cache.reading import load
-from streaming.cache.sample import MISS, STALE
+from streaming.cache.reading import STALE, load
+from streaming.core.miss import MISS
 from streaming.errors import ConfigError
 
 
@@ -368,8 +368,10 @@ def test_prefetch_reservations_keep_to_their_window() -> None:
     first = cache.reserve(4000)
     assert first is not None
     assert cache.reserve(2000) is None
-    assert not first.resize(5001)
-    assert first.resize(1000)
+    first.release()
+    assert cache.reserve(5001) is None
+    first = cache.reserve(1000)
+    assert first is not None
     demanded = cache.reserve(9000, demanded=True)
     assert demanded is not None
     assert "k" not in cache

@@ -435,7 +435,11 @@ def test_a_real_run_is_judged_by_its_pid(
     """A slow source and a slow collate function are named, with what to change, from the PID alone."""
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, str(script), str(latency_s), str(collate_s)]
     with started(*command, env=environment) as process:
         assert line_of(process) == "training"

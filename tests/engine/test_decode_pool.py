@@ -1,6 +1,7 @@
 """Threads fed by one event loop."""
 
 import asyncio
+import math
 import threading
 
 import pytest
@@ -106,6 +107,21 @@ async def test_a_job_that_is_stuck_among_short_ones_holds_nobody_up(pool):
         gate.set()
         assert await stuck is True
         gate.clear()
+
+
+async def test_a_job_that_ends_while_it_is_looked_at(pool):
+    """Its thread takes the lead back between two looks of the watch, which goes on."""
+
+    class Emptied(list):
+        """The list of who leads, which a thread empties once it was asked for its length."""
+
+        def __len__(self):
+            length = super().__len__()
+            self.clear()
+            return length
+
+    pool._leading = Emptied([math.inf])
+    pool._watch()
 
 
 def _raise(error):
