@@ -29,7 +29,8 @@ README = REPOSITORY / "README.md"
 GUIDE = REPOSITORY / "INTEGRATION_GUIDE.md"
 REFERENCE = REPOSITORY / "docs" / "reference"
 SECURITY = REPOSITORY / "SECURITY.md"
-DOCUMENTS = [README, GUIDE, SECURITY, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
+DOCUMENTS = [README, GUIDE, SECURITY, CONTRIBUTING, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
 def name_of(document: Path) -> str:
@@ -153,6 +154,14 @@ def test_the_tree_in_the_readme_exists() -> None:
             folder = words.split()[-1]
 
 
+def test_the_files_that_a_contributor_touches_exist() -> None:
+    """Each path in CONTRIBUTING.md is a file or folder; `NAME` stands for the new one."""
+    words = re.findall(r"`([\w.*-]+/[\w./*-]*)`", CONTRIBUTING.read_text())
+    paths = [word for word in words if "NAME" not in word]
+    assert len(paths) > 20
+    assert [path for path in paths if not any(REPOSITORY.glob(path.removesuffix("/")))] == []
+
+
 def rows(document: Path) -> set[str]:
     """The names that begin the rows of the tables of a document."""
     return set(re.findall(r"^\| `([^`]+)` \|", document.read_text(), re.MULTILINE))
@@ -246,7 +255,7 @@ def test_a_row_shows_the_saved_figure(tmp_path: Path) -> None:
     saved = tmp_path / f"{row.benchmark}.json"
     saved.write_text(json.dumps({"figures": figures, "machine": machine}))
     lines = list(README_TABLE["table"](tmp_path))
-    assert f"| {row.text} | 0.91 x | 0.90 x to 0.95 x | `{row.benchmark}.py` |" in lines
+    assert f"| {row.text} | 0.91x | 0.90x to 0.95x | `{row.benchmark}.py` |" in lines
     assert all(f"`{row.benchmark}.py`" in line for line in lines if line.startswith("| ") and ".py`" in line)
     assert lines[-1] == "Measured on 2 cores (some), Linux 6, Python 3.11.7."
 

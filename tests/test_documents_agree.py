@@ -106,7 +106,11 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
         ("docs/explanation/memory.md", r"Local files of over (\d+) kB", fetch.LARGE_BYTES // 1000),
         ("docs/howto/lengths.md", r"planned ([\d,]+) positions at a time", batching.WINDOW),
         ("INTEGRATION_GUIDE.md", r"most samples being read ahead at once; `None` is (\d+)", readahead.CONCURRENCY),
-        ("streaming/core/adapter_config.py", r"most samples being read ahead at once; None is (\d+)", readahead.CONCURRENCY),
+        (
+            "streaming/core/adapter_config.py",
+            r"most samples being read ahead at once; None is (\d+)",
+            readahead.CONCURRENCY,
+        ),
         ("streaming/prefetch/readahead.py", r"None adapts between (\d+) and", readahead.START_DEPTH),
         ("streaming/prefetch/readahead.py", r"None adapts between \d+ and ([\d,]+)", readahead.MAX_DEPTH),
     ],

@@ -29,7 +29,7 @@ from streaming.errors import (
     StreamingError,
 )
 from streaming.index.listing import Listing, fill
-from streaming.index.unused import check_readable, judge
+from streaming.index.object_report import check_readable, left_out, unlikely_samples
 from streaming.sources import create_data_source
 from streaming.sources.base import DataSource, FileInfo
 from streaming.telemetry.skipped_objects import BY_SETTINGS
@@ -247,7 +247,7 @@ async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> Ch
         check_readable([source], [listing])
     except NoSamples as exc:
         return _failed("samples", exc)
-    skips, unlikely = judge(listing)
+    skips, unlikely = left_out(listing), unlikely_samples(listing)
     told = [f"{len(listing)} of {len(listing) + skips.total()} objects can be samples", skips.describe()]
     told += [f"may not be meant as samples: {unlikely.describe()}"] if unlikely else []
     if len(listed) >= MOST_LISTED:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from streaming.errors import ConfigError, ObjectChanged, TruncatedRead
 from streaming.sources.base import Blob, Buffer, Expected
-from streaming.sources.status_codes import plain_etag
+from streaming.sources.header_values import plain_etag
 
 CHECKSUMS = ("md5", "sha256")
 INLINE_BYTES = 256_000  # up to here a checksum is taken on the loop: 0.4 ms of md5, where a thread costs 0.1 ms

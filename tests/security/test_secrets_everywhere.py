@@ -281,7 +281,7 @@ async def test_no_secret_comes_out_of_a_source_that_fails(server: str, kind: str
                     await call()
                 except StreamingError as error:
                     found |= within(f"error {len(found)}", texts_of(error))
-            found["source"] = f"{source!r} {source.config!r} {vars(source).get('_place')!r}"
+            found["source"] = f"{source!r} {source.config!r} {vars(source).get('_address')!r}"
     except StreamingError as error:
         found |= within("construct", texts_of(error))
     found["log"] = log.getvalue()

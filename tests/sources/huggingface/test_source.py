@@ -478,7 +478,7 @@ async def test_what_names_a_repository(raw: FaultServer, root: str, options: dic
         ("org/name", {"endpoint": "huggingface.co"}, "not like https://"),
         ("org/name", {"endpoint": "https://me:pass@hub.example"}, "not like https://"),
         ("org/name", {"credentials": {"tokn": "hf_secret"}}, "are a token, not: tokn"),
-        ("org/name", {"engine": "obstore"}, "cannot read the Hub"),
+        ("org/name", {"engine": "obstore"}, "cannot read Hub"),
     ],
 )
 def test_refuses_what_it_cannot_use(root: str, options: dict[str, Any], told: str) -> None:

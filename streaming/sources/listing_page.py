@@ -8,10 +8,9 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import iso_time, whole_number
-from streaming.sources.status_codes import plain_etag
+from streaming.sources.header_values import iso_time, plain_etag, whole_number
 
-__all__ = ["MAX_PAGE_BYTES", "KeyPage", "parse_keys"]
+__all__ = ["MAX_PAGE_BYTES", "ListingPage", "parse_list_objects"]
 
 MAX_PAGE_BYTES = 16_000_000  # 1,000 keys of 1,024 bytes, each three characters long, take 4 MB
 _FIELDS = ("Key", "Size", "ETag", "LastModified")
@@ -19,7 +18,7 @@ _TOLD = ("EncodingType", "IsTruncated", "NextContinuationToken")
 
 
 @dataclass(slots=True)
-class KeyPage:
+class ListingPage:
     """What one answer lists, below a root.
 
     Attributes:
@@ -33,7 +32,7 @@ class KeyPage:
     next_token: str = ""
 
 
-def parse_keys(body: bytes, skip: int) -> KeyPage:
+def parse_list_objects(body: bytes, skip: int) -> ListingPage:
     """Return what an answer lists.
 
     Args:
@@ -54,7 +53,7 @@ def parse_keys(body: bytes, skip: int) -> KeyPage:
     def path(key: str) -> str:
         return (unquote_plus(key) if is_encoded else key)[skip:]
 
-    page = KeyPage(folders=[path(folder) for folder in reader.folders])
+    page = ListingPage(folders=[path(folder) for folder in reader.folders])
     if reader.told.get("IsTruncated") == "true":
         page.next_token = reader.told.get("NextContinuationToken", "")
     for entry in reader.entries:

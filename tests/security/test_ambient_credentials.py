@@ -17,8 +17,8 @@ import pytest
 from streaming.core.source_config import parse_source
 from streaming.errors import AccessDenied, ConfigError, StreamingError
 from streaming.sources import create_data_source
-from streaming.sources.found_credentials import AMAZON, GOOGLE, HUGGING_FACE, may_get_found_login
-from streaming.sources.gcs.address import place_of
+from streaming.sources.ambient_credentials import AMAZON, GOOGLE, HUGGING_FACE, may_receive_ambient_credentials
+from streaming.sources.gcs.address import parse_address
 from tests.fault_server import FaultServer
 
 FOREIGN = "http://foreign.example"
@@ -164,7 +164,7 @@ async def test_a_foreign_gcs_server_is_read_without_a_found_login(
             with pytest.raises(ConfigError, match="STORAGE_EMULATOR_HOST"):
                 create_data_source(parse_source({**settings, "storage_options": options}))
     config = parse_source({**settings, "storage_options": {"endpoint_url": "https://foreign.example"}})
-    assert place_of(config).login.kind == "anon"  # there is no server to look at for TLS
+    assert parse_address(config).login.kind == "anon"  # there is no server to look at for TLS
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ async def test_a_foreign_gcs_server_is_read_without_a_found_login(
 )
 def test_who_may_get_a_found_login(endpoint: str, named: str | None, is_trusted: bool) -> None:
     """The provider and who the environment names, over TLS, and loopback; no spelling leads elsewhere."""
-    assert may_get_found_login(endpoint, HUGGING_FACE, [named]) == is_trusted
+    assert may_receive_ambient_credentials(endpoint, HUGGING_FACE, [named]) == is_trusted
 
 
 @pytest.mark.parametrize(
@@ -223,4 +223,4 @@ def test_who_may_get_a_found_login(endpoint: str, named: str | None, is_trusted:
 )
 def test_which_hosts_are_the_providers(provider: Any, host: str, is_trusted: bool) -> None:
     """By their whole names: many hosts below amazonaws.com are those of customers."""
-    assert may_get_found_login(f"https://{host}", provider) == is_trusted
+    assert may_receive_ambient_credentials(f"https://{host}", provider) == is_trusted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["PRECOMPUTED", "Naming", "below"]
+__all__ = ["PRECOMPUTED", "NamingRules", "below"]
 
 PRECOMPUTED = ".precomputed/"
 """The one hidden folder that is looked into: where trainers keep what they computed from the media beside it."""
@@ -16,7 +16,7 @@ PRECOMPUTED = ".precomputed/"
 BUILT_IN = ("latent", "condition")
 
 
-class Naming:
+class NamingRules:
     """Rules from a place to a sample's name.
 
     Args:

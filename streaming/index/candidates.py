@@ -1,4 +1,4 @@
-"""Which object claims to be which part of which sample, and who is right when two objects claim the same."""
+"""Find the candidates for each part of each sample, and settle which stand when two objects share a name."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streaming.errors import DuplicateName, IndexBuildError
-from streaming.index.naming import Naming, below
+from streaming.index.sample_names import NamingRules, below
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streaming.index.listing import Listing
-    from streaming.index.parts import Part
+    from streaming.index.sample_parts import Part
     from streaming.sources.base import DataSource
 
-__all__ = ["Claim", "Names", "check_names", "find_claims"]
+__all__ = ["Candidates", "Names", "check_names", "find_candidates"]
 
 Names = dict[str, int]
 """Number of each name of a sample (or of the object whose lines are samples), in the order in which it was met."""
 
 
 @dataclass
-class Claim:
+class Candidates:
     """What one source has of one part.
 
     Attributes:
@@ -43,26 +43,26 @@ class Claim:
     twins: NDArray[np.int64]
 
 
-def find_claims(
-    sources: Sequence[DataSource], listings: Sequence[Listing], parts: Sequence[Part], naming: Naming
-) -> tuple[list[Claim], Names]:
+def find_candidates(
+    sources: Sequence[DataSource], listings: Sequence[Listing], parts: Sequence[Part], naming: NamingRules
+) -> tuple[list[Candidates], Names]:
     """Name every object of every part; `x.pt` is preferred to `x.pt.zst`.
 
     Raises:
-        DuplicateName: if two objects of one source claim to be the same part of the same sample.
+        DuplicateName: if two objects of one source could be the same part of the same sample.
     """
     numbers: Names = {}
-    claims = []
+    candidates = []
     for place, part in enumerate(parts):
         for source, root in part.roots:
             objects, names = _name_objects(listings[source], root, naming, numbers)
             keep = _settle(sources[source], listings[source], part, objects, names, numbers)
-            claims.append(Claim(place, source, objects[keep], names[keep], objects[~keep]))
-    return claims, numbers
+            candidates.append(Candidates(place, source, objects[keep], names[keep], objects[~keep]))
+    return candidates, numbers
 
 
 def _name_objects(
-    listing: Listing, root: str, naming: Naming, numbers: Names
+    listing: Listing, root: str, naming: NamingRules, numbers: Names
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rests = [below(root, folder) for folder in listing.folders]
     objects = listing.in_folders(np.array([rest is not None for rest in rests], bool))
@@ -82,7 +82,7 @@ def _settle(
     names: NDArray[np.int64],
     numbers: Names,
 ) -> NDArray[np.bool_]:
-    """Which claims stand: all, but for compressed copies beside the plain object."""
+    """Whether each candidate stands: all do, except compressed twins of a plain object."""
     keep = np.ones(len(objects), bool)
     order = np.argsort(names, kind="stable")
     repeated = np.unique(names[order][1:][names[order][1:] == names[order][:-1]])

@@ -9,19 +9,19 @@ from streaming.errors import InvalidPath
 from streaming.sources.base import FileInfo, check_path
 from streaming.telemetry.skipped_objects import Skips
 
-__all__ = ["Why", "is_plain", "is_text", "readable", "why_unreadable"]
+__all__ = ["ReasonOf", "drop_unreadable", "is_plain", "is_text", "unreadable_reason"]
 
-Why: TypeAlias = Callable[[str], str | None]
-"""Why an object of this path cannot be read: one of `telemetry.skipped_objects.REASONS`, or None if it can."""
+ReasonOf: TypeAlias = Callable[[str], str | None]
+"""Return why a path cannot be read, one of `telemetry.skipped_objects.REASONS`; None if it can."""
 
 
-def readable(infos: Iterable[FileInfo], skips: Skips, why: Why | None = None) -> list[FileInfo]:
+def drop_unreadable(infos: Iterable[FileInfo], skips: Skips, why: ReasonOf | None = None) -> list[FileInfo]:
     """Return the objects that can be read, and count the others.
 
     Args:
-        why: the rule of the client; None is `why_unreadable`.
+        why: the rule of the client; None is `unreadable_reason`.
     """
-    why = why or why_unreadable
+    why = why or unreadable_reason
     found = []
     for info in infos:
         if (reason := why(info.path)) is None:
@@ -31,7 +31,7 @@ def readable(infos: Iterable[FileInfo], skips: Skips, why: Why | None = None) ->
     return found
 
 
-def why_unreadable(path: str) -> str | None:
+def unreadable_reason(path: str) -> str | None:
     """Say why no source can read an object of this path.
 
     Returns:

@@ -12,7 +12,7 @@ from streaming.errors import AccessDenied, ObjectNotFoundError
 from streaming.sources.base import FileInfo
 from streaming.sources.http.html_listing import Names, TooManyNames, parse_autoindex
 from streaming.sources.listing_limits import ListingLimits
-from streaming.sources.readable import readable, why_unreadable
+from streaming.sources.path_filter import drop_unreadable, unreadable_reason
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def walk(
         for start in range(0, len(level), PAGES_AT_ONCE):
             for files, folders in await asyncio.gather(*map(pages.get, level[start : start + PAGES_AT_ONCE])):
                 below += folders
-                for info in readable(files, skips):
+                for info in drop_unreadable(files, skips):
                     yield info
                 if files:
                     limits.go_on()
@@ -105,7 +105,7 @@ class _Pages:
         inner = {folder + name for name in names.folders}
         for path in (folder + name for name in names.odd):
             if path.startswith(self._prefix):
-                self._skips.add(why_unreadable(path) or "separator_in_name", path)
+                self._skips.add(unreadable_reason(path) or "separator_in_name", path)
         return (
             [found[name] for name in sorted(found) if found[name].path.startswith(self._prefix)],
             [path for path in sorted(inner) if path.startswith(self._prefix) or self._prefix.startswith(path)],

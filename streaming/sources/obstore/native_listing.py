@@ -14,11 +14,10 @@ from typing import Any
 from obstore.exceptions import BaseError
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import timestamp
+from streaming.sources.header_values import plain_etag, timestamp
 from streaming.sources.listing_limits import ListingLimits
-from streaming.sources.object_listing import PAGE
 from streaming.sources.obstore.process_lifetime import begin_read, end_read
-from streaming.sources.status_codes import plain_etag
+from streaming.sources.parallel_listing import PAGE
 
 __all__ = ["FAILURES", "ObstoreListing"]
 

@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-__all__ = ["AMAZON", "GOOGLE", "HUGGING_FACE", "may_get_found_login"]
+__all__ = ["AMAZON", "GOOGLE", "HUGGING_FACE", "may_receive_ambient_credentials"]
 
 _REGION = r"[a-z]{2,8}(?:-[a-z]+)+-\d{1,2}"
 # Whole names and no ending: hosts of many customers end in amazonaws.com, some with names of their choice.
@@ -29,7 +29,7 @@ _PLAIN_URL = re.compile(
 )
 
 
-def may_get_found_login(endpoint: str, provider: re.Pattern[str], named: Iterable[str | None] = ()) -> bool:
+def may_receive_ambient_credentials(endpoint: str, provider: re.Pattern[str], named: Iterable[str | None] = ()) -> bool:
     """Whether a found login may be sent to a server.
 
     Args:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from streaming.sources.base import FileInfo
 from streaming.sources.listing_limits import ListingLimits
-from streaming.sources.readable import Why, readable
+from streaming.sources.listing_page import ListingPage
+from streaming.sources.path_filter import ReasonOf, drop_unreadable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
@@ -45,40 +47,72 @@ class Listing(Protocol):
         """
 
 
+class PagedListing:
+    """The `Listing` of a store whose answers name the next page by a token.
+
+    Args:
+        fetch: reads one page, given a prefix, the token (empty for the first page), and whether to group what follows
+            the next `/` into folders.
+    """
+
+    def __init__(self, fetch: Callable[[str, str, bool], Awaitable[ListingPage]]) -> None:
+        self._fetch = fetch
+
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
+        """Yield all objects below a folder, in pages."""
+        page = ListingPage()
+        while True:
+            page = await self._fetch(folder, page.next_token, False)
+            if page.objects:
+                yield page.objects
+            if not page.next_token:
+                return
+            if not page.objects:
+                limits.count(0)
+
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
+        """Return the objects and folders directly in a folder whose path begins with `folder + start`."""
+        found, page = ListingPage(), ListingPage()
+        while True:
+            page = await self._fetch(folder + start, page.next_token, True)
+            limits.count(len(page.objects), len(page.folders))
+            found.objects += page.objects
+            found.folders += page.folders
+            if not page.next_token:
+                return found.objects, found.folders
+
+
 async def list_in_parallel(
-    listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: Why | None = None
-) -> AsyncIterator[FileInfo]:
+    listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: ReasonOf | None = None
+) -> AsyncGenerator[FileInfo, None]:
     """All readable objects whose path begins with `prefix`, in an order that depends on nothing but the objects.
 
     Args:
         skips: counts the others.
         config: the bounds of a listing, and the name for messages.
-        why: see `readable`.
+        why: see `drop_unreadable`.
 
     Raises:
         BadRequest: if the listing passes its bounds.
         SourceTimeout: if no object comes for `listing_timeout_s`.
     """
     limits = ListingLimits(config, prefix)
-    gate = asyncio.Semaphore(LISTINGS_AT_ONCE)
+    slots = asyncio.Semaphore(LISTINGS_AT_ONCE)
     folder, slash, start = prefix.rpartition("/")
-    found = _Listed(listing, limits, gate).pages(folder + slash, start)
-    try:
-        async for page in found:
-            for info in readable(page, skips, why):
+    async with aclosing(_ParallelListing(listing, limits, slots).pages(folder + slash, start)) as pages:
+        async for page in pages:
+            for info in drop_unreadable(page, skips, why):
                 yield info
             limits.go_on()
-    finally:
-        await found.aclose()
 
 
-class _Listed:
+class _ParallelListing:
     """One listing: what is asked, its bounds, and how many requests are made at once."""
 
-    def __init__(self, listing: Listing, limits: ListingLimits, gate: asyncio.Semaphore) -> None:
+    def __init__(self, listing: Listing, limits: ListingLimits, slots: asyncio.Semaphore) -> None:
         self._listing = listing
         self._limits = limits
-        self._gate = gate
+        self._slots = slots
 
     async def pages(self, folder: str, start: str, depth: int = 0) -> AsyncGenerator[list[FileInfo], None]:
         """Page by page, as each layer of generators costs every item that goes through it."""
@@ -92,7 +126,7 @@ class _Listed:
                     yield page
                     page = await self._next_page(pages)
                 return
-        async with self._gate:
+        async with self._slots:
             objects, folders = await self._listing.level(folder, start, limits)
         yield [info for info in objects if info.path.startswith(folder + start)]
         # A folder is longer than what it lies in, or it would be listed again and again.
@@ -117,7 +151,7 @@ class _Listed:
         return [page async for page in self.pages(folder, "", depth)]
 
     async def _next_page(self, pages: AsyncIterator[list[FileInfo]]) -> list[FileInfo]:
-        async with self._gate:
+        async with self._slots:
             page: list[FileInfo] = await anext(pages, [])
         if page:
             self._limits.count(len(page))

@@ -5,28 +5,29 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streaming.errors import BadRequest, ObjectChanged, SourceError, SourceTimeout, StreamingError
-from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
-from streaming.sources.object_listing import list_in_parallel
+from streaming.errors import BadRequest, SourceError, SourceTimeout, StreamingError
+from streaming.sources.base import Blob, FileInfo, too_large
+from streaming.sources.header_values import plain_etag
 from streaming.sources.obstore.errors import LOGIN_OUTDATED, code_of, status_of, translated
-from streaming.sources.obstore.fence import fenced
-from streaming.sources.obstore.listing import FAILURES, ObstoreListing
+from streaming.sources.obstore.native_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore.process_lifetime import begin_read, claim, end_read
-from streaming.sources.readable import is_plain, why_unreadable
-from streaming.sources.response_bodies import of_obstore, wrong_length
-from streaming.sources.status_codes import opened_before_fork, plain_etag
+from streaming.sources.obstore.redirect_guard import same_host_options
+from streaming.sources.parallel_listing import PagedListing, list_in_parallel
+from streaming.sources.path_filter import is_plain, unreadable_reason
+from streaming.sources.per_loop import opened_before_fork
+from streaming.sources.response_bodies import check_nothing_left, of_obstore, wrong_length
 
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
     from streaming.sources.listing_limits import ListingLimits
-    from streaming.sources.obstore.key_listing import KeyListing
+    from streaming.sources.obstore.list_objects_v2 import ListObjectsClient
     from streaming.telemetry.skipped_objects import Skips
 
-__all__ = ["ObjectStoreReader", "Stores", "client_settings", "signed", "translated", "why_unreadable_by_obstore"]
+__all__ = ["ObjectStoreReader", "Stores", "client_settings", "obstore_unreadable_reason", "signed", "translated"]
 
 REOPEN_AFTER_S = 10.0  # a refused login is asked for anew at most this often
 SIGNED_FOR = timedelta(minutes=5)  # a clock may be wrong by that much; the request is made at once
@@ -63,7 +64,7 @@ def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[st
     """
     return {
         "client_options": {
-            **fenced(url, login_hosts),
+            **same_host_options(url, login_hosts),
             "timeout": timedelta(seconds=config.timeout_s),
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
         },
@@ -79,7 +80,7 @@ async def signed(store: Any, source: str, key: str = "") -> str:
     """
     import obstore
 
-    from streaming.sources.obstore.key_listing import ListingRefused
+    from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
     begin_read(source)
     try:
@@ -91,11 +92,11 @@ async def signed(store: Any, source: str, key: str = "") -> str:
     return url
 
 
-def why_unreadable_by_obstore(path: str) -> str | None:
-    """As `why_unreadable`; `"not_in_engine"` for a path that obstore takes for none, or for another one."""
+def obstore_unreadable_reason(path: str) -> str | None:
+    """As `unreadable_reason`; `"not_in_engine"` for a path that obstore takes for none, or for another one."""
     if is_plain(path) and "\ufffd" not in path:
         return None
-    return why_unreadable(path) or ("not_in_engine" if _NO_PATH_OF_OBSTORE.search(path) else None)
+    return unreadable_reason(path) or ("not_in_engine" if _NO_PATH_OF_OBSTORE.search(path) else None)
 
 
 class ObjectStoreReader:
@@ -127,8 +128,8 @@ class ObjectStoreReader:
         self._versions = versions or {}
         self._pid = 0
         self._store: Any = None
-        self._keys: KeyListing | None = None
-        self._keys_refused = False
+        self._list_client: ListObjectsClient | None = None
+        self._list_objects_refused = False
         self._reopened_at = -REOPEN_AFTER_S
         self._is_direct = False
 
@@ -164,7 +165,7 @@ class ObjectStoreReader:
             raise self._translated(refused, path) from refused
         return await self.get(path, start, end)
 
-    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side.
 
         Raises:
@@ -174,41 +175,41 @@ class ObjectStoreReader:
             self._open()
         if _NO_PATH_OF_OBSTORE.search(self._root.removesuffix("/") or "root"):
             raise self._translated(ValueError(), self._root)
-        return list_in_parallel(self, prefix, skips, self._config, why_unreadable_by_obstore)
+        return list_in_parallel(self, prefix, skips, self._config, obstore_unreadable_reason)
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages."""
-        from streaming.sources.obstore.key_listing import ListingRefused
+        """Yield all objects below a folder, in pages."""
+        from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
-        if not self._keys_refused:
+        if not self._list_objects_refused:
             try:
-                async for page in self._key_listing().pages(folder, limits):
+                async for page in PagedListing(self._list_objects_client().page).pages(folder, limits):
                     yield page
                 return
             except ListingRefused:
-                pass
-        async for page in self._obstore_listing().pages(folder, limits):
-            self._keys_refused = True
+                pass  # obstore's own listing may be answered
+        async for page in self._native_listing().pages(folder, limits):
+            self._list_objects_refused = True
             yield page
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder whose path begins with `folder + start`, or more of them."""
-        from streaming.sources.obstore.key_listing import ListingRefused
+        """Return the objects and folders directly in a folder whose path begins with `folder + start`, or more."""
+        from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
-        if not self._keys_refused:
+        if not self._list_objects_refused:
             try:
-                return await self._key_listing().level(folder, start, limits)
+                return await PagedListing(self._list_objects_client().page).level(folder, start, limits)
             except ListingRefused:
-                pass
-        found = await self._obstore_listing().level(folder, start, limits)
-        self._keys_refused = True
+                pass  # obstore's own listing may be answered
+        found = await self._native_listing().level(folder, start, limits)
+        self._list_objects_refused = True
         return found
 
     async def aclose(self) -> None:
         """Let go of the store."""
-        keys, self._keys = self._keys, None
-        if keys is not None:
-            await keys.aclose()
+        client, self._list_client = self._list_client, None
+        if client is not None:
+            await client.aclose()
         self._pid = 0
         self._store = None
 
@@ -220,7 +221,7 @@ class ObjectStoreReader:
         url = await self._stores.trial_url(store, self._root + path)
         if url is not None:
             try:
-                is_redirected = await self._key_listing().is_redirected(url, path)
+                is_redirected = await self._list_objects_client().is_redirected(url, path)
             except SourceTimeout:
                 raise
             except SourceError:
@@ -230,16 +231,18 @@ class ObjectStoreReader:
                 raise BadRequest(f"{text}; check the endpoint and the region", path=path, source=self._source)
         self._is_direct = True
 
-    def _key_listing(self) -> KeyListing:
-        if self._keys is None:
-            from streaming.sources.obstore.key_listing import KeyListing  # aiohttp takes 0.15 s, which mere reads save
+    def _list_objects_client(self) -> ListObjectsClient:
+        if self._list_client is None:
+            from streaming.sources.obstore.list_objects_v2 import (
+                ListObjectsClient,  # aiohttp takes 0.15 s, which mere reads save
+            )
 
-            keys = KeyListing(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
-            if self._keys is None:  # or another thread has made one meanwhile, whose sessions are to be closed
-                self._keys = keys
-        return self._keys
+            client = ListObjectsClient(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
+            if self._list_client is None:  # or another thread has made one meanwhile, whose sessions are to be closed
+                self._list_client = client
+        return self._list_client
 
-    def _obstore_listing(self) -> ObstoreListing:
+    def _native_listing(self) -> ObstoreListing:
         return ObstoreListing(self._store, self._root, self._source, self._translated)
 
     def _open(self) -> Any:
@@ -294,11 +297,7 @@ class ObjectStoreReader:
             options["version"] = self._versions[path]
         meta = (await store.get_async(self._root + path, options=options)).meta
         size = meta["size"]
-        if start > size:
-            raise beyond_object(path, start, size, self._source)
-        if start < size and end != start:
-            text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
-            raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
+        check_nothing_left(path, start, end, size, self._source)
         return Blob(b"", plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
     def _translated(self, error: Exception, path: str) -> Exception:

@@ -12,12 +12,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from obstore.store import S3Store
 
-from streaming.sources.obstore.source import client_settings, signed
+from streaming.sources.obstore.reader import client_settings, signed
 from streaming.sources.s3.credentials import Connection, ProfileLogin, asking, connection_of
 
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
-    from streaming.sources.s3.address import S3Place
+    from streaming.sources.s3.address import S3Address
 
 __all__ = ["S3Stores"]
 
@@ -31,30 +31,30 @@ RENEW_BEFORE = timedelta(minutes=5)  # as obstore does
 
 
 class S3Stores:
-    """Makes stores for a place.
+    """Makes stores for one bucket.
 
     Args:
         config: times, and the name for messages.
-        place: where, and how to log in.
+        address: where, and how to log in.
 
     Attributes:
         bucket_url: of the bucket; empty before the first `open`.
     """
 
-    def __init__(self, config: DataSourceConfig, place: S3Place) -> None:
+    def __init__(self, config: DataSourceConfig, address: S3Address) -> None:
         self._config = config
-        self._place = place
-        self._bucket = place.bucket
+        self._address = address
+        self._bucket = address.bucket
         self._settings: dict[str, Any] = {}
         self._may_have_token = False
         self.bucket_url = ""
 
     def open(self) -> S3Store:
         """A store over the whole bucket, with the login that the configuration and the environment give now."""
-        reached = connection_of(self._place, self._config.name)
+        reached = connection_of(self._address, self._config.name)
         self.bucket_url = _bucket_url(reached)
-        place = reached.place
-        has_token = not place.anon and (place.keys is None or place.keys.token is not None)
+        address = reached.address
+        has_token = not address.anon and (address.keys is None or address.keys.token is not None)
         self._may_have_token = has_token and reached.endpoint is not None and not _OF_AMAZON.match(self.bucket_url)
         self._settings = _settings_of(reached, self._config, self.bucket_url)
         endpoint = self.bucket_url.removesuffix(f"/{self._bucket}") if reached.path_style else self.bucket_url
@@ -72,7 +72,7 @@ class S3Stores:
 
     async def trial_url(self, store: Any, key: str) -> str | None:
         """The signed URL of an object, if the session may have a token and the endpoint is not Amazon's own."""
-        from streaming.sources.obstore.key_listing import ListingRefused
+        from streaming.sources.obstore.list_objects_v2 import ListingRefused
 
         if not self._may_have_token:
             return None
@@ -88,23 +88,23 @@ def _endpoint(url: str) -> dict[str, str]:
 
 def _settings_of(reached: Connection, config: DataSourceConfig, bucket_url: str) -> dict[str, Any]:
     """The settings of every store: region, times, and the login."""
-    place = reached.place
-    has_login = place.anon or place.keys or place.provider or reached.session is not None
+    address = reached.address
+    has_login = address.anon or address.keys or address.provider or reached.session is not None
     client = client_settings(config, bucket_url, () if has_login else _hosts_of_own_login())
-    settings = {"region": reached.region, "request_payer": place.requester_pays, **client}
-    if place.anon:
+    settings = {"region": reached.region, "request_payer": address.requester_pays, **client}
+    if address.anon:
         settings["skip_signature"] = True
-    elif place.keys is not None:
+    elif address.keys is not None:
         # Not as plain settings: obstore would join a session token of the environment to them.
         keys = {
-            "access_key_id": place.keys.key,
-            "secret_access_key": place.keys.secret,
-            "token": place.keys.token,
+            "access_key_id": address.keys.key,
+            "secret_access_key": address.keys.secret,
+            "token": address.keys.token,
             "expires_at": None,
         }
         settings["credential_provider"] = lambda: keys
-    elif place.provider is not None:
-        settings["credential_provider"] = _kept(asking(place.provider))
+    elif address.provider is not None:
+        settings["credential_provider"] = _kept(asking(address.provider))
     elif reached.session is not None:
         settings["credential_provider"] = ProfileLogin(reached.session, config.name)
     return settings
@@ -130,7 +130,7 @@ def _kept(ask: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[], Awaitabl
 
 
 def _bucket_url(reached: Connection) -> str:
-    bucket = reached.place.bucket
+    bucket = reached.address.bucket
     parts = urlsplit(reached.endpoint or f"https://s3.{reached.region}.amazonaws.com")
     path = parts.path.rstrip("/")
     if reached.path_style:

@@ -9,25 +9,23 @@ store of obstore is made for each page, as its endpoint is what is signed, and P
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 import yarl
 
 from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
-from streaming.sources.base import FileInfo
 from streaming.sources.http.aiohttp_engine import AiohttpClient
-from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage, parse_keys
-from streaming.sources.object_listing import PAGE
+from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage, parse_list_objects
 from streaming.sources.obstore.errors import code_of, error_of_answer
+from streaming.sources.parallel_listing import PAGE
 from streaming.sources.redirects import REDIRECTS
 
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
-    from streaming.sources.listing_limits import ListingLimits
 
-__all__ = ["KeyListing", "ListRequest", "ListingRefused"]
+__all__ = ["ListObjectsClient", "ListRequest", "ListingRefused"]
 
 THROTTLED = (429, 503)
 
@@ -39,61 +37,37 @@ class ListingRefused(Exception):
     """The server does not answer such a request, or it cannot be signed; obstore's own listing may be answered."""
 
 
-class KeyListing(AiohttpClient):
+class ListObjectsClient(AiohttpClient):
     """Lists the keys of one bucket below a root.
 
     Args:
         config: times, and the name for messages.
         root: what each key begins with: empty, or ending in `/`.
-        request: signs a request.
+        sign: signs a request.
     """
 
-    def __init__(self, config: DataSourceConfig, root: str, url: str, request: ListRequest) -> None:
+    def __init__(self, config: DataSourceConfig, root: str, url: str, sign: ListRequest) -> None:
         limited = config.model_copy(
             update={"max_listing_page_bytes": min(MAX_PAGE_BYTES, config.max_listing_page_bytes)}
         )
         super().__init__(limited, url, {}, receive=lambda nbytes: None)  # listings are not counted
         self._root = root
-        self._request = request
+        self._sign = sign
         self._was_answered = False
 
-    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages.
+    async def page(self, prefix: str, token: str, is_level: bool) -> ListingPage:
+        """Read one page, for a `PagedListing`.
 
         Raises:
-            ListingRefused: at the first step, if no request of this source was ever answered.
-            SourceError: if the server does not answer any more.
+            ListingRefused: if the server does not answer, and never answered such a request.
+            SourceError: if it does not answer any more.
         """
-        token = ""
-        while True:
-            page = await self._page(folder, token, {})
-            if page.objects:
-                yield page.objects
-            if not page.next_token:
-                return
-            if not page.objects:
-                limits.count(0)
-            token = page.next_token
-
-    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder whose path begins with `folder + start`."""
-        objects: list[FileInfo] = []
-        folders: list[str] = []
-        token = ""
-        while True:
-            page = await self._page(folder + start, token, {"delimiter": "/"})
-            limits.count(len(page.objects), len(page.folders))
-            objects += page.objects
-            folders += page.folders
-            if not page.next_token:
-                return objects, folders
-            token = page.next_token
-
-    async def _page(self, prefix: str, token: str, extra: dict[str, str]) -> KeyPage:
-        asked = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE), "prefix": self._root + prefix}
+        fields = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE), "prefix": self._root + prefix}
         if token:
-            asked["continuation-token"] = token
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in {**asked, **extra}.items())
+            fields["continuation-token"] = token
+        if is_level:
+            fields["delimiter"] = "/"
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in fields.items())
         try:
             body = await self._fetch(query, prefix)
         except SourceError as error:
@@ -108,10 +82,10 @@ class KeyListing(AiohttpClient):
         return await asyncio.to_thread(self._parsed, body, prefix)
 
     async def _fetch(self, query: str, prefix: str) -> bytes:
-        url, headers = await self._request(query)
+        url, headers = await self._sign(query)
         target = yarl.URL(url, encoded=True)
         with self._translated(prefix):
-            session = await self._session()
+            session = self._sessions.current() or await self._sessions.open()
             async with session.get(target, headers=self._headers_for(target, headers), allow_redirects=False) as answer:
                 body = await self._body(answer, prefix, is_object=False)
                 if answer.status != 200:
@@ -119,9 +93,9 @@ class KeyListing(AiohttpClient):
                     raise error_of_answer(answer.status, code, prefix, self._source)
         return body
 
-    def _parsed(self, body: bytes, prefix: str) -> KeyPage:
+    def _parsed(self, body: bytes, prefix: str) -> ListingPage:
         try:
-            return parse_keys(body, len(self._root))
+            return parse_list_objects(body, len(self._root))
         except ValueError as error:
             text = f"the listing of {prefix!r} in source {self._source!r} is not that of an object store"
             raise SourceUnavailable(f"{text}; check the endpoint", path=prefix, source=self._source) from error

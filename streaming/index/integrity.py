@@ -17,7 +17,7 @@ from streaming.telemetry.skipped_objects import Skips
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MAX_HEADER_BYTES", "Unfit", "check_tables", "read_header"]
+__all__ = ["MAX_HEADER_BYTES", "InvalidIndex", "check_tables", "read_header"]
 
 MAX_HEADER_BYTES: Final = 4 * 2**20
 """Parsed JSON takes up to 25 times its text, so at most 100 MB; a header of ten parts has 2 kB."""
@@ -27,7 +27,7 @@ BLOCK: Final = 2**20  # rows that are looked at together: some 10 MB
 Check = Callable[[Any], bool]
 
 
-class Unfit(Exception):
+class InvalidIndex(Exception):
     """The index does not fit its bytes; says why, as the end of a sentence that begins with its name."""
 
 
@@ -35,22 +35,22 @@ def read_header(text: bytes) -> dict[str, Any]:
     """The header from its JSON, with each value of the type that it has in one that was saved.
 
     Raises:
-        Unfit: naming what is wrong.
+        InvalidIndex: naming what is wrong.
     """
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise Unfit(f"has a header that is not JSON ({type(exc).__name__})") from exc
+        raise InvalidIndex(f"has a header that is not JSON ({type(exc).__name__})") from exc
     if not isinstance(header, dict):
-        raise Unfit("has a header that is not an object")
+        raise InvalidIndex("has a header that is not an object")
     for name, is_right in _HEADER.items():
         if name not in header or not is_right(header[name]):
-            raise Unfit(f"has no usable {name!r} in its header")
+            raise InvalidIndex(f"has no usable {name!r} in its header")
     parts, sources = header["parts"], len(header["sources"])
     if len(header["etags"]) != sources or not all(number < sources for part in parts for number, _ in part["roots"]):
-        raise Unfit("names sources in its header that it does not list")
+        raise InvalidIndex("names sources in its header that it does not list")
     if len({part["key"] for part in parts}) < len(parts) or bool(header["samples"]) > bool(parts):
-        raise Unfit("has samples without parts, or two parts of one key")
+        raise InvalidIndex("has samples without parts, or two parts of one key")
     return header
 
 
@@ -70,7 +70,7 @@ def check_tables(
         texts: bytes of the names of folders and files.
 
     Raises:
-        Unfit: naming the table that is wrong.
+        InvalidIndex: naming the table that is wrong.
     """
     allowed = np.zeros((len(header["parts"]), len(header["sources"])), bool)
     for number, part in enumerate(header["parts"]):
@@ -80,7 +80,7 @@ def check_tables(
     _check_ranges(ranges, objects)
     for block in _blocks(cells):
         if block.max(initial=0) >= len(objects) + len(ranges):
-            raise Unfit("has samples of objects that are not there")
+            raise InvalidIndex("has samples of objects that are not there")
         if not allowed.all():
             _check_sources(block.astype(np.int64), objects, folders, ranges, allowed)
 
@@ -89,16 +89,16 @@ def _check_folders(folders: NDArray[np.void], sources: int, texts: int) -> None:
     for block in _blocks(folders):
         ends = block["at"].astype(np.int64) + block["bytes"]
         if (ends > texts).any() or (block["names"] > texts).any() or (block["source"] >= sources).any():
-            raise Unfit("has folders whose names or sources are not there")
+            raise InvalidIndex("has folders whose names or sources are not there")
 
 
 def _check_objects(objects: NDArray[np.void], folders: NDArray[np.void], texts: int) -> None:
     for block in _blocks(objects):
         if (block["folder"] >= len(folders)).any():
-            raise Unfit("has objects in folders that are not there")
+            raise InvalidIndex("has objects in folders that are not there")
         ends = folders["names"][block["folder"]].astype(np.int64) + block["at"] + block["bytes"]
         if (ends > texts).any() or (block["size"] < -1).any():
-            raise Unfit("has objects whose names or sizes cannot be")
+            raise InvalidIndex("has objects whose names or sizes cannot be")
 
 
 def _check_ranges(ranges: NDArray[np.void], objects: NDArray[np.void]) -> None:
@@ -106,12 +106,12 @@ def _check_ranges(ranges: NDArray[np.void], objects: NDArray[np.void]) -> None:
     for block in _blocks(ranges):
         numbers = block["object"].astype(np.int64)
         if numbers[0] < last or (np.diff(numbers) < 0).any() or numbers[-1] >= len(objects):
-            raise Unfit("has lines of objects that are not there, or not in their order")
+            raise InvalidIndex("has lines of objects that are not there, or not in their order")
         last = numbers[-1]
         sizes = objects["size"][numbers].astype(np.int64)
         starts, lengths = block["start"].astype(np.int64), block["length"].astype(np.int64)  # too large: negative
         if (starts < 0).any() or (lengths < 0).any() or (starts > sizes).any() or (lengths > sizes - starts).any():
-            raise Unfit("has lines beyond the end of their object")
+            raise InvalidIndex("has lines beyond the end of their object")
 
 
 def _check_sources(
@@ -126,7 +126,7 @@ def _check_sources(
     cells[is_line] = ranges["object"][cells[is_line] - len(objects)]
     sources = folders["source"][objects["folder"][cells]]
     if not allowed[np.arange(len(allowed)), sources].all():
-        raise Unfit("has parts in sources that do not hold them")
+        raise InvalidIndex("has parts in sources that do not hold them")
 
 
 def _blocks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -12,17 +12,17 @@ from streaming.codecs.registry import codec_for, known_suffixes
 from streaming.core.logs import get_logger
 from streaming.errors import NoSamples
 from streaming.index.matching import NONE
-from streaming.index.naming import PRECOMPUTED
+from streaming.index.sample_names import PRECOMPUTED
 from streaming.telemetry.skipped_objects import BY_SETTINGS, USUAL, Skips, warn_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streaming.index.claims import Claim
+    from streaming.index.candidates import Candidates
     from streaming.index.containers.jsonl import Lines
     from streaming.index.listing import Listing
     from streaming.index.matching import Table
-    from streaming.index.parts import Part
+    from streaming.index.sample_parts import Part
     from streaming.sources.base import DataSource
 
 __all__ = [
@@ -32,8 +32,9 @@ __all__ = [
     "find_unlikely",
     "find_unread",
     "find_unused",
-    "judge",
+    "left_out",
     "report",
+    "unlikely_samples",
 ]
 
 METADATA_NAMES: Final = frozenset(
@@ -77,7 +78,7 @@ def check_readable(sources: Sequence[DataSource], listings: Sequence[Listing]) -
         return
     skips = Skips()
     for listing in listings:
-        skips.update(judge(listing)[0])
+        skips.update(left_out(listing))
     check_samples(sources, 0, skips)
 
 
@@ -101,7 +102,7 @@ def check_samples(sources: Sequence[DataSource], samples: int, skips: Skips) -> 
 
 def classify(
     listings: Sequence[Listing],
-    claims: Sequence[Claim],
+    candidates: Sequence[Candidates],
     lines: Mapping[tuple[int, int], Lines],
     table: Table,
     is_complete: NDArray[np.bool_],
@@ -109,9 +110,9 @@ def classify(
     """For each source what became of each object in its listing, for `find_unused` and `find_unlikely`."""
     total = int(table.offsets[-1])
     status = np.zeros(total, np.uint8)
-    for claim in claims:
-        status[claim.objects + table.offsets[claim.source]] = _REPLICA
-        status[claim.twins + table.offsets[claim.source]] = _TWIN
+    for candidate in candidates:
+        status[candidate.objects + table.offsets[candidate.source]] = _REPLICA
+        status[candidate.twins + table.offsets[candidate.source]] = _TWIN
     for (source, k), found in lines.items():
         if not len(found.starts):
             status[table.offsets[source] + k] = _NO_LINES
@@ -130,23 +131,31 @@ def find_unused(listings: Sequence[Listing], statuses: Sequence[NDArray[np.uint8
     return skips
 
 
-def find_unlikely(listings: Sequence[Listing], claims: Sequence[Claim], statuses: Sequence[NDArray[np.uint8]]) -> Skips:
+def find_unlikely(
+    listings: Sequence[Listing], candidates: Sequence[Candidates], statuses: Sequence[NDArray[np.uint8]]
+) -> Skips:
     """Objects that become samples and are hardly meant to: named like metadata, or of another format than the rest."""
     unlikely = Skips()
-    for claim in claims:
-        objects = claim.objects[statuses[claim.source][claim.objects] == _USED]
-        _add_unlikely(unlikely, listings[claim.source], objects.tolist())
+    for candidate in candidates:
+        objects = candidate.objects[statuses[candidate.source][candidate.objects] == _USED]
+        _add_unlikely(unlikely, listings[candidate.source], objects.tolist())
     return unlikely
 
 
-def judge(listing: Listing) -> tuple[Skips, Skips]:
-    """What a listing has left out, and what it holds that is hardly meant to be a sample, if all of it is one part."""
-    skips, unlikely = Skips(), Skips()
+def left_out(listing: Listing) -> Skips:
+    """Return the objects that a listing left out."""
+    skips = Skips()
     skips.update(listing.skips)
     for path in listing.unread:
         skips.add("unsupported_suffix", path)
+    return skips
+
+
+def unlikely_samples(listing: Listing) -> Skips:
+    """Return the objects of a listing that are probably not meant as samples, if all of it is one part."""
+    unlikely = Skips()
     _add_unlikely(unlikely, listing, range(len(listing)))
-    return skips, unlikely
+    return unlikely
 
 
 def _add_unlikely(unlikely: Skips, listing: Listing, objects: Sequence[int]) -> None:

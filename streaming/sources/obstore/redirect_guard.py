@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from streaming.sources.proxies import proxy_for
 
-__all__ = ["fenced", "is_outside"]
+__all__ = ["is_blocked_redirect", "same_host_options"]
 
 _NOBODY = "127.0.0.1:0"  # no server can listen at port 0
 
 
-def fenced(url: str, also: Iterable[str] = ()) -> dict[str, Any]:
+def same_host_options(url: str, also: Iterable[str] = ()) -> dict[str, Any]:
     """The `client_options` that let a store reach the host of `url`, and what the login needs, only.
 
     Where the environment names a proxy for that host, the proxy decides instead.
@@ -48,7 +48,7 @@ def _spellings(host: str) -> list[str]:
     return found
 
 
-def is_outside(error: BaseException) -> bool:
-    """Whether an error of obstore is that of a redirect which `fenced` stopped."""
+def is_blocked_redirect(error: BaseException) -> bool:
+    """Whether an error of obstore is that of a redirect which `same_host_options` stopped."""
     text = str(error)
     return f"{_NOBODY}," in text or "kind: Redirect," in text

@@ -17,7 +17,7 @@ from typing import IO, Any
 from streaming.errors import BadRequest, ClosedError, SourceError
 from streaming.sources.base import Blob, Buffer, beyond_object, too_large
 
-__all__ = ["Spool"]
+__all__ = ["SpoolFile"]
 
 WRITE_BYTES = 2**20  # at a time, in a thread: a hop costs 0.1 ms
 
@@ -39,7 +39,7 @@ class _Download:
         self.waiting = 0
 
 
-class Spool:
+class SpoolFile:
     """One temporary file of one source; belongs to one event loop. The file is made for the first object.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from streaming.core.adapter_config import DEFAULT_MAPPING, parse_mapping
 from streaming.core.config_model import is_near, suggest
 from streaming.errors import ConfigError, IndexBuildError
-from streaming.index.naming import PRECOMPUTED
+from streaming.index.sample_names import PRECOMPUTED
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:

@@ -6,34 +6,30 @@ import asyncio
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import xxhash
 
 from streaming.codecs.registry import split_suffix
-from streaming.core.adapter_config import DEFAULT_MAPPING, parse_mapping
-from streaming.core.masking import mask_secrets
 from streaming.errors import ConfigError, IndexFileError
 from streaming.index.build import KnownLines, build_buffer
+from streaming.index.changes import Changes, compare
+from streaming.index.configuration import rules
 from streaming.index.containers.jsonl import Lines
 from streaming.index.file import map_file, save_file
 from streaming.index.layout import FOLDER, OBJECT, RANGE, RANGES, Sections, parse, to_text
-from streaming.index.naming import Naming, below
-from streaming.index.unused import report
+from streaming.index.object_report import report
+from streaming.index.sample_names import NamingRules, below
 from streaming.telemetry.skipped_objects import BY_SETTINGS, Skips
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.base import DataSource
 
-__all__ = ["Changes", "Row", "SampleIndex", "configuration", "rules"]
-
+__all__ = ["Row", "SampleIndex"]
 
 MOST_KNOWN_FOLDERS = 4096
 """Paths of folders that are kept as text; beyond, they are forgotten and read again (about 1 microsecond each)."""
@@ -66,67 +62,6 @@ class Row(NamedTuple):
     def is_range(self) -> bool:
         """Whether this is one line of an object, and not the whole object."""
         return self.length != self.size or self.path[-6:].lower() == ".jsonl"
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a fresh listing says that an index does not; true if there is anything.
-
-    Attributes:
-        added: names of samples that are new, in order.
-        removed: names of samples that are gone.
-        changed: names of samples with a part that is another object, or has another size, ETag or time.
-        index: the index of the fresh listing.
-    """
-
-    added: list[str]
-    removed: list[str]
-    changed: list[str]
-    index: SampleIndex
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed)
-
-
-def configuration(
-    sources: Sequence[DataSource],
-    *,
-    data_mapping: Mapping[str, str] | Sequence[str] | None = None,
-    rename: Mapping[str, str] | None = None,
-    missing: str = "raise",
-) -> str:
-    """What an index depends on apart from the data, as a short text: `SampleIndex.open(path, expect=...)`."""
-    roots = [
-        (each.name, each.source_type, mask_secrets(each.path_or_uri), each.include, each.exclude, _view(each))
-        for each in (source.config for source in sources)
-    ]
-    mapping = parse_mapping(data_mapping)
-    keys = list(mapping.items()) if mapping else ("default", DEFAULT_MAPPING)
-    rules = [keys, list((rename or {}).items()), missing]
-    return xxhash.xxh3_128_hexdigest(repr((roots, rules)).encode("utf-8", "surrogateescape"))
-
-
-def rules(
-    sources: Sequence[DataSource],
-    *,
-    data_mapping: Mapping[str, str] | Sequence[str] | None = None,
-    rename: Mapping[str, str] | None = None,
-    missing: str = "raise",
-) -> dict[str, Any]:
-    """What the header of an index says of how it was built: `configuration`, and what a later listing needs of it."""
-    mapping, renamed = parse_mapping(data_mapping), dict(rename or {})
-    return {
-        "configuration": configuration(sources, data_mapping=mapping, rename=renamed, missing=missing),
-        "sources": [source.name for source in sources],
-        "data_mapping": mapping,
-        "rename": renamed,
-        "missing": missing,
-    }
-
-
-def _view(config: DataSourceConfig) -> str:
-    """The name of what gives ETags of its own: by gcsfs they are others than by obstore."""
-    return "gcsfs" if config.engine == "gcsfs" else ""
 
 
 class SampleIndex:
@@ -183,7 +118,7 @@ class SampleIndex:
 
         Args:
             data_mapping: `{name: key in the sample}` or a list of names; a name is a source's, or a folder's below the
-                roots (also below `.precomputed/`). None: see `streaming.index.parts.find_parts`.
+                roots (also below `.precomputed/`). None: see `streaming.index.sample_parts.find_parts`.
             rename: texts in the names of samples and what stands for them, before they are matched.
             missing: what to do with samples that lack a part: "raise", or "drop" them and count.
 
@@ -310,11 +245,11 @@ class SampleIndex:
         Raises:
             IndexError: unless 0 <= i < len.
         """
-        name, line = self._key(i)
+        name, line = self.sort_key(i)
         return name if line < 0 else f"{name}#{line}"
 
-    def _key(self, i: int) -> tuple[str, int]:
-        """What samples are ordered by: name, and number of the line or -1."""
+    def sort_key(self, i: int) -> tuple[str, int]:
+        """Return what samples are sorted by: the name, and the number of the line or -1."""
         cell, line = self._cells_of(i)[0], -1
         if cell >= self._objects:
             at, cell = cell - self._objects, self._range(cell - self._objects)[0]
@@ -324,9 +259,9 @@ class SampleIndex:
         return self._naming.name(below(self._roots[source], folder + slash) or "", split_suffix(file)[0]), line
 
     @cached_property
-    def _naming(self) -> Naming:
+    def _naming(self) -> NamingRules:
         header = self._sections.header
-        return Naming([part["name"] for part in header["parts"]], header["rename"])
+        return NamingRules([part["name"] for part in header["parts"]], header["rename"])
 
     @cached_property
     def _roots(self) -> dict[int, str]:
@@ -355,7 +290,7 @@ class SampleIndex:
         fresh = SampleIndex(parse(await build_buffer(sources, same, self._known_lines()), "just built"))
         if (fresh.skips.counts, fresh.unlikely.counts) != (self.skips.counts, self.unlikely.counts):
             report(sources, fresh.skips, fresh.unlikely)
-        return await asyncio.to_thread(self._compare, fresh)
+        return await asyncio.to_thread(compare, self, fresh)
 
     def _known_lines(self) -> KnownLines:
         ranges = self._ranges
@@ -367,26 +302,6 @@ class SampleIndex:
             lines = Lines(found["start"].astype(np.int64), found["length"].astype(np.int64), size)
             known[source, path, size, validator] = lines
         return known
-
-    def _compare(self, fresh: SampleIndex) -> Changes:
-        changes = Changes([], [], [], fresh)
-        i = j = 0
-        if self.fingerprint == fresh.fingerprint:
-            return changes
-        while i < len(self) or j < len(fresh):
-            old = self._key(i) if i < len(self) else None
-            new = fresh._key(j) if j < len(fresh) else None
-            if new is None or (old is not None and old < new):
-                changes.removed.append(self.name(i))
-                i += 1
-            elif old is None or new < old:
-                changes.added.append(fresh.name(j))
-                j += 1
-            else:
-                if self.rows(i) != fresh.rows(j):
-                    changes.changed.append(self.name(i))
-                i, j = i + 1, j + 1
-        return changes
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._path is not None:
