@@ -113,7 +113,7 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
     """No tokens, no keys, or padding of a key that is not there."""
     with pytest.raises(ValueError, match="max_tokens=0"):
         PackCollate(0)
-    with pytest.raises(ValueError, match="keys are empty"):
+    with pytest.raises(ValueError, match="keys is empty"):
         PackCollate(1, ())
     with pytest.raises(ValueError, match="'labels'"):
         PackCollate(1, "input_ids", {"labels": 1})
