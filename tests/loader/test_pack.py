@@ -105,7 +105,7 @@ def test_packs_that_do_not_fit_are_refused(packs: Any, message: str) -> None:
 
 def test_keys_of_different_lengths_are_refused() -> None:
     """Labels are one a token."""
-    with pytest.raises(ValueError, match="equal for all keys"):
+    with pytest.raises(ValueError, match="one value per token"):
         PackCollate(3, ("input_ids", "labels"))([[sample(1, 2, labels=torch.ones(1))]])
 
 
