@@ -19,7 +19,7 @@ from streaming.core.config_reference import main, markdown
 from streaming.core.source_config import SOURCE_TYPES, DataSourceConfig
 from streaming.engine import fetch
 from streaming.order import batching
-from streaming.prefetch import announce_window, readahead
+from streaming.prefetch import announce_window, announced, readahead
 from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 from streaming.resilience import ResilienceConfig
 from streaming.testing import MemorySource
@@ -111,8 +111,8 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
             r"most samples being read ahead at once; None is (\d+)",
             readahead.CONCURRENCY,
         ),
-        ("streaming/prefetch/readahead.py", r"None adapts between (\d+) and", readahead.START_DEPTH),
-        ("streaming/prefetch/readahead.py", r"None adapts between \d+ and ([\d,]+)", readahead.MAX_DEPTH),
+        ("streaming/prefetch/readahead.py", r"None adapts between (\d+) and", announced.START_DEPTH),
+        ("streaming/prefetch/readahead.py", r"None adapts between \d+ and ([\d,]+)", announced.MAX_DEPTH),
     ],
 )
 def test_numbers_in_the_text_are_those_of_the_code(document: str, sentence: str, value: int) -> None:

@@ -344,11 +344,11 @@ async def test_depth_grows_when_a_reader_is_late():
     """An adaptive depth doubles when it was the limit, and a fixed one stays."""
     store = Store()
     engine = engine_over(store, concurrency=10_000)
-    before = engine.depth
+    before = engine.announced.depth
     engine.announce(range(3 * before))
     read = asyncio.ensure_future(engine.get(0))
     await settle()
-    assert engine.depth == 2 * before
+    assert engine.announced.depth == 2 * before
     read.cancel()
     await engine.aclose()
 
@@ -443,7 +443,7 @@ async def test_numbers_are_read_in_any_thread():
     def count():
         try:
             while not is_over.is_set():
-                assert min(engine.waiting, engine.ahead, engine.in_flight) >= 0
+                assert min(engine.announced.waiting, len(engine.announced.started), engine.in_flight) >= 0
         except Exception as exc:
             errors.append(exc)
 
@@ -507,7 +507,8 @@ async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
     if name != "is_held":  # which is asked of what was announced alone
         told = await asyncio.gather(engine.get("b"), engine.get("b"), return_exceptions=True)
         assert [type(error) for error in told] == [ZeroDivisionError] * 2
-    assert (store.reserved, engine.in_flight, engine.ahead, engine.waiting) == (0, 0, 0, 0)
+    assert (store.reserved, engine.in_flight) == (0, 0)
+    assert (len(engine.announced.started), engine.announced.waiting) == (0, 0)
     await engine.aclose()
 
 
@@ -544,7 +545,7 @@ async def test_orders_that_are_over_are_not_kept():
         assert await engine.get("a") == ["a"]
         store.gates.clear()
     await settle()
-    assert engine.orders == 0
+    assert len(engine.announced) == 0
     await engine.aclose()
 
 
@@ -556,7 +557,7 @@ async def test_a_key_that_was_loaded_ahead_and_lost_gives_its_own_share_back():
     engine.announce("ab")
     store.finish("a")
     await settle()
-    assert (store.started, engine.ahead, store.reserved) == (["a"], 1, 1)
+    assert (store.started, len(engine.announced.started), store.reserved) == (["a"], 1, 1)
     assert await engine.get("a") == ["a"]
     assert store.started[:2] == ["a", "a"]
     store.finish("b")

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 from torch.utils.data import DataLoader
@@ -140,11 +141,14 @@ def test_a_stopped_owner_holds_up_no_scrape(registry: CollectorRegistry, tmp_pat
         assert adapter[0]["idx"] == 0
         numbers(registry)
         owner: Any = adapter._reader
-        os.kill(owner._process.pid, signal.SIGSTOP)
+        engine = psutil.Process(owner._process.pid)
+        engine.suspend()
         try:
+            while engine.status() != psutil.STATUS_STOPPED:  # the signal takes effect later than it is sent
+                pass
             found = numbers(registry)
         finally:
-            os.kill(owner._process.pid, signal.SIGCONT)
+            engine.resume()
         assert found.of("reads_total", dataset="data") == 1
         assert found.of("scrape_errors_total", dataset="data") == 1
         assert adapter[0]["idx"] == 0
