@@ -20,9 +20,9 @@ def test_config_is_valid(amtool: Tool) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("severity", "receiver"), [("critical", "oncall"), ("warning", "team"), ("info", "nobody")])
+@pytest.mark.parametrize(("severity", "receiver"), [("critical", "oncall"), ("warning", "team"), ("info", "discard")])
 def test_an_alert_goes_to_whom_its_severity_says(amtool: Tool, severity: str, receiver: str) -> None:
-    """Critical alerts wake somebody, warnings go to the team, information to nobody."""
+    """Critical alerts wake somebody, warnings go to the team, information to discard."""
     done = amtool("config", "routes", "test", f"--config.file={CONFIG}", f"severity={severity}")
     assert done.stdout.strip() == receiver
 
