@@ -1,5 +1,4 @@
-"""What holds for all tests: those whose server is not installed are left out, and the last lines say so; one seed;
-SIGINT as in a terminal."""
+"""Hooks for all tests: leave out tests whose server is not installed, and report them; set one seed; enable SIGINT."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ import pytest
 pytest_plugins = ["tests.time_limit"]
 
 INSTALLED = Path(sys.prefix) / "services"
-"""Where `make services` puts servers that are Python packages."""
+"""Folder in which `make services` installs servers that are Python packages."""
 
 
 def _has(*commands: str) -> bool:
@@ -41,20 +40,20 @@ NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
     "promtool": ("rules of alerts with promtool", lambda: _has("promtool")),
     "pushgateway": ("metrics pushed to a gateway", lambda: _has("prometheus-pushgateway", "curl")),
 }
-"""By fixture: what is tested with it, and whether it can be started here."""
+"""For each fixture, the tests that need it and a function that says whether its server is installed."""
 
 
 def _missing() -> dict[str, str]:
-    return {fixture: what for fixture, (what, is_there) in NEEDED.items() if not is_there()}
+    return {fixture: what for fixture, (what, is_installed) in NEEDED.items() if not is_installed()}
 
 
 def pytest_configure() -> None:
-    """Draw the seed of tests that cut runs at random places; the processes of xdist inherit it."""
+    """Choose the seed of tests that interrupt runs at random places; the workers of xdist inherit it."""
     os.environ.setdefault("STREAMING_CUTS_SEED", str(random.SystemRandom().randrange(2**32)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what asks for a server that is not there."""
+    """Leave out tests that need a missing server."""
     missing = _missing()
     left_out = [item for item in items if missing.keys() & set(getattr(item, "fixturenames", ()))]
     if left_out:
@@ -64,10 +63,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> Iterator[None]:
-    """Let SIGINT interrupt this process and the processes that it starts, also where the tests run in the background.
+    """Let SIGINT interrupt this process and the processes that it starts, also when the tests run in the background.
 
     A shell starts a background job with SIGINT ignored, and every process below inherits that. The process that only
-    hands tests out to those of xdist goes on ignoring it.
+    distributes tests to the workers of xdist still ignores it.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -76,9 +75,9 @@ def interruptible() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say with which seed runs were cut, what was not run, and why."""
+    """Print the seed of the interrupted runs, and which tests were not run and why."""
     terminalreporter.write_line(f"STREAMING_CUTS_SEED={os.environ['STREAMING_CUTS_SEED']}")
     for what in _missing().values():
         terminalreporter.write_sep("=", f"NOT RUN: the tests of {what}", yellow=True)
     if _missing():
-        terminalreporter.write_line("`make services` installs the servers where it may: it needs apt, root, and PyPI.")
+        terminalreporter.write_line("`make services` installs the servers: it needs apt, root, and PyPI.")
