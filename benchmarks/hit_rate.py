@@ -55,7 +55,7 @@ def entry_bytes(url: str) -> float:
 def epochs_of(
     url: str, budget: float, policy: str, mode: tuple[int, bool], epochs: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Yield the statistics of each epoch, and its `requests`."""
+    """Return the statistics of each epoch, with its `requests`."""
     workers, persistent = mode
     source = source_at(url)
     found = []

@@ -70,7 +70,7 @@ def heavy_modules_of(statement: str) -> list[str]:
 
 
 def timed(command: list[str]) -> None:
-    """Run the command once and return the seconds."""
+    """Run the command once."""
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
