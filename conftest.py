@@ -1,9 +1,10 @@
-"""Hooks for all tests: leave out tests whose server is not installed, and report them; set one seed; enable SIGINT."""
+"""Hooks for all tests: leave out and report tests without their server; set one seed; enable SIGINT; measure forks."""
 
 from __future__ import annotations
 
 import os
 import random
+import runpy
 import shutil
 import signal
 import sys
@@ -41,6 +42,14 @@ NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
     "pushgateway": ("metrics pushed to a gateway", lambda: _has("prometheus-pushgateway", "curl")),
 }
 """For each fixture, the tests that need it and a function that says whether its server is installed."""
+
+
+MEASURED = Path(__file__).parent / "tests" / "measured"
+"""Folder of the hook for coverage that this process runs here, and that processes started by tests import."""
+
+if "COVERAGE_PROCESS_CONFIG" in os.environ and str(MEASURED) not in os.environ.get("PYTHONPATH", ""):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MEASURED), os.environ.get("PYTHONPATH")]))
+    runpy.run_path(str(MEASURED / "sitecustomize.py"))
 
 
 def _missing() -> dict[str, str]:

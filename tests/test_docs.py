@@ -21,7 +21,8 @@ import typer.main
 from streaming import errors
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
-from streaming.core import config
+from streaming.core.adapter_config import AdapterConfig
+from streaming.core.source_config import DataSourceConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -58,7 +59,11 @@ PYTHON_BLOCKS = [block for document in DOCUMENTS for block in blocks(document) i
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(arguments, cwd=folder, env=environment, text=True, capture_output=True, timeout=240)
 
 
@@ -167,7 +172,7 @@ def test_the_guide_lists_every_option_of_the_adapter() -> None:
     assert set(inspect.signature(StreamingDatasetAdapter).parameters) - {"self"} <= rows(GUIDE)
 
 
-@pytest.mark.parametrize("model", [config.DataSourceConfig, config.AdapterConfig])
+@pytest.mark.parametrize("model", [DataSourceConfig, AdapterConfig])
 def test_the_guide_lists_every_field_of_the_configuration(model: Any) -> None:
     """Each field of a configuration has a row in a table of the guide."""
     assert set(model.model_fields) <= rows(GUIDE)

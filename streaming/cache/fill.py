@@ -1,4 +1,4 @@
-"""`SmartLRUCache.prefetch`: bring keys in, each once however many ask, within the cache's budget for reading ahead."""
+"""`SmartLRUCache.prefetch`: fetch keys into the cache, each once for all callers, within its budget for reads ahead."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any, Protocol
 
-from streaming.cache.budget import Reservation
+from streaming.cache.budget import UNKNOWN_BYTES
+from streaming.cache.reservation import Reservation
 from streaming.core.logs import get_logger
 
 Fetch = Callable[[Any], Awaitable[Any]]
 
-UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known yet
 _FETCHES = 32
 
 logger = get_logger(__name__)
 
 
 class FillableCache(Protocol):
-    """What filling needs of the cache."""
+    """The part of the cache that filling needs."""
 
     def contains(self, key: Hashable) -> bool:
         """Whether the key is held."""
 
     def encode(self, sample: Any, compress: bool = True) -> Any:
-        """The sample ready for `admit`, or None."""
+        """Return the sample ready for `admit`, or None if it cannot be stored."""
 
     def admit(
         self, key: Hashable, entry: Any, *, prefetched: bool = False, reservation: Reservation | None = None
@@ -35,27 +35,27 @@ class FillableCache(Protocol):
         """Store it."""
 
     def reserve(self, nbytes: int, *, demanded: bool = False) -> Reservation | None:
-        """Room for a read in flight, or None."""
+        """Hold room for a read in flight; None if there is none."""
 
     @property
     def window(self) -> int:
-        """The most bytes that reads ahead may hold."""
+        """Most bytes that reads ahead may hold."""
 
 
 class Filler:
-    """Runs the fetches of one cache. Any loop, any thread: a key in flight elsewhere is waited for, not fetched again.
+    """Runs the fetches of one cache. Any loop, any thread: a key in flight elsewhere is awaited, not fetched again.
 
-    It does not refer to the cache, so that a cache that is dropped frees its memory at once.
+    It holds no reference to the cache, so that an unused cache frees its memory at once.
 
     Args:
-        most: keys that one call fetches, and fetches in flight; None: all, 32 at a time.
+        most: most keys that one call fetches, and most fetches in flight; None: all keys, 32 at a time.
     """
 
     def __init__(self, most: int | None) -> None:
         self._most = most
         self._concurrency = most or _FETCHES
         self._lock = threading.Lock()
-        self._flights: dict[Hashable, Future[bool | None]] = {}  # held now, failed, or None: its caller was cancelled
+        self._flights: dict[Hashable, Future[bool | None]] = {}  # whether it is held; None: cancelled
 
     async def fill(self, cache: FillableCache, keys: Iterable[Hashable], fetch_fn: Fetch) -> dict[Hashable, bool]:
         """See `SmartLRUCache.prefetch`."""
@@ -85,7 +85,7 @@ class Filler:
                 return outcome
 
     async def _fly(self, cache: FillableCache, key: Hashable, flight: Future[bool | None], fetch_fn: Fetch) -> bool:
-        flight.set_running_or_notify_cancel()  # from now on a waiter that is cancelled does not cancel the others
+        flight.set_running_or_notify_cancel()  # a waiter that is cancelled does not cancel the others
         outcome: bool | None = None
         try:
             outcome = await self._fetch(cache, key, fetch_fn)

@@ -1,12 +1,13 @@
-"""What the library logs: lines of `event key=value ...`, without secrets, that programs can read back.
+"""The library's log: lines of `event key=value ...`, without secrets, that programs can read back.
 
-Every logger of the library comes from `get_logger`. Its filter runs on records that are really made, after the check of
-the level, so that a disabled level costs what it costs without it. A message is a constant with `%` conversions;
-values that hold a space, a quotation mark or a control character are quoted, so that a line stays one line and its
-pairs stay apart. In a traceback, further lines of a message are indented, and control characters escaped. Events and
-their keys are listed in `docs/reference/logs.md`.
+Every logger of the library comes from `get_logger`. Its filter runs only on records that are made, after the check of
+the level, so a disabled level costs nothing extra. A message is a constant with `%` conversions, one for each value;
+values that hold a space, a quotation mark or a control character are quoted, so a line stays one line and its pairs
+stay apart. A record also carries its pairs as the dict `record.fields`, so no handler has to parse the text. In a
+traceback, further lines of a message are indented and control characters are escaped. Events and their keys are listed
+in `docs/reference/logs.md`.
 
-No handlers are added: where lines go is for the program to say, by `logging` or, in a script, by `configure`.
+The library adds no handlers: the program decides where lines go, by `logging` or, in a script, by `configure`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from streaming.errors import ConfigError
 __all__ = ["ROOT", "configure", "get_logger", "parse"]
 
 ROOT: Final = "streaming"
-"""The name of the logger above all of the library's."""
+"""Name of the logger that is the parent of all of the library's."""
 
-_CONVERSION = re.compile(r"%(?!%)[-+ #0]*[\d*]*(?:\.[\d*]+)?[a-zA-Z]")
+_CONVERSION = re.compile(r"%(?:\.\d)?[a-z]")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?P<fraction>\.\d+)?(?P<power>[eE][-+]?\d+)?)")
 _PLAIN = re.compile(rf"[^\s\"'=\\{CONTROL}]+")
 _LEFT_BY_JSON = re.compile(rf"[{CONTROL}\xa0]")
@@ -39,37 +40,35 @@ _CONSTANTS = {"True": True, "False": False, "None": None}
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of a module of the library, which lets no secret through: `get_logger(__name__)`.
+    """Return the logger of a module of the library, which lets no secret through: `get_logger(__name__)`.
 
     Handlers, wherever they are added, get records whose message, arguments and traceback are masked. A record with an
     exception has its traceback as text (`exc_text`) and not the exception itself (`exc_info`).
     """
     logger = logging.getLogger(name)
-    logger.addFilter(_FILTER)  # which the logger has once, however often it is added
+    logger.addFilter(_FILTER)  # a logger keeps it once, however often it is added
     return logger
 
 
 class _Masking(logging.Filter):
-    """Masks and quotes what a record holds, in place; handles a record once."""
+    """Masks and quotes what a record holds, in place, and adds its pairs as `fields`. Handles a record once."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "is_masked", False):
             return True
         record.is_masked = True
-        if isinstance(record.args, Mapping):
-            shown: Any = mask_options(record.args)
-            record.args = {
-                key: value if isinstance(value, int | float) else _argument(shown[key])
-                for key, value in record.args.items()
-            }
-        elif record.args:
-            hidden = _hides(str(record.msg))
-            record.args = tuple(
-                MASK if number < len(hidden) and hidden[number] and isinstance(value, str) else _argument(value)
-                for number, value in enumerate(record.args)
-            )
-        else:
+        if not record.args:
             record.msg = escaped(mask_text(str(record.msg)))
+        args = record.args if isinstance(record.args, tuple) else (record.args,)  # logging unpacks a single mapping
+        pairs, secret = _pairs_of(str(record.msg))
+        if pairs and len(args) == len(secret):
+            values = {key: _shown(value, secret[key]) for key, value in zip(secret, args, strict=True)}
+            record.args = tuple(quoted(value) if isinstance(value, str) else value for value in values.values())
+            numbers = {key: _value(pairs[key] % value) for key, value in values.items() if not isinstance(value, str)}
+            record.fields = {**pairs, **values, **numbers}
+        else:  # a message of the program's own
+            record.msg, record.args = escaped(mask_text(_formatted(record))), ()
+            record.fields = {"event": "message", "text": record.msg}
         if record.exc_info:
             record.exc_text = record.exc_text or _as_traceback(_full(record.exc_info)[1])
             record.exc_info = None
@@ -81,12 +80,33 @@ class _Masking(logging.Filter):
 _FILTER = _Masking()
 
 
+@lru_cache(maxsize=1024)
+def _pairs_of(message: str) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Return the event and pairs of a message, and whether each key with a conversion names a secret (`token=%s`).
+
+    Both are empty if it does not have the form of the library's messages.
+    """
+    try:
+        pairs = parse(message)
+    except ConfigError:
+        return {}, {}
+    keys = [key for key, value in pairs.items() if _CONVERSION.fullmatch(str(value))]
+    return pairs, {key: not mask_text(f"{key}=stand1n").endswith("stand1n") for key in keys}
+
+
+def _formatted(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):  # arguments that do not fit
+        return f"{record.msg} {record.args}"
+
+
 def _full(exc_info: Any) -> Any:
     return exc_info if isinstance(exc_info, tuple) else (type(exc_info), exc_info, exc_info.__traceback__)
 
 
 def _as_traceback(error: BaseException | None) -> str | None:
-    """The traceback of an error and of all that it came from."""
+    """Return the traceback of an error with its causes and contexts."""
     if error is None:
         return None
     found = traceback.TracebackException.from_exception(error)
@@ -105,43 +125,35 @@ def _chained(found: Any) -> Iterator[Any]:
         waiting += filter(None, (each.__cause__, each.__context__, *(each.exceptions or ())))
 
 
-def _argument(value: object) -> object:
-    """An argument of a message: numbers as they are, for `%d` and `%.1f`; everything else as masked, quoted text."""
+def _shown(value: object, is_secret: bool) -> Any:
+    """Return the value of a pair: numbers as they are, for `%d` and `%.1f`, everything else as masked text."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, BaseException):
         value = f"{type(value).__name__}: {value}"
     elif isinstance(value, Mapping | list | tuple):
         value = mask_options(value)
-    return quoted(mask_text(str(value)))
+    elif is_secret and isinstance(value, str):
+        value = MASK
+    return mask_text(str(value))
 
 
 def quoted(text: str) -> str:
-    """`text` as the value of a pair: in quotation marks, with JSON's escapes, where it would not be read back else."""
+    """Return `text` as the value of a pair, with quotation marks and JSON's escapes where it needs them."""
     if _PLAIN.fullmatch(text) and not _NUMBER.fullmatch(text) and text not in _CONSTANTS:
         return text
-    # escaped only where it must be: other letters stay readable, half pairs of names that are no UTF-8 do not break
+    # Only what must be is escaped: other letters stay readable, and names that are not UTF-8 do not break it.
     shown = json_text.dumps(text, ensure_ascii=False)
     return _LEFT_BY_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", shown)
 
 
-@lru_cache(maxsize=1024)
-def _hides(message: str) -> tuple[bool, ...]:
-    """Whether each conversion of a message stands behind a secret's name, as in `token=%s`."""
-    begin, found = 0, []
-    for match in _CONVERSION.finditer(message):
-        found.append(not mask_text(f"{message[begin : match.start()]}stand1n").endswith("stand1n"))
-        begin = match.end()
-    return tuple(found)
-
-
 def parse(line: str) -> dict[str, Any]:
-    """The pairs of a line of the log, with its first word as `event`; numbers, booleans and None as such.
+    """Return the pairs of a line of the log, with its first word as `event`; numbers, booleans and None as such.
 
     Takes messages (`event key=value ...`) and lines as `configure` writes them.
 
     Raises:
-        ConfigError: if it is no such line.
+        ConfigError: if it is not such a line.
     """
     pairs: dict[str, Any] = {}
     head, _, rest = line.strip().partition(" ")
@@ -153,11 +165,13 @@ def parse(line: str) -> dict[str, Any]:
     while at < len(rest):
         match = _PAIR.match(rest, at)
         if match is None or rest[match.end() : match.end() + 1] not in ("", " "):
-            raise ConfigError(f"{line!r} is no line of the log: no key=value at character {len(line) - len(rest) + at}")
+            raise ConfigError(
+                f"{line!r} is not a line of the log: no key=value at character {len(line) - len(rest) + at}"
+            )
         pairs[match["key"]] = _value(match["value"])
         at = match.end() + 1
     if not pairs.get("event"):
-        raise ConfigError(f"{line!r} is no line of the log: it names no event")
+        raise ConfigError(f"{line!r} is not a line of the log: it names no event")
     return pairs
 
 
@@ -171,11 +185,11 @@ def _value(text: str) -> Any:
 
 
 class _Lines(logging.Formatter):
-    """One line for each record: pairs, or one JSON object.
+    """Formats each record as one line of pairs or as a JSON object.
 
     Args:
-        as_json: which of them.
-        rank: of this process among the trainers, or None.
+        as_json: whether lines are JSON.
+        rank: rank of this process, or None.
     """
 
     def __init__(self, as_json: bool, rank: str | None) -> None:
@@ -189,7 +203,7 @@ class _Lines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             **({} if self._rank is None else {"rank": self._rank}),
-            **_event(record.getMessage()),
+            **record.fields,  # type: ignore[attr-defined]  # set by the filter
         }
         if record.exc_text:
             pairs["exception"] = record.exc_text
@@ -198,28 +212,21 @@ class _Lines(logging.Formatter):
         return " ".join(f"{key}={quoted(v) if isinstance(v, str) else v}" for key, v in pairs.items())
 
 
-def _event(message: str) -> dict[str, Any]:
-    try:
-        return parse(message)
-    except ConfigError:  # of a program's own logger below "streaming"
-        return {"event": "message", "text": message}
-
-
 def configure(level: int | str = "INFO", json: bool = False, stream: TextIO | None = None) -> logging.Handler:
     """Write the library's log, for scripts that do not set up `logging` themselves.
 
-    Calling it again replaces what it set up before. The root logger's handlers do not get these records then.
+    Calling it again replaces the earlier set-up. The handlers of the root logger then no longer get these records.
 
     Args:
         level: a name or number of `logging`.
-        json: one JSON object on each line, in place of `key=value` pairs.
-        stream: where to; None is stderr.
+        json: write one JSON object per line instead of `key=value` pairs.
+        stream: where to write; None is stderr.
 
     Returns:
-        The handler, to remove from `logging.getLogger("streaming")` if wanted.
+        The handler, so that you can remove it from `logging.getLogger("streaming")`.
 
     Raises:
-        ConfigError: if there is no such level.
+        ConfigError: if the level does not exist.
     """
     logger = logging.getLogger(ROOT)
     try:

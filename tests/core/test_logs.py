@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.core import logs
-from streaming.core.config import parse_source
+from streaming.core.source_config import parse_source
 from streaming.errors import AccessDenied, ConfigError, SourceError
 from streaming.index import SampleIndex
 from streaming.monitoring.metrics import write_textfile
@@ -167,10 +167,24 @@ def test_values_keep_their_type(values: list[Any]) -> None:
         assert (read[f"k{number}"], type(read[f"k{number}"])) == (expected, type(expected))
 
 
+def test_a_record_carries_its_pairs(tracker: Tracker) -> None:
+    """Any handler finds the event and its values in `fields`, masked, with numbers as the message shows them."""
+    logs.get_logger("streaming.tests.fields").error("an_event a=%s b=%.1f c=fixed token=%s", "x y", 2.04, "hunter2")
+    [record] = tracker.records
+    fields = {"event": "an_event", "a": "x y", "b": 2.0, "c": "fixed", "token": "***"}
+    assert record.__dict__["fields"] == logs.parse(record.getMessage()) == fields
+
+
+def test_arguments_that_do_not_fit_lose_no_record(tracker: Tracker) -> None:
+    """They are shown next to the message, masked too."""
+    logs.get_logger("streaming.tests.odd").error("an_event a=%s", "x", "token=hunter2")
+    assert tracker.records[0].getMessage() == "an_event a=%s ('x', 'token=***')"
+
+
 @pytest.mark.parametrize("line", ["", "event loose words", "a=b", 'event key="open', 'event a="b"c', "=1"])
 def test_what_is_no_line_of_the_log_is_refused(line: str) -> None:
     """The error holds the line."""
-    with pytest.raises(ConfigError, match="is no line of the log"):
+    with pytest.raises(ConfigError, match="is not a line of the log"):
         logs.parse(line)
 
 
@@ -207,7 +221,7 @@ def test_a_traceback_is_part_of_its_line(lines: io.StringIO) -> None:
     except ValueError:
         logging.getLogger("streaming.tests.own").exception("It failed: really, %s", "token=hunter2")
     pairs = logs.parse(lines.getvalue())
-    assert (pairs["event"], pairs["text"]) == ("message", 'It failed: really, "token=***"')
+    assert (pairs["event"], pairs["text"]) == ("message", "It failed: really, token=***")
     assert pairs["exception"].startswith("Traceback (most recent call last):\n")
     assert pairs["exception"].endswith("ValueError: token=***")
 

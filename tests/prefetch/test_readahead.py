@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
+from streaming.core.miss import MISS
 from streaming.errors import ClosedError
-from streaming.prefetch.readahead import MISS, ReadAhead
+from streaming.prefetch.readahead import ReadAhead
 
 
 class Store:
@@ -19,7 +21,7 @@ class Store:
         self.budget = budget
         self.reserved = 0
 
-    async def load(self, key):
+    async def load(self, key, reservation):
         self.started.append(key)
         self.begun.setdefault(key, asyncio.Event()).set()
         gate = self.gates.setdefault(key, asyncio.get_running_loop().create_future())
@@ -213,6 +215,39 @@ async def test_the_budget_bounds_what_is_announced_and_never_starves_a_reader():
     assert store.reserved == 0
 
 
+async def test_each_load_gets_the_reservation_made_for_it():
+    """Announced, demanded, or demanded and waiting for room: the load gets what is released after it."""
+    store = Store(budget=1)
+    made: dict[Any, Any] = {}
+    given: dict[Any, Any] = {}
+
+    def reserve(key, demanded):
+        share = store.reserve(key, demanded)
+        made[key] = share or made.get(key)
+        return share
+
+    async def load(key, reservation):
+        given[key] = reservation
+        return await store.load(key, reservation)
+
+    engine = ReadAhead(load, asyncio.get_running_loop(), reserve=reserve)
+    engine.announce("a")
+    await settle()
+    store.finish("a")
+    assert await engine.get("a") == ["a"]
+    reads = [asyncio.ensure_future(engine.get(key)) for key in "bc"]
+    await settle()
+    assert store.started == ["a", "b"]
+    store.finish("b")
+    await settle()
+    store.finish("c")
+    assert await asyncio.gather(*reads) == [["b"], ["c"]]
+    assert given == made
+    assert None not in made.values()
+    await engine.aclose()
+    assert store.reserved == 0
+
+
 async def test_demanded_loads_wait_for_each_other_and_then_come_first():
     """Without room, a demanded load waits for another to land; nothing is loaded ahead meanwhile, nothing dropped."""
     store = Store(budget=2)
@@ -309,11 +344,11 @@ async def test_depth_grows_when_a_reader_is_late():
     """An adaptive depth doubles when it was the limit, and a fixed one stays."""
     store = Store()
     engine = engine_over(store, concurrency=10_000)
-    before = engine.depth
+    before = engine.announced.depth
     engine.announce(range(3 * before))
     read = asyncio.ensure_future(engine.get(0))
     await settle()
-    assert engine.depth == 2 * before
+    assert engine.announced.depth == 2 * before
     read.cancel()
     await engine.aclose()
 
@@ -408,7 +443,7 @@ async def test_numbers_are_read_in_any_thread():
     def count():
         try:
             while not is_over.is_set():
-                assert min(engine.waiting, engine.ahead, engine.in_flight) >= 0
+                assert min(engine.announced.waiting, len(engine.announced.started), engine.in_flight) >= 0
         except Exception as exc:
             errors.append(exc)
 
@@ -458,7 +493,7 @@ async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
 
         return checked
 
-    calls = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
+    calls: dict[str, Any] = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
     calls[name] = fail(calls[name])
     load = calls.pop("load")
     engine = ReadAhead(load, asyncio.get_running_loop(), **calls)
@@ -472,7 +507,8 @@ async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
     if name != "is_held":  # which is asked of what was announced alone
         told = await asyncio.gather(engine.get("b"), engine.get("b"), return_exceptions=True)
         assert [type(error) for error in told] == [ZeroDivisionError] * 2
-    assert (store.reserved, engine.in_flight, engine.ahead, engine.waiting) == (0, 0, 0, 0)
+    assert (store.reserved, engine.in_flight) == (0, 0)
+    assert (len(engine.announced.started), engine.announced.waiting) == (0, 0)
     await engine.aclose()
 
 
@@ -509,7 +545,7 @@ async def test_orders_that_are_over_are_not_kept():
         assert await engine.get("a") == ["a"]
         store.gates.clear()
     await settle()
-    assert engine.orders == 0
+    assert len(engine.announced) == 0
     await engine.aclose()
 
 
@@ -521,7 +557,7 @@ async def test_a_key_that_was_loaded_ahead_and_lost_gives_its_own_share_back():
     engine.announce("ab")
     store.finish("a")
     await settle()
-    assert (store.started, engine.ahead, store.reserved) == (["a"], 1, 1)
+    assert (store.started, len(engine.announced.started), store.reserved) == (["a"], 1, 1)
     assert await engine.get("a") == ["a"]
     assert store.started[:2] == ["a", "a"]
     store.finish("b")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from received import received
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
+from tests.trainers.received import received
 
 
 class LoaderState(TrainerCallback, ExportableState):
@@ -82,7 +82,7 @@ def main(data: str, folder: Path, batch_size: int, epochs: int, save_every: int)
     trainer = StreamingTrainer(loader, model=Model(), args=arguments)
     whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
     last = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-    trainer.train(resume_from_checkpoint=last and str(last))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     dataset.close()
 
 

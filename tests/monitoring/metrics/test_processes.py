@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 from torch.utils.data import DataLoader
@@ -140,11 +141,14 @@ def test_a_stopped_owner_holds_up_no_scrape(registry: CollectorRegistry, tmp_pat
         assert adapter[0]["idx"] == 0
         numbers(registry)
         owner: Any = adapter._reader
-        os.kill(owner._process.pid, signal.SIGSTOP)
+        engine = psutil.Process(owner._process.pid)
+        engine.suspend()
         try:
+            while engine.status() != psutil.STATUS_STOPPED:  # the signal takes effect later than it is sent
+                pass
             found = numbers(registry)
         finally:
-            os.kill(owner._process.pid, signal.SIGCONT)
+            engine.resume()
         assert found.of("reads_total", dataset="data") == 1
         assert found.of("scrape_errors_total", dataset="data") == 1
         assert adapter[0]["idx"] == 0
@@ -166,7 +170,7 @@ def test_a_port_is_free_when_its_trainer_was_killed() -> None:
         sys.stdin.read()
     """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as trainer:
         assert trainer.stdout is not None
         port = int(trainer.stdout.readline())
@@ -193,7 +197,7 @@ def test_a_trainer_ends_in_order_with_everything_running(tmp_path: Path) -> None
     (tmp_path / "data" / "0.bin").write_bytes(b"x")
     target = tmp_path / "metrics.prom"
     command = [sys.executable, "-c", textwrap.dedent(code), str(target), str(tmp_path / "data")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert done.stderr.count("metrics_export_failed") <= 1  # the gateway that is not there

@@ -143,7 +143,10 @@ def test_numbers_of_processes_are_put_together() -> None:
     """Of two reading processes the memory is added up, and the worse lag is shown."""
     stage = Stage()
     for name, memory, lag in (("a", 10, 0.5), ("b", 20, 0.25), ("c", None, None)):
-        reading = {"process_resident_memory_bytes": {("owner",): memory}, "event_loop_lag_seconds": {("owner",): lag}}
+        reading: dict[str, Any] = {
+            "process_resident_memory_bytes": {("owner",): memory},
+            "event_loop_lag_seconds": {("owner",): lag},
+        }
         stage.open(name, reading)
     found = numbers(Collector(stage.live))
     assert found.of("process_resident_memory_bytes", process="owner") == 30
@@ -284,7 +287,8 @@ def test_scrapes_at_the_same_time_agree() -> None:
 @pytest.mark.parametrize("value", [0, 1.5, [1, 2]])
 def test_sums_do_not_change_what_they_add(value: Any) -> None:
     """A reading that was added is as it was."""
-    sums, reading = Sums(), {"reads": {(): value}}
+    sums = Sums()
+    reading: dict[str, Any] = {"reads": {(): value}}
     sums.add(reading)
     sums.add(reading)
     assert reading == {"reads": {(): value}}
