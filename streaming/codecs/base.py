@@ -55,7 +55,7 @@ def as_buffer(data: Any) -> Buffer:
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
 
 
-def readable(data: Buffer) -> IO[bytes]:
+def open_buffer(data: Buffer) -> IO[bytes]:
     """A seekable binary file over `data`; large buffers and `bytes` are not copied."""
     if isinstance(data, bytes) or len(data) < _COPY_BELOW_BYTES:
         return io.BytesIO(data)

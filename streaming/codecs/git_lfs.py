@@ -6,14 +6,14 @@ import re
 
 from streaming.errors import DecodeError
 
-__all__ = ["check_no_pointer"]
+__all__ = ["refuse_lfs_pointer"]
 
 MOST_BYTES = 1024  # of a pointer, by its specification
 _BEGIN = b"version https://git-lfs.github.com/spec/v1\n"
 _SIZE = re.compile(rb"\nsize (\d+)\n")
 
 
-def check_no_pointer(data: bytes | bytearray | memoryview, path: str, source: str | None) -> None:
+def refuse_lfs_pointer(data: bytes | bytearray | memoryview, path: str, source: str | None) -> None:
     """Refuse the whole content of an object that is a pointer of Git LFS.
 
     Raises:

@@ -68,7 +68,7 @@ def encode_json(sample: Any) -> bytes:
 
 
 def encode_jsonl(sample: Any) -> bytes:
-    """One line per item of a list. Raises TypeError if the sample is no list."""
+    """One line per item of a list. Raises TypeError if the sample is not a list."""
     if not isinstance(sample, (list, tuple)):
         raise TypeError(f"JSON lines hold a list, not {type(sample).__name__}")
     return "".join(f"{_dump(row)}\n" for row in sample).encode("ascii")

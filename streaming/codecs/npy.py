@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from streaming.codecs.base import Buffer, Codec, readable
+from streaming.codecs.base import Buffer, Codec, open_buffer
 from streaming.codecs.limits import are_lengths, elements, most_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
@@ -59,7 +59,7 @@ def decode_npz(data: Buffer, max_bytes: int) -> dict[str, np.ndarray[Any, Any]]:
         raise TruncatedData(f"ends within the header of a zip archive, at byte {len(data)}")
     _check_count(data, max_bytes)
     try:
-        with zipfile.ZipFile(readable(data)) as archive:
+        with zipfile.ZipFile(open_buffer(data)) as archive:
             members = archive.infolist()
             _check_members(members, max_bytes)
             return {member.filename.removesuffix(".npy"): _member(archive, member, max_bytes) for member in members}
@@ -74,7 +74,7 @@ def decode_npz(data: Buffer, max_bytes: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def encode_npy(sample: Any) -> bytes:
-    """Of one array. Raises TypeError if it is no array or holds Python objects."""
+    """Of one array. Raises TypeError if it is not an array or holds Python objects."""
     import numpy as np
 
     file = io.BytesIO()
@@ -223,7 +223,7 @@ def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
     if len(names) < len(members):
         raise DecodeError("holds two members of one name")
     if strangers := sorted(name for name in names if not name.endswith(".npy")):
-        raise DecodeError(f"holds {strangers[0]!r}, which is no array")
+        raise DecodeError(f"holds {strangers[0]!r}, which is not an array")
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, max_bytes: int) -> np.ndarray[Any, Any]:

@@ -243,7 +243,7 @@ class PickleScan:
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, _Made) or arguments.kind != "tuple":
-            raise UnsafeData("calls what is no plain name with plain arguments")
+            raise UnsafeData("calls what is not a plain name with plain arguments")
         items = arguments.items
         made = _Made(function.module, _OBJECT)
         self.weight += _OBJECT

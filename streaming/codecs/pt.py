@@ -14,11 +14,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from streaming.codecs.base import Buffer, Codec, readable
+from streaming.codecs.base import Buffer, Codec, open_buffer
 from streaming.codecs.pickle_scan import PickleScan, scan_pickle
 from streaming.codecs.pt_archive import read_archive
-from streaming.codecs.pt_plan import build, plan_of
-from streaming.codecs.pt_refusal import refusal
+from streaming.codecs.pt_plan import build, get_plan
+from streaming.codecs.pt_refusal import refusal_message
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 _ZIP_START = b"PK\x03\x04"
@@ -49,7 +49,7 @@ def _decode(data: Buffer, max_bytes: int, is_view: bool) -> Any:
         archive = read_archive(data, max_bytes)
         pickles = archive.pickles
         _check_protocol(pickles)
-        plan = plan_of(archive, max_bytes)
+        plan = get_plan(archive, max_bytes)
         if plan is not None:
             sample = build(plan, archive, data, is_view)
             if sample is not None:
@@ -60,7 +60,7 @@ def _decode(data: Buffer, max_bytes: int, is_view: bool) -> Any:
     import torch
 
     try:
-        return torch.load(readable(data), map_location="cpu", weights_only=True, mmap=False)
+        return torch.load(open_buffer(data), map_location="cpu", weights_only=True, mmap=False)
     except Exception as exc:  # a damaged pickle can raise any kind
         raise _explain(exc, data, pickles, max_bytes) from exc
 
@@ -78,7 +78,7 @@ def _check_protocol(pickles: Sequence[bytes]) -> None:
     for content in pickles:
         if content[:2] != b"\x80\x02":
             raise UnsafeData(
-                "holds a pickle of another protocol than 2, torch.save's own; save it anew with the default one"
+                "holds a pickle of another protocol than 2, torch.save's own; save it again with the default one"
             )
 
 
@@ -104,7 +104,7 @@ def _check_legacy(data: Buffer, max_bytes: int) -> None:
 def _explain(exc: Exception, data: Buffer, pickles: Sequence[bytes], max_bytes: int) -> DecodeError:
     text = str(exc)
     if isinstance(exc, pickle.UnpicklingError):
-        return UnsafeData(refusal(text, data, pickles))
+        return UnsafeData(refusal_message(text, data, pickles))
     if record := _RECORD.search(text):
         kind = ObjectTooLargeError if int(record[1]) > max_bytes else DecodeError
         return kind(f"declares a storage of {int(record[1]):,} bytes that its member does not hold")

@@ -59,7 +59,7 @@ def read_archive(data: Buffer, max_bytes: int) -> Archive:
                 stored, size, member = _wide(data[position : position + extra], stored, size, member)
             if method or stored != size:
                 raise ObjectTooLargeError(
-                    f"has a compressed member ({stored:,} for {size:,} bytes); save it anew by torch.save"
+                    f"has a compressed member ({stored:,} for {size:,} bytes); save it again by torch.save"
                 )
             total += size
             label = bytes(data[position - name : position])

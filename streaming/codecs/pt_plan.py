@@ -21,7 +21,7 @@ from streaming.codecs.pickle_scan import scan_pickle
 from streaming.codecs.pt_archive import Archive
 from streaming.codecs.pt_numpy import HAS_NUMPY, Array, ArrayContent, DType, make_array, rebuild
 
-__all__ = ["build", "plan_of"]
+__all__ = ["build", "get_plan"]
 
 _LARGE = 1 << 16  # bytes from which `torch.empty` and a copy beat a bytearray
 _MOST_KNOWN = 1024
@@ -111,7 +111,7 @@ class _KnownPickles:
 _pickles = _KnownPickles()
 
 
-def plan_of(archive: Archive, max_bytes: int) -> TensorPlan | None:
+def get_plan(archive: Archive, max_bytes: int) -> TensorPlan | None:
     """How to build the sample of this archive, or None where only `torch.load` can.
 
     Raises: ObjectTooLargeError: if the objects weigh more than the limit and an allowance. UnsafeData, DecodeError: if
@@ -124,11 +124,11 @@ def plan_of(archive: Archive, max_bytes: int) -> TensorPlan | None:
     key = content
     if len(content) > _MOST_PICKLE_BYTES:
         if HAS_NUMPY.search(content):
-            return _look_at(content, max_bytes).plan
+            return _plan_or_scan(content, max_bytes).plan
         key = hashlib.blake2b(content).digest()
     known = _pickles.get(key)
     if known is None:
-        known = _look_at(content, max_bytes)
+        known = _plan_or_scan(content, max_bytes)
         if known.plan is None or not known.plan.arrays:  # arrays lie in their pickle, to which no other is equal
             _pickles.add(key, known)
     elif known.weight > most_cost(max_bytes):
@@ -136,7 +136,7 @@ def plan_of(archive: Archive, max_bytes: int) -> TensorPlan | None:
     return known.plan
 
 
-def _look_at(content: bytes, max_bytes: int) -> _Known:
+def _plan_or_scan(content: bytes, max_bytes: int) -> _Known:
     if len(content) <= _MOST_PICKLE_BYTES or HAS_NUMPY.search(content):
         known = _make_plan(content, most_cost(max_bytes))
         if known is not None:
@@ -153,13 +153,13 @@ def build(plan: TensorPlan, archive: Archive, data: Buffer, is_view: bool = Fals
         start, size = archive.storages.get(key, (0, -1))
         if size != nbytes:
             return None
-        sample = _placed(sample, path, make(view[start : start + nbytes], dtype).view(shape))
+        sample = _set_at(sample, path, make(view[start : start + nbytes], dtype).view(shape))
     for path, content in plan.arrays:
-        sample = _placed(sample, path, make_array(content))
+        sample = _set_at(sample, path, make_array(content))
     return sample
 
 
-def _placed(sample: Any, path: tuple[Any, ...], value: Any) -> Any:
+def _set_at(sample: Any, path: tuple[Any, ...], value: Any) -> Any:
     """The sample with a value in its place, which is the sample itself where there is no path."""
     if not path:
         return value
@@ -196,7 +196,7 @@ def _make_plan(content: bytes, most: int) -> _Known | None:
     import torch
 
     try:
-        root, weight = _follow(content, most)
+        root, weight = _interpret(content, most)
         leaves: list[_Leaf] = []
         arrays: list[tuple[tuple[Any, ...], ArrayContent]] = []
         for path, leaf in _leaves(root, ()):
@@ -215,7 +215,7 @@ def _make_plan(content: bytes, most: int) -> _Known | None:
     return _Known(TensorPlan(skeleton, leaves, arrays), weight)
 
 
-def _follow(content: bytes, most: int) -> tuple[Any, int]:
+def _interpret(content: bytes, most: int) -> tuple[Any, int]:
     """What the pickle makes, with inert values for names, storages and tensors, and what that weighs at most."""
     room = most - 4 * len(content)  # texts, of characters of up to four bytes
     stack: list[Any] = []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from streaming.codecs.base import Buffer, readable
+from streaming.codecs.base import Buffer, open_buffer
 from streaming.codecs.pt_numpy import dtype_classes
 
-__all__ = ["refusal"]
+__all__ = ["refusal_message"]
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _BLOCKED = re.compile(r"GLOBAL ([\w.]+) whose module \w+ is blocked")
@@ -16,7 +16,7 @@ _REASON = "WeightsUnpickler error: "
 _ADVICE = ("Weights only load failed", "(1)", "(2)", "Check the documentation")  # torch's: to turn the check off
 
 
-def refusal(text: str, data: Buffer, pickles: Sequence[bytes]) -> str:
+def refusal_message(text: str, data: Buffer, pickles: Sequence[bytes]) -> str:
     """The message for a file that torch refused with `text`; `pickles` are those in it, where they are known."""
     blocked = _BLOCKED.search(text)
     if blocked:
@@ -37,7 +37,7 @@ def _names(data: Buffer, pickles: Sequence[bytes]) -> list[str]:
 
     if not pickles:
         return []
-    names = set(torch.serialization.get_unsafe_globals_in_checkpoint(readable(data)))
+    names = set(torch.serialization.get_unsafe_globals_in_checkpoint(open_buffer(data)))
     for content in pickles:
         names |= dtype_classes(content)
     return sorted(names - {_name_of(allowed) for allowed in torch.serialization.get_safe_globals()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streaming.codecs.base import DEFAULT_MAX_BYTES, Buffer, Codec, as_buffer
-from streaming.codecs.git_lfs import check_no_pointer
+from streaming.codecs.git_lfs import refuse_lfs_pointer
 from streaming.codecs.json import JSON, JSONL
 from streaming.codecs.npy import NPY, NPZ
 from streaming.codecs.pt import PT
@@ -19,7 +19,7 @@ _by_suffix: dict[str, Codec] = {}
 _NEXT_STEP = {
     TruncatedData: "fetch or copy it again",
     ObjectTooLargeError: "raise max_object_bytes (max_bytes of decode) if the object is what you expect",
-    UnsafeData: "load it only if you trust where it comes from, and save it anew as plain data",
+    UnsafeData: "load it only if you trust where it comes from, and save it again as plain data",
 }
 
 
@@ -83,7 +83,7 @@ def decode(
     if max_bytes == DEFAULT_MAX_BYTES:
         max_bytes = codec.default_max_bytes
     buffer = as_buffer(data)
-    check_no_pointer(buffer, path, source)
+    refuse_lfs_pointer(buffer, path, source)
     try:
         if len(buffer) > max_bytes:
             raise ObjectTooLargeError(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")

@@ -125,11 +125,14 @@ def _join(
     check_samples(sources, len(is_complete) - dropped, skips)
     if dropped:
         _log.info("samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
-    told = {"skips": skips.to_json(), "unlikely": find_unlikely(listings, candidates, statuses).to_json()}
+    report = {"skips": skips.to_json(), "unlikely": find_unlikely(listings, candidates, statuses).to_json()}
     rows = [{"key": part.key, "name": part.name, "roots": part.roots} for part in parts]
     etags = [listing.has_etags for listing in listings]
     return pack(
-        {**header, **told, "parts": rows, "dropped": dropped, "etags": etags}, listings, table, table.cells[is_complete]
+        {**header, **report, "parts": rows, "dropped": dropped, "etags": etags},
+        listings,
+        table,
+        table.cells[is_complete],
     )
 
 

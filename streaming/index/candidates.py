@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streaming.errors import DuplicateName, IndexBuildError
-from streaming.index.sample_names import NamingRules, below
+from streaming.index.sample_names import NamingRules, relative_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def find_candidates(
     for place, part in enumerate(parts):
         for source, root in part.roots:
             objects, names = _name_objects(listings[source], root, naming, numbers)
-            keep = _settle(sources[source], listings[source], part, objects, names, numbers)
+            keep = _drop_twins(sources[source], listings[source], part, objects, names, numbers)
             candidates.append(Candidates(place, source, objects[keep], names[keep], objects[~keep]))
     return candidates, numbers
 
@@ -64,7 +64,7 @@ def find_candidates(
 def _name_objects(
     listing: Listing, root: str, naming: NamingRules, numbers: Names
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rests = [below(root, folder) for folder in listing.folders]
+    rests = [relative_folder(root, folder) for folder in listing.folders]
     objects = listing.in_folders(np.array([rest is not None for rest in rests], bool))
     folder_ids, files, stems, name_of = listing.folder_ids, listing.names, listing.stems, naming.name
     found = np.empty(len(objects), np.int64)
@@ -74,7 +74,7 @@ def _name_objects(
     return objects, found
 
 
-def _settle(
+def _drop_twins(
     source: DataSource,
     listing: Listing,
     part: Part,

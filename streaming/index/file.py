@@ -30,7 +30,7 @@ def save_file(path: Path, data: bytes | mmap.mmap) -> mmap.mmap:
         FileExistsError: if that is no file, but a folder, device or pipe.
     """
     if path.exists() and not path.is_file():
-        text = "the index cannot take the place of what is no file; give another path"
+        text = "the index cannot replace what is not a file; give another path"
         raise FileExistsError(errno.EEXIST, text, str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def map_file(path: Path, *, is_shared: bool = False) -> mmap.mmap:
         if not is_shared:
             _check_writers(path, status)
         if not status.st_size:
-            raise IndexFileError(f"the index {path} is empty: it was cut short; build it anew", path=str(path))
+            raise IndexFileError(f"the index {path} is empty: it was cut short; build it again", path=str(path))
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)

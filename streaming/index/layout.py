@@ -209,7 +209,7 @@ def parse(buffer: Any, place: str) -> Sections:
     """
     first = PRELUDE.size + CHECKSUM_BYTES
     if len(buffer) < first or buffer[: len(MAGIC)] != MAGIC:
-        raise _refused(place, f"is no index, or was cut short: it has {len(buffer)} bytes")
+        raise _refused(place, f"is not an index, or was cut short: it has {len(buffer)} bytes")
     _, version, _, header_bytes, total = PRELUDE.unpack_from(buffer)
     if version != VERSION:
         raise _refused(place, f"is of version {version}, and this library reads version {VERSION}")
@@ -254,4 +254,4 @@ def _sections(buffer: Any, header: dict[str, Any], begin: int) -> Sections:
 
 
 def _refused(place: str, why: str) -> IndexFileError:
-    return IndexFileError(f"the index {place} {why}; build it anew", path=place)
+    return IndexFileError(f"the index {place} {why}; build it again", path=place)

@@ -148,5 +148,5 @@ def _counts(changes: Changes) -> tuple[int, int, int]:
 
 
 def _names(changes: Changes) -> str:
-    told = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
-    return "; ".join(f"{kind} {', '.join(islice(names, _NAMED))}" for kind, names in told.items() if names)
+    kinds = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
+    return "; ".join(f"{kind} {', '.join(islice(names, _NAMED))}" for kind, names in kinds.items() if names)

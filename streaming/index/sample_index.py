@@ -21,7 +21,7 @@ from streaming.index.containers.jsonl import Lines
 from streaming.index.file import map_file, save_file
 from streaming.index.layout import FOLDER, OBJECT, RANGE, RANGES, Sections, parse, to_text
 from streaming.index.object_report import report
-from streaming.index.sample_names import NamingRules, below
+from streaming.index.sample_names import NamingRules, relative_folder
 from streaming.telemetry.skipped_objects import BY_SETTINGS, Skips
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class SampleIndex:
         if any(sections.header[name] != value for name, value in expected.items()):
             raise IndexFileError(
                 f"the index {os.fspath(path)} was built for other sources, data_mapping, rename or missing, or for "
-                "other include or exclude of a source; build it anew, or give each configuration a file of its own",
+                "other include or exclude of a source; build it again, or give each configuration a file of its own",
                 path=os.fspath(path),
             )
         return cls(sections, os.path.abspath(path), is_shared=is_shared)
@@ -256,7 +256,9 @@ class SampleIndex:
             line = at - int(np.searchsorted(self._ranges["object"], cell))
         source, path, _, _ = self._object(cell)
         folder, slash, file = path.rpartition("/")
-        return self._naming.name(below(self._roots[source], folder + slash) or "", split_suffix(file)[0]), line
+        return self._naming.name(
+            relative_folder(self._roots[source], folder + slash) or "", split_suffix(file)[0]
+        ), line
 
     @cached_property
     def _naming(self) -> NamingRules:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["PRECOMPUTED", "NamingRules", "below"]
+__all__ = ["PRECOMPUTED", "NamingRules", "relative_folder"]
 
 PRECOMPUTED = ".precomputed/"
 """The one hidden folder that is looked into: where trainers keep what they computed from the media beside it."""
@@ -45,7 +45,7 @@ class NamingRules:
         return folder + stem
 
 
-def below(prefix: str, folder: str) -> str | None:
+def relative_folder(prefix: str, folder: str) -> str | None:
     """What remains of a folder (empty, or ending in `/`) below a root prefix; None if it lies elsewhere."""
     if not folder.startswith(prefix):
         return None

@@ -20,13 +20,13 @@ __all__ = [
     "content_range",
     "http_time",
     "iso_time",
-    "joined",
-    "json_of",
     "next_link",
+    "parse_json",
     "plain_etag",
+    "resolve_link",
     "retry_after_s",
-    "size_in",
-    "size_of",
+    "size_from_json",
+    "size_from_text",
     "stable_etag",
     "timestamp",
     "whole_number",
@@ -59,7 +59,7 @@ class ContentRange(NamedTuple):
     size: int | None
 
 
-def json_of(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """Return what the JSON of a server holds.
 
     Raises:
@@ -79,12 +79,12 @@ def whole_number(text: str) -> int | None:
     return number if number <= LARGEST else None
 
 
-def size_of(value: object) -> int:
+def size_from_json(value: object) -> int:
     """Return the size in bytes that an entry of a JSON listing gives as a number; -1 for anything else."""
     return value if type(value) is int and 0 <= value <= LARGEST else -1
 
 
-def size_in(text: object) -> int:
+def size_from_text(text: object) -> int:
     """Return the size in bytes that an entry of a listing gives as text; -1 for anything else."""
     size = whole_number(text) if isinstance(text, str) else None
     return -1 if size is None else size
@@ -152,11 +152,11 @@ def next_link(values: list[str], url: str) -> str | None:
             target, bracket, parameters = part.partition(">")
             if bracket and _NEXT.search(parameters):
                 target = target.strip()
-                return joined(url, target) if _IN_REQUEST.fullmatch(target) else None
+                return resolve_link(url, target) if _IN_REQUEST.fullmatch(target) else None
     return None
 
 
-def joined(url: str, link: str) -> str | None:
+def resolve_link(url: str, link: str) -> str | None:
     """Return the URL of http or https that a link on the page at `url` leads to."""
     if len(link) > LONGEST_LINK:
         return None

@@ -37,16 +37,16 @@ class ListingLimits:
         self._progress_at = clock()
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """Entries that may still come."""
         return self._most_entries - self.entries
 
     @property
-    def left_s(self) -> float:
+    def remaining_s(self) -> float:
         """Seconds until another object has to be there."""
         return max(self._progress_at + self._timeout_s - self._clock(), 0.0)
 
-    def go_on(self) -> None:
+    def mark_progress(self) -> None:
         """Take note that an object was listed, and that whoever lists has come back for more."""
         self._progress_at = self._clock()
 
@@ -58,12 +58,12 @@ class ListingLimits:
             SourceTimeout: if no object came for `listing_timeout_s`.
         """
         self.entries += objects + folders
-        if self.left < 0:
-            raise self.too_many()
+        if self.remaining < 0:
+            raise self.too_many_error()
         if objects:
-            self.go_on()
-        elif not self.left_s:
-            raise self.stalled()
+            self.mark_progress()
+        elif not self.remaining_s:
+            raise self.stalled_error()
 
     def check_depth(self, depth: int, folder: str) -> None:
         """Refuse a folder that lies too deep.
@@ -79,12 +79,12 @@ class ListingLimits:
             text = f"{text}; is there a link to itself? If not, raise max_listing_depth"
             raise BadRequest(text, path=folder, source=self._source)
 
-    def too_many(self) -> BadRequest:
+    def too_many_error(self) -> BadRequest:
         """The error for a listing that names too much."""
         text = f"{self._listing()} names more than max_listing_entries={self._most_entries} objects and folders"
         return BadRequest(f"{text}; check the server, or raise that", path=self._prefix, source=self._source)
 
-    def stalled(self) -> SourceTimeout:
+    def stalled_error(self) -> SourceTimeout:
         """The error for a listing that goes on and brings nothing; it would be the same when begun again."""
         text = f"{self._listing()} brought no object for listing_timeout_s={self._timeout_s:g}, {self.entries} entries"
         error = SourceTimeout(f"{text} so far; check the server, or raise that", path=self._prefix, source=self._source)

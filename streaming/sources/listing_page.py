@@ -13,8 +13,8 @@ from streaming.sources.header_values import iso_time, plain_etag, whole_number
 __all__ = ["MAX_PAGE_BYTES", "ListingPage", "parse_list_objects"]
 
 MAX_PAGE_BYTES = 16_000_000  # 1,000 keys of 1,024 bytes, each three characters long, take 4 MB
-_FIELDS = ("Key", "Size", "ETag", "LastModified")
-_TOLD = ("EncodingType", "IsTruncated", "NextContinuationToken")
+_OBJECT_FIELDS = ("Key", "Size", "ETag", "LastModified")
+_PAGE_FIELDS = ("EncodingType", "IsTruncated", "NextContinuationToken")
 
 
 @dataclass(slots=True)
@@ -48,14 +48,14 @@ def parse_list_objects(body: bytes, skip: int) -> ListingPage:
         parser.close()
     except (ElementTree.ParseError, LookupError, OverflowError) as error:  # LookupError: of an unknown encoding
         raise ValueError(f"it is not XML: {error}") from error
-    is_encoded = reader.told.get("EncodingType") == "url"
+    is_encoded = reader.fields.get("EncodingType") == "url"
 
     def path(key: str) -> str:
         return (unquote_plus(key) if is_encoded else key)[skip:]
 
     page = ListingPage(folders=[path(folder) for folder in reader.folders])
-    if reader.told.get("IsTruncated") == "true":
-        page.next_token = reader.told.get("NextContinuationToken", "")
+    if reader.fields.get("IsTruncated") == "true":
+        page.next_token = reader.fields.get("NextContinuationToken", "")
     for entry in reader.entries:
         name, size = path(entry.get("Key", "")), whole_number(entry.get("Size", ""))
         if size is None or "Key" not in entry:
@@ -73,7 +73,7 @@ class _Reader:
     """
 
     def __init__(self) -> None:
-        self.told: dict[str, str] = {}
+        self.fields: dict[str, str] = {}
         self.entries: list[dict[str, str]] = []
         self.folders: list[str] = []
         self._depth = 0
@@ -95,12 +95,12 @@ class _Reader:
         self._depth -= 1
         if self._depth == 2:
             name = _name(tag)
-            if self._section == "Contents" and name in _FIELDS:
+            if self._section == "Contents" and name in _OBJECT_FIELDS:
                 self.entries[-1][name] = "".join(self._text)
             elif self._section == "CommonPrefixes" and name == "Prefix":
                 self.folders.append("".join(self._text))
-        elif self._depth == 1 and self._section in _TOLD:
-            self.told[self._section] = "".join(self._text)
+        elif self._depth == 1 and self._section in _PAGE_FIELDS:
+            self.fields[self._section] = "".join(self._text)
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
         """Refuse entities, which a few bytes make gigabytes of."""

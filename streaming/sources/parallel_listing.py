@@ -103,7 +103,7 @@ async def list_in_parallel(
         async for page in pages:
             for info in drop_unreadable(page, skips, why):
                 yield info
-            limits.go_on()
+            limits.mark_progress()
 
 
 class _ParallelListing:

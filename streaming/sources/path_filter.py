@@ -9,7 +9,7 @@ from streaming.errors import InvalidPath
 from streaming.sources.base import FileInfo, check_path
 from streaming.telemetry.skipped_objects import Skips
 
-__all__ = ["ReasonOf", "drop_unreadable", "is_plain", "is_text", "unreadable_reason"]
+__all__ = ["ReasonOf", "drop_unreadable", "is_encodable", "is_plain", "unreadable_reason"]
 
 ReasonOf: TypeAlias = Callable[[str], str | None]
 """Return why a path cannot be read, one of `telemetry.skipped_objects.REASONS`; None if it can."""
@@ -40,7 +40,7 @@ def unreadable_reason(path: str) -> str | None:
     """
     if is_plain(path):
         return None
-    if not is_text(path):
+    if not is_encodable(path):
         return "outside_root"
     if path.endswith("/"):
         return "folder_name"
@@ -51,7 +51,7 @@ def unreadable_reason(path: str) -> str | None:
     return None
 
 
-def is_text(name: str) -> bool:
+def is_encodable(name: str) -> bool:
     """Whether a name is one of text or of bytes, as files have; JSON can also write halves of characters."""
     try:
         name.encode("utf-8", "surrogateescape")

@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from streaming.errors import ConfigError
 
-__all__ = ["Proxy", "proxy_for", "unreached", "usable"]
+__all__ = ["Proxy", "proxy_for", "proxy_url", "unreachable_reason"]
 
 
 class Proxy(NamedTuple):
@@ -38,7 +38,7 @@ def proxy_for(scheme: str, host: str) -> Proxy | None:
     return None
 
 
-def usable(proxy: Proxy | None, source: str) -> str | None:
+def proxy_url(proxy: Proxy | None, source: str) -> str | None:
     """The URL of a proxy for aiohttp.
 
     Raises:
@@ -84,7 +84,7 @@ _REASONS = tuple(
 )
 
 
-def unreached(cause: str, what: str = "host", proxy: Proxy | None = None) -> str:
+def unreachable_reason(cause: str, what: str = "host", proxy: Proxy | None = None) -> str:
     """Why a server cannot be reached, and the next step.
 
     Args:

@@ -22,7 +22,15 @@ from streaming.errors import AccessDenied
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
 
-__all__ = ["MAX_REDIRECTS", "REDIRECTS", "GuardedResolver", "LinkLocal", "Reach", "is_link_local", "joined"]
+__all__ = [
+    "MAX_REDIRECTS",
+    "REDIRECTS",
+    "GuardedResolver",
+    "LinkLocalError",
+    "RedirectPolicy",
+    "is_link_local",
+    "resolve_redirect",
+]
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
@@ -38,7 +46,7 @@ _NEVER = tuple(
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 
 
-class LinkLocal(OSError):
+class LinkLocalError(OSError):
     """A host name that resolves to an address of the local link."""
 
 
@@ -71,8 +79,8 @@ def _meant(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address | IPv6Add
             yield IPv4Address(int(address) & 0xFFFFFFFF)
 
 
-def joined(url: URL, location: str) -> URL | None:
-    """Where the `Location` of an answer of `url` leads, without a login or fragment; None where it is no URL."""
+def resolve_redirect(url: URL, location: str) -> URL | None:
+    """Where the `Location` of an answer of `url` leads, without a login or fragment; None where it is not a URL."""
     try:
         target = url.join(URL(location)).with_fragment(None)
         return target.with_user(None) if target.host else target
@@ -80,7 +88,7 @@ def joined(url: URL, location: str) -> URL | None:
         return None
 
 
-class Reach:
+class RedirectPolicy:
     """The servers that a source may be sent to.
 
     Args:
@@ -107,13 +115,13 @@ class Reach:
         """
         host = (target.host or "").rstrip(".").lower()
         if target.scheme not in ("http", "https") or not host:
-            raise self._refused(target, path, "which is no HTTP URL; check the URL of the source")
+            raise self._refused(target, path, "which is not an HTTP URL; check the URL of the source")
         if before is not None and before.scheme == "https" and target.scheme == "http":
             raise self._refused(target, path, "from https to http, which is not followed; check the URL of the source")
         if target.origin() == self._origin:
             return
         if is_link_local(host):
-            raise self._refused(target, path, "an address of the local link or of a cloud, which is never asked")
+            raise self._refused(target, path, "an address of the local link or of a cloud, which is never contacted")
         if self._allowed is not None and not any(fnmatchcase(host, each) for each in self._allowed):
             raise self._refused(target, path, "which allowed_hosts does not name; add it there if it may be asked")
 
@@ -138,7 +146,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
         if host not in self._trusted and any(is_link_local(each["host"]) for each in found):
-            raise LinkLocal(f"{host} resolves to an address of the local link")
+            raise LinkLocalError(f"{host} resolves to an address of the local link")
         return found
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from streaming.errors import ObjectChanged, TruncatedRead
 from streaming.sources.base import Buffer, beyond_object
 
-__all__ = ["check_nothing_left", "of_aiohttp", "of_obstore", "wrong_length"]
+__all__ = ["check_nothing_left", "length_mismatch", "read_aiohttp_body", "read_obstore_body"]
 
 ONE_PIECE = 4_000_000  # bytes; obstore joins a piece while it holds the interpreter lock, about 1 ms for so many
 
@@ -22,7 +22,7 @@ class _Content(Protocol):
     def iter_any(self) -> AsyncIterator[bytes]: ...
 
 
-async def of_obstore(answer: Any, length: int) -> Buffer:
+async def read_obstore_body(answer: Any, length: int) -> Buffer:
     """The body of a `GetResult` of which `length` bytes are expected.
 
     Returns:
@@ -41,8 +41,8 @@ async def of_obstore(answer: Any, length: int) -> Buffer:
     return memoryview(data).toreadonly()
 
 
-async def of_aiohttp(content: _Content, length: int) -> bytes:
-    """As `of_obstore`, for the content of an answer of aiohttp."""
+async def read_aiohttp_body(content: _Content, length: int) -> bytes:
+    """As `read_obstore_body`, for the content of an answer of aiohttp."""
     parts, came = [], 0
     async for part in content.iter_any():
         parts.append(part)
@@ -52,10 +52,10 @@ async def of_aiohttp(content: _Content, length: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def wrong_length(path: str, came: int, length: int, source: str) -> TruncatedRead:
+def length_mismatch(path: str, came: int, length: int, source: str) -> TruncatedRead:
     """The error for a body that is shorter or longer than was announced."""
-    told = f"{came} of {length} bytes came" if came < length else f"more than the announced {length} bytes came"
-    return TruncatedRead(f"{path!r} of source {source!r}: {told}; read it again", path=path, source=source)
+    message = f"{came} of {length} bytes came" if came < length else f"more than the announced {length} bytes came"
+    return TruncatedRead(f"{path!r} of source {source!r}: {message}; read it again", path=path, source=source)
 
 
 def check_nothing_left(path: str, start: int, end: int | None, size: int, source: str) -> None:

@@ -31,7 +31,7 @@ _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     ),
     408: (SourceTimeout, "so the request took too long; try again"),
     410: (ObjectNotFoundError, "so it was removed for good"),
-    412: (ObjectChanged, "so it is not the object that was listed; list the source anew"),
+    412: (ObjectChanged, "so it is not the object that was listed; list the source again"),
     416: (UnusableAnswer, "so it cannot serve this part; read it whole, or check the URL of the source"),
     425: (SourceUnavailable, "so it wants the request later; try again"),
     429: (SourceUnavailable, "so it wants fewer requests; try again more slowly"),
@@ -41,7 +41,7 @@ _OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of
 _SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
 
 
-def error_of_status(status: int, path: str, source: str, headers: Mapping[str, str] | None = None) -> SourceError:
+def error_for_status(status: int, path: str, source: str, headers: Mapping[str, str] | None = None) -> SourceError:
     """The error for an answer whose status is not a success; it has the status, and what `Retry-After` asks for."""
     other = _SERVER_FAILED if status >= 500 else _OTHER_REFUSAL if status >= 400 else _OTHER_REDIRECT
     kind, text = _MEANINGS.get(status, other)

@@ -72,7 +72,7 @@ async def test_every_cut_and_every_flipped_byte_is_refused(tmp_path: Path) -> No
     cut = [data[:size] for size in (0, 1, PRELUDE_BYTES - 1, PRELUDE_BYTES, len(data) // 2, len(data) - 1)]
     for bad in [*flipped, *cut, data + b"x"]:
         path.write_bytes(bad)
-        with pytest.raises(IndexFileError, match="build it anew") as caught:
+        with pytest.raises(IndexFileError, match="build it again") as caught:
             SampleIndex.open(path)
         assert str(path) in str(caught.value)
 

@@ -94,7 +94,7 @@ async def test_a_page_without_end_is_refused(lister: str) -> None:
 
 
 async def test_a_packed_page_is_refused_by_what_it_holds() -> None:
-    """A page that is packed small is bounded by what is unpacked from it."""
+    """A page that is packed small is bounded by what is decompress_body from it."""
     body = gzip.compress(b"Index of " + bytes(50_000_000))
     async with serving(respond(body=body, Content_Encoding="gzip", Content_Type="text/html")) as server:
         with pytest.raises(BadRequest, match=r"max_listing_page_bytes=1000000"):
@@ -121,7 +121,7 @@ async def test_a_mirror_lists_where_a_server_does_not_end(lister: str) -> None:
 
 
 def _asking(seconds: float) -> SourceUnavailable:
-    error = SourceUnavailable("busy", source="asking")
+    error = SourceUnavailable("busy", source="as_async_provider")
     error.retry_after_s = seconds
     return error
 
@@ -136,7 +136,7 @@ async def test_a_pause_that_a_server_asks_for_is_capped(seconds: float) -> None:
 
     clock = FakeClock()
     settings = ResilienceConfig(retry_after_max_s=20.0, listing_attempts=3, backoff_max_s=1.0)
-    async with stack([Busy("asking", {})], settings, clock=clock.time, sleep=clock.sleep) as source:
+    async with stack([Busy("as_async_provider", {})], settings, clock=clock.time, sleep=clock.sleep) as source:
         with pytest.raises(SourceUnavailable, match=r"3 attempts|retry_after_max_s=20") as caught:
             await driven(clock, source.list_files(), most_s=50.0)
     assert "retry_after_max_s=20" in str(caught.value)

@@ -15,7 +15,7 @@ from yarl import URL
 from streaming.core.config import DataSourceConfig
 from streaming.errors import AccessDenied, SourceError, StreamingError
 from streaming.sources import create_data_source
-from streaming.sources.redirects import Reach, is_link_local
+from streaming.sources.redirects import RedirectPolicy, is_link_local
 from tests.security.engines import ENGINES, each_engine
 from tests.security.hostile_server import HostileServer, Request, redirect, respond
 
@@ -173,7 +173,7 @@ async def test_region_that_a_store_names(region: str, other: HostileServer) -> N
 def test_https_does_not_become_http() -> None:
     """What came over TLS does not lead out of it; the other way is open."""
     config = DataSourceConfig("web", "http", "https://h.org/")
-    reach = Reach(config, URL("https://h.org"))
+    reach = RedirectPolicy(config, URL("https://h.org"))
     for target in ("http://h.org/a", "http://cdn.org/a", "http://h.org:443/a"):
         with pytest.raises(AccessDenied, match=r"'a\.bin'.*from https to http"):
             reach.check(URL(target), "a.bin", URL("https://h.org/a.bin"))
@@ -204,7 +204,7 @@ async def test_addresses_of_the_local_link(address: str) -> None:
     assert is_link_local(address)
     with HostileServer(redirect(f"http://{address}/latest/meta-data/")) as home:
         async with ENGINES["http-aiohttp"](home.url) as source:
-            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never asked"):
+            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never contacted"):
                 await source.read("a.bin")
 
 
@@ -250,7 +250,7 @@ async def test_names_of_the_local_link(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with HostileServer(redirect("http://metadata.example.org/latest/")) as home:
         async with ENGINES["http-aiohttp"](home.url) as source:
-            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never asked"):
+            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never contacted"):
                 await source.read("a.bin")
 
 
@@ -260,7 +260,7 @@ async def test_listed_urls_of_the_local_link() -> None:
     async with create_data_source(
         DataSourceConfig("web", "http", "http://127.0.0.1:9/", storage_options=options)
     ) as web:
-        with pytest.raises(AccessDenied, match="never asked"):
+        with pytest.raises(AccessDenied, match="never contacted"):
             await web.read("latest/a.bin")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from streaming.codecs.git_lfs import check_no_pointer
+from streaming.codecs.git_lfs import refuse_lfs_pointer
 from streaming.errors import ObjectChanged, TruncatedRead
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def find_lines(source: DataSource, path: str, size: int, *, chunk_bytes: i
             text = f"{path!r} of source {source.name!r} gave {finder.position} of {size} bytes; read it again"
             raise TruncatedRead(text, path=path, source=source.name)
         if not finder.position:
-            check_no_pointer(blob.data, path, source.name)
+            refuse_lfs_pointer(blob.data, path, source.name)
         finder.add(blob.data)
     return finder.finish()
 

@@ -63,11 +63,11 @@ class Login:
         except ValueError:  # not chained: its text is the secret
             account = None
         if not isinstance(account, dict) or not isinstance(account.get("type", "service_account"), str):
-            raise ConfigError(f"the {what} is no JSON object; download the key anew", source=source)
+            raise ConfigError(f"the {what} is not a JSON object; download the key again", source=source)
         if account.get("type", "service_account") == "service_account":
             for name in _SERVICE_ACCOUNT_FIELDS:
                 if not isinstance(account.get(name), str):
-                    raise ConfigError(f"the {what} has no {name!r}; download the key anew", source=source)
+                    raise ConfigError(f"the {what} has no {name!r}; download the key again", source=source)
         remember_secrets({name: account.get(name) for name in _SECRET_FIELDS})
         return account
 
@@ -204,7 +204,7 @@ def _endpoint(config: DataSourceConfig) -> tuple[str | None, bool]:
     if "://" not in url:
         url = f"http://{url}"
     if not url.startswith(("http://", "https://")):
-        text = f"endpoint_url of source {config.name!r} is no HTTP URL; write http://host:port"
+        text = f"endpoint_url of source {config.name!r} is not an HTTP URL; write http://host:port"
         raise ConfigError(text, source=config.name)
     return url.rstrip("/"), given is None or url.startswith("http://")
 
@@ -229,7 +229,7 @@ def no_bucket(address: GCSAddress, source: str) -> ObjectNotFoundError:
 def access_denied(status: int, path: str, source: str, login: Login) -> AccessDenied:
     """The error for a refused login, with what to do about it."""
     if login.kind == "anon":
-        told = "without a login; give one in credentials, or check the name, as GCS tells strangers no more"
+        message = "without a login; give one in credentials, or check the name, as GCS tells strangers no more"
     else:
-        told = "with this login; give it the role Storage Object Viewer on the bucket, or check its key and expiry"
-    return AccessDenied(f"GCS answered {status} for {path!r} of source {source!r}, {told}", path=path, source=source)
+        message = "with this login; give it the role Storage Object Viewer on the bucket, or check its key and expiry"
+    return AccessDenied(f"GCS answered {status} for {path!r} of source {source!r}, {message}", path=path, source=source)

@@ -31,13 +31,13 @@ from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.gcs.listing_page import parse_items, parse_object
 from streaming.sources.header_values import content_range, plain_etag
-from streaming.sources.http.errors import translated
+from streaming.sources.http.errors import translate_errors
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
 from streaming.sources.per_loop import PerLoop
-from streaming.sources.proxies import Proxy, proxy_for, usable
-from streaming.sources.response_bodies import of_aiohttp, wrong_length
-from streaming.sources.status_codes import UnusableAnswer, error_of_status
+from streaming.sources.proxies import Proxy, proxy_for, proxy_url
+from streaming.sources.response_bodies import length_mismatch, read_aiohttp_body
+from streaming.sources.status_codes import UnusableAnswer, error_for_status
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
@@ -70,7 +70,7 @@ class GcsfsReader:
     Args:
         config: limits, times, and the name for messages.
         address: where, and as whom.
-        receive: told of the bytes of each body, as soon as they are announced.
+        receive: called with the bytes of each body, as soon as its length is known.
     """
 
     def __init__(self, config: DataSourceConfig, address: GCSAddress, receive: Callable[[int], None]) -> None:
@@ -140,18 +140,18 @@ class GcsfsReader:
         if start or end is not None:
             first, size = content_range(answer.headers.get("Content-Range"))
             if answer.status != 206 or first != start or size is None:
-                text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
+                text = f"the server of source {self._source!r} sent another range of {path!r} than requested"
                 raise UnusableAnswer(f"{text}; read it whole", path=path, source=self._source)
         if size is None:
-            text = f"the server of source {self._source!r} does not tell the size of {path!r}; store it uncompressed"
+            text = f"the server of source {self._source!r} does not give the size of {path!r}; store it uncompressed"
             raise BadRequest(text, path=path, source=self._source)
         length = (size if end is None or end > size else end) - start
         if length > self._limit:
             raise too_large(path, length, self._limit, self._source)
         self._receive(length)
-        data = await of_aiohttp(answer.content, length)
+        data = await read_aiohttp_body(answer.content, length)
         if len(data) != length:
-            raise wrong_length(path, len(data), length, self._source)
+            raise length_mismatch(path, len(data), length, self._source)
         etag, generation = plain_etag(answer.headers.get("ETag")), answer.headers.get("X-Goog-Generation")
         return Blob(data, etag, size, generation, self._source)
 
@@ -162,7 +162,7 @@ class GcsfsReader:
             self._check_status(answer, path)
             known = parse_object(await self._page_body(answer, path))
         if known is None:
-            text = f"{path!r} of source {self._source!r}: the server does not tell its size; check the endpoint"
+            text = f"{path!r} of source {self._source!r}: the server does not give its size; check the endpoint"
             raise UnusableAnswer(text, path=path, source=self._source)
         if start > known.size:
             raise beyond_object(path, start, known.size, self._source)
@@ -199,7 +199,7 @@ class GcsfsReader:
             return
         if answer.status in (401, 403):
             raise access_denied(answer.status, path, self._source, self._address.login)
-        raise error_of_status(answer.status, path, self._source, answer.headers)
+        raise error_for_status(answer.status, path, self._source, answer.headers)
 
     async def _open(self) -> _Client:
         files = await self._log_in()
@@ -219,7 +219,7 @@ class GcsfsReader:
             )
         except (ValueError, KeyError, TypeError) as error:
             text = f"the credentials of source {self._source!r} cannot be used ({type(error).__name__})"
-            raise ConfigError(f"{text}; download the key anew", source=self._source) from error
+            raise ConfigError(f"{text}; download the key again", source=self._source) from error
 
     def _new_session(self, base: str) -> aiohttp.ClientSession:
         origin = yarl.URL(base).origin()
@@ -230,19 +230,19 @@ class GcsfsReader:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=usable(self._proxy, self._source),
+            proxy=proxy_url(self._proxy, self._source),
         )
 
     @contextlib.asynccontextmanager
     async def _limited(self, path: str) -> AsyncIterator[None]:
         """Turns what goes wrong, and what takes too long, into this library's errors."""
-        with self._translated(path):
+        with self._translate_errors(path):
             async with asyncio.timeout(self._timeout_s):
                 yield
 
     @contextlib.contextmanager
-    def _translated(self, path: str) -> Iterator[None]:
-        with translated(path, self._source, self._timeout_s, self._proxy, "endpoint"):
+    def _translate_errors(self, path: str) -> Iterator[None]:
+        with translate_errors(path, self._source, self._timeout_s, self._proxy, "endpoint"):
             try:
                 yield
             except (StreamingError, aiohttp.ClientError, OSError):
@@ -256,9 +256,9 @@ class GcsfsReader:
         retry = import_module("gcsfs.retry")
         kind: type[SourceError] = AccessDenied
         if isinstance(error, exceptions.TransportError):
-            kind, told = SourceUnavailable, "could not be renewed, as Google's server of logins cannot be reached"
+            kind, message = SourceUnavailable, "could not be renewed, as Google's server of logins cannot be reached"
         elif isinstance(error, exceptions.GoogleAuthError | retry.HttpError | retry.NonRetryableError):
-            told = "was refused; check the service account, that it is not expired, and the clock of this machine"
+            message = "was refused; check the service account, that it is not expired, and the clock of this machine"
         elif isinstance(error, ValueError):
             text = f"{path!r} of source {self._source!r} was answered with what aiohttp cannot read or follow"
             return UnusableAnswer(
@@ -266,7 +266,7 @@ class GcsfsReader:
             )
         else:
             return error
-        text = f"the login of source {self._source!r} for {path!r} {told} ({type(error).__name__})"
+        text = f"the login of source {self._source!r} for {path!r} {message} ({type(error).__name__})"
         return kind(text, path=path, source=self._source)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import iso_time, json_of, plain_etag, size_in
+from streaming.sources.header_values import iso_time, parse_json, plain_etag, size_from_text
 from streaming.sources.listing_page import ListingPage
 
 __all__ = ["KnownObject", "parse_items", "parse_object"]
@@ -30,7 +30,7 @@ def parse_items(body: bytes, skip: int) -> ListingPage:
     Raises:
         ValueError: if it is no such answer.
     """
-    answer = json_of(body)
+    answer = parse_json(body)
     if not isinstance(answer, dict):
         raise ValueError("it is not an object")
     items, folders, token = answer.get("items", []), answer.get("prefixes", []), answer.get("nextPageToken", "")
@@ -49,17 +49,19 @@ def parse_items(body: bytes, skip: int) -> ListingPage:
 def parse_object(body: bytes) -> KnownObject | None:
     """Return what one answer tells of an object; None if it tells no size."""
     try:
-        answer = json_of(body)
+        answer = parse_json(body)
     except ValueError:
         return None
-    size = size_in(answer.get("size")) if isinstance(answer, dict) else -1
+    size = size_from_text(answer.get("size")) if isinstance(answer, dict) else -1
     if size < 0:
         return None
     return KnownObject(size, plain_etag(_text(answer.get("etag"))), _text(answer.get("generation")))
 
 
 def _file_info(path: str, item: dict[str, Any]) -> FileInfo:
-    return FileInfo(path, size_in(item.get("size")), plain_etag(_text(item.get("etag"))), iso_time(item.get("updated")))
+    return FileInfo(
+        path, size_from_text(item.get("size")), plain_etag(_text(item.get("etag"))), iso_time(item.get("updated"))
+    )
 
 
 def _text(value: object) -> str | None:

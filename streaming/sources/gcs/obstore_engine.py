@@ -63,13 +63,13 @@ class GcsObstoreReader(ObjectStoreReader):
                 raise
         return await super()._empty(*request)
 
-    def _translated(self, error: Exception, path: str) -> Exception:
+    def _to_source_error(self, error: Exception, path: str) -> Exception:
         status = status_of(error)
         if status == 500 and "no bucket named" in str(error):  # so fake-gcs-server answers, where GCS says 404
             return no_bucket(self._address, self._source)
         if status in (401, 403):
             return access_denied(status, path, self._source, self._address.login)
-        return super()._translated(error, path)
+        return super()._to_source_error(error, path)
 
 
 class GCSStores:
@@ -129,7 +129,7 @@ def make_store(config: DataSourceConfig, address: GCSAddress) -> GCSStore:
     except (BaseError, ValueError) as error:
         # Not chained and without its text: a parser may quote what it could not read, here a key.
         text = f"the credentials of source {config.name!r} cannot be used by obstore ({type(error).__name__})"
-        raise ConfigError(f"{text}; check their file, or download the key anew", source=config.name) from None
+        raise ConfigError(f"{text}; check their file, or download the key again", source=config.name) from None
 
 
 def _login_hosts(address: GCSAddress) -> list[str]:
@@ -158,9 +158,9 @@ def _login(source: str, address: GCSAddress) -> dict[str, Any]:
     if login.kind == "anon":
         # Not `skip_signature`, which still opens the file of GOOGLE_APPLICATION_CREDENTIALS and fails where there is
         # none. With `disable_oauth` no login is sent.
-        nobody = {"gcs_base_url": url or GOOGLE_URL, "disable_oauth": True}
-        nobody |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
-        return {"config": {"service_account_key": json.dumps(nobody)}}
+        no_login = {"gcs_base_url": url or GOOGLE_URL, "disable_oauth": True}
+        no_login |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        return {"config": {"service_account_key": json.dumps(no_login)}}
     account = login.account(source)
     if account.get("type", "service_account") == "service_account":
         account = {"private_key_id": "", **account, **({"gcs_base_url": url} if url else {})}
@@ -183,6 +183,6 @@ async def _machine_login() -> dict[str, Any]:
     timeout = aiohttp.ClientTimeout(total=_LOGIN_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
         async with session.get(url, headers={"Metadata-Flavor": "Google"}) as answer:
-            told = await answer.json(content_type=None)
-    expires_at = datetime.now(UTC) + timedelta(seconds=told["expires_in"])
-    return {"token": told["access_token"], "expires_at": expires_at}
+            token = await answer.json(content_type=None)
+    expires_at = datetime.now(UTC) + timedelta(seconds=token["expires_in"])
+    return {"token": token["access_token"], "expires_at": expires_at}

@@ -36,7 +36,7 @@ class GCSDataSource(DataSource):
     Objects compressed by `Content-Encoding: gzip` come as they are stored, so that ranges and sizes mean the same
     everywhere. The version of a blob is the generation of the object.
 
-    A forked child cannot use what its parent opened: `ClosedError` tells so, where the clients would hang.
+    A forked child cannot use a source that its parent opened: it gets `ClosedError`, where the client would hang.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, or settings that contradict.

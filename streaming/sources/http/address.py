@@ -123,7 +123,7 @@ def _paths_of_urls(urls: Iterable[str], root: str, source: str) -> dict[str, str
         parts = urlsplit(url)
         path = path_below(url.partition("?")[0], root) or unquote(parts.path, errors="surrogateescape").lstrip("/")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{mask_secrets(url)!r} in urls of source {source!r} is no HTTP URL", source=source)
+            raise ConfigError(f"{mask_secrets(url)!r} in urls of source {source!r} is not an HTTP URL", source=source)
         if found.setdefault(check_path(path), url) != url:
             text = f"two urls of source {source!r} have the path {path!r}; make two sources of them"
             raise ConfigError(text, path=path, source=source)

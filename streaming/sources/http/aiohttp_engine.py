@@ -24,13 +24,13 @@ from streaming.errors import (
 from streaming.sources.base import Blob, too_large
 from streaming.sources.header_values import stable_etag
 from streaming.sources.http.aiohttp_requests import AiohttpRequests
-from streaming.sources.http.response import SentWhole, content_range, range_header, unpacked
+from streaming.sources.http.response import WholeObjectSent, content_range, decompress_body, range_header
 from streaming.sources.http.signed_urls import is_signed, refusal_of_signature
 from streaming.sources.http.spool_file import WRITE_BYTES, SpoolFile
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.per_loop import close_in
-from streaming.sources.response_bodies import check_nothing_left, wrong_length
-from streaming.sources.status_codes import UnusableAnswer, error_of_status
+from streaming.sources.response_bodies import check_nothing_left, length_mismatch
+from streaming.sources.status_codes import UnusableAnswer, error_for_status
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
@@ -54,7 +54,7 @@ class AiohttpClient(AiohttpRequests):
         config: limits, times, and the name for messages.
         root: URL whose scheme, host and port `headers` are for.
         headers: sent there, and to no other server.
-        receive: told of the bytes of each body as they come.
+        receive: called with the bytes of each body as they arrive.
 
     Attributes:
         redirects: whether any answer so far was a redirect.
@@ -78,11 +78,11 @@ class AiohttpClient(AiohttpRequests):
             return await self._part(target.origin(), path, start, end, partial(self._get, target, path, start, end))
         return await self._get(target, path, start, end)
 
-    def sends_range(self, path: str) -> bool:
+    def supports_ranges(self, path: str) -> bool:
         """Whether a part of an object below the root is best asked for: its server has lately cut parts."""
         return self._origin in self._with_ranges and path not in self._spool()
 
-    def doubt_ranges(self) -> None:
+    def forget_ranges(self) -> None:
         """Take note that the root's server answered a range in another way."""
         self._with_ranges.discard(self._origin)
 
@@ -91,7 +91,7 @@ class AiohttpClient(AiohttpRequests):
     ) -> Blob:
         """One request; see `_answered` for the arguments."""
         headers = range_header(start, end)
-        with self._translated(path):
+        with self._translate_errors(path):
             async with self._send(target, headers, path) as answer:
                 if answer.status not in (200, 206, 416):
                     raise self._refusal(answer, path)
@@ -102,12 +102,12 @@ class AiohttpClient(AiohttpRequests):
 
     def _refusal(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
         if answer.status in (400, 401, 403) and is_signed(answer.url.query):
-            told = refusal_of_signature(answer.url.query)
-            text = f"the server of source {self._source!r} answered {answer.status} for {path!r}: {told}"
+            message = refusal_of_signature(answer.url.query)
+            text = f"the server of source {self._source!r} answered {answer.status} for {path!r}: {message}"
             error = AccessDenied(text, path=path, source=self._source)
             error.status = answer.status
             return error
-        return error_of_status(answer.status, path, self._source, answer.headers)
+        return error_for_status(answer.status, path, self._source, answer.headers)
 
     async def _part(
         self,
@@ -132,7 +132,7 @@ class AiohttpClient(AiohttpRequests):
                 if origin in self._with_ranges:
                     return await request()
                 blob, is_mine = await spool.join(path, partial(request, spool=spool))
-            except SentWhole:
+            except WholeObjectSent:
                 self._with_ranges.discard(origin)
                 continue
             self._with_ranges.add(origin)
@@ -149,14 +149,14 @@ class AiohttpClient(AiohttpRequests):
             spool: takes the object if all of it was sent where a part was asked for.
 
         Raises:
-            SentWhole: if that is so; with a spool once the object is there, without one before the body is read.
+            WholeObjectSent: if that is so; with a spool once the object is there, without one before the body is read.
         """
         if answer.status == 416:
             return self._blob_beyond(answer, path, start)
         if answer.status == 200 and (start or end is not None):
             if spool is not None:
                 await self._keep(answer, path, spool)
-            raise SentWhole
+            raise WholeObjectSent
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             return await self._read_encoded(answer, path)
         return await self._read(answer, path, start, end)
@@ -164,10 +164,10 @@ class AiohttpClient(AiohttpRequests):
     async def get_page(self, url: str, path: str) -> Page:
         """Read the whole answer of `url`, a listing; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
-        with self._translated(path):
+        with self._translate_errors(path):
             async with self._send(target, {}, path) as answer:
                 if answer.status != 200:
-                    raise error_of_status(answer.status, path, self._source, answer.headers)
+                    raise error_for_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     body = bytes((await self._read_encoded(answer, path, is_object=False)).data)
                 else:
@@ -203,7 +203,7 @@ class AiohttpClient(AiohttpRequests):
         if answer.status == 206:
             first, size = content_range(answer)
             if first != start or size is None:
-                text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
+                text = f"the server of source {self._source!r} sent another range of {path!r} than requested"
                 raise UnusableAnswer(f"{text}; read it whole", path=path, source=self._source)
         elif size is None:
             data = await self._body(answer, path)
@@ -214,7 +214,7 @@ class AiohttpClient(AiohttpRequests):
         if is_empty:
             data = b""
         if len(data) != length:
-            raise wrong_length(path, len(data), length, self._source)
+            raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, self._etag_of(answer, size), size, None, self._source)
 
     async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: SpoolFile) -> None:
@@ -232,7 +232,7 @@ class AiohttpClient(AiohttpRequests):
             at = 0
             async for piece in self._pieces(answer):
                 if at + len(piece) > size:  # the room behind is another object's
-                    raise wrong_length(path, at + len(piece), size, self._source)
+                    raise length_mismatch(path, at + len(piece), size, self._source)
                 await spool.write(path, size, at, piece)
                 at += len(piece)
         spool.keep(path, size, self._etag_of(answer, size))
@@ -266,7 +266,7 @@ class AiohttpClient(AiohttpRequests):
                 self._receive(len(chunk))
             kept += len(chunk)
             if length is not None and kept > length:
-                raise wrong_length(path, kept, length, self._source)
+                raise length_mismatch(path, kept, length, self._source)
             if not is_object and kept > self._page_limit:
                 raise page_too_large(path, self._page_limit, self._source)
             if is_object and kept > self._limit:
@@ -283,7 +283,7 @@ class AiohttpClient(AiohttpRequests):
         packed = await self._body(answer, path, is_object=is_object)
         limit = self._limit if is_object else self._page_limit
         try:
-            data = await asyncio.to_thread(unpacked, packed, path, self._source, limit)
+            data = await asyncio.to_thread(decompress_body, packed, path, self._source, limit)
         except ObjectTooLargeError as error:
             if is_object:
                 raise

@@ -11,11 +11,11 @@ import aiohttp
 import yarl
 
 from streaming.errors import SourceUnavailable
-from streaming.sources.http.errors import translated
+from streaming.sources.http.errors import translate_errors
 from streaming.sources.http.response import range_header
 from streaming.sources.per_loop import PerLoop
-from streaming.sources.proxies import proxy_for, usable
-from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, Reach, joined
+from streaming.sources.proxies import proxy_for, proxy_url
+from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, RedirectPolicy, resolve_redirect
 from streaming.sources.status_codes import UnusableAnswer
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class AiohttpRequests:
         self._source = config.name
         self._headers = dict(headers)
         self._origin = yarl.URL(root, encoded=True).origin()
-        self._reach = Reach(config, self._origin)
+        self._redirect_policy = RedirectPolicy(config, self._origin)
         self.redirects = False
         self._proxy = proxy_for(self._origin.scheme, self._origin.host or "")
         self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
@@ -56,7 +56,7 @@ class AiohttpRequests:
         began = asyncio.get_running_loop().time()
         session = self._sessions.current() or await self._sessions.open()
         if target.origin() != self._origin:
-            self._reach.check(target, path)
+            self._redirect_policy.check(target, path)
         answer = await session.get(target, headers=self._headers_for(target, extra), allow_redirects=False)
         if answer.status in REDIRECTS:
             answer = await self._followed(answer, session, extra, path, began)
@@ -80,11 +80,11 @@ class AiohttpRequests:
             if len(hops) > MAX_REDIRECTS:
                 text = f"{path!r} of source {self._source!r} is redirected without end; check the URL of the source"
                 raise UnusableAnswer(text, path=path, source=self._source)
-            target = joined(answer.url, location)
+            target = resolve_redirect(answer.url, location)
             if target is None:
                 text = f"{path!r} of source {self._source!r} is redirected to no URL"
                 raise SourceUnavailable(f"{text}; try again, then check its server", path=path, source=self._source)
-            self._reach.check(target, path, answer.url)
+            self._redirect_policy.check(target, path, answer.url)
             left = (self._timeout.total or 0.0) - (asyncio.get_running_loop().time() - began)
             timeout = aiohttp.ClientTimeout(total=max(left, 0.001), sock_connect=self._timeout.sock_connect)
             answer = await session.get(
@@ -96,13 +96,13 @@ class AiohttpRequests:
     async def is_redirected(self, url: str, path: str) -> bool:
         """Whether a request for a byte of the object at `url` is answered by a redirect."""
         target, headers = yarl.URL(url, encoded=True), {"Accept-Encoding": "identity", **range_header(0, 1)}
-        with self._translated(path):
+        with self._translate_errors(path):
             session = self._sessions.current() or await self._sessions.open()
             async with session.get(target, headers=headers, allow_redirects=False) as answer:
                 return answer.status in REDIRECTS
 
     async def _new_session(self) -> aiohttp.ClientSession:
-        proxy = usable(self._proxy, self._source)
+        proxy = proxy_url(self._proxy, self._source)
         resolver = GuardedResolver([self._origin.host, proxy and yarl.URL(proxy).host])
         return aiohttp.ClientSession(
             # No limit here: the caller decides how many requests are in flight.
@@ -117,5 +117,5 @@ class AiohttpRequests:
         own = self._headers if url.origin() == self._origin else {}
         return {**own, "Accept-Encoding": "identity", **extra}
 
-    def _translated(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return translated(path, self._source, self._timeout.total, self._proxy)
+    def _translate_errors(self, path: str) -> contextlib.AbstractContextManager[None]:
+        return translate_errors(path, self._source, self._timeout.total, self._proxy)

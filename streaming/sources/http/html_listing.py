@@ -15,8 +15,15 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from streaming.errors import BadRequest
 from streaming.sources.base import FileInfo, check_path
-from streaming.sources.header_values import LONGEST_LINK, http_time, json_of, size_in, size_of, stable_etag
-from streaming.sources.path_filter import is_text
+from streaming.sources.header_values import (
+    LONGEST_LINK,
+    http_time,
+    parse_json,
+    size_from_json,
+    size_from_text,
+    stable_etag,
+)
+from streaming.sources.path_filter import is_encodable
 
 # Each search goes on where the last one ended, and none looks past the next `<`: a page takes time in proportion to it.
 _TAG = re.compile(r"<a\s([^<>]*)>", re.IGNORECASE)
@@ -133,7 +140,7 @@ def _entry(name: str) -> str:
 
 
 def _is_odd(name: str) -> bool:
-    return "/" in name.removesuffix("/") or "\0" in name or not (name.isascii() or is_text(name))
+    return "/" in name.removesuffix("/") or "\0" in name or not (name.isascii() or is_encodable(name))
 
 
 def _with_details(name: str, after: str) -> FileInfo:
@@ -146,7 +153,7 @@ def _with_details(name: str, after: str) -> FileInfo:
         time = datetime(int(year), _MONTHS[month.lower()], int(day), int(hour), int(minute), tzinfo=UTC).timestamp()
     except (ValueError, KeyError):
         time = None
-    return FileInfo(name, size_in(size), None, time)
+    return FileInfo(name, size_from_text(size), None, time)
 
 
 def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:
@@ -163,13 +170,13 @@ def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:
         elif kind == "directory":
             names.folders.append(f"{name}/")
         else:
-            names.files.append(FileInfo(name, size_of(entry.get("size")), None, http_time(entry.get("mtime"))))
+            names.files.append(FileInfo(name, size_from_json(entry.get("size")), None, http_time(entry.get("mtime"))))
     return names
 
 
 def _json_list(body: bytes, url: str, source: str) -> list[Any]:
     try:
-        entries = json_of(body)
+        entries = parse_json(body)
     except ValueError as error:
         raise _no_listing(url, source) from error
     if not isinstance(entries, list):
@@ -196,7 +203,7 @@ def parse_index(body: bytes, url: str, root: str, source: str) -> Iterator[FileI
         if not isinstance(path, str):
             raise _bad_entry(entry, url, source, "has no path")
         etag = details.get("etag")
-        size = size_of(details.get("size"))
+        size = size_from_json(details.get("size"))
         etag = stable_etag(etag, size) if isinstance(etag, str) else None
         yield FileInfo(_path_of_entry(path, url, root, source), size, etag)
 
@@ -206,7 +213,7 @@ def _path_of_entry(entry: str, url: str, root: str, source: str) -> str:
     if entry.startswith(("http://", "https://")):
         found = path_below(entry, root)
         if found is None:
-            raise _bad_entry(entry, url, source, f"does not lie below {root}; list it in storage_options urls instead")
+            raise _bad_entry(entry, url, source, f"is not below {root}; list it in storage_options urls instead")
         path = found
     try:
         return check_path(path)

@@ -10,10 +10,10 @@ from streaming.errors import TruncatedRead
 from streaming.sources import header_values
 from streaming.sources.base import too_large
 
-__all__ = ["SentWhole", "content_range", "range_header", "unpacked"]
+__all__ = ["WholeObjectSent", "content_range", "decompress_body", "range_header"]
 
 
-class SentWhole(Exception):
+class WholeObjectSent(Exception):
     """The server answered a range with the whole object."""
 
 
@@ -29,11 +29,11 @@ def content_range(answer: aiohttp.ClientResponse) -> header_values.ContentRange:
     return header_values.content_range(answer.headers.get("Content-Range"))
 
 
-def unpacked(packed: bytes, path: str, source: str, limit: int) -> bytes:
+def decompress_body(packed: bytes, path: str, source: str, limit: int) -> bytes:
     """What a body of the encoding gzip or deflate holds.
 
     Raises:
-        ObjectTooLargeError: if that is more than `limit`, of which no more is unpacked.
+        ObjectTooLargeError: if that is more than `limit`, of which no more is decompress_body.
         TruncatedRead: if it is damaged or ends early.
     """
     unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # finds out whether gzip or zlib

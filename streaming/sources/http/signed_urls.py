@@ -20,9 +20,9 @@ def refusal_of_signature(query: Mapping[str, str]) -> str:
     ended = _end_of(query)
     if ended is not None and ended < datetime.now(UTC):
         moment = ended.strftime("%Y-%m-%d %H:%M:%S")
-        return f"its signed URL expired at {moment} UTC; sign it anew, for longer than the run takes"
+        return f"its signed URL expired at {moment} UTC; sign it again, for longer than the run takes"
     return (
-        "its signed URL is not taken; check that the signature is for this object, this machine's clock, and sign anew"
+        "its signed URL is not taken; check that the signature is for this object, this machine's clock, and sign again"
     )
 
 

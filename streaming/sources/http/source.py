@@ -16,7 +16,7 @@ from streaming.errors import ObjectNotFoundError
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http.address import parse_address
 from streaming.sources.http.html_listing import parse_index
-from streaming.sources.http.obstore_engine import NotPlain, ObstoreClient
+from streaming.sources.http.obstore_engine import NeedsAiohttp, ObstoreClient
 from streaming.sources.http.walk import walk
 from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.obstore.process_lifetime import is_usable
@@ -40,7 +40,7 @@ class HTTPDataSource(DataSource):
     `storage_options={"headers": {...}}` and credentials `token`, or `username` and `password`, go with each request to
     the root's host. A query in the root's URL goes with each path below it.
 
-    A forked child cannot use what its parent opened: `ClosedError` tells so, where the clients would hang.
+    A forked child cannot use a source that its parent opened: it gets `ClosedError`, where the client would hang.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, or two URLs for one path.
@@ -71,9 +71,9 @@ class HTTPDataSource(DataSource):
         if self._obstore is not None and start != end and not is_named and self._is_for_obstore(path, is_part):
             try:
                 return await self._obstore.get(path, start, end)
-            except NotPlain as error:
+            except NeedsAiohttp as error:
                 if is_part:
-                    self._opened().doubt_ranges()
+                    self._opened().forget_ranges()
                 elif error.is_of_server:
                     self._is_plain = False
         client = self._opened()
@@ -87,7 +87,7 @@ class HTTPDataSource(DataSource):
     def _is_for_obstore(self, path: str, is_part: bool) -> bool:
         """Whether obstore can read this, as far as known: the first answer shows aiohttp whether there are redirects,
         and the first part whether there are ranges."""
-        return bool(self._is_plain) and (not is_part or self._opened().sends_range(path))
+        return bool(self._is_plain) and (not is_part or self._opened().supports_ranges(path))
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         client = self._opened()

@@ -69,7 +69,7 @@ class SpoolFile:
         """Read bytes `start` to `end` of an object that is here.
 
         Raises:
-            BadRequest: if `start` lies beyond the object, or the object was refused for its size.
+            BadRequest: if `start` is beyond the object, or the object was refused for its size.
             ObjectTooLargeError: if the part is larger than `most_read`.
         """
         if path in self._refused:

@@ -50,7 +50,7 @@ async def walk(
                 for info in drop_unreadable(files, skips):
                     yield info
                 if files:
-                    limits.go_on()
+                    limits.mark_progress()
         level = below
         if not level:
             return
@@ -94,11 +94,11 @@ class _Pages:
         return files, folders
 
     async def _parsed(self, page: Page) -> Names:
-        left = self._limits.left
+        left = self._limits.remaining
         try:
             return await asyncio.to_thread(parse_autoindex, page.body, page.content_type, page.url, self._source, left)
         except TooManyNames:
-            raise self._limits.too_many() from None
+            raise self._limits.too_many_error() from None
 
     def _selected(self, folder: str, names: Names) -> tuple[list[FileInfo], list[str]]:
         found = {info.path: replace(info, path=folder + info.path) for info in names.files}

@@ -133,7 +133,7 @@ def checked_endpoint(url: object, source: str) -> str:
     """The URL of a Hub without a final slash.
 
     Raises:
-        ConfigError: if it is no HTTP URL, or holds a login or a query.
+        ConfigError: if it is not an HTTP URL, or holds a login or a query.
     """
     parts = urlsplit(str(url))
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query:

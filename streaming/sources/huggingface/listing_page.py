@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import size_of
+from streaming.sources.header_values import size_from_json
 
 __all__ = ["HubPage", "page_of"]
 
@@ -31,7 +31,7 @@ def page_of(answer: object) -> HubPage:
 
     Raises:
         ValueError: if a Hub does not answer so: it is no list, or an entry has no type or path. A size or name of the
-            content that cannot be used is taken as not told.
+            content that cannot be used is taken as not message.
     """
     if not isinstance(answer, list):
         raise ValueError("it is not a list")
@@ -42,5 +42,7 @@ def page_of(answer: object) -> HubPage:
         if entry["type"] == "file":
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else entry
             name = stored.get("oid")
-            files.append(FileInfo(entry["path"], size_of(stored.get("size")), name if isinstance(name, str) else None))
+            files.append(
+                FileInfo(entry["path"], size_from_json(stored.get("size")), name if isinstance(name, str) else None)
+            )
     return HubPage(files, len(answer))

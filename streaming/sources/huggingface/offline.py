@@ -36,7 +36,7 @@ class CachedRepo:
         self._source = config.name
         self._address = address
         self._root = os.path.join(cache, f"{address.repo_type}s--" + address.repo_id.replace("/", "--"))
-        self.commit = commit or self._noted()
+        self.commit = commit or self._cached_commit()
         self._folder = f"snapshots/{self.commit}/{address.folder}"
         if not os.path.isdir(os.path.join(self._root, self._folder)):
             raise self._missing(address.folder or address.repo_id)
@@ -69,7 +69,7 @@ class CachedRepo:
     async def aclose(self) -> None:
         """Nothing is open."""
 
-    def _noted(self) -> str:
+    def _cached_commit(self) -> str:
         try:
             with open(os.path.join(self._root, "refs", self._address.revision), encoding="utf-8") as file:
                 return file.read().strip()
@@ -85,6 +85,6 @@ class CachedRepo:
 
     def _missing(self, path: str) -> ObjectNotFoundError:
         where = f"{path!r} of source {self._source!r}: not in the cache at {self._root!r}"
-        told = f"for revision {self._address.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
-        text = f"{where} {told}; download it once with hf download, or unset HF_HUB_OFFLINE"
+        message = f"for revision {self._address.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
+        text = f"{where} {message}; download it once with hf download, or unset HF_HUB_OFFLINE"
         return ObjectNotFoundError(text, path=path, source=self._source)

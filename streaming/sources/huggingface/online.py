@@ -19,7 +19,7 @@ import yarl
 
 from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo
-from streaming.sources.header_values import json_of, next_link
+from streaming.sources.header_values import next_link, parse_json
 from streaming.sources.http.aiohttp_engine import AiohttpClient
 from streaming.sources.http.response import range_header
 from streaming.sources.http.spool_file import SpoolFile
@@ -28,7 +28,7 @@ from streaming.sources.huggingface.listing_page import HubPage, page_of
 from streaming.sources.huggingface.status_codes import (
     EntryNotFound,
     RepositoryNotFound,
-    error_of_hub,
+    error_for_hub,
     revision_not_found,
 )
 from streaming.sources.listing_limits import ListingLimits
@@ -91,10 +91,10 @@ class OnlineRepo(AiohttpClient):
         try:
             answer, _ = await self._get_json(self._address.revision_url(self._endpoint), self._address.repo_id)
         except ObjectNotFoundError as error:
-            raise await self._blamed(error, self._address.repo_id) from error
+            raise await self._missing_error(error, self._address.repo_id) from error
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or not commit:
-            raise self._no_hub(self._address.repo_id)
+            raise self._not_a_hub(self._address.repo_id)
         self._use(commit)
 
     async def read(self, path: str, start: int, end: int | None) -> Blob:
@@ -102,15 +102,15 @@ class OnlineRepo(AiohttpClient):
         try:
             return await self._read_once(path, start, end)
         except RepositoryNotFound as error:
-            raise await self._blamed(error, path) from error
+            raise await self._missing_error(error, path) from error
         except _SignedUrlRefused:
             pass
         try:
             return await self._read_once(path, start, end)
         except _SignedUrlRefused as error:
             text = f"{path!r} of source {self._source!r}: storage refused two URLs fresh from the Hub ({error.status})"
-            told = f"{text}; check this machine's clock, and proxies that may keep redirects"
-            raise AccessDenied(told, path=path, source=self._source) from error
+            message = f"{text}; check this machine's clock, and proxies that may keep redirects"
+            raise AccessDenied(message, path=path, source=self._source) from error
 
     async def _read_once(self, path: str, start: int, end: int | None) -> Blob:
         """As `get`, with the meaning that the Hub gives to statuses, and its ETag in place of the storage's."""
@@ -125,7 +125,7 @@ class OnlineRepo(AiohttpClient):
     async def _get(
         self, target: yarl.URL, path: str, start: int, end: int | None, spool: SpoolFile | None = None
     ) -> Blob:
-        with self._translated(path):
+        with self._translate_errors(path):
             async with self._send(target, range_header(start, end), path) as answer:
                 if answer.status not in (200, 206, 416):
                     if answer.status in _EXPIRED and answer.url.origin() != self._origin:
@@ -152,9 +152,9 @@ class OnlineRepo(AiohttpClient):
                 for info in drop_unreadable((replace(info, path=info.path[len(root) :]) for info in files), skips):
                     yield info
                 if files:
-                    limits.go_on()
+                    limits.mark_progress()
         except RepositoryNotFound as error:
-            raise await self._blamed(error, prefix) from error
+            raise await self._missing_error(error, prefix) from error
         except EntryNotFound:
             if folder == root.rstrip("/"):
                 raise
@@ -162,7 +162,7 @@ class OnlineRepo(AiohttpClient):
                 # Nothing begins with the prefix, unless the root itself is missing, which is an error.
                 await self._get_json(self._address.tree_url(self._endpoint, self.commit, root.rstrip("/")), prefix)
 
-    async def _blamed(self, error: ObjectNotFoundError, path: str) -> ObjectNotFoundError:
+    async def _missing_error(self, error: ObjectNotFoundError, path: str) -> ObjectNotFoundError:
         """The error for what is missing: some Hubs answer for an unknown revision as for an unknown repository."""
         try:
             await self._get_json(self._address.repository_url(self._endpoint), path)
@@ -177,24 +177,24 @@ class OnlineRepo(AiohttpClient):
             try:
                 page = page_of(answer)
             except ValueError as error:
-                raise self._no_hub(prefix) from error
+                raise self._not_a_hub(prefix) from error
             yield page
 
     async def _get_json(self, url: str, path: str) -> tuple[Any, str | None]:
         """An answer of the API and the URL of its next page; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
-        with self._translated(path):
+        with self._translate_errors(path):
             async with self._send(target, {}, path) as answer:
                 if answer.status != 200:
                     raise self._error(answer, path)
                 body = await self._body(answer, path, is_object=False)
                 link = next_link(answer.headers.getall("Link", []), str(answer.url))
                 if link is not None:
-                    self._reach.check(yarl.URL(link), path, answer.url)
+                    self._redirect_policy.check(yarl.URL(link), path, answer.url)
         try:
-            page = await asyncio.to_thread(json_of, body)  # 1,000 entries, but a mirror may send all at once
+            page = await asyncio.to_thread(parse_json, body)  # 1,000 entries, but a mirror may send all at once
         except ValueError as error:
-            raise self._no_hub(path) from error
+            raise self._not_a_hub(path) from error
         return page, link
 
     def _etag_of(self, answer: aiohttp.ClientResponse, size: int) -> str | None:
@@ -207,11 +207,11 @@ class OnlineRepo(AiohttpClient):
         return super()._etag_of(answer, size)
 
     def _error(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
-        return error_of_hub(
+        return error_for_hub(
             answer.status, answer.headers, self._address, self._endpoint, path, self._source, self._has_token
         )
 
-    def _no_hub(self, path: str) -> SourceError:
+    def _not_a_hub(self, path: str) -> SourceError:
         text = f"{path!r} of source {self._source!r}: {self._endpoint} answered what no Hub answers"
         return SourceUnavailable(f"{text}; check endpoint and HF_ENDPOINT", path=path, source=self._source)
 

@@ -105,7 +105,7 @@ class LocalDataSource(DataSource):
         except SourceError:
             raise
         except OSError as error:
-            raise self._translated(path, error) from error
+            raise self._to_source_error(path, error) from error
         finally:
             os.close(descriptor)
         return Blob(data, f"{before.st_mtime_ns:x}-{size:x}", size, None, self.name)
@@ -138,7 +138,7 @@ class LocalDataSource(DataSource):
             if root is not None and error.errno in _LINKS:
                 return self._open_link(path, root)
             if root is None or not isinstance(error, FileNotFoundError) or root.is_current():
-                raise self._translated(path, error) from error
+                raise self._to_source_error(path, error) from error
         self._opened = None  # the root was replaced by another directory
         return self._open(path)
 
@@ -149,7 +149,7 @@ class LocalDataSource(DataSource):
             if real.startswith(self._base):
                 return root.open_real(real[len(self._base) :])
         except OSError as error:
-            raise self._translated(path, error) from error
+            raise self._to_source_error(path, error) from error
         raise AccessDenied(
             f"{path!r} of source {self.name!r} is a link out of its root {str(self.root)!r}, to {real!r}; "
             "make the root a directory that holds both",
@@ -175,7 +175,7 @@ class LocalDataSource(DataSource):
             source=self.name,
         )
 
-    def _translated(self, path: str, error: OSError) -> SourceError:
+    def _to_source_error(self, path: str, error: OSError) -> SourceError:
         """The error of this library that says what `error` says."""
         where = f"{path!r} of source {self.name!r}"
         if isinstance(error, PermissionError):

@@ -18,8 +18,8 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.sources.obstore.redirect_guard import is_blocked_redirect
-from streaming.sources.proxies import unreached
-from streaming.sources.status_codes import UnusableAnswer, error_of_status
+from streaming.sources.proxies import unreachable_reason
+from streaming.sources.status_codes import UnusableAnswer, error_for_status
 
 _STATUS = re.compile(r"(?:Status \{\s*status: |returned non-2xx status code: )(\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,100})</Code>")
@@ -32,7 +32,7 @@ _NO_LOGIN = re.compile(r"169\.254\.169\.254|metadata\.google\.internal|metadata/
 
 _CHECK_LOGIN = "check the credentials of the source"
 _THROTTLED = (SourceUnavailable, "it wants fewer requests; try again more slowly")
-_REGION_WRONG = (UnusableAnswer, "the bucket lies in another region; set storage_options region to that of the bucket")
+_REGION_WRONG = (UnusableAnswer, "the bucket is in another region; set storage_options region to that of the bucket")
 _MEANINGS: dict[str, tuple[type[SourceError], str]] = {
     "NoSuchBucket": (ObjectNotFoundError, "there is no such bucket; check its name and the endpoint"),
     "NoSuchKey": (ObjectNotFoundError, "it does not exist; list the source to see what does"),
@@ -54,10 +54,10 @@ _MEANINGS: dict[str, tuple[type[SourceError], str]] = {
     "Throttling": _THROTTLED,
     "TooManyRequests": _THROTTLED,
 }
-LOGIN_OUTDATED = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"})
+EXPIRED_LOGIN_CODES = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"})
 
 
-def error_of_answer(status: int, code: str, path: str, source: str, region: str = "") -> SourceError:
+def error_for_answer(status: int, code: str, path: str, source: str, region: str = "") -> SourceError:
     """The error for a refusal.
 
     Args:
@@ -75,12 +75,12 @@ def error_of_answer(status: int, code: str, path: str, source: str, region: str 
 def _error_of(status: int, code: str, path: str, source: str, region: str) -> SourceError:
     meaning = _MEANINGS.get(code) or (_REGION_WRONG if status == 301 else None)
     if meaning is None:
-        return error_of_status(status, path, source)
+        return error_for_status(status, path, source)
     kind, text = meaning
     if region and meaning is _REGION_WRONG:
-        text = f"the bucket lies in region {region!r}; set storage_options region to that"
-    told = " ".join(str(part) for part in (status or "", code) if part)
-    return kind(f"the server of source {source!r} answered {told} for {path!r}: {text}", path=path, source=source)
+        text = f"the bucket is in region {region!r}; set storage_options region to that"
+    message = " ".join(str(part) for part in (status or "", code) if part)
+    return kind(f"the server of source {source!r} answered {message} for {path!r}: {text}", path=path, source=source)
 
 
 def code_of(error: BaseException) -> str:
@@ -95,7 +95,7 @@ def status_of(error: BaseException) -> int:
     return int(match[1]) if match else 0
 
 
-def translated(error: Exception, path: str, source: str, timeout_s: float) -> SourceError:
+def to_source_error(error: Exception, path: str, source: str, timeout_s: float) -> SourceError:
     """The error of this library that says what obstore's `error` does.
 
     Args:
@@ -107,8 +107,8 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
     text, status, code = str(error), status_of(error), code_of(error)
     where = f"{path!r} of source {source!r}"
     if _NO_LOGIN.search(text):
-        told = f"no credentials were found for source {source!r}, which {path!r} needs, nor a machine's own login"
-        return AccessDenied(f"{told}; set them, or storage_options anon", path=path, source=source)
+        message = f"no credentials were found for source {source!r}, which {path!r} needs, nor a machine's own login"
+        return AccessDenied(f"{message}; set them, or storage_options anon", path=path, source=source)
     if is_blocked_redirect(error):
         text = f"{where} is redirected to another server, which is not followed; check the endpoint and the region"
         return BadRequest(text, path=path, source=source)
@@ -116,9 +116,9 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
         status = status or 301
     if status or code:
         region = _REGION.search(text)
-        return error_of_answer(status, code, path, source, (region[1] or region[2]) if region else "")
-    kind, told = _failure(error, text, timeout_s)
-    return kind(f"{where} {told}", path=path, source=source)
+        return error_for_answer(status, code, path, source, (region[1] or region[2]) if region else "")
+    kind, message = _failure(error, text, timeout_s)
+    return kind(f"{where} {message}", path=path, source=source)
 
 
 def failure_of_request(text: str, timeout_s: float, setting: str) -> tuple[type[SourceError], str] | None:
@@ -136,7 +136,7 @@ def failure_of_request(text: str, timeout_s: float, setting: str) -> tuple[type[
     if kind == "Interrupted" or "kind: Body," in text:
         return TruncatedRead, "broke off before its announced end; read it again"
     if kind == "Connect":
-        return SourceUnavailable, unreached(text, setting)
+        return SourceUnavailable, unreachable_reason(text, setting)
     return None
 
 
@@ -146,13 +146,13 @@ def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[Source
     if known := failure_of_request(text, timeout_s, "endpoint"):
         return known
     if class_name == "NotSupportedError" or "NotPartial" in text:
-        told = "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
-        return UnusableAnswer, told
+        message = "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
+        return UnusableAnswer, message
     if match := _HEADER.search(text):
-        told = f"was answered with headers that obstore cannot read ({match[1]})"
+        message = f"was answered with headers that obstore cannot read ({match[1]})"
         if match[1].startswith("Missing"):  # by something between, perhaps, whose answer this is
-            return SourceUnavailable, f"{told}; try again, then choose the other engine"
-        return UnusableAnswer, f"{told}; choose the other engine"
+            return SourceUnavailable, f"{message}; try again, then choose the other engine"
+        return UnusableAnswer, f"{message}; choose the other engine"
     if class_name in ("PermissionDeniedError", "UnauthenticatedError") or "credential" in text.lower():
         return AccessDenied, f"was not asked for, no login could be had ({_cause(text, class_name)}); {_CHECK_LOGIN}"
     if isinstance(error, FileNotFoundError):

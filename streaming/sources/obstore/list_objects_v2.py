@@ -18,7 +18,7 @@ import yarl
 from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
 from streaming.sources.http.aiohttp_engine import AiohttpClient
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage, parse_list_objects
-from streaming.sources.obstore.errors import code_of, error_of_answer
+from streaming.sources.obstore.errors import code_of, error_for_answer
 from streaming.sources.parallel_listing import PAGE
 from streaming.sources.redirects import REDIRECTS
 
@@ -84,13 +84,13 @@ class ListObjectsClient(AiohttpClient):
     async def _fetch(self, query: str, prefix: str) -> bytes:
         url, headers = await self._sign(query)
         target = yarl.URL(url, encoded=True)
-        with self._translated(prefix):
+        with self._translate_errors(prefix):
             session = self._sessions.current() or await self._sessions.open()
             async with session.get(target, headers=self._headers_for(target, headers), allow_redirects=False) as answer:
                 body = await self._body(answer, prefix, is_object=False)
                 if answer.status != 200:
                     code = code_of(ValueError(body.decode("utf-8", "replace")))
-                    raise error_of_answer(answer.status, code, prefix, self._source)
+                    raise error_for_answer(answer.status, code, prefix, self._source)
         return body
 
     def _parsed(self, body: bytes, prefix: str) -> ListingPage:

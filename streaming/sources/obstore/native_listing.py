@@ -31,14 +31,16 @@ class ObstoreListing:
         store: of obstore, over the whole bucket.
         root: what each key begins with: empty, or ending in `/`.
         source: the name of the source.
-        translated: the error of this library for one of obstore's and the prefix that was listed.
+        to_source_error: the error of this library for one of obstore's and the prefix that was listed.
     """
 
-    def __init__(self, store: Any, root: str, source: str, translated: Callable[[Exception, str], Exception]) -> None:
+    def __init__(
+        self, store: Any, root: str, source: str, to_source_error: Callable[[Exception, str], Exception]
+    ) -> None:
         self._store = store
         self._root = root
         self._source = source
-        self._translated = translated
+        self._to_source_error = to_source_error
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """All objects below a folder, in pages."""
@@ -47,12 +49,12 @@ class ObstoreListing:
         while True:
             begin_read(self._source)
             try:
-                async with asyncio.timeout(limits.left_s):  # obstore follows empty pages itself
+                async with asyncio.timeout(limits.remaining_s):  # obstore follows empty pages itself
                     metas = await anext(stream, None)
             except TimeoutError as error:
-                raise limits.stalled() from error
+                raise limits.stalled_error() from error
             except FAILURES as error:
-                raise self._translated(error, folder) from error
+                raise self._to_source_error(error, folder) from error
             finally:
                 end_read()
             found = [*last, *self._infos(metas or ())]
@@ -68,12 +70,12 @@ class ObstoreListing:
         """The objects and folders just in a folder."""
         begin_read(self._source)
         try:
-            async with asyncio.timeout(limits.left_s):  # as it does all pages of a folder
+            async with asyncio.timeout(limits.remaining_s):  # as it does all pages of a folder
                 found = await self._store.list_with_delimiter_async((self._root + folder) or None)
         except TimeoutError as error:
-            raise limits.stalled() from error
+            raise limits.stalled_error() from error
         except FAILURES as error:
-            raise self._translated(error, folder + start) from error
+            raise self._to_source_error(error, folder + start) from error
         finally:
             end_read()
         skip = len(self._root)

@@ -10,7 +10,7 @@ from collections import deque
 from streaming.errors import ClosedError
 from streaming.sources.per_loop import opened_before_fork
 
-__all__ = ["begin_read", "claim", "end_read", "is_usable"]
+__all__ = ["begin_read", "claim_process", "end_read", "is_usable"]
 
 EXIT_WAIT_S = 2.0  # for reads in flight when the interpreter ends
 EXIT_SETTLE_S = 0.02  # for obstore's threads to drop what they held
@@ -25,7 +25,7 @@ def is_usable() -> bool:
     return _first_pid in (None, os.getpid())
 
 
-def claim(source: str) -> None:
+def claim_process(source: str) -> None:
     """Say that a source is about to make a client.
 
     Raises:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from streaming.errors import BadRequest, SourceError, SourceTimeout, StreamingError
 from streaming.sources.base import Blob, FileInfo, too_large
 from streaming.sources.header_values import plain_etag
-from streaming.sources.obstore.errors import LOGIN_OUTDATED, code_of, status_of, translated
+from streaming.sources.obstore.errors import EXPIRED_LOGIN_CODES, code_of, status_of, to_source_error
 from streaming.sources.obstore.native_listing import FAILURES, ObstoreListing
-from streaming.sources.obstore.process_lifetime import begin_read, claim, end_read
+from streaming.sources.obstore.process_lifetime import begin_read, claim_process, end_read
 from streaming.sources.obstore.redirect_guard import same_host_options
 from streaming.sources.parallel_listing import PagedListing, list_in_parallel
 from streaming.sources.path_filter import is_plain, unreadable_reason
 from streaming.sources.per_loop import opened_before_fork
-from streaming.sources.response_bodies import check_nothing_left, of_obstore, wrong_length
+from streaming.sources.response_bodies import check_nothing_left, length_mismatch, read_obstore_body
 
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streaming.sources.obstore.list_objects_v2 import ListObjectsClient
     from streaming.telemetry.skipped_objects import Skips
 
-__all__ = ["ObjectStoreReader", "Stores", "client_settings", "obstore_unreadable_reason", "signed", "translated"]
+__all__ = ["ObjectStoreReader", "Stores", "client_settings", "obstore_unreadable_reason", "signed", "to_source_error"]
 
 REOPEN_AFTER_S = 10.0  # a refused login is asked for anew at most this often
 SIGNED_FOR = timedelta(minutes=5)  # a clock may be wrong by that much; the request is made at once
@@ -106,7 +106,7 @@ class ObjectStoreReader:
         config: limits, times, and the name for messages.
         stores: makes the stores.
         prefix: of the root in the bucket; with or without slashes around.
-        receive: told of the bytes of each body, as soon as they are announced.
+        receive: called with the bytes of each body, as soon as its length is known.
         versions: the version to read, by path, where not the newest.
     """
 
@@ -137,10 +137,10 @@ class ObjectStoreReader:
         """Read bytes `start` to `end` (half-open) of an object, in one request.
 
         Raises:
-            BadRequest: if `start` lies beyond the object, or obstore cannot read such a name.
+            BadRequest: if `start` is beyond the object, or obstore cannot read such a name.
             ObjectTooLargeError: if the answer would pass `max_object_bytes`; its body is not taken.
             TruncatedRead: if fewer bytes came than announced.
-            SourceError: or one of its other kinds, as `translated` tells them apart.
+            SourceError: or one of its other kinds, as `to_source_error` tells them apart.
             ClosedError: if obstore was used before this process was forked, or the interpreter ends.
         """
         store = self._store if self._pid == os.getpid() else self._open()
@@ -155,14 +155,14 @@ class ObjectStoreReader:
         except StreamingError:
             raise
         except FAILURES as error:
-            if code_of(error) not in LOGIN_OUTDATED:
-                raise self._translated(error, path) from error
+            if code_of(error) not in EXPIRED_LOGIN_CODES:
+                raise self._to_source_error(error, path) from error
             refused = error
         finally:
             end_read()
         again = self._reopened(store)
         if again is None:
-            raise self._translated(refused, path) from refused
+            raise self._to_source_error(refused, path) from refused
         return await self.get(path, start, end)
 
     def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
@@ -174,7 +174,7 @@ class ObjectStoreReader:
         if self._pid != os.getpid():
             self._open()
         if _NO_PATH_OF_OBSTORE.search(self._root.removesuffix("/") or "root"):
-            raise self._translated(ValueError(), self._root)
+            raise self._to_source_error(ValueError(), self._root)
         return list_in_parallel(self, prefix, skips, self._config, obstore_unreadable_reason)
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
@@ -243,13 +243,13 @@ class ObjectStoreReader:
         return self._list_client
 
     def _native_listing(self) -> ObstoreListing:
-        return ObstoreListing(self._store, self._root, self._source, self._translated)
+        return ObstoreListing(self._store, self._root, self._source, self._to_source_error)
 
     def _open(self) -> Any:
         """Make the store, at the first use in a process."""
         if self._pid:
             raise opened_before_fork(self._source, self._pid)
-        claim(self._source)
+        claim_process(self._source)
         self._store = self._stores.open()
         self._pid = os.getpid()
         return self._store
@@ -281,13 +281,13 @@ class ObjectStoreReader:
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
             self._receive(length)
-            data = await of_obstore(answer, length)
+            data = await read_obstore_body(answer, length)
         except FAILURES as error:
             if whole or status_of(error) != 416:
                 raise
             return await self._empty(store, path, start, end)
         if len(data) != length:
-            raise wrong_length(path, len(data), length, self._source)
+            raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
     async def _empty(self, store: Any, path: str, start: int, end: int | None) -> Blob:
@@ -300,5 +300,5 @@ class ObjectStoreReader:
         check_nothing_left(path, start, end, size, self._source)
         return Blob(b"", plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
-    def _translated(self, error: Exception, path: str) -> Exception:
-        return translated(error, path, self._source, self._timeout_s)
+    def _to_source_error(self, error: Exception, path: str) -> Exception:
+        return to_source_error(error, path, self._source, self._timeout_s)

@@ -289,7 +289,7 @@ async def test_answers_without_a_range_or_a_size(server: FaultServer) -> None:
         with pytest.raises(BadRequest, match="sent another range of 'x'"):
             await source.read("x", 0, 1)
         answer_with(server, respond(body=b"x", length=None, **HEADERS))
-        with pytest.raises(BadRequest, match="does not tell the size of 'x'"):
+        with pytest.raises(BadRequest, match="does not give the size of 'x'"):
             await source.read("x")
 
 

@@ -164,7 +164,7 @@ async def test_an_overwritten_object_has_another_etag_and_version(gcs: GcsServer
 
 
 async def test_compressed_objects_come_as_they_are_stored(gcs: GcsServer, make: Make, bucket: str) -> None:
-    """An object with `Content-Encoding: gzip` is not unpacked on the way: size, ranges and listing agree."""
+    """An object with `Content-Encoding: gzip` is not decompress_body on the way: size, ranges and listing agree."""
     packed = gzip.compress(b"hello " * 100)
     gcs.put(bucket, "z.gz", packed, encoding="gzip")
     source = make(f"gs://{bucket}")

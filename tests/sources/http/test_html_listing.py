@@ -333,6 +333,6 @@ async def test_names_with_hidden_separators_are_skipped(server: FaultServer, mak
 
 
 async def test_listing_of_an_encoded_page(server: FaultServer, make: Make) -> None:
-    """A page that the server packs although not asked to is unpacked."""
+    """A page that the server packs although not asked to is decompress_body."""
     server.answers["/data/"] = respond(body=gzip.compress(page("a.bin")), Content_Encoding="gzip")
     assert await make().list_files() == ["a.bin"]

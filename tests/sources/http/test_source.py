@@ -225,7 +225,7 @@ async def test_range_other_than_asked(make: Make, server: FaultServer) -> None:
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_encoded_bodies(make: Make, server: FaultServer, encoding: str, pack: Callable[[bytes], bytes]) -> None:
-    """No encoding is asked for; a server that packs bodies nevertheless is unpacked, not taken at its word."""
+    """No encoding is asked for; a server that packs bodies nevertheless is decompress_body, not taken at its word."""
     server.answers["/a.bin"] = respond(body=pack(BODY), Content_Encoding=encoding)
     for start, end in ((0, None), (20, 30)):
         blob = await make().read("a.bin", start, end)
@@ -427,7 +427,7 @@ SIGNED = ["S3", "GCS", "S3 before version 4", "CloudFront", "Azure"]
 @pytest.mark.parametrize("kind", SIGNED)
 @pytest.mark.parametrize("status", [400, 401, 403])
 async def test_a_signed_url_that_has_expired(server: FaultServer, kind: str, status: int) -> None:
-    """The refusal names the moment the signature ended, and says to sign anew; it speaks of no credentials."""
+    """The refusal names the moment the signature ended, and says to sign again; it speaks of no credentials."""
     query = signed(kind, timedelta(hours=2))
     server.answers[f"/a.bin?{query}"] = respond(status)
     for url, options in (

@@ -144,7 +144,7 @@ def test_rows_cost_one_download_of_their_object(counting: CountingServer, tmp_pa
     assert readings["fetched_bytes"][()] == size
 
 
-def test_fetched_bytes_begin_anew_after_a_reset(counting: CountingServer, tmp_path: Path) -> None:
+def test_fetched_bytes_begin_again_after_a_reset(counting: CountingServer, tmp_path: Path) -> None:
     """`reset_metrics` sets what was fetched back to zero; the next download counts from there."""
     write_rows(tmp_path / "www", "a.jsonl")
     (tmp_path / "www" / "raw").mkdir()
@@ -225,7 +225,7 @@ async def test_a_server_that_loses_its_ranges(source: DataSource, server: FaultS
 async def test_packed_and_unannounced_bodies_come_once(
     source: DataSource, server: FaultServer, length: int | None
 ) -> None:
-    """A body without its length, or packed unasked, is kept unpacked; what was received is what was sent."""
+    """A body without its length, or packed unasked, is kept decompress_body; what was received is what was sent."""
     packed = gzip.compress(BODY)
     server.answers[paths_of(source, "a.bin")] = respond(body=BODY, length=length)
     server.answers[paths_of(source, "b.bin")] = respond(body=packed, length=length, Content_Encoding="gzip")

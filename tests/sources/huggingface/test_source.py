@@ -210,7 +210,7 @@ async def test_event_loops_that_open_at_once_agree_on_a_commit(raw: FaultServer)
 
 
 async def test_cancelled_opening_leaves_the_source_usable(raw: FaultServer) -> None:
-    """A first read that is cancelled while the Hub is silent leaves the next to open anew."""
+    """A first read that is cancelled while the Hub is silent leaves the next to open again."""
     asked = asyncio.Event()
 
     async def say_nothing(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -247,7 +247,7 @@ def redirect(url: str, **headers: str) -> Answer:
     return respond(302, b"", Location=url, **headers)
 
 
-async def test_signed_urls_are_fetched_anew_and_never_get_the_token(raw: FaultServer) -> None:
+async def test_signed_urls_are_fetched_again_and_never_get_the_token(raw: FaultServer) -> None:
     """A URL past its time makes the source ask the Hub again; the token stays with the Hub, ranges go along."""
     async with FaultServer() as storage:
         signed = [f"{storage.url}blob?signature={n}" for n in (1, 2)]

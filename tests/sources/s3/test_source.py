@@ -252,7 +252,7 @@ def _past(moment: datetime) -> None:
 
 
 @both_engines
-async def test_outdated_login_is_looked_for_anew(s3: S3Server, bucket: str, engine: str) -> None:
+async def test_outdated_login_is_looked_for_again(s3: S3Server, bucket: str, engine: str) -> None:
     """When the server no longer knows the keys, all reads in flight go on with those that the provider gives then."""
     s3.put(bucket, "a.bin", b"abc")
     provider = Provider(None, right_from=2)
@@ -499,7 +499,7 @@ async def test_refusals(engine: str, status: int, code: str, kind: type[Exceptio
     assert caught.value.__dict__["status"] == status
     if engine == "aioboto3":
         assert caught.value.__dict__["retry_after_s"] == 7
-    if status not in (301, 400):  # for which boto looks for the region, and a login is looked for anew
+    if status not in (301, 400):  # for which boto looks for the region, and a login is looked for again
         assert asked == ["GET"]
 
 
@@ -713,12 +713,12 @@ except ImportError as error:
         ),
         ({"storage_options": {"client_kwargs": {"region": "x"}}}, "did you mean 'region_name'"),
         ({"storage_options": {"client_kwargs": 3}}, "client_kwargs is a mapping, not a int"),
-        ({"storage_options": {"endpoint_url": "h:80"}}, "is no URL"),
+        ({"storage_options": {"endpoint_url": "h:80"}}, "is not a URL"),
         ({"storage_options": {"region": 3}}, "region is a text, not 3"),
         ({"storage_options": {"anon": "yes"}}, "anon is true or false"),
         ({"storage_options": {"addressing_style": "pth"}}, "did you mean 'path'"),
         ({"storage_options": {"config_kwargs": {"s3": {"addressing_style": "pth"}}}}, "did you mean 'path'"),
-        ({"storage_options": {"credential_provider": "me"}}, "credential_provider is no function"),
+        ({"storage_options": {"credential_provider": "me"}}, "credential_provider is not a function"),
         ({"storage_options": {"region": "a", "client_kwargs": {"region_name": "b"}}}, "given twice"),
         ({"storage_options": {"anon": True, "profile": "p"}}, "anon and profile are given"),
         ({"credentials": {"aws_access_key": "k"}}, "did you mean 'aws_access_key_id'"),
