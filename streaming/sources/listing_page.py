@@ -1,4 +1,4 @@
-"""Read one answer to ListObjectsV2, whose XML may be anything: in one pass, and keeping what a listing needs alone."""
+"""Parse the XML answers of ListObjectsV2, which are not trusted, in one pass that keeps only what a listing needs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PAGE_FIELDS = ("EncodingType", "IsTruncated", "NextContinuationToken")
 
 @dataclass(slots=True)
 class ListingPage:
-    """What one answer lists, below a root.
+    """One page of a listing, relative to a root.
 
     Attributes:
-        objects: without the empty ones `x/` that consoles make of folders.
-        folders: with their final `/`.
-        next_token: asks for the next page; empty if this is the last.
+        objects: without the empty objects `x/` by which web consoles represent folders.
+        folders: each ends in `/`.
+        next_token: requests the next page; empty on the last one.
     """
 
     objects: list[FileInfo] = field(default_factory=list)
@@ -33,13 +33,13 @@ class ListingPage:
 
 
 def parse_list_objects(body: bytes, skip: int) -> ListingPage:
-    """Return what an answer lists.
+    """Parse one page.
 
     Args:
-        skip: characters of each key that belong to the root.
+        skip: length of the root, which is cut from each key.
 
     Raises:
-        ValueError: if it is no answer to ListObjectsV2, or one without a key or size that can be used.
+        ValueError: if it is not such an answer, or an object has no valid key or size.
     """
     reader = _Reader()
     parser = ElementTree.XMLParser(target=reader)
@@ -59,7 +59,7 @@ def parse_list_objects(body: bytes, skip: int) -> ListingPage:
     for entry in reader.entries:
         name, size = path(entry.get("Key", "")), whole_number(entry.get("Size", ""))
         if size is None or "Key" not in entry:
-            raise ValueError("an object has no key, or no size that a number could be")
+            raise ValueError("an object has no valid key or size")
         if size or (name and not name.endswith("/")):
             time = iso_time(entry.get("LastModified"))
             page.objects.append(FileInfo(name, size, plain_etag(entry.get("ETag")), time))
@@ -67,7 +67,7 @@ def parse_list_objects(body: bytes, skip: int) -> ListingPage:
 
 
 class _Reader:
-    """What the parser calls for each element: keeps the fields of each object, the folders, and those of the page.
+    """Parser target that keeps the fields of the objects and of the page, and the folders.
 
     A tree of all elements would take 30 times the memory of the body.
     """
@@ -103,13 +103,13 @@ class _Reader:
             self.fields[self._section] = "".join(self._text)
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
-        """Refuse entities, which a few bytes make gigabytes of."""
+        """Refuse entities, which expand a few bytes to gigabytes."""
         raise ValueError("it declares a document type")
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing; required by the parser."""
 
 
 def _name(tag: str) -> str:
-    """A tag without its namespace, which some servers leave out."""
+    """Return a tag without its namespace, which some servers leave out."""
     return tag.rpartition("}")[2]

@@ -1,4 +1,4 @@
-"""Which of the paths that a place lists can be read back from it. The others are left out of listings, and counted."""
+"""Leave out of listings, and count, the paths that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def drop_unreadable(infos: Iterable[FileInfo], skips: Skips, why: ReasonOf | Non
     """Return the objects that can be read, and count the others.
 
     Args:
-        why: the rule of the client; None is `unreadable_reason`.
+        why: the rule of the client; None: `unreadable_reason`.
     """
     why = why or unreadable_reason
     found = []
@@ -32,11 +32,10 @@ def drop_unreadable(infos: Iterable[FileInfo], skips: Skips, why: ReasonOf | Non
 
 
 def unreadable_reason(path: str) -> str | None:
-    """Say why no source can read an object of this path.
+    """Return why no source can read an object of this path.
 
     Returns:
-        `"outside_root"` if `check_path` refuses the path or it is not text, `"folder_name"` if it ends in `/`, else
-        None.
+        `"outside_root"` if `check_path` refuses it or it cannot be encoded, `"folder_name"` if it ends in `/`, else None.
     """
     if is_plain(path):
         return None
@@ -52,7 +51,7 @@ def unreadable_reason(path: str) -> str | None:
 
 
 def is_encodable(name: str) -> bool:
-    """Whether a name is one of text or of bytes, as files have; JSON can also write halves of characters."""
+    """Whether a name can be encoded, as text or as the bytes of a file name. JSON can contain halves of characters."""
     try:
         name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -61,7 +60,7 @@ def is_encodable(name: str) -> bool:
 
 
 def is_plain(path: str) -> bool:
-    """Whether a path has nothing odd that a rule need look at: 0.5 us, where `check_path` and a pattern take 3."""
+    """Whether a path is so ordinary that it needs no further check: 0.5 us, vs. 3 us for `check_path` and a pattern."""
     return not (
         "//" in path or "/." in path or "\\" in path or path[:1] in "./" or path[-1:] == "/" or not path.isprintable()
     )

@@ -1,4 +1,4 @@
-"""GET requests by aiohttp for one source: where they may go, what is sent along, and one session per event loop."""
+"""GET requests by aiohttp for one source: headers, redirects, and one session per event loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["AiohttpRequests"]
 
 
 class AiohttpRequests:
-    """Sends the requests of one source, and follows redirects within its reach.
+    """Sends the requests of one source, and follows redirects where its policy allows them.
 
     Args:
         config: time limits, allowed hosts, and the name for messages.
@@ -48,10 +48,10 @@ class AiohttpRequests:
 
     @contextlib.asynccontextmanager
     async def _send(self, target: yarl.URL, extra: dict[str, str], path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer of `target`, or of where that leads; `answer.history` has the answers before it.
+        """Send a request and follow redirects; `answer.history` has the answers on the way.
 
         Args:
-            extra: headers beside those that are configured for its server.
+            extra: headers in addition to those configured for the server.
         """
         began = asyncio.get_running_loop().time()
         session = self._sessions.current() or await self._sessions.open()
@@ -71,18 +71,18 @@ class AiohttpRequests:
         path: str,
         began: float,
     ) -> aiohttp.ClientResponse:
-        """Where a redirect leads in the end. Each server gets what is configured for it, and no Referer."""
+        """Follow redirects. Each server gets the headers configured for it, and no Referer."""
         self.redirects = True
         hops: list[aiohttp.ClientResponse] = []
         while answer.status in REDIRECTS and (location := answer.headers.get("Location")) is not None:
             async with answer:
                 hops.append(answer)
             if len(hops) > MAX_REDIRECTS:
-                text = f"{path!r} of source {self._source!r} is redirected without end; check the URL of the source"
+                text = f"{path!r} of source {self._source!r} is redirected endlessly; check the URL of the source"
                 raise UnusableAnswer(text, path=path, source=self._source)
             target = resolve_redirect(answer.url, location)
             if target is None:
-                text = f"{path!r} of source {self._source!r} is redirected to no URL"
+                text = f"{path!r} of source {self._source!r} is redirected to an invalid URL"
                 raise SourceUnavailable(f"{text}; try again, then check its server", path=path, source=self._source)
             self._redirect_policy.check(target, path, answer.url)
             left = (self._timeout.total or 0.0) - (asyncio.get_running_loop().time() - began)
@@ -90,11 +90,11 @@ class AiohttpRequests:
             answer = await session.get(
                 target, headers=self._headers_for(target, extra), allow_redirects=False, timeout=timeout
             )
-        answer._history = tuple(hops)  # as aiohttp does where it follows
+        answer._history = tuple(hops)  # as aiohttp does when it follows redirects
         return answer
 
     async def is_redirected(self, url: str, path: str) -> bool:
-        """Whether a request for a byte of the object at `url` is answered by a redirect."""
+        """Whether a request for one byte of the object at `url` is redirected."""
         target, headers = yarl.URL(url, encoded=True), {"Accept-Encoding": "identity", **range_header(0, 1)}
         with self._translate_errors(path):
             session = self._sessions.current() or await self._sessions.open()

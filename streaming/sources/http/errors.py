@@ -1,4 +1,4 @@
-"""What the errors of aiohttp mean."""
+"""Translate the errors of aiohttp."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ __all__ = ["translate_errors"]
 def translate_errors(
     path: str, source: str, timeout_s: float | None, proxy: Proxy | None = None, setting: str = "host"
 ) -> Iterator[None]:
-    """Turns aiohttp's errors into this library's."""
+    """Translate errors of aiohttp to those of this library.
+
+    Args:
+        setting: the name of the setting that names the server.
+    """
     where = f"{path!r} of source {source!r}"
     try:
         yield
@@ -38,14 +42,14 @@ def translate_errors(
         message = unreachable_reason(f"it answered {error.status}", setting, proxy)
         raise SourceUnavailable(f"{where} {message}", path=path, source=source) from error
     except (aiohttp.InvalidURL, aiohttp.ClientResponseError) as error:
-        text = f"{where} was answered by something that is not HTTP or leads to no URL ({type(error).__name__})"
+        text = f"{where} was answered with something that is not HTTP or not a URL ({type(error).__name__})"
         raise SourceUnavailable(f"{text}; try again, then check the URL", path=path, source=source) from error
     except (aiohttp.ClientError, OSError) as error:
         if isinstance(getattr(error, "os_error", None), LinkLocalError):
-            text = f"{where} leads to a host whose address is of the local link or of a cloud, which is never contacted"
+            text = f"{where} leads to a link-local address or a cloud's metadata server, which is never contacted"
             raise AccessDenied(text, path=path, source=source) from error
         message = unreachable_reason(f"{type(error).__name__} {error}", setting, proxy)
         raise SourceUnavailable(f"{where} {message}", path=path, source=source) from error
-    except ValueError as error:  # such as a control character in what a redirect leads to
+    except ValueError as error:  # such as a control character in the target of a redirect
         text = f"{where} was answered with what aiohttp cannot read or follow ({type(error).__name__})"
         raise UnusableAnswer(f"{text}; check the URL of the source", path=path, source=source) from error

@@ -1,6 +1,6 @@
-"""GET by obstore: 1.4 times the requests of aiohttp (11,400/s against 8,000/s of 100 kB on one core, loopback).
+"""GET by obstore: 11,400 requests/s of 100 kB on one core over loopback, vs. 8,000/s by aiohttp.
 
-Only plain answers are taken here. For what is out of the ordinary `NeedsAiohttp` asks the caller to use aiohttp.
+Only ordinary answers are read here. For others, `NeedsAiohttp` tells the caller to use aiohttp.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _NEEDS_AIOHTTP = re.compile(r"\b(NotPartial|UnexpectedRange|InvalidContentRange)
 
 
 class NeedsAiohttp(Exception):
-    """This answer needs aiohttp: no length or ranges, an encoded body, a redirect, a range at the end, an odd name.
+    """obstore cannot read this: no length or ranges, an encoded body, a redirect, a range at the end, an odd name.
 
     Args:
-        is_of_server: other objects of this server will need it too: all of these but the last two.
+        is_of_server: whether other objects of this server will need aiohttp too: in all these cases but the last two.
     """
 
     def __init__(self, is_of_server: bool = False) -> None:
@@ -45,10 +45,9 @@ class ObstoreClient:
     """Reads objects below one URL.
 
     Args:
-        config: limits, times, and the name for messages.
+        config: limits, and the name for messages.
         root: the URL, percent-encoded, without login and query.
-        headers: sent with each request, and to other ports of the host if it redirects there: nothing but
-            `Authorization`, which obstore leaves out then.
+        headers: only `Authorization`. obstore would send other headers along to other ports of the host on a redirect.
         receive: called with the bytes of each body, as soon as its length is known.
 
     Raises:
@@ -70,16 +69,16 @@ class ObstoreClient:
             "default_headers": {**headers, "accept-encoding": "identity"},
         }
         self._get = HTTPStore.from_url(
-            root.removesuffix("/"),  # or each URL has two
+            root.removesuffix("/"),  # otherwise each URL has two slashes
             client_options=options,
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},  # retrying is a layer of its own
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},  # the resilience layer retries
         ).get_async
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` of an object.
 
         Raises:
-            NeedsAiohttp: if the answer is one for aiohttp.
+            NeedsAiohttp: if obstore cannot read the answer.
         """
         whole = start == 0 and end is None
         begin_read(self._source)
@@ -106,7 +105,7 @@ class ObstoreClient:
         return Blob(data, stable_etag(meta["e_tag"], size), size, None, self._source)
 
     def _to_source_error(self, path: str, error: Exception) -> Exception:
-        """The error that says what obstore's does; it tells more in its text than by its class."""
+        """Return the error for one of obstore's, by its text: its class says little."""
         text = str(error)
         if is_blocked_redirect(error):
             return NeedsAiohttp(is_of_server=True)

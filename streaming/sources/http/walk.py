@@ -1,4 +1,4 @@
-"""Follow a web server's listings of folders from a root down."""
+"""Walk a web server's listings of folders, from the root down."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 PAGES_AT_ONCE = 16
 
 
-async def walk(
+async def walk_autoindex(
     client: AiohttpClient, url_of: Callable[[str], str], prefix: str, config: DataSourceConfig, skips: Skips
 ) -> AsyncIterator[FileInfo]:
-    """The readable objects whose path begins with `prefix`, folder by folder, each level before the next.
+    """Yield the readable objects whose path begins with `prefix`, level by level.
 
     Args:
-        url_of: the URL of a path; that of a folder is asked with a final `/`.
-        config: the bounds of a listing, and the name for messages.
-        skips: counts the others.
+        url_of: returns the URL of a path; paths of folders end in `/`.
+        config: the limits of a listing, and the name for messages.
+        skips: counts the objects that cannot be read.
 
     Raises:
         ObjectNotFoundError: if the root does not exist.
         AccessDenied: if a folder may not be listed.
-        BadRequest: if a page is no listing, or the listing passes its bounds.
+        BadRequest: if a page is not a listing, or the listing exceeds its limits.
         SourceTimeout: if no object comes for `listing_timeout_s`.
     """
     limits = ListingLimits(config, prefix)
@@ -72,20 +72,20 @@ class _Pages:
         self._source = source
         self._skips = skips
         self._limits = limits
-        self._parsing = asyncio.Lock()  # one page at a time, so that together they hold no more than may still come
+        self._parsing = asyncio.Lock()  # one page at a time, so that together they stay within the limit
 
     async def get(self, folder: str) -> tuple[list[FileInfo], list[str]]:
-        """The files and folders in `folder` that `prefix` selects, sorted, with their paths from the root."""
+        """Return the files and folders in `folder` that `prefix` selects, sorted, with paths from the root."""
         try:
             page = await self._client.get_page(self._url_of(folder), folder or "/")
         except ObjectNotFoundError:
             if not folder:
                 raise
-            # A prefix that selects nothing, or a folder that vanished since: no error, if there is a root at all.
+            # The prefix selects nothing, or the folder vanished since. That is not an error if the root exists.
             await self._client.get_page(self._url_of(""), "/")
             return [], []
         except AccessDenied as error:
-            text = f"{error}; where a server has no listings, set storage_options urls or index"
+            text = f"{error}; if the server has no listings, set storage_options urls or index"
             raise AccessDenied(text, path=folder, source=self._source) from error
         async with self._parsing:
             names = await self._parsed(page)

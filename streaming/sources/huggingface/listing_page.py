@@ -1,4 +1,4 @@
-"""Read one page of a listing of the Hub, which may be anything."""
+"""Parse one page of a listing of the Hub, which is not trusted."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["HubPage", "page_of"]
 
 @dataclass(frozen=True, slots=True)
 class HubPage:
-    """What one page lists.
+    """One page of a listing.
 
     Attributes:
         files: with their paths from the root of the repository.
-        entries: files and folders.
+        entries: number of files and folders.
     """
 
     files: list[FileInfo]
@@ -24,14 +24,14 @@ class HubPage:
 
 
 def page_of(answer: object) -> HubPage:
-    """Return what an answer lists.
+    """Parse one page.
 
     Args:
         answer: the JSON of one page.
 
     Raises:
-        ValueError: if a Hub does not answer so: it is no list, or an entry has no type or path. A size or name of the
-            content that cannot be used is taken as not message.
+        ValueError: if it is not a list, or an entry has no type or path. An invalid size or content id counts as
+            missing.
     """
     if not isinstance(answer, list):
         raise ValueError("it is not a list")

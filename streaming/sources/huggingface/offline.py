@@ -1,4 +1,4 @@
-"""One repository of a Hub as huggingface_hub's cache on this disk holds it: for `HF_HUB_OFFLINE=1`.
+"""One repository of a Hub in huggingface_hub's cache on this disk, for `HF_HUB_OFFLINE=1`.
 
 The cache holds per repository `refs/REVISION` (the commit), `snapshots/COMMIT/PATH` (links) and `blobs/ETAG`.
 """
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 class CachedRepo:
-    """Reads and lists what is in the cache of one repository at `commit`.
+    """Reads and lists the cached files of one repository at `commit`.
 
     Args:
         config: limits, and the name for messages.
         address: the repository.
         cache: the folder of huggingface_hub's cache.
-        commit: what the revision is known to be; None: what the cache noted last.
+        commit: the commit of the revision; None: the one in the cache.
 
     Raises:
-        ObjectNotFoundError: if the cache has nothing of this repository and revision.
+        ObjectNotFoundError: if the cache does not have this repository and revision.
     """
 
     def __init__(self, config: DataSourceConfig, address: HubAddress, cache: str, commit: str | None) -> None:
@@ -45,7 +45,7 @@ class CachedRepo:
         )
 
     async def read(self, path: str, start: int, end: int | None) -> Blob:
-        """Bytes `start` to `end` of a file."""
+        """Read bytes `start` to `end` of a file."""
         try:
             blob = await self._files.read(self._folder + path, start, end)
         except ObjectNotFoundError as error:
@@ -55,10 +55,10 @@ class CachedRepo:
         return blob
 
     async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
-        """The files below the source's folder that are in the cache, which may be fewer than the Hub has.
+        """Yield the files below the source's folder that are in the cache, which may be fewer than the Hub has.
 
         Args:
-            skips: counts what is left out, such as files whose download broke off.
+            skips: counts files that are left out, such as those whose download broke off.
         """
         skip = len(self._folder)
         async for info in self._files.iter_files(self._folder + prefix):
@@ -77,7 +77,7 @@ class CachedRepo:
             raise self._missing(self._address.repo_id) from error
 
     def _etag(self, path: str) -> str | None:
-        """What the Hub calls the content: the name of the blob; None where the cache could make no links."""
+        """Return the Hub's id of the content, the name of the blob; None if the cache has a copy instead of a link."""
         try:
             return os.path.basename(os.readlink(os.path.join(self._root, self._folder + path)))
         except OSError:

@@ -1,4 +1,4 @@
-"""What the Hub means by a status, message by its `X-Error-Code`."""
+"""Errors of the Hub, by status and `X-Error-Code`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _BAD_TOKEN = "Invalid credentials in Authorization header"
 
 
 class EntryNotFound(ObjectNotFoundError):
-    """The Hub knows the repository and the revision, and no such file or folder in them."""
+    """The repository and revision exist, but not the file or folder."""
 
 
 class RepositoryNotFound(ObjectNotFoundError):
-    """The Hub knows no such repository, or does not show it to this login."""
+    """The repository does not exist, or this login may not see it."""
 
 
 def revision_not_found(address: HubAddress, endpoint: str, path: str, source: str) -> ObjectNotFoundError:
-    """The error for a branch, tag or commit that the repository does not have."""
+    """Return the error for a branch, tag or commit that the repository does not have."""
     text = f"{path!r} of source {source!r}: {address.shown} has no revision {address.revision!r}"
     text = f"{text}; see its branches and tags at {address.page(endpoint)}"
     return ObjectNotFoundError(text, path=path, source=source)
@@ -30,12 +30,12 @@ def revision_not_found(address: HubAddress, endpoint: str, path: str, source: st
 def error_for_hub(
     status: int, headers: Mapping[str, str], address: HubAddress, endpoint: str, path: str, source: str, has_token: bool
 ) -> SourceError:
-    """The error for an answer of the Hub that is not a success.
+    """Return the error for an answer of the Hub that is not a success.
 
     Args:
-        headers: of the answer, in any case.
-        path: what was asked for, as messages name it.
-        has_token: whether the request carried one.
+        headers: of the answer; names in any case.
+        path: the object, for messages.
+        has_token: whether the request had one.
     """
     code, text = headers.get("X-Error-Code"), headers.get("X-Error-Message")
     where = f"{path!r} of source {source!r}"
