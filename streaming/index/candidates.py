@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["Candidates", "Names", "check_names", "find_candidates"]
 
 Names = dict[str, int]
-"""Number of each name of a sample (or of the object whose lines are samples), in the order in which it was met."""
+"""The number of each name of a sample (or of an object whose lines are samples), in the order of first occurrence."""
 
 
 @dataclass
 class Candidates:
-    """What one source has of one part.
+    """The objects of one source for one part.
 
     Attributes:
-        part: its place in the list of parts.
-        source: its place in the list of sources.
-        objects: places in the source's listing.
-        names: the number of the name of each.
-        twins: places of objects that are left out, as the same is there uncompressed.
+        part: index in the list of parts.
+        source: index in the list of sources.
+        objects: indices in the source's listing.
+        names: the number of the name of each object.
+        twins: indices of compressed objects that are left out, as the uncompressed ones exist.
     """
 
     part: int
@@ -46,7 +46,7 @@ class Candidates:
 def find_candidates(
     sources: Sequence[DataSource], listings: Sequence[Listing], parts: Sequence[Part], naming: NamingRules
 ) -> tuple[list[Candidates], Names]:
-    """Name every object of every part; `x.pt` is preferred to `x.pt.zst`.
+    """Find the objects of every part, and name their samples. `x.pt` is preferred to `x.pt.zst`.
 
     Raises:
         DuplicateName: if two objects of one source could be the same part of the same sample.
@@ -107,10 +107,10 @@ def _drop_twins(
 
 
 def check_names(numbers: Names) -> None:
-    """Refuse names that renaming has emptied.
+    """Refuse empty names of samples after renaming.
 
     Raises:
         IndexBuildError: if there is one.
     """
     if "" in numbers:
-        raise IndexBuildError("`rename` leaves nothing of a sample's name: replace less of it")
+        raise IndexBuildError("`rename` makes the name of a sample empty: replace less of it")

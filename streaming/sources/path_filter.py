@@ -35,7 +35,7 @@ def unreadable_reason(path: str) -> str | None:
     """Return why no source can read an object of this path.
 
     Returns:
-        `"outside_root"` if `check_path` refuses it or it cannot be encoded, `"folder_name"` if it ends in `/`, else None.
+        `"outside_root"` if `check_path` refuses it or it is not text, `"folder_name"` if it ends in `/`, else None.
     """
     if is_plain(path):
         return None
