@@ -1,4 +1,4 @@
-"""Pointers that Git LFS leaves in place of files that were not fetched."""
+"""Git LFS pointers: small files in place of files that were not fetched."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from streaming.errors import DecodeError
 
 __all__ = ["refuse_lfs_pointer"]
 
-MOST_BYTES = 1024  # of a pointer, by its specification
+MOST_BYTES = 1024  # of a pointer, by the specification
 _BEGIN = b"version https://git-lfs.github.com/spec/v1\n"
 _SIZE = re.compile(rb"\nsize (\d+)\n")
 
 
 def refuse_lfs_pointer(data: bytes | bytearray | memoryview, path: str, source: str | None) -> None:
-    """Refuse the whole content of an object that is a pointer of Git LFS.
+    """Refuse an object that is a Git LFS pointer.
 
     Raises:
-        DecodeError: naming the object, and what brings it.
+        DecodeError: naming the object, and how to fetch it.
     """
     if len(data) >= MOST_BYTES or bytes(data[: len(_BEGIN)]) != _BEGIN:
         return

@@ -152,8 +152,8 @@ class SampleIndex:
 
         Raises:
             FileNotFoundError: or another OSError, if the file cannot be opened.
-            IndexFileError: if it is cut short, damaged, invalid, of another version, built for another configuration, or
-                writable by others.
+            IndexFileError: if it is cut short, damaged, invalid, of another version, built for another configuration,
+                or writable by others.
         """
         sections = parse(map_file(Path(path), is_shared=is_shared), os.fspath(path))
         expected = {"configuration": expect} if isinstance(expect, str) else expect or {}
