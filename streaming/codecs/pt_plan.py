@@ -1,8 +1,8 @@
 """Read `.pt` files with equal pickles by one cached plan: 20 us for a tensor of 20 kB, vs. 140 us for `torch.load`.
 
 Most files of a dataset have the same pickle, byte for byte, and differ in their tensors. The opcodes are interpreted
-once, with inert values, as in `pickle_scan`: nothing is imported or called. The result is a plan: plain containers,
-the storage of each tensor, and NumPy arrays, whose bytes are in the pickle. A pickle with anything else (strides, shared
+once, with inert values, as in `pickle_scan`: nothing is imported or called. The result is a plan: plain containers, the
+storage of each tensor, and NumPy arrays, whose bytes are in the pickle. A pickle with anything else (strides, shared
 storages, subclasses, hooks, keys other than text and small numbers, more than 32 levels) has no plan, and `torch.load`
 reads its file.
 """
