@@ -62,7 +62,7 @@ async def test_positions_outside_are_refused(tmp_path: Path) -> None:
 
 
 async def test_every_cut_and_every_flipped_byte_is_refused(tmp_path: Path) -> None:
-    """A file that is not what was saved never opens, wherever the damage is, and the message says what to do."""
+    """A damaged file never opens, and the message says what to do."""
     index = await build(3)
     path = tmp_path / "a.index"
     index.save(path)
@@ -241,7 +241,7 @@ async def test_the_fingerprint_is_of_the_data_alone(tmp_path: Path) -> None:
 
 
 async def test_revalidation_names_what_changed() -> None:
-    """A fresh listing tells added, removed and changed samples, and brings the index of what is there now."""
+    """A new listing reports added, removed and changed samples, and gives the new index."""
     data = source()
     index = await SampleIndex.build([data], data_mapping=["x", "y"])
     assert not await index.revalidate([data])
@@ -301,7 +301,7 @@ def test_validators_tell_objects_apart() -> None:
 
 
 class Vague(MemorySource):
-    """A listing that tells paths alone."""
+    """A listing with paths only."""
 
     async def iter_files(self, prefix: str = ""):  # type: ignore[no-untyped-def]
         async for info in super().iter_files(prefix):

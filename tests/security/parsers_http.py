@@ -16,7 +16,7 @@ from streaming.sources.header_values import plain_etag, stable_etag
 from streaming.sources.http.html_listing import parse_autoindex, parse_index
 from streaming.sources.huggingface.listing_page import page_of
 from streaming.sources.listing_page import parse_list_objects
-from streaming.sources.obstore.errors import translated
+from streaming.sources.obstore.errors import to_source_error
 from streaming.sources.status_codes import error_for_status
 
 URL = "http://host.example/data/"
@@ -100,7 +100,7 @@ PARSERS: list[tuple[str, Parser]] = [
     ("ETag", _etag),
     ("Link", _link),
     ("dates", _dates),
-    ("error of a store", _ignoring(lambda data: translated(ValueError(text_of(data)), "a", "s3", 1.0))),
+    ("error of a store", _ignoring(lambda data: to_source_error(ValueError(text_of(data)), "a", "s3", 1.0))),
 ]
 """A name, and what raises nothing but errors of the library, whatever the bytes."""
 

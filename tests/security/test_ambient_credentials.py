@@ -103,7 +103,7 @@ async def test_the_hub_of_the_environment_gets_no_token_in_the_clear(
 async def test_a_foreign_s3_server_is_not_asked_with_a_found_login(
     foreign: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: str, found: str
 ) -> None:
-    """Nor is the machine asked for its role; the error names the ways out."""
+    """The role of the machine is not requested either; the error names the options."""
     options = {"endpoint_url": FOREIGN}
     if found != "environment":
         for name in KEYS:

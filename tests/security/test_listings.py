@@ -21,7 +21,7 @@ BUCKETS = pytest.mark.parametrize("lister", [name for name in ENGINES if name.st
 
 @EACH
 async def test_pages_without_objects_end_at_the_deadline(lister: str) -> None:
-    """Pages that lead on and on and name no object are no progress; the error names the deadline, and is final."""
+    """Endless pages without objects are not progress; the error names the time limit, and is final."""
     async with serving(endless(objects=0, folders=4 if lister == "http" else 0)) as server:
         with pytest.raises(SourceTimeout, match=r"listing of source 'bad'.*listing_timeout_s=0\.3") as caught:
             await listed(source_over(server.url, lister, listing_timeout_s=0.3))
@@ -30,7 +30,7 @@ async def test_pages_without_objects_end_at_the_deadline(lister: str) -> None:
 
 @EACH
 async def test_objects_without_end_are_refused(lister: str) -> None:
-    """A server that goes on naming objects is left at the limit; the error names it."""
+    """An endless listing is stopped at the limit, and the error names it."""
     async with serving(endless(objects=100, folders=2 if lister == "http" else 0)) as server:
         with pytest.raises(BadRequest, match=r"listing of source 'bad'.*max_listing_entries=1000 "):
             await listed(source_over(server.url, lister, max_listing_entries=1000))
@@ -47,7 +47,7 @@ async def test_folders_in_folders_of_a_bucket_are_refused(lister: str) -> None:
 
 @BUCKETS
 async def test_a_folder_that_lies_in_itself_is_left_out(lister: str) -> None:
-    """A bucket that names what was asked for as a folder in it does not have it listed again."""
+    """A bucket that lists a folder as its own child does not have it listed again."""
     async with serving(endless(objects=600, folders=4, loop=True)) as server:
         assert await listed(source_over(server.url, lister)) == 0
         assert len(server.requests) < 5

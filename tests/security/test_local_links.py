@@ -28,7 +28,7 @@ SECRET = b"not below the root"
 
 @pytest.fixture(params=["openat2", "folder by folder"])
 def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `a/x.bin`, beside another that has a file of the same name, with and without the system's help."""
+    """A folder with `a/x.bin`, next to another with a file of the same name, with and without openat2."""
     if request.param == "folder by folder":
         monkeypatch.setattr(local_root, "_system_call", None)
     for folder, content in (("root/a", b"inside"), ("outside", SECRET)):
@@ -63,7 +63,7 @@ def test_a_folder_that_became_a_link_does_not_lead_out(root: Path, source: Local
 
 
 def test_a_folder_above_that_became_a_link_does_not_lead_out(root: Path, source: LocalDataSource) -> None:
-    """However deep below it the file lies."""
+    """At any depth of the file."""
     for top in (root / "b", root.parent / "outside"):
         (top / "c" / "d").mkdir(parents=True)
         (top / "c" / "d" / "y.bin").write_bytes(SECRET if top.name == "outside" else b"deep")
@@ -185,7 +185,7 @@ def test_descriptors_are_given_back(root: Path) -> None:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file that somebody else can have this process write to, if it follows a link."""
+    """A file that another user could make this process write to by a link."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     return victim
@@ -200,7 +200,7 @@ def unreadable() -> MemorySource:
 def test_notes_of_bad_samples_follow_no_link(
     kind: str, tmp_path: Path, victim: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither to a file, nor to the place of one that is made by it; the run goes on, and one warning says why."""
+    """Neither to an existing file nor to a new one; the run continues, and one warning says why."""
     target = victim if kind == "to a file" else tmp_path / "made"
     (tmp_path / "bad.jsonl").symlink_to(target)
     options = {"on_error": "replace", "quarantine_path": tmp_path / "bad.jsonl"}
@@ -230,7 +230,7 @@ def test_metrics_in_a_file_follow_no_link(tmp_path: Path, victim: Path) -> None:
 
 
 def test_a_saved_index_follows_no_link(tmp_path: Path, victim: Path) -> None:
-    """The link is replaced, and nothing is left beside."""
+    """The link is replaced, and no temporary file is left."""
     (tmp_path / "a.index").symlink_to(victim)
     asyncio.run(SampleIndex.build([MemorySource("data", {"1.json": b"1"})])).save(tmp_path / "a.index")
     assert victim.read_text() == "precious"

@@ -30,7 +30,7 @@ class _OnGcs(SourceContract):
 
     @pytest.fixture
     def bucket(self, gcs: GcsServer) -> str:
-        """A new bucket, with an object beside the root."""
+        """A new bucket, with an object next to the root."""
         bucket = gcs.make_bucket()
         gcs.put(bucket, "root %41x", b"not below the root")
         return bucket
