@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from streaming.index.sample_parts import Part
     from streaming.sources.base import DataSource
 
-__all__ = [
-    "check_readable",
-    "check_samples",
-    "classify",
-    "find_unlikely",
-    "find_unread",
-    "find_unused",
-    "left_out",
-    "report",
-    "unlikely_samples",
-]
-
 METADATA_NAMES: Final = frozenset(
     "annotations captions classes config dataset_dict dataset_info dataset_infos features index info labels license "
     "manifest meta metadata readme schema split splits state stats statistics version vocab".split()

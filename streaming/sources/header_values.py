@@ -14,24 +14,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-__all__ = [
-    "LARGEST",
-    "ContentRange",
-    "content_range",
-    "http_time",
-    "iso_time",
-    "next_link",
-    "parse_json",
-    "plain_etag",
-    "resolve_link",
-    "retry_after_s",
-    "size_from_json",
-    "size_from_text",
-    "stable_etag",
-    "timestamp",
-    "whole_number",
-]
-
 LARGEST = 2**63 - 1
 """The largest size in bytes that is accepted: the limit of an index and of file systems."""
 

@@ -22,16 +22,6 @@ from streaming.errors import AccessDenied
 if TYPE_CHECKING:
     from streaming.core.config import DataSourceConfig
 
-__all__ = [
-    "MAX_REDIRECTS",
-    "REDIRECTS",
-    "GuardedResolver",
-    "LinkLocalError",
-    "RedirectPolicy",
-    "is_link_local",
-    "resolve_redirect",
-]
-
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 

@@ -273,7 +273,7 @@ async def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
             assert (await source.read(index.rows(i)[0].path)).size == index.rows(i)[0].size
 
 
-async def test_a_path_that_is_no_text_is_refused() -> None:
+async def test_a_path_that_is_not_text_is_refused() -> None:
     """A path that no file system can hold is named in the error."""
     with pytest.raises(IndexBuildError, match=r"\\ud800"):
         await SampleIndex.build([memory("data", "\ud800.pt")])

@@ -289,7 +289,7 @@ async def test_a_listing_is_checked_by_what_a_read_answers(tmp_path: Path) -> No
         assert row.validator == validator(blob.etag, blob.size, None) != 0
 
 
-def test_validators_tell_objects_apart() -> None:
+def test_validators_distinguish_objects() -> None:
     """By ETag, however it is quoted; else by size and time; 0 where there is nothing to go by."""
     assert validator('W/"abc"', 1, 2.0) == validator('"abc"', 5, None) == validator("abc", -1, None)
     assert (

@@ -184,7 +184,7 @@ async def test_dropped_metadata_is_not_reported(caplog: pytest.LogCaptureFixture
     assert index.skipped_objects == 1
 
 
-async def test_excluded_metadata_is_no_sample(caplog: pytest.LogCaptureFixture) -> None:
+async def test_excluded_metadata_is_not_a_sample(caplog: pytest.LogCaptureFixture) -> None:
     """What the warning says to do has the effect, and other globs are another configuration."""
     paths = ("1.pt", "2.pt", "metadata.json")
     source = memory(*paths, exclude=["metadata.json"])
@@ -196,7 +196,7 @@ async def test_excluded_metadata_is_no_sample(caplog: pytest.LogCaptureFixture) 
     assert len({configuration([each]) for each in (source, *others)}) == 4
 
 
-async def test_an_object_without_samples_is_told_from_an_empty_source() -> None:
+async def test_an_object_without_samples_is_not_an_empty_source() -> None:
     """No object at all is an empty data set, also where a glob or a mapping would leave everything out."""
     for source in (memory(), memory(include="*.pt")):
         assert len(await SampleIndex.build([source], data_mapping=["anything"])) == 0

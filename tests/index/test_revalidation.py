@@ -118,7 +118,7 @@ def test_a_warm_start_reports_what_changed_in_the_background(source: Watched, tm
             adapter[5]
 
 
-def test_the_file_stays_as_it_is_until_asked(source: Watched, tmp_path: Path, events: Events) -> None:
+def test_the_file_is_unchanged_until_a_refresh(source: Watched, tmp_path: Path, events: Events) -> None:
     """A background check never replaces the file, so an interrupted run resumes in the same order."""
     before = (tmp_path / "a.index").read_bytes()
     with StreamingDatasetAdapter(source, index_path=tmp_path / "a.index"):
@@ -126,7 +126,7 @@ def test_the_file_stays_as_it_is_until_asked(source: Watched, tmp_path: Path, ev
     assert (tmp_path / "a.index").read_bytes() == before
 
 
-def test_nothing_changed_is_no_warning(tmp_path: Path, events: Events) -> None:
+def test_no_change_means_no_warning(tmp_path: Path, events: Events) -> None:
     """The counts are then 0, and the log has a line at DEBUG alone."""
     source = Watched()
     StreamingDatasetAdapter(source, index_path=tmp_path / "a.index").close()
@@ -174,7 +174,7 @@ def test_never_lists_again_only_on_demand(source: Watched, tmp_path: Path, event
         assert names(adapter) == sorted([*NEW, "newer"])
 
 
-def test_without_a_file_a_listing_on_demand_only_tells() -> None:
+def test_without_a_file_a_listing_on_demand_only_reports() -> None:
     """There is nothing to save, and each start lists anyway."""
     source = Watched()
     with StreamingDatasetAdapter(source) as adapter:
@@ -185,7 +185,9 @@ def test_without_a_file_a_listing_on_demand_only_tells() -> None:
 
 
 @pytest.mark.parametrize("what", ["down", "gone"])
-def test_a_background_check_that_fails_is_told_once(what: str, source: Watched, tmp_path: Path, events: Events) -> None:
+def test_a_background_check_that_fails_is_logged_once(
+    what: str, source: Watched, tmp_path: Path, events: Events
+) -> None:
     """Neither a store that is down nor one that lost every sample ends the run."""
     if what == "gone":
         for name in NEW:

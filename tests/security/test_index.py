@@ -276,7 +276,7 @@ def test_a_file_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pyte
     assert len(SampleIndex.open(path, is_shared=True)) == 8
 
 
-def test_the_mask_of_the_process_gives_nobody_the_right_to_write(tmp_path: Path) -> None:
+def test_the_umask_gives_no_one_the_right_to_write(tmp_path: Path) -> None:
     """What is saved under a generous mask opens again."""
     before = os.umask(0)
     try:
@@ -287,7 +287,7 @@ def test_the_mask_of_the_process_gives_nobody_the_right_to_write(tmp_path: Path)
     assert len(SampleIndex.open(tmp_path / "a.index")) == 16
 
 
-def test_a_pipe_in_its_place_does_not_hang(tmp_path: Path) -> None:
+def test_a_pipe_at_its_path_does_not_hang(tmp_path: Path) -> None:
     """It is refused at once; without a writer, opening it would wait for ever."""
     os.mkfifo(tmp_path / "a.index")
     with pytest.raises(IndexFileError, match="not a regular file"):

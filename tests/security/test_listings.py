@@ -46,7 +46,7 @@ async def test_folders_in_folders_of_a_bucket_are_refused(lister: str) -> None:
 
 
 @BUCKETS
-async def test_a_folder_that_lies_in_itself_is_left_out(lister: str) -> None:
+async def test_a_folder_that_contains_itself_is_left_out(lister: str) -> None:
     """A bucket that lists a folder as its own child does not have it listed again."""
     async with serving(endless(objects=600, folders=4, loop=True)) as server:
         assert await listed(source_over(server.url, lister)) == 0

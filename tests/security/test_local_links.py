@@ -149,7 +149,7 @@ def test_a_root_that_was_replaced_is_found_again(root: Path, source: LocalDataSo
     assert asyncio.run(source.list_files()) == ["b/y.bin"]
 
 
-def test_a_missing_root_is_no_endless_search(tmp_path: Path, root: Path, source: LocalDataSource) -> None:
+def test_a_missing_root_does_not_search_forever(tmp_path: Path, root: Path, source: LocalDataSource) -> None:
     """A root that goes away is named, once it was open and before."""
     source.read_blocking("a/x.bin")
     root.rename(root.with_name("gone"))
@@ -247,7 +247,7 @@ def test_a_file_got_by_the_command_line_follows_no_link(tmp_path: Path, victim: 
     assert (tmp_path / "out.bin").read_bytes() == b"x"
 
 
-def test_nobody_else_may_write_what_is_written(tmp_path: Path) -> None:
+def test_no_one_else_may_write_the_files(tmp_path: Path) -> None:
     """Whatever the mask of the process."""
     before = os.umask(0)
     try:

@@ -209,7 +209,7 @@ async def test_addresses_of_the_local_link(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "127.0.0.1", "10.0.0.1", "[2001:db8::1]", "example.org", "", "[::1]"])
-def test_other_addresses_may_be_asked(address: str) -> None:
+def test_other_addresses_may_be_contacted(address: str) -> None:
     """Only link-local addresses and metadata servers are refused by default."""
     assert not is_link_local(address)
 
@@ -269,7 +269,7 @@ async def test_listed_urls_of_the_local_link() -> None:
     ["file:///etc/passwd", "ftp://127.0.0.1/a", "mailto:a@example.org", "http://", "http://[::1", "//", "gopher:x"],
 )
 @pytest.mark.parametrize("engine", [*HTTP, "hub"])
-async def test_redirects_to_what_is_no_web_server(engine: str, url: str) -> None:
+async def test_redirects_to_other_schemes(engine: str, url: str) -> None:
     """Other schemes and broken URLs are refused by an error of ours."""
     with HostileServer(redirect(url)) as home:
         async with ENGINES[engine](home.url) as source:

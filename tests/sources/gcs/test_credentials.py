@@ -197,7 +197,7 @@ async def test_the_account_of_the_machine(server: FaultServer, engine: str) -> N
     assert [each.headers.get("authorization") for each in server.requests][-1] == "Bearer machine-token"
 
 
-async def test_who_pays_is_told(server: FaultServer, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_paying_project_is_sent(server: FaultServer, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `requester_pays` the project goes along: named there, in `project`, or by `GOOGLE_CLOUD_PROJECT`."""
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "from-environment")
     given: list[dict[str, Any]] = [{}, {"project": "given"}]
@@ -209,12 +209,12 @@ async def test_who_pays_is_told(server: FaultServer, engine: str, monkeypatch: p
         async with make(server, engine, **options) as source:
             await source.read("x")
         sent = server.requests[-1]
-        told = sent.headers.get("x-goog-user-project") or sent.target.partition("userProject=")[2]
-        assert told == project
+        message = sent.headers.get("x-goog-user-project") or sent.target.partition("userProject=")[2]
+        assert message == project
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "told"),
+    ("status", "kind", "message"),
     [
         (401, AccessDenied, "401 .* credentials"),
         (403, AccessDenied, "403 .* credentials"),
@@ -225,11 +225,13 @@ async def test_who_pays_is_told(server: FaultServer, engine: str, monkeypatch: p
         (503, SourceUnavailable, "try again"),
     ],
 )
-async def test_refusals(server: FaultServer, engine: str, status: int, kind: type[StreamingError], told: str) -> None:
+async def test_refusals(
+    server: FaultServer, engine: str, status: int, kind: type[StreamingError], message: str
+) -> None:
     """Each status raises its own kind of error, naming object and source, after one request."""
     answer_with(server, respond(status, b"no"))
     async with make(server, engine) as source:
-        with pytest.raises(kind, match=told) as caught:
+        with pytest.raises(kind, match=message) as caught:
             await source.read("x")
     assert type(caught.value) is kind
     assert "'x'" in str(caught.value)
@@ -358,7 +360,7 @@ async def test_a_key_that_is_none(server: FaultServer, engine: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"path_or_uri": "gs://"}, "names no bucket"),
         ({"path_or_uri": "s3://b/x"}, "names no bucket"),
@@ -377,16 +379,16 @@ async def test_a_key_that_is_none(server: FaultServer, engine: str, tmp_path: Pa
         ({"credentials": {"service_account_json": "s3cret"}}, "not a JSON object"),
     ],
 )
-def test_settings_that_cannot_be_used(settings: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_cannot_be_used(settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are refused when the source is made, with the nearest name that is known and without any secret."""
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
     config = DataSourceConfig(**{"name": "cloud", "source_type": "gcs", "path_or_uri": "gs://b", **settings})
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         GCSDataSource(config)
     assert "s3cret" not in str(caught.value)
 
 
-async def test_logins_that_obstore_cannot_tell_apart(
+async def test_logins_that_obstore_cannot_distinguish(
     server: FaultServer, private_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """obstore's own variable next to a configured login, and a user's login as text, are refused with the next step."""

@@ -125,7 +125,7 @@ async def test_a_missing_bucket_is_named(make: Make) -> None:
         await source.read("a.bin")
 
 
-async def test_listing_goes_on_after_the_first_page(gcs: GcsServer, make: Make, bucket: str) -> None:
+async def test_listing_continues_after_the_first_page(gcs: GcsServer, make: Make, bucket: str) -> None:
     """More objects than one answer holds are all listed once, with size, ETag and time, in the same order again."""
     names = [f"{number % 3}/{number:04}" for number in range(1101)]
     for name in names:

@@ -79,7 +79,7 @@ async def test_pages_of_apache(server: FaultServer, make: Make) -> None:
 
 
 @pytest.mark.parametrize("listing", ["", "json/"])
-async def test_pages_of_nginx_tell_size_and_time(nginx: WebServer, make: Make, tmp_path: Path, listing: str) -> None:
+async def test_pages_of_nginx_have_size_and_time(nginx: WebServer, make: Make, tmp_path: Path, listing: str) -> None:
     """Sizes are exact, and times are within the minute that the HTML has."""
     folder = nginx.root / tmp_path.name
     folder.mkdir()

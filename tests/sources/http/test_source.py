@@ -112,7 +112,7 @@ async def test_redirects_are_followed(make: Make, server: FaultServer, status: i
         await make().read("loop.bin")
 
 
-async def test_redirect_to_a_folder_is_no_object(make: Make, server: FaultServer) -> None:
+async def test_redirect_to_a_folder_is_not_an_object(make: Make, server: FaultServer) -> None:
     """A folder whose listing answers for it is missing as an object."""
     server.answers["/folder"] = respond(301, Location="/folder/")
     server.answers["/folder/"] = respond(body=b"Index of", length=None)
@@ -212,7 +212,7 @@ async def test_range_beyond_what_a_careless_server_has(make: Make, server: Fault
         await make().read("c.bin", 10)
 
 
-async def test_range_other_than_asked(make: Make, server: FaultServer) -> None:
+async def test_another_range_than_requested(make: Make, server: FaultServer) -> None:
     """A part other than the requested one is refused; a short part is a truncated read."""
     server.answers["/a.bin"] = respond(206, BODY[:10], Content_Range="bytes 0-9/200")
     with pytest.raises(BadRequest, match="another range"):
@@ -374,7 +374,7 @@ async def test_a_refusal_says_its_status_and_when_to_come_back(server: FaultServ
     assert waits == ([None] * 3 if source.config.engine == "obstore" else [7, 0, None])
 
 
-async def test_the_proxy_of_the_environment_is_asked(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_proxy_of_the_environment_is_used(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both engines send their requests to the proxy that HTTP_PROXY names, but for hosts in NO_PROXY."""
     server.answers["http://far.invalid/a.bin"] = respond(body=b"by proxy")
     server.answers["/a.bin"] = respond(body=b"direct")
@@ -469,12 +469,12 @@ def untrusted(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 async def test_why_a_server_cannot_be_reached(make: Make, untrusted: ssl.SSLContext) -> None:
     """A name that does not resolve, a port that refuses and a certificate that is not trusted each have their words."""
     tls = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=untrusted)
-    for url, told in (
+    for url, message in (
         ("http://nowhere.invalid/", "host name does not resolve"),
         ("http://127.0.0.1:1/", "connection was refused"),
         (f"https://127.0.0.1:{tls.sockets[0].getsockname()[1]}/", "certificate is not trusted"),
     ):
-        with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 'web'.*{told}.*check"):
+        with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 'web'.*{message}.*check"):
             await make(url).read("a.bin")
     tls.close()
     await tls.wait_closed()
@@ -490,7 +490,7 @@ def only_proxy(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy"])
-async def test_all_proxy_is_asked(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_all_proxy_is_used(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Without a proxy for the scheme, ALL_PROXY is used, except for hosts in NO_PROXY."""
     server.answers["http://far.invalid/a.bin"] = respond(body=b"by proxy")
     server.answers["/a.bin"] = respond(body=b"direct")

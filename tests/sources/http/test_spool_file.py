@@ -169,7 +169,7 @@ def test_objects_beyond_the_temporary_file_are_refused(counting: CountingServer,
     assert counting.requests["/a.jsonl"] == 1
 
 
-async def test_a_refused_object_is_not_asked_for_again(server: FaultServer) -> None:
+async def test_a_refused_object_is_not_requested_again(server: FaultServer) -> None:
     """An object that is sent whole and is too large is requested once."""
     server.answers["/a.bin"] = respond(body=BODY)
     async with over(server.url, "aiohttp", spool_bytes=1000) as source:
@@ -199,7 +199,7 @@ async def test_readers_at_the_same_time_share_one_download(source: DataSource, s
     assert source.received_bytes == len(BODY)
 
 
-async def test_a_server_with_ranges_sends_no_more_than_asked(source: DataSource, server: FaultServer) -> None:
+async def test_a_server_with_ranges_sends_only_the_requested_bytes(source: DataSource, server: FaultServer) -> None:
     """Each range is one request, and the byte count is the requested length."""
     server.answers[paths_of(source, "a.bin")] = ranged(BODY)
     for start in range(0, 50, 10):
@@ -237,7 +237,9 @@ async def test_packed_and_unannounced_bodies_come_once(
 
 
 @pytest.mark.parametrize("headers", [{"length": None}, {"Content_Encoding": "gzip"}])
-async def test_what_obstore_cannot_take_is_asked_for_once(server: FaultServer, headers: dict[str, Any]) -> None:
+async def test_answers_that_obstore_cannot_read_are_requested_once(
+    server: FaultServer, headers: dict[str, Any]
+) -> None:
     """A server whose whole answers need aiohttp is found out by its first; from then on it gets one request a read."""
     body = gzip.compress(BODY) if "Content_Encoding" in headers else BODY
     for number in range(10):
@@ -304,7 +306,7 @@ async def test_a_cancelled_reader_does_not_end_the_download_of_others(source: Da
     assert len(server.requests) == 1
 
 
-async def test_a_download_that_nobody_waits_for_ends(source: DataSource, server: FaultServer) -> None:
+async def test_a_download_without_waiters_is_cancelled(source: DataSource, server: FaultServer) -> None:
     """Once its last reader is cancelled no task is left, and the next reader begins another."""
     paused = server.answers[paths_of(source, "a.bin")] = Paused()
     tasks = asyncio.all_tasks()
@@ -352,7 +354,7 @@ async def test_each_loop_keeps_its_own(counting: CountingServer, tmp_path: Path)
     assert open_files() == before
 
 
-async def test_no_place_for_the_file_is_told_as_such(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_space_for_the_file_is_reported(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where temporary files cannot be written, the error names the folder and the variable that moves it."""
     server.answers["/a.bin"] = respond(body=BODY)
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
@@ -395,7 +397,7 @@ def test_a_retried_body_counts_each_time(tmp_path: Path, engine: str) -> None:
         assert sum(sent) <= stats["fetched_bytes"] <= 2 * len(BODY), "obstore tells what a body announced"
 
 
-async def test_ranges_through_nginx_are_asked_for_by_obstore(nginx: WebServer) -> None:
+async def test_ranges_through_nginx_are_read_by_obstore(nginx: WebServer) -> None:
     """Once a server has cut one range, the faster engine reads the others."""
     (nginx.root / "spool.bin").write_bytes(BODY)
     async with over(nginx.url, "obstore") as source:

@@ -298,23 +298,23 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "kind", "told"), REFUSALS)
-async def test_refusals_when_opening(raw: FaultServer, answer: Answer, kind: type[Exception], told: str) -> None:
+@pytest.mark.parametrize(("answer", "kind", "message"), REFUSALS)
+async def test_refusals_when_opening(raw: FaultServer, answer: Answer, kind: type[Exception], message: str) -> None:
     """Each refusal of the Hub has its own error with the next step, and the next use tries again."""
     raw.answers.update({ASK_COMMIT: in_turn(answer, PINNED), FILE: respond(200, b"data")})
     async with over(raw.url) as source:
-        with pytest.raises(kind, match=told.format(hub=raw.url.rstrip("/"))) as caught:
+        with pytest.raises(kind, match=message.format(hub=raw.url.rstrip("/"))) as caught:
             await source.read("a.bin")
         assert "source 'hub'" in str(caught.value)
         assert bytes((await source.read("a.bin")).data) == b"data"
 
 
-@pytest.mark.parametrize(("answer", "kind", "told"), REFUSALS[:10])
-async def test_refusals_of_a_file(raw: FaultServer, answer: Answer, kind: type[Exception], told: str) -> None:
+@pytest.mark.parametrize(("answer", "kind", "message"), REFUSALS[:10])
+async def test_refusals_of_a_file(raw: FaultServer, answer: Answer, kind: type[Exception], message: str) -> None:
     """Access that ends during a run raises the same errors, naming the file."""
     raw.answers.update({FILE: answer, TREE: answer})
     async with over(raw.url) as source:
-        with pytest.raises(kind, match=told.format(hub=raw.url.rstrip("/"))) as caught:
+        with pytest.raises(kind, match=message.format(hub=raw.url.rstrip("/"))) as caught:
             await source.read("a.bin")
         assert "'a.bin'" in str(caught.value)
         with pytest.raises(kind):
@@ -334,14 +334,14 @@ async def test_when_to_come_back(raw: FaultServer) -> None:
 async def test_missing_things_on_the_stand_in(hub: Hub, repo: str) -> None:
     """Repository, revision and file that do not exist each have their own words."""
     hub.commit(repo, {"a.bin": b"a"})
-    for root, told in (
+    for root, message in (
         ("test/nothing", "dataset test/nothing does not exist, or is private"),
         (f"{repo}@{'0' * 40}", "has no revision '0000"),
         (f"{repo}@nope", "has no revision 'nope'"),
         (repo, r"'no\.bin' of source 'hub' does not exist in dataset"),
     ):
         async with over(hub.url, root) as source:
-            with pytest.raises(ObjectNotFoundError, match=told):
+            with pytest.raises(ObjectNotFoundError, match=message):
                 await source.read("no.bin")
 
 
@@ -466,7 +466,7 @@ async def test_what_names_a_repository(raw: FaultServer, root: str, options: dic
 
 
 @pytest.mark.parametrize(
-    ("root", "options", "told"),
+    ("root", "options", "message"),
     [
         ("hf://", {}, "names no repository"),
         ("hf://datasets/or g/name", {}, "names no repository"),
@@ -481,9 +481,9 @@ async def test_what_names_a_repository(raw: FaultServer, root: str, options: dic
         ("org/name", {"engine": "obstore"}, "cannot read Hub"),
     ],
 )
-def test_refuses_what_it_cannot_use(root: str, options: dict[str, Any], told: str) -> None:
+def test_refuses_what_it_cannot_use(root: str, options: dict[str, Any], message: str) -> None:
     """A mistake is refused when the source is made, with what was meant and without secrets."""
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         over(None, root, **options)
     assert "hf_secret" not in str(caught.value)
     assert "pass@" not in str(caught.value)
@@ -554,7 +554,7 @@ async def test_offline_reads_the_cache_alone(hub: Hub, repo: str, home: Path, mo
                 await source.list_files()
 
 
-async def test_offline_tells_downloads_that_broke_off(
+async def test_offline_reports_incomplete_downloads(
     hub: Hub, repo: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link to a blob that is not there is left out, and named from the root of the source."""

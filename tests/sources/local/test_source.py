@@ -196,7 +196,7 @@ async def test_links_out_of_the_root_are_refused(
     assert source.skipped.counts == {"symlink_outside_root": {"": 1}}
 
 
-async def test_what_is_no_file_is_counted(root: Path, source: LocalDataSource) -> None:
+async def test_special_files_are_counted(root: Path, source: LocalDataSource) -> None:
     """Links to nothing and pipes are left out of a listing, which says how many there were."""
     (root / "nothing.bin").symlink_to("missing.bin")
     (root / "self.bin").symlink_to("self.bin")
@@ -248,7 +248,7 @@ async def test_names_that_are_not_text_and_too_long(root: Path, source: LocalDat
         await source.read("n" * 300)
 
 
-async def test_limit_counts_what_is_asked(root: Path) -> None:
+async def test_limit_counts_the_requested_bytes(root: Path) -> None:
     """More bytes than the limit are refused before they are read; a part within it is served."""
     (root / "big.bin").touch()
     os.truncate(root / "big.bin", 10**12)

@@ -103,12 +103,12 @@ async def test_wrong_keys_are_a_refused_login(s3: S3Server, bucket: str, engine:
     s3.put(bucket, "a.bin", b"abc")
     wrong_secret = {**KEYS, "aws_secret_access_key": "not-the-secret"}
     unknown_key = {**KEYS, "aws_access_key_id": "unknown-key"}
-    for keys, told in ((wrong_secret, "SignatureDoesNotMatch"), (unknown_key, "InvalidAccessKeyId")):
+    for keys, message in ((wrong_secret, "SignatureDoesNotMatch"), (unknown_key, "InvalidAccessKeyId")):
         async with S3DataSource(s3.config(f"s3://{bucket}", credentials=keys, engine=engine)) as source:
-            with pytest.raises(AccessDenied, match=told) as caught:
+            with pytest.raises(AccessDenied, match=message) as caught:
                 await source.read("a.bin")
             assert (caught.value.path, caught.value.source) == ("a.bin", "s3")
-            with pytest.raises(AccessDenied, match=told) as listing:
+            with pytest.raises(AccessDenied, match=message) as listing:
                 await source.list_files()
             for text in (str(caught.value), repr(caught.value), str(listing.value), repr(source)):
                 assert "not-the-secret" not in text
@@ -140,7 +140,7 @@ async def test_anonymous(s3: S3Server, bucket: str, engine: str) -> None:
 
 
 @both_engines
-async def test_environment_tells_what_is_left_open(
+async def test_environment_supplies_missing_settings(
     s3: S3Server, bucket: str, engine: str, clean_environment: pytest.MonkeyPatch
 ) -> None:
     """Keys and endpoint come from the environment; that of the service wins over the general one."""
@@ -226,7 +226,7 @@ class Provider:
 
 
 @both_engines
-async def test_credentials_that_end_are_asked_for_again(s3: S3Server, bucket: str, engine: str) -> None:
+async def test_expiring_credentials_are_requested_again(s3: S3Server, bucket: str, engine: str) -> None:
     """Credentials near their end are renewed by the provider before they are used again, others are kept."""
     s3.put(bucket, "a.bin", b"abc")
     for life, fewest, most in ((timedelta(seconds=1), 2, 9), (timedelta(hours=1), 1, 1), (None, 1, 1)):
@@ -252,7 +252,7 @@ def _past(moment: datetime) -> None:
 
 
 @both_engines
-async def test_outdated_login_is_looked_for_again(s3: S3Server, bucket: str, engine: str) -> None:
+async def test_an_expired_login_is_looked_up_again(s3: S3Server, bucket: str, engine: str) -> None:
     """When the server no longer knows the keys, all reads in flight continue with new keys from the provider."""
     s3.put(bucket, "a.bin", b"abc")
     provider = Provider(None, right_from=2)
@@ -352,7 +352,7 @@ async def test_names_that_obstore_cannot_read(s3: S3Server, bucket: str) -> None
             await source.read("a/b.bin/")
 
 
-async def test_an_index_tells_of_names_that_obstore_cannot_read(
+async def test_an_index_reports_names_that_obstore_cannot_read(
     s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They stand in the same warning and number as what the index cannot use; the engine that reads them has none."""
@@ -455,7 +455,7 @@ def reading_from(server: FaultServer, engine: str, **settings: Any) -> S3DataSou
 
 @both_engines
 @pytest.mark.parametrize(
-    ("answer", "timeout_s", "kind", "told"),
+    ("answer", "timeout_s", "kind", "message"),
     [
         (never, 0.5, SourceTimeout, "timeout_s"),
         (hang_up, 60, SourceUnavailable, "check"),
@@ -463,11 +463,13 @@ def reading_from(server: FaultServer, engine: str, **settings: Any) -> S3DataSou
         (respond(body=b"short", length=100), 60, TruncatedRead, "broke off"),
     ],
 )
-async def test_broken_answers(engine: str, answer: Answer, timeout_s: float, kind: type[Exception], told: str) -> None:
+async def test_broken_answers(
+    engine: str, answer: Answer, timeout_s: float, kind: type[Exception], message: str
+) -> None:
     """Silence, an ended connection and a cut body are of different kinds, each worth a retry."""
     async with FaultServer() as server, reading_from(server, engine, timeout_s=timeout_s) as source:
         server.answers["/bucket/a.bin"] = answer
-        with pytest.raises(kind, match=told) as caught:
+        with pytest.raises(kind, match=message) as caught:
             await source.read("a.bin")
         assert caught.value.retryable  # type: ignore[attr-defined]
         if (answer, engine) != (hang_up, "aioboto3"):  # aiohttp asks again by itself where it got no answer at all
@@ -476,7 +478,7 @@ async def test_broken_answers(engine: str, answer: Answer, timeout_s: float, kin
 
 @both_engines
 @pytest.mark.parametrize(
-    ("status", "code", "kind", "told"),
+    ("status", "code", "kind", "message"),
     [
         (301, "PermanentRedirect", BadRequest, "region"),
         (400, "AuthorizationHeaderMalformed", BadRequest, "'eu-west-1'"),
@@ -488,12 +490,12 @@ async def test_broken_answers(engine: str, answer: Answer, timeout_s: float, kin
         (429, "", SourceUnavailable, "429"),
     ],
 )
-async def test_refusals(engine: str, status: int, code: str, kind: type[Exception], told: str) -> None:
+async def test_refusals(engine: str, status: int, code: str, kind: type[Exception], message: str) -> None:
     """Each refusal raises its own kind of error with the next step, after one request: the source does not retry."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Region>eu-west-1</Region></Error>".encode()
     async with FaultServer() as server, reading_from(server, engine) as source:
         server.answers["/bucket/a.bin"] = respond(status, body, Retry_After="7")
-        with pytest.raises(kind, match=told) as caught:
+        with pytest.raises(kind, match=message) as caught:
             await source.read("a.bin")
         asked = [request.method for request in server.requests]
     assert caught.value.__dict__["status"] == status
@@ -505,7 +507,7 @@ async def test_refusals(engine: str, status: int, code: str, kind: type[Exceptio
 
 @both_engines
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (respond(body=b"x" * 50, ETag='"e"', Last_Modified="yesterday"), "cannot read .*engine"),
         (
@@ -514,11 +516,11 @@ async def test_refusals(engine: str, status: int, code: str, kind: type[Exceptio
         ),
     ],
 )
-async def test_answers_that_no_retry_makes_better(engine: str, answer: Answer, told: str) -> None:
+async def test_answers_that_no_retry_makes_better(engine: str, answer: Answer, message: str) -> None:
     """An invalid date and a store without ranges are reported as such, and are final."""
     async with FaultServer() as server, reading_from(server, engine) as source:
         server.answers["/bucket/a.bin"] = answer
-        with pytest.raises(BadRequest, match=rf"'a\.bin'.*{told}"):
+        with pytest.raises(BadRequest, match=rf"'a\.bin'.*{message}"):
             await source.read("a.bin", 5, 10)
         assert len(server.requests) == 1
 
@@ -526,11 +528,11 @@ async def test_answers_that_no_retry_makes_better(engine: str, answer: Answer, t
 @both_engines
 async def test_why_a_store_cannot_be_reached(engine: str) -> None:
     """A name that does not resolve and a refused connection have different errors."""
-    for url, told in (("http://nowhere.invalid", "does not resolve"), ("http://127.0.0.1:1", "was refused")):
+    for url, message in (("http://nowhere.invalid", "does not resolve"), ("http://127.0.0.1:1", "was refused")):
         options = {"endpoint_url": url, "addressing_style": "path"}
         config = DataSourceConfig("s3", "s3", "s3://bucket", KEYS, storage_options=options, engine=engine)
         async with S3DataSource(config) as source:
-            with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 's3'.*{told}.*check endpoint"):
+            with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 's3'.*{message}.*check endpoint"):
                 await source.read("a.bin")
 
 
@@ -702,7 +704,7 @@ except ImportError as error:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"path_or_uri": "s3://"}, "names no bucket"),
         ({"path_or_uri": "https://bucket/x"}, "names no bucket"),
@@ -727,9 +729,9 @@ except ImportError as error:
         ({"credentials": {"key": "k", "secret": "s"}, "storage_options": {"key": "other"}}, "given twice"),
     ],
 )
-def test_bad_settings_are_refused(settings: dict[str, Any], told: str) -> None:
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     """What cannot be used is refused when the source is made, with the nearest that can."""
     config = DataSourceConfig("s3", "s3", **{"path_or_uri": "s3://bucket", **settings})
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         create_data_source(config)
     assert "'s'" not in str(caught.value).replace("source 's3'", "")
