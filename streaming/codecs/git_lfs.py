@@ -8,7 +8,7 @@ from streaming.errors import DecodeError
 
 __all__ = ["refuse_lfs_pointer"]
 
-MOST_BYTES = 1024  # of a pointer, by the specification
+MAX_BYTES = 1024  # of a pointer, by the specification
 _BEGIN = b"version https://git-lfs.github.com/spec/v1\n"
 _SIZE = re.compile(rb"\nsize (\d+)\n")
 
@@ -19,7 +19,7 @@ def refuse_lfs_pointer(data: bytes | bytearray | memoryview, path: str, source: 
     Raises:
         DecodeError: naming the object, and how to fetch it.
     """
-    if len(data) >= MOST_BYTES or bytes(data[: len(_BEGIN)]) != _BEGIN:
+    if len(data) >= MAX_BYTES or bytes(data[: len(_BEGIN)]) != _BEGIN:
         return
     size = _SIZE.search(bytes(data))
     where = repr(path) if source is None else f"{path!r} in source {source!r}"

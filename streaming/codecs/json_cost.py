@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from streaming.codecs.limits import most_cost
+from streaming.codecs.limits import max_cost
 from streaming.errors import ObjectTooLargeError
 
 __all__ = ["check_cost", "without_strings"]
@@ -19,7 +19,7 @@ _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _SEGMENT = re.compile(rf'(?:[^"]*+{_STRING.pattern}){{1,1000}}+|[^"]++', re.DOTALL)
 
 # `[[[...]]]` takes 48 bytes for each character, and a line 8 more.
-_MOST_PER_CHARACTER = 64
+_MAX_PER_CHARACTER = 64
 _LIST, _EMPTY_LIST = 96, 64
 _DICT, _EMPTY_DICT = 192, 72  # with one entry, and with none
 _ITEM = 18
@@ -37,10 +37,10 @@ def check_cost(text: str, max_bytes: int, *, is_lines: bool = False) -> None:
         max_bytes: the limit, before the allowance.
         is_lines: whether each line is a document, and copied first.
     """
-    if len(text) * _MOST_PER_CHARACTER <= most_cost(max_bytes):
+    if len(text) * _MAX_PER_CHARACTER <= max_cost(max_bytes):
         return
     cost = _cost(text) + (_lines_cost(text) if is_lines else 0)
-    if cost > most_cost(max_bytes):
+    if cost > max_cost(max_bytes):
         raise ObjectTooLargeError(f"holds values that take {cost:,} bytes in memory, the limit is {max_bytes:,}")
 
 

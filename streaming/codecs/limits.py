@@ -10,23 +10,23 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["ALLOWANCE_BYTES", "are_lengths", "elements", "most_cost"]
+__all__ = ["ALLOWANCE_BYTES", "are_lengths", "elements", "max_cost"]
 
 ALLOWANCE_BYTES = 1 << 20
 """Added to the limit, so that small objects are never refused for their cost."""
 
-_MOST_AXES = 64  # of NumPy and of torch
+_MAX_AXES = 64  # of NumPy and of torch
 _BEYOND = 1 << 63  # the first number that is not a possible size
 
 
-def most_cost(max_bytes: int) -> int:
+def max_cost(max_bytes: int) -> int:
     """Return the largest number of bytes that a sample may take, under a limit of `max_bytes`."""
     return max_bytes + ALLOWANCE_BYTES
 
 
 def are_lengths(numbers: Sequence[Any]) -> bool:
     """Whether these are at most 64 integers from 0 to 2^63 - 1, so that calculations with them are fast."""
-    if len(numbers) > _MOST_AXES:
+    if len(numbers) > _MAX_AXES:
         return False
     for number in numbers:  # a loop: twice as fast as `all` for a few
         if type(number) is not int or not 0 <= number < _BEYOND:

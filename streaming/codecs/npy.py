@@ -14,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec, open_buffer
-from streaming.codecs.limits import are_lengths, elements, most_cost
+from streaming.codecs.limits import are_lengths, elements, max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 if TYPE_CHECKING:
@@ -205,10 +205,10 @@ def _fill(
 
 def _check_count(data: Buffer, max_bytes: int) -> None:
     """Limit the number of members, as each becomes an object even if it is empty."""
-    if len(data) // _ENTRY_BYTES * _MEMBER_COST <= most_cost(max_bytes):
+    if len(data) // _ENTRY_BYTES * _MEMBER_COST <= max_cost(max_bytes):
         return
     count = bytes(data).count(_ENTRY)
-    if count * _MEMBER_COST > most_cost(max_bytes):
+    if count * _MEMBER_COST > max_cost(max_bytes):
         raise ObjectTooLargeError(
             f"declares {count:,} members, {count * _MEMBER_COST:,} bytes in memory, the limit is {max_bytes:,}"
         )

@@ -19,16 +19,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from streaming.codecs.limits import are_lengths, elements, most_cost
+from streaming.codecs.limits import are_lengths, elements, max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 __all__ = ["PickleScan", "scan_pickle"]
 
-_MOST_LEVELS = 1000  # Python's recursion limit, where pickle itself stops
-_MOST_KEY_BYTES = 4096  # hashing a key visits everything in it, without a limit
-_MOST_KEY_LEVELS = 8
-_MOST_NAME_CHARACTERS = 512  # torch takes quadratic time to report a refused name
-_MOST_OF_ONE_HASH = 64  # honest keys hardly ever collide
+_MAX_LEVELS = 1000  # Python's recursion limit, where pickle itself stops
+_MAX_KEY_BYTES = 4096  # hashing a key visits everything in it, without a limit
+_MAX_KEY_LEVELS = 8
+_MAX_NAME_CHARACTERS = 512  # torch takes quadratic time to report a refused name
+_MAX_COLLISIONS = 64  # honest keys hardly ever collide
 
 # Measured with CPython 3.11 and torch 2.13; never less than the scan itself needs for the value.
 _WORD, _NUMBER, _TEXT, _CONTAINER, _MEMO, _NAME = 8, 32, 80, 192, 128, 200
@@ -84,8 +84,8 @@ class _Made:
             if isinstance(value, _Made):
                 value.is_held = True
                 self.levels = max(self.levels, value.levels + 1)
-        if self.levels > _MOST_LEVELS:
-            raise UnsafeData(f"nests deeper than {_MOST_LEVELS:,} levels")
+        if self.levels > _MAX_LEVELS:
+            raise UnsafeData(f"nests deeper than {_MAX_LEVELS:,} levels")
         if self.is_held:
             raise UnsafeData("has an object that contains itself, or changes after it was put into another")
 
@@ -105,7 +105,7 @@ class PickleScan:
         self.storage_numel: dict[Any, int] = {}
         self.weight = 0
         self._max_bytes = max_bytes
-        self._most = most_cost(max_bytes)
+        self._most = max_cost(max_bytes)
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -143,7 +143,7 @@ class PickleScan:
                 self._push(self._memo[argument])
             case "GLOBAL":
                 module, name = argument.split(" ")
-                if len(argument) > _MOST_NAME_CHARACTERS:
+                if len(argument) > _MAX_NAME_CHARACTERS:
                     raise UnsafeData(f"names a class by {len(argument):,} characters")
                 stack.append(_Name(IMPORT_MAPPING.get(module, module), name))
                 self.weight += _NAME + len(argument)
@@ -320,15 +320,15 @@ def _check_keys(keys: list[Any], hashes: dict[int, int]) -> None:
         if isinstance(key, str):
             continue
         if isinstance(key, _Made) and (
-            key.kind != "tuple" or key.weight > _MOST_KEY_BYTES or key.levels > _MOST_KEY_LEVELS
+            key.kind != "tuple" or key.weight > _MAX_KEY_BYTES or key.levels > _MAX_KEY_LEVELS
         ):
             raise UnsafeData(
-                f"has a key that is an object, or a tuple of {_MOST_KEY_BYTES:,} bytes or {_MOST_KEY_LEVELS} levels"
+                f"has a key that is an object, or a tuple of {_MAX_KEY_BYTES:,} bytes or {_MAX_KEY_LEVELS} levels"
             )
         found = _hash(key)
         hashes[found] = hashes.get(found, 0) + 1
-        if hashes[found] > _MOST_OF_ONE_HASH:
-            raise UnsafeData(f"has more than {_MOST_OF_ONE_HASH} keys with one hash in a dict")
+        if hashes[found] > _MAX_COLLISIONS:
+            raise UnsafeData(f"has more than {_MAX_COLLISIONS} keys with one hash in a dict")
 
 
 def _hash(key: Any) -> int:

@@ -10,7 +10,7 @@ import struct
 from typing import NamedTuple
 
 from streaming.codecs.base import Buffer
-from streaming.codecs.limits import most_cost
+from streaming.codecs.limits import max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 _UINT32_MAX = 0xFFFFFFFF
@@ -47,7 +47,7 @@ def read_archive(data: Buffer, max_bytes: int) -> Archive:
     byteorder: tuple[int, int] | None = None
     try:
         count, position = _directory(data)
-        if count * _ENTRY_COST > most_cost(max_bytes):
+        if count * _ENTRY_COST > max_cost(max_bytes):
             raise ObjectTooLargeError(f"declares {count:,} members, the limit is {max_bytes:,} bytes")
         for _ in range(count):
             mark, method, stored, size, name, extra, comment, member = _ENTRY.unpack_from(data, position)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from streaming.codecs.base import Buffer
-from streaming.codecs.limits import are_lengths, elements, most_cost
+from streaming.codecs.limits import are_lengths, elements, max_cost
 from streaming.codecs.pickle_scan import scan_pickle
 from streaming.codecs.pt_archive import Archive
 from streaming.codecs.pt_numpy import HAS_NUMPY, Array, ArrayContent, DType, make_array, rebuild
@@ -24,10 +24,10 @@ from streaming.codecs.pt_numpy import HAS_NUMPY, Array, ArrayContent, DType, mak
 __all__ = ["build", "get_plan"]
 
 _LARGE = 1 << 16  # from this many bytes on, `torch.empty` and a copy are faster than a bytearray
-_MOST_KNOWN = 1024
-_MOST_KNOWN_BYTES = 4 << 20  # of the pickles; plans are a few times as large
-_MOST_PICKLE_BYTES = 1 << 16  # longer pickles are rarely equal, and have large plans
-_MOST_LEVELS = 32  # the path of each tensor is stored in full
+_MAX_KNOWN = 1024
+_MAX_KNOWN_BYTES = 4 << 20  # of the pickles; plans are a few times as large
+_MAX_PICKLE_BYTES = 1 << 16  # longer pickles are rarely equal, and have large plans
+_MAX_LEVELS = 32  # the path of each tensor is stored in full
 # Bytes of memory for each opcode, and for each further reference to a value; measured: up to 200 and 700.
 _OPCODE_COST = 256
 _AGAIN_COST = 1024
@@ -101,7 +101,7 @@ class _KnownPickles:
         return self._known.get(key)
 
     def add(self, key: bytes, known: _Known) -> None:
-        if len(self._known) >= _MOST_KNOWN or self._bytes > _MOST_KNOWN_BYTES:
+        if len(self._known) >= _MAX_KNOWN or self._bytes > _MAX_KNOWN_BYTES:
             self._known.clear()  # every sample has its own pickle, so there would be no hits
             self._bytes = 0
         self._known[key] = known
@@ -122,7 +122,7 @@ def get_plan(archive: Archive, max_bytes: int) -> TensorPlan | None:
         return None
     content = archive.pickles[0]
     key = content
-    if len(content) > _MOST_PICKLE_BYTES:
+    if len(content) > _MAX_PICKLE_BYTES:
         if HAS_NUMPY.search(content):
             return _plan_or_scan(content, max_bytes).plan
         key = hashlib.blake2b(content).digest()
@@ -131,14 +131,14 @@ def get_plan(archive: Archive, max_bytes: int) -> TensorPlan | None:
         known = _plan_or_scan(content, max_bytes)
         if known.plan is None or not known.plan.arrays:  # a pickle with arrays equals no other
             _pickles.add(key, known)
-    elif known.weight > most_cost(max_bytes):
+    elif known.weight > max_cost(max_bytes):
         scan_pickle(content, max_bytes)  # exact; the weight of a plan is an upper bound
     return known.plan
 
 
 def _plan_or_scan(content: bytes, max_bytes: int) -> _Known:
-    if len(content) <= _MOST_PICKLE_BYTES or HAS_NUMPY.search(content):
-        known = _make_plan(content, most_cost(max_bytes))
+    if len(content) <= _MAX_PICKLE_BYTES or HAS_NUMPY.search(content):
+        known = _make_plan(content, max_cost(max_bytes))
         if known is not None:
             return known
     return _Known(None, scan_pickle(content, max_bytes))
@@ -320,7 +320,7 @@ def _tensor(arguments: Any) -> _Tensor:
 
 
 def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    _require(len(path) <= _MOST_LEVELS)
+    _require(len(path) <= _MAX_LEVELS)
     if isinstance(value, _Tensor | Array):
         yield path, value
     elif type(value) is dict:

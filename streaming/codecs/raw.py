@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
-from streaming.codecs.limits import ALLOWANCE_BYTES, most_cost
+from streaming.codecs.limits import ALLOWANCE_BYTES, max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 
 # One character of the first kind makes each character of a text take 4 bytes, one of the second kind 2.
@@ -32,7 +32,7 @@ def decode_utf8(data: Buffer, max_bytes: int) -> str:
 
     Raises: ObjectTooLargeError: if the text takes more than `max_bytes` and 1 MiB in memory. TruncatedData: if the last
     character is incomplete. DecodeError: with the position, otherwise."""
-    if 4 * len(data) > ALLOWANCE_BYTES and 4 * len(data) > most_cost(max_bytes):
+    if 4 * len(data) > ALLOWANCE_BYTES and 4 * len(data) > max_cost(max_bytes):
         _check_width(data, max_bytes)
     try:
         return str(data, "utf-8")
@@ -44,9 +44,9 @@ def decode_utf8(data: Buffer, max_bytes: int) -> str:
 
 def _check_width(data: Buffer, max_bytes: int) -> None:
     width = next((width for width, pattern in _WIDTHS if pattern.search(data)), 1)
-    if width * len(data) > most_cost(max_bytes):
+    if width * len(data) > max_cost(max_bytes):
         cost = width * len(bytes(data).translate(None, _CONTINUATIONS))
-        if cost > most_cost(max_bytes):
+        if cost > max_cost(max_bytes):
             raise ObjectTooLargeError(f"is text that takes {cost:,} bytes in memory, the limit is {max_bytes:,}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
-from streaming.codecs.limits import most_cost
+from streaming.codecs.limits import max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 
 # The format's own limit on its header; the length field could declare 16 EB.
@@ -17,7 +17,7 @@ _MAX_HEADER_BYTES = 100_000_000
 # length in a shape and each line of metadata. The shortest entry of a tensor has 49 bytes.
 _TENSOR_COST = 1500
 _ITEM_COST = 100
-_MOST_PER_BYTE = 40
+_MAX_PER_BYTE = 40
 
 
 def decode_safetensors(data: Buffer, max_bytes: int) -> dict[str, Any]:
@@ -61,11 +61,11 @@ def _check_header(data: Buffer) -> int:
 
 
 def _check_cost(data: Buffer, length: int, max_bytes: int) -> None:
-    if length * _MOST_PER_BYTE <= most_cost(max_bytes):
+    if length * _MAX_PER_BYTE <= max_cost(max_bytes):
         return
     header = bytes(data[8 : 8 + length])
     cost = _TENSOR_COST * header.count(b"{") + _ITEM_COST * header.count(b",") + length
-    if cost > most_cost(max_bytes):
+    if cost > max_cost(max_bytes):
         raise ObjectTooLargeError(
             f"declares tensors that take {cost:,} bytes in addition to their content, the limit is {max_bytes:,}"
         )

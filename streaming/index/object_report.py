@@ -31,7 +31,7 @@ METADATA_NAMES: Final = frozenset(
 )
 """Names of files that describe a dataset: in Hugging Face and WebDataset repositories, and by trainers."""
 
-MOST_OTHERS: Final = 1 / 20
+MAX_OTHERS_RATIO: Final = 1 / 20
 """Objects of another format are reported if they are at most this share of a part: a few, not a mixture."""
 
 _log = get_logger(__name__)
@@ -166,7 +166,7 @@ def _rare(suffixes: Counter[str]) -> set[str]:
     formats: Counter[str] = Counter()
     for suffix, count in suffixes.items():
         formats[_format(suffix)] += count
-    most = MOST_OTHERS * suffixes.total()
+    most = MAX_OTHERS_RATIO * suffixes.total()
     return {suffix for suffix in suffixes if formats[_format(suffix)] <= most}
 
 

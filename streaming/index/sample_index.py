@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "SampleIndex"]
 
-MOST_KNOWN_FOLDERS = 4096
+MAX_KNOWN_FOLDERS = 4096
 """Number of folder paths that are cached as text. Beyond that the cache is cleared (about 1 us per folder)."""
 
 OBJECT_BYTES, unpack_object = OBJECT.size, OBJECT.unpack_from
@@ -228,7 +228,7 @@ class SampleIndex:
         """Return source and path of a folder, and the offset of its names; cached for the next row."""
         at, texts = self._sections.folders + number * FOLDER.size, self._sections.texts
         names, text, count, source = FOLDER.unpack_from(self._buffer, at)
-        if len(self._known_folders) >= MOST_KNOWN_FOLDERS:
+        if len(self._known_folders) >= MAX_KNOWN_FOLDERS:
             self._known_folders.clear()
         path = to_text(self._buffer[texts + text : texts + text + count])
         found = self._known_folders[number] = (source, path, texts + names)

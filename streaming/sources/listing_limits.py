@@ -30,8 +30,8 @@ class ListingLimits:
         self.entries = 0
         self._source = config.name
         self._prefix = prefix
-        self._most_entries = config.max_listing_entries
-        self._most_depth = config.max_listing_depth
+        self._max_entries = config.max_listing_entries
+        self._max_depth = config.max_listing_depth
         self._timeout_s = config.listing_timeout_s
         self._clock = clock
         self._progress_at = clock()
@@ -39,7 +39,7 @@ class ListingLimits:
     @property
     def remaining(self) -> int:
         """Number of entries that may still come."""
-        return self._most_entries - self.entries
+        return self._max_entries - self.entries
 
     @property
     def remaining_s(self) -> float:
@@ -74,14 +74,14 @@ class ListingLimits:
         Raises:
             BadRequest: if that is more than `max_listing_depth`.
         """
-        if depth > self._most_depth:
-            text = f"source {self._source!r} has folders nested deeper than {self._most_depth}: {_short(folder)}"
+        if depth > self._max_depth:
+            text = f"source {self._source!r} has folders nested deeper than {self._max_depth}: {_short(folder)}"
             text = f"{text}; is there a link to itself? If not, raise max_listing_depth"
             raise BadRequest(text, path=folder, source=self._source)
 
     def too_many_error(self) -> BadRequest:
         """Return the error for a listing with too many entries."""
-        text = f"{self._listing()} has more than max_listing_entries={self._most_entries} objects and folders"
+        text = f"{self._listing()} has more than max_listing_entries={self._max_entries} objects and folders"
         return BadRequest(f"{text}; check the server, or raise that", path=self._prefix, source=self._source)
 
     def stalled_error(self) -> SourceTimeout:

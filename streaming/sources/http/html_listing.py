@@ -52,24 +52,24 @@ class Names(NamedTuple):
     folders: list[str]
     odd: list[str]
 
-    def check(self, most: int) -> None:
-        """Refuse more names than `most`."""
-        if len(self.files) + len(self.folders) + len(self.odd) > most:
+    def check(self, max_names: int) -> None:
+        """Refuse more names than `max_names`."""
+        if len(self.files) + len(self.folders) + len(self.odd) > max_names:
             raise TooManyNames
 
 
-def parse_autoindex(body: bytes, content_type: str, url: str, source: str, most: int = 2**63) -> Names:
+def parse_autoindex(body: bytes, content_type: str, url: str, source: str, max_names: int = 2**63) -> Names:
     """Return the names in the listing at `url`, in time and memory proportional to `body`.
 
     Args:
-        most: the limit of names; parsing stops there.
+        max_names: the limit of names; parsing stops there.
 
     Raises:
         BadRequest: if `body` is not a listing.
-        TooManyNames: if it has more than `most`.
+        TooManyNames: if it has more than `max_names`.
     """
     if content_type == "application/json":
-        return _parse_json(body, url, source, most)
+        return _parse_json(body, url, source, max_names)
     text = body.decode("utf-8", "surrogateescape")
     names = Names([], [], [])
     is_listing = _TITLE.search(text) is not None
@@ -82,7 +82,7 @@ def parse_autoindex(body: bytes, content_type: str, url: str, source: str, most:
             names.folders.append(name)
         elif name:
             names.files.append(_with_details(name, after))
-        names.check(most)
+        names.check(max_names)
     if not is_listing:
         raise _no_listing(url, source)
     return names
@@ -156,7 +156,7 @@ def _with_details(name: str, after: str) -> FileInfo:
     return FileInfo(name, size_from_text(size), None, time)
 
 
-def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:
+def _parse_json(body: bytes, url: str, source: str, max_names: int) -> Names:
     names = Names([], [], [])
     for entry in _json_list(body, url, source):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
@@ -164,7 +164,7 @@ def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:
         kind, name = entry.get("type"), _entry(entry["name"])
         if not name or kind not in ("directory", "file"):
             continue
-        names.check(most - 1)
+        names.check(max_names - 1)
         if _is_odd(name):
             names.odd.append(name)
         elif kind == "directory":

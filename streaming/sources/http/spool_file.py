@@ -45,13 +45,13 @@ class SpoolFile:
     Args:
         source: the name of the source, for messages.
         limit: the limit of bytes in the file.
-        most_read: the limit of bytes of one read.
+        max_read: the limit of bytes of one read.
     """
 
-    def __init__(self, source: str, limit: int, most_read: int) -> None:
+    def __init__(self, source: str, limit: int, max_read: int) -> None:
         self._source = source
         self._limit = limit
-        self._most_read = most_read
+        self._max_read = max_read
         self._used = 0
         self._stored: dict[str, _Stored] = {}
         self._regions: dict[
@@ -72,7 +72,7 @@ class SpoolFile:
 
         Raises:
             BadRequest: if `start` is beyond the object, or the object was refused for its size.
-            ObjectTooLargeError: if the part is larger than `most_read`.
+            ObjectTooLargeError: if the part is larger than `max_read`.
         """
         if path in self._refused:
             raise _copy_of(self._refused[path])
@@ -80,8 +80,8 @@ class SpoolFile:
         if start > stored.size:
             raise beyond_object(path, start, stored.size, self._source)
         length = (stored.size if end is None or end > stored.size else end) - start
-        if length > self._most_read:
-            raise too_large(path, length, self._most_read, self._source)
+        if length > self._max_read:
+            raise too_large(path, length, self._max_read, self._source)
         try:
             data = await asyncio.to_thread(self._read_at, stored.at + start, length)
         except (OSError, ValueError) as error:
