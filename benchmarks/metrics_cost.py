@@ -74,7 +74,7 @@ def _start(self: StreamingDataLoader) -> Iterator[Any]:
 @contextlib.contextmanager
 def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[None]:
     """What runs inside counts as it does, or as it did before there were accounts of waits and sources."""
-    owner = adapter._owner()
+    owner = adapter._open()
     assert isinstance(owner, Engine)
     with contextlib.ExitStack() as patches:
         for place, name, value in (

@@ -32,8 +32,8 @@ from streaming.link.messages import is_spawning
 from streaming.link.worker import Worker
 from streaming.prefetch.lookahead import LookAhead
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.live import add_adapter, closed
 from streaming.telemetry.stages import ACCOUNTS, TRANSFORM
+from streaming.telemetry.totals import TOTALS
 
 __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
 
@@ -166,7 +166,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._is_closed = False
         self._opening = threading.Lock()
         follow_forks(self)
-        add_adapter(self)
 
     @classmethod
     def from_config(cls, config: AdapterConfig | Mapping[str, Any] | str | os.PathLike[str], **overrides: Any) -> Self:
@@ -318,11 +317,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._name
 
     @property
-    def reports_metrics(self) -> bool:
-        """Whether it is open, and what it reads is not counted by another process: that of its parent, if any."""
-        return self._reader is not None and self._reader.reports_metrics
-
-    @property
     def cache(self) -> SmartLRUCache:
         """The sample cache; its keys are positions.
 
@@ -380,7 +374,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
                 if self._is_closed:
                     raise ClosedError("this adapter was closed; make a new one to read again")
                 if self._reader is None:
-                    self._reader = self._make_owner()
+                    reader = self._make_owner()
+                    TOTALS.add(reader, self._name, self)
+                    self._reader = reader
         return self._reader
 
     def _make_owner(self) -> Engine | Worker:
@@ -407,8 +403,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         if self._finalizer is not None:
             self._finalizer.detach()
         if reader is not None:
-            if reader.reports_metrics:
-                closed(self._name, reader.metrics_snapshot)
+            TOTALS.close(reader)
             reader.close()
 
     def __enter__(self) -> Self:

@@ -22,10 +22,17 @@ import pytest
 import streaming.codecs.registry
 import streaming.sources
 from streaming.core.config import SOURCE_TYPES
+from streaming.telemetry.totals import TOTALS
 
 SERVICES = Path(__file__).parent / "services"
 INSTALLED = Path(sys.prefix) / "services"
 """Where `make services` puts those that are Python packages; tests without theirs are left out."""
+
+
+@pytest.fixture(autouse=True)
+def _totals() -> None:
+    """Metrics of a test begin at zero."""
+    TOTALS.clear()
 
 
 @pytest.fixture(autouse=True)

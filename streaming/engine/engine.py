@@ -56,11 +56,9 @@ class Engine:
         revalidation: compares the index with the sources; started and closed with the owner.
 
     Attributes:
-        reports_metrics: metrics of this process show its numbers.
         announces: this process says what it will read.
     """
 
-    reports_metrics = True
     announces = True
 
     def __init__(

@@ -52,7 +52,6 @@ class RemoteEngine(Worker):
         Exception: whatever opening raised in the child.
     """
 
-    reports_metrics = True
     announces = True
 
     def __init__(self, config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> None:
@@ -108,6 +107,8 @@ class RemoteEngine(Worker):
         try:
             return super()._request(message, timeout_s)
         except EngineGoneError as exc:
+            if isinstance(exc.__cause__, TimeoutError):  # it is stopped, and has not ended
+                raise
             raise self._gone() from exc
 
     async def _request_async(self, message: Any) -> Any:

@@ -32,9 +32,9 @@ Other = tuple[bool, bytes]
 Pickle crosses only the private line between a process and its own children, as it does for DataLoader workers anyway.
 """
 
-READING_TIMEOUT_S = 1.0
-"""How long the owner has to give its numbers, which takes it a millisecond: neither a scrape nor `close` hangs on one
-that is stopped."""
+READING_TIMEOUT_S = 0.5
+"""How long the owner has to give its numbers, which takes it a millisecond: half of the shortest usual time limit of a
+scrape. Neither a scrape nor `close` hangs on an owner that is stopped."""
 
 Reply = tuple[list[int] | None, list[PlaceTuple | None], dict[int, Other], list[float] | None]
 """An owner's answer: how often each sample was counted before, if that was asked, where each sample is, those that are
@@ -50,13 +50,8 @@ class Worker:
     Args:
         handle: the owner's, inherited by a fork or received at a spawn.
 
-    Attributes:
-        reports_metrics: whether metrics of this process show the owner's numbers.
-
     Every method raises `EngineGoneError` if the owner process has ended.
     """
-
-    reports_metrics = False
 
     def __init__(self, handle: LinkHandle) -> None:
         self._handle = handle

@@ -20,8 +20,8 @@ from streaming.loader.state import Pass
 from streaming.order.batching import BatchPlan, TokenBudgetBatching
 from streaming.order.permutation import Order, Sequential
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.live import add_loader
 from streaming.telemetry.stalls import StallAccount, accounted, arriving, rest_of
+from streaming.telemetry.totals import TOTALS
 
 __all__ = ["StreamingDataLoader"]
 
@@ -116,7 +116,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
             super().__init__(dataset, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
         self._view = EpochDataset(dataset) if batching is not None or sampler.draws else None
         self.stalls = StallAccount(rest_of(self.num_workers, self._device))
-        add_loader(self)
+        TOTALS.add_loader(self)
 
     @property
     def plan(self) -> BatchPlan | None:

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.live import add_loader
 from streaming.telemetry.stages import ACCOUNTS, COLLATE, DEVICE, QUEUE, STAGES, by_stage
+from streaming.telemetry.totals import TOTALS
 
 _NOTHING: Final = [0.0] * len(STAGES)
 
@@ -237,7 +237,7 @@ class Watched:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
         self.stalls = StallAccount(rest_of(loader.num_workers))
-        add_loader(self)
+        TOTALS.add_loader(self)
 
     @property
     def dataset_name(self) -> str:

@@ -17,7 +17,7 @@ from streaming.resilience.breaker import State
 from streaming.telemetry.counters import OUTCOMES
 from streaming.telemetry.stages import STAGES
 
-__all__ = ["FAMILIES", "GROUPS", "PREFIX", "VALUES", "Family"]
+__all__ = ["BY_KEY", "FAMILIES", "GROUPS", "PREFIX", "VALUES", "Family"]
 
 PREFIX: Final = "streaming_"
 
@@ -176,3 +176,5 @@ GROUPS: Final[dict[str, tuple[Family, ...]]] = {
 
 FAMILIES: Final[tuple[Family, ...]] = tuple(family for group in GROUPS.values() for family in group)
 """All of them, in the order in which they are exposed."""
+
+BY_KEY: Final[dict[str, Family]] = {family.key: family for family in FAMILIES}

@@ -16,7 +16,7 @@ from streaming.errors import MissingExtra, SourceUnavailable
 from streaming.monitoring.metrics.collector import BOUNDS, Collector
 from streaming.monitoring.metrics.families import FAMILIES, Family
 from streaming.monitoring.metrics.periodic import Periodic
-from streaming.monitoring.metrics.totals import MetricsSnapshot
+from streaming.telemetry.counters import MetricsSnapshot
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider

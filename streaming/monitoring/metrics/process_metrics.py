@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -29,16 +30,22 @@ class ProcessReader:
     """Reads the numbers of this process.
 
     Args:
-        clock: seconds since 1970; asked once.
+        clock: seconds since 1970; read once in each process.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._started = clock()
+        self._clock = clock
+        self._begin()
         package = sys.modules[__name__.partition(".")[0]]  # is there whenever a module of it is
         self._build = (str(vars(package).get("__version__")), platform.python_version())
 
+    def _begin(self) -> None:
+        self._pid, self._started = os.getpid(), self._clock()
+
     def metrics_snapshot(self) -> dict[str, dict[tuple[str, ...], Any]]:
         """The reading of this moment; what cannot be known here is None."""
+        if self._pid != os.getpid():  # in a forked child
+            self._begin()
         return {
             "process_resident_memory_bytes": {("trainer",): resident_memory()},
             "process_memory_limit_bytes": {(): memory_limit()},
