@@ -1,10 +1,11 @@
 """What holds for all tests: those whose server is not installed are left out, and the last lines say so; one seed;
-SIGINT as in a terminal."""
+SIGINT as in a terminal; forks that coverage does not stop."""
 
 from __future__ import annotations
 
 import os
 import random
+import runpy
 import shutil
 import signal
 import sys
@@ -42,6 +43,14 @@ NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
     "pushgateway": ("metrics pushed to a gateway", lambda: _has("prometheus-pushgateway", "curl")),
 }
 """By fixture: what is tested with it, and whether it can be started here."""
+
+
+MEASURED = Path(__file__).parent / "tests" / "measured"
+"""What processes import that coverage measures: this one here, those that tests start by themselves."""
+
+if "COVERAGE_PROCESS_CONFIG" in os.environ and str(MEASURED) not in os.environ.get("PYTHONPATH", ""):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MEASURED), os.environ.get("PYTHONPATH")]))
+    runpy.run_path(str(MEASURED / "sitecustomize.py"))
 
 
 def _missing() -> dict[str, str]:

@@ -18,7 +18,7 @@ import report
 import torch
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.testing import LatencySource, MemorySource
 
 SIZES = {"20kB": (16, 8, 40), "2.6MB": (16, 16, 64, 40)}

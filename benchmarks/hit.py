@@ -22,7 +22,7 @@ import torch
 import zstandard
 
 from streaming.cache import SmartLRUCache
-from streaming.cache.sample import MISS
+from streaming.core.miss import MISS
 
 BURST_S = 50e-6  # of calls of one contender before the next has its turn
 TURNS = 300  # of each contender per round, 20 kB

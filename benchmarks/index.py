@@ -15,7 +15,7 @@ from pathlib import Path
 
 import report
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.index import SampleIndex
 from streaming.sources.base import FileInfo
 from streaming.sources.local.source import LocalDataSource

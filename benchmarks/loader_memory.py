@@ -14,7 +14,7 @@ import psutil
 import report
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.testing import MemorySource
 

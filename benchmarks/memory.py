@@ -20,8 +20,8 @@ import psutil
 import report
 
 from streaming.cache import SmartLRUCache
-from streaming.cache.sample import MISS
 from streaming.cache.store import ENTRY_OVERHEAD
+from streaming.core.miss import MISS
 
 BUDGET = 3_000_000
 KEYS = 3_000

@@ -25,11 +25,11 @@ import report
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
+from streaming.core.miss import MISS
 from streaming.engine import fetch
 from streaming.engine.engine import Engine
 from streaming.engine.replicas import ReplicaReader, _end
 from streaming.loader.data_loader import StreamingDataLoader
-from streaming.prefetch.readahead import MISS
 from streaming.telemetry.stages import STAGES
 from streaming.telemetry.stalls import StallAccount
 
@@ -74,15 +74,15 @@ def _start(self: StreamingDataLoader) -> Iterator[Any]:
 @contextlib.contextmanager
 def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[None]:
     """What runs inside counts as it does, or as it did before there were accounts of waits and sources."""
-    owner = adapter._open()
-    assert isinstance(owner, Engine)
+    engine = adapter._reader
+    assert isinstance(engine, Engine)
     with contextlib.ExitStack() as patches:
         for place, name, value in (
             (Engine, "read_many", _read_many),
             (Engine, "_note_wait", _note_wait),
             (ReplicaReader, "read_blocking", _read_blocking),
             (fetch, "perf_counter", float),
-            (owner._fetcher.timelines, "note", bool),
+            (engine._fetcher.timelines, "note", bool),
             (StreamingDataLoader, "_start", _start),
             (StallAccount, "steps_of", lambda self, start: start()),
         ):

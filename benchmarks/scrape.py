@@ -22,7 +22,7 @@ import report
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.monitoring.metrics import metrics_registry, start_metrics_server
 from streaming.monitoring.metrics.process_metrics import resident_memory

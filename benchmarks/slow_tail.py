@@ -17,8 +17,8 @@ import report
 import servers
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import parse_source
-from streaming.resilience import ResilienceConfig, stack
+from streaming.core.source_config import parse_source
+from streaming.resilience import Context, ResilienceConfig, stack
 from streaming.sources import create_data_source
 
 OBJECTS, NBYTES, BATCH = 40_960, 20_000, 64
@@ -38,9 +38,9 @@ def fetch(url: str, mirror: str | None, is_hedged: bool, batches: int) -> Run:
     """The same batches by an adapter over the stack that it makes itself, with its requests counted."""
     config = parse_source(servers.at(url, *([mirror] if mirror else [])))
     copies = [servers.Counted(create_data_source(each)) for each in (config, *config.mirrors)]
-    settings = ResilienceConfig() if is_hedged else ResilienceConfig(hedge_min_samples=NEVER)
+    context = Context() if is_hedged else Context(ResilienceConfig(hedge_min_samples=NEVER))
     seconds = []
-    with StreamingDatasetAdapter(stack(copies, settings), cache_size_gb=2) as adapter:
+    with StreamingDatasetAdapter(stack(copies, context), cache_size_gb=2) as adapter:
         positions = iter(range(len(adapter)))
         for _ in range(WARM_UP):
             adapter.__getitems__([next(positions) for _ in range(BATCH)])

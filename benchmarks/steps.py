@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.order.permutation import Shuffled
 from streaming.sources.base import Blob, DataSource, FileInfo
 from streaming.testing import LatencySource

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.testing import MemorySource
 
 CASES = {"20kB": ((16, 8, 40), 512, 64), "2.6MB": ((16, 16, 64, 40), 64, 8)}

@@ -1,29 +1,42 @@
 """Write requirements*.txt: what the image installs, with the hash of every file that PyPI has of it.
 
-Run after a change of constraints.txt or of the dependencies in pyproject.toml; a test compares the versions. Needs `uv`
-on the path and PyPI. What only torch needs for CUDA lies in a file of its own, so that a build without CUDA can leave
-it out; what the extras s3, gcs and hf need beyond the core in another.
+Run it on Linux with Python 3.11, as in the image, after a change of constraints.txt or of the dependencies in
+pyproject.toml; a test compares the versions. It needs pip-tools (`pip install pip-tools`) and PyPI, and takes minutes.
+The files fit x86_64 and aarch64: no dependency is for one of them alone. What only torch needs for CUDA has a file of
+its own, so that a build without CUDA can leave it out; so has what the extras s3, gcs and hf need beyond the core.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CLOUDS = ("s3", "gcs", "hf")
 FOR_CUDA = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
 HEAD = "# Made by lock.py: change constraints.txt or pyproject.toml and run that.\n"
+OPTIONS = ("--quiet", "--generate-hashes", "--allow-unsafe", "--strip-extras", "--no-header", "--no-annotate")
 
 
 def resolve(*options: str) -> dict[str, str]:
-    """The requirements of pyproject.toml with all that they need, as text by name."""
-    command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes"]
-    command += ["--no-header", "--no-annotate", "-c", "constraints.txt"]
-    done = subprocess.run([*command, *options, "pyproject.toml"], cwd=HERE.parent, stdout=subprocess.PIPE, check=True)
-    entries = re.split(r"^(?=\S)", done.stdout.decode(), flags=re.MULTILINE)[1:]
-    return {entry.partition("==")[0]: entry for entry in entries}
+    """Return the requirements of pyproject.toml with all their dependencies, as text by name."""
+    command = [sys.executable, "-m", "piptools", "compile", *OPTIONS, "-c", "constraints.txt", "--output-file", "-"]
+    # Another index or folder of wheels may have another build of a version, such as torch for CPUs.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environment |= {"PIP_CONFIG_FILE": os.devnull}
+    done = subprocess.run(
+        [*command, *options, "pyproject.toml"], cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, check=True
+    )
+    return by_name(done.stdout.decode())
+
+
+def by_name(text: str) -> dict[str, str]:
+    """Split the text of pip-compile into packages, sorted; its comments are left out."""
+    entries = re.findall(r"^[^\s#].*\n(?:[ ]+.*\n)*", text, re.MULTILINE)
+    return dict(sorted((entry.partition("==")[0], entry) for entry in entries))
 
 
 def write(name: str, entries: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Self, SupportsIndex
 
@@ -16,19 +16,19 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from streaming.cache.batch import Sample
 from streaming.cache.rows import collate_rows
 from streaming.cache.sample import SmartLRUCache
-from streaming.core.config import AdapterConfig, load_config
+from streaming.core.adapter_config import AdapterConfig, load_config
+from streaming.core.config_reference import documents_settings
 from streaming.core.epoch_index import epoch_of
 from streaming.core.ranks import ranks_of_node
 from streaming.core.runtime import Done, Pending, current_runtime
-from streaming.engine.engine import Engine
 from streaming.engine.forks import follow_forks, inherited
-from streaming.engine.open import open_engine
-from streaming.engine.order_tokens import OrderNumbers
-from streaming.engine.remote import RemoteEngine
+from streaming.engine.open import open_reader
+from streaming.engine.order_tokens import OrderTokens
 from streaming.engine.transform import Transform
 from streaming.errors import ClosedError, StreamingError
 from streaming.index import Changes, SampleIndex
 from streaming.link.messages import is_spawning
+from streaming.link.sample_reader import SampleReader
 from streaming.link.worker import Worker
 from streaming.prefetch.lookahead import LookAhead
 from streaming.telemetry.counters import MetricsSnapshot
@@ -40,6 +40,7 @@ __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
 default_collate_fn_map[Sample] = collate_rows  # a DataLoader without `collate_fn` then copies each sample once
 
 
+@documents_settings(AdapterConfig)
 class StreamingDatasetAdapter(Dataset[Any]):
     """Samples matched by name over one or more sources, as a map-style data set.
 
@@ -47,47 +48,13 @@ class StreamingDatasetAdapter(Dataset[Any]):
     caller's own copy. The process that makes the adapter does all input; DataLoader workers (fork, spawn, forkserver)
     read through it, share its cache and open no client.
 
+    The arguments are the settings of `AdapterConfig`, whose descriptions `help` shows here too, and two functions.
+
     Args:
-        sources: one or a list of `DataSourceConfig`, dict, URL, or `DataSource` object.
-        data_mapping: `{name: key in the sample}`, or a list of names that are keys too. A name is that of a source, or
-            of a folder under the roots of the sources. None is the parts that are there: the folders of
-            `.precomputed/`, or of a root that has `latents` or `conditions`, or else each source. Those two then have
-            the keys `latent_conditions` and `text_conditions`, others their own names. One source that holds one part
-            gives it to any one name.
-        cache_size_gb: hard budget of the sample cache, including what is being read, in units of 10^9 bytes. It is that
-            of the node: where `LOCAL_WORLD_SIZE` says that several ranks run there, each takes its equal share.
-        max_ttl_seconds: age at which a cached sample is read anew; None is never.
-        prefetch_ahead: most samples read ahead of the one that is needed now (None adapts), and most that
-            `prefetch_batch` has fetched and nobody has read (None is no bound).
-        enable_prefetch: whether `look_ahead` and `prefetch_batch` read ahead at all.
-        compression_type: "zstd" (where a trial shows that it pays) or "none".
         prepare: deterministic `prepare(sample) -> sample`, run once per fetch, before the cache.
         transform: `transform(sample)` or `transform(sample, generator)`, run at each read on the reader's own copy. The
             `torch.Generator` is seeded by (seed, epoch, position) under a `StreamingDataLoader`, a `StreamingSampler`
             or `look_ahead`, and by (seed, n, position) at the n-th read of a sample, from 0, under any other loader.
-        missing: "raise" names a sample that lacks a part; "drop" leaves it out and counts it.
-        rename: `{pattern: replacement}` for names that differ between parts.
-        index_path: where the index is saved, and opened from at the next start.
-        index_is_shared: whether to trust a saved index that users other than this one and root own or may write: they
-            then decide which objects are read as which sample. Otherwise it is built again, with a warning.
-        refresh: when a saved index is compared with what the sources hold. "background" opens it at once, lists soon
-            after and reports what came, went or changed; "always" lists at each start and takes it over; "never".
-        policy: "retain" keeps a fixed set of samples, evenly spread, and streams the rest; "lru" keeps what was read
-            last; "auto" is "retain" where the order is known, from the first announcement on, and "lru" otherwise.
-        concurrency: most samples being read ahead at once; None is 256, from local disk 8 for each decode thread.
-        decode_threads: threads that decode; None is one a processor.
-        max_object_bytes: objects that are or claim to be larger, or whose values take over 1 MiB more, are refused
-            before memory is taken for them. Left at 8 GB it is 1 GB for JSON, whose values take 48 times its bytes.
-        resilience: `{constant: value}` of `streaming.resilience.ResilienceConfig`, such as `{"deadline_s": 300}`.
-        owner: what reads, see "Processes and threads": "thread" is a thread of this process, "process" a child process,
-            for a trainer whose Python leaves that thread too little time. `prepare` and sources are then sent there.
-        seed: of the order and of the generators that `transform` gets.
-        on_error: "raise" at the read of a sample that is missing, damaged or refused by `prepare`; "replace" gives
-            another in its place, the same on every rank and in every run, and counts it.
-        quarantine_path: file to which a line of JSON is appended for each sample that was replaced.
-        max_bad_share: once more than ten samples, and more than this share, were replaced, `TooManyBadSamples` is
-            raised.
-        name: what metrics and dashboards call this data set, such as "train".
 
     Raises:
         ConfigError: a setting that cannot be used, or a mapping to an unknown source.
@@ -124,31 +91,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         max_bad_share: float = 0.01,
         name: str = "data",
     ) -> None:
-        self._config: AdapterConfig | None = AdapterConfig(
-            sources=sources,
-            data_mapping=data_mapping,
-            cache_size_gb=cache_size_gb,
-            max_ttl_seconds=max_ttl_seconds,
-            prefetch_ahead=prefetch_ahead,
-            enable_prefetch=enable_prefetch,
-            compression_type=compression_type,
-            missing=missing,
-            rename=dict(rename or {}),
-            index_path=index_path,
-            index_is_shared=index_is_shared,
-            refresh=refresh,
-            policy=policy,
-            concurrency=concurrency,
-            decode_threads=decode_threads,
-            max_object_bytes=max_object_bytes,
-            resilience=None if resilience is None else dict(resilience),
-            owner=owner,
-            seed=seed,
-            on_error=on_error,
-            quarantine_path=quarantine_path,
-            max_bad_share=max_bad_share,
-            name=name,
-        )
+        given = locals()
+        self._config: AdapterConfig | None = AdapterConfig(**{name: given[name] for name in AdapterConfig.model_fields})
         self._name = name
         self._prepare = prepare
         self._transform = None if transform is None else Transform(transform, seed)
@@ -158,9 +102,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def _start(self) -> None:
         """Set what is not configuration, in a new object and in an unpickled one."""
-        self._reader: Engine | Worker | None = None
+        self._reader: SampleReader | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
-        self._orders = OrderNumbers()
+        self._orders = OrderTokens()
         self._reads_ahead = self._config is not None and self._config.enable_prefetch
         self._length = 0
         self._is_closed = False
@@ -170,7 +114,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     @classmethod
     def from_config(cls, config: AdapterConfig | Mapping[str, Any] | str | os.PathLike[str], **overrides: Any) -> Self:
         """An adapter from a dict, or a YAML or JSON file, with the names of the constructor's arguments."""
-        settings = config if isinstance(config, AdapterConfig) else load_config(config)
+        settings = load_config(config)
         arguments = {name: getattr(settings, name) for name in type(settings).model_fields}
         return cls(**{**arguments, **overrides})
 
@@ -250,11 +194,11 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def forget(self, order: object) -> None:
         """Say that what was announced under this `order` and was not read yet will not be read."""
-        number = self._orders.pop(order)
-        if number is not None and self._reader is not None:
-            self._reader.forget(number)
+        token = self._orders.pop(order)
+        if token is not None and self._reader is not None:
+            self._reader.forget(token)
 
-    def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Awaitable[None]:
+    def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Done[None] | Pending[None]:
         """Bring these samples into the cache in the background, where their first read counts as a prefetch hit.
 
         With a `prefetch_ahead`, at most so many of them are unread; the others follow as these are read. Awaiting the
@@ -277,10 +221,10 @@ class StreamingDatasetAdapter(Dataset[Any]):
         In one process: other processes that share the cache go on.
         """
         self._reads_ahead = False
-        numbers = self._orders.pop_all()
+        tokens = self._orders.pop_all()
         if self._reader is not None:
-            for number in numbers:
-                self._reader.forget(number)
+            for token in tokens:
+                self._reader.forget(token)
             self._reader.stop_fetching()
         return Done(None)
 
@@ -368,33 +312,27 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     # -- opening, closing, other processes
 
-    def _open(self) -> Engine | Worker:
+    def _open(self) -> SampleReader:
         if self._reader is None:
             with self._opening:
                 if self._is_closed:
                     raise ClosedError("this adapter was closed; make a new one to read again")
                 if self._reader is None:
-                    reader = self._make_owner()
+                    reader = self._open_reader()
                     TOTALS.add(reader, self._name, self)
                     self._reader = reader
         return self._reader
 
-    def _make_owner(self) -> Engine | Worker:
+    def _open_reader(self) -> SampleReader:
         config = self._config
         assert config is not None  # only a worker has none, and a worker has a reader
         worker = get_worker_info()
-        # An adapter first used inside a DataLoader worker is an owner of its own, with its share of the budget.
+        # An adapter first used inside a DataLoader worker has an engine of its own, with its share of the budget.
         shares = ranks_of_node() * (worker.num_workers if worker else 1)
-        if config.owner == "process":
-            remote = RemoteEngine(config, self._prepare, shares)
-            self._length = remote.length
-            self._finalizer = weakref.finalize(self, remote.close)
-            return remote
-        owner = open_engine(config, self._prepare, shares)
-        self._length = len(owner.index)
-        self._finalizer = weakref.finalize(self, _close_dropped, owner, os.getpid())
-        self._finalizer.atexit = False  # the runtime ends everything at interpreter exit
-        return owner
+        reader = open_reader(config, self._prepare, shares)
+        self._length = reader.length
+        self._finalizer = reader.close_with(self)
+        return reader
 
     def close(self) -> None:
         """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
@@ -444,7 +382,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def _after_fork_in_child(self) -> None:
         """See `streaming.engine.forks`."""
         self._opening = threading.Lock()
-        self._orders = OrderNumbers()
+        self._orders = OrderTokens()
         if self._finalizer is not None:
             self._finalizer.detach()
         if self._reader is not None:
@@ -454,8 +392,3 @@ class StreamingDatasetAdapter(Dataset[Any]):
 def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> StreamingDatasetAdapter:
     """An adapter from a dict; see `StreamingDatasetAdapter.from_config`."""
     return StreamingDatasetAdapter.from_config(config)
-
-
-def _close_dropped(owner: Engine, pid: int) -> None:
-    if os.getpid() == pid:
-        current_runtime().submit(owner.aclose())

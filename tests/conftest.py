@@ -21,7 +21,7 @@ import pytest
 
 import streaming.codecs.registry
 import streaming.sources
-from streaming.core.config import SOURCE_TYPES
+from streaming.core.source_config import SOURCE_TYPES
 from streaming.telemetry.totals import TOTALS
 
 SERVICES = Path(__file__).parent / "services"

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 OK = 200
 
@@ -39,7 +39,7 @@ def respond(status: int = OK, body: bytes = b"", length: int | None = -1, **head
     return answer
 
 
-def ranged(body: bytes, **headers: str) -> Answer:
+def ranged(body: bytes, **headers: Any) -> Answer:
     """Answer ranges as they are asked for, and whole reads with all."""
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:

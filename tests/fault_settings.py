@@ -91,7 +91,7 @@ def _fault(
     return Fault(name, alert, code, setting, replace(setting, **repair), labels, ranks, stage, resource)
 
 
-_SMALL: Final = {"samples": 80, "line_s": 0.03}
+_SMALL: Final[dict[str, Any]] = {"samples": 80, "line_s": 0.03}
 """A data set of which several passes are over soon, on a line that fetches it in 2.4 s."""
 
 FAULTS: Final = {

@@ -284,7 +284,7 @@ def _answer(child: subprocess.Popen[str]) -> dict[str, Any]:
     assert child.stdout is not None
     line = child.stdout.readline()
     if not line:
-        raise RuntimeError(f"{child.args} ended with exit status {child.wait()}")
+        raise RuntimeError(f"{child.args!r} ended with exit status {child.wait()}")
     told: dict[str, Any] = json.loads(line)
     return told
 

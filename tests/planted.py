@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from streaming.codecs import Codec, register_codec
 from streaming.codecs.base import Buffer
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources.base import Blob, DataSource, FileInfo
 from streaming.sources.memory import MemorySource
 

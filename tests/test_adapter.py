@@ -5,6 +5,7 @@ import gc
 import os
 import pickle
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ def test_a_loader_reads_every_sample_once(adapter, num_workers):
     sampler = adapter.look_ahead(RandomSampler(adapter, generator=generator))
     loader = DataLoader(adapter, batch_size=5, sampler=sampler, num_workers=num_workers)
     for _ in range(2):
-        seen = {}
+        seen: dict[int, float] = {}
         for batch in loader:
             values = batch["latent_conditions"]["latents"][:, 0, 0, 0, 0]
             seen.update(zip(batch["idx"].tolist(), values.tolist(), strict=True))
@@ -254,7 +255,8 @@ def _fail(sample):
 @pytest.mark.parametrize("stage", ["prepare", "transform"])
 def test_a_failing_function_of_the_user_is_named(root, stage):
     """The error says which stage and which sample, and keeps the cause; the next read tries again."""
-    with StreamingDatasetAdapter(str(root), MAPPING, **{stage: _fail}) as adapter:
+    functions: dict[str, Any] = {stage: _fail}
+    with StreamingDatasetAdapter(str(root), MAPPING, **functions) as adapter:
         for _ in range(2):
             with pytest.raises(
                 PrepareError, match=rf"{stage} failed on sample 1.*ZeroDivisionError: planted"
@@ -357,7 +359,7 @@ def test_sources_are_given_in_every_form(root):
     for form in forms:
         with StreamingDatasetAdapter(form, MAPPING) as adapter:
             assert _value(adapter[1]) == 1
-    from streaming.core.config import parse_source
+    from streaming.core.source_config import parse_source
 
     with StreamingDatasetAdapter(LocalDataSource(parse_source(source)), MAPPING) as adapter:
         assert _value(adapter[1]) == 1

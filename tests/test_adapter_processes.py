@@ -13,11 +13,12 @@ import textwrap
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
 from streaming.core.runtime import current_runtime
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ClosedError, ConfigError, EngineGoneError, ObjectNotFoundError, PrepareError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.monitoring.metrics import Collector
@@ -284,6 +285,7 @@ def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, owner, w
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
     state = json.loads(process.stdout.readline())
     assert len(state["children"]) == workers + (owner == "process")
     pidfds = [os.pidfd_open(child) for child in state["children"]]
@@ -454,7 +456,7 @@ def test_ranks_share_the_adapter_of_their_parent(tmp_path, method, workers):
     """Each sample is read once by one of them and fetched once by the parent; the run's fingerprint is the parent's."""
     source = _source()
     with StreamingDatasetAdapter(source) as adapter:
-        torch.multiprocessing.start_processes(_train, (adapter, workers, tmp_path), nprocs=2, start_method=method)
+        start_processes(_train, (adapter, workers, tmp_path), nprocs=2, start_method=method)
         told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
         for number in range(2):
             assert sorted(told[0]["passes"][number] + told[1]["passes"][number]) == list(range(COUNT))
@@ -502,7 +504,7 @@ def test_everything_works_in_a_rank(tmp_path, method, owner):
     with StreamingDatasetAdapter(source, transform=_fail_at_three, cache_size_gb=1.5, owner=owner) as adapter:
         folder = tmp_path.parent / f"{tmp_path.name}-told"
         folder.mkdir()
-        torch.multiprocessing.start_processes(_use_everything, (adapter, folder), nprocs=1, start_method=method)
+        start_processes(_use_everything, (adapter, folder), nprocs=1, start_method=method)
         assert (folder / "done").exists()
         _check([adapter[0]])
 

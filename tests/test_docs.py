@@ -21,14 +21,16 @@ import typer.main
 from streaming import errors
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
-from streaming.core import config
+from streaming.core.adapter_config import AdapterConfig
+from streaming.core.source_config import DataSourceConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 GUIDE = REPOSITORY / "INTEGRATION_GUIDE.md"
 REFERENCE = REPOSITORY / "docs" / "reference"
 SECURITY = REPOSITORY / "SECURITY.md"
-DOCUMENTS = [README, GUIDE, SECURITY, *sorted((REPOSITORY / "docs").rglob("*.md"))]
+CONTRIBUTING = REPOSITORY / "CONTRIBUTING.md"
+DOCUMENTS = [README, GUIDE, SECURITY, CONTRIBUTING, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
 def name_of(document: Path) -> str:
@@ -57,7 +59,11 @@ PYTHON_BLOCKS = [block for document in DOCUMENTS for block in blocks(document) i
 
 
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     return subprocess.run(arguments, cwd=folder, env=environment, text=True, capture_output=True, timeout=240)
 
 
@@ -148,6 +154,14 @@ def test_the_tree_in_the_readme_exists() -> None:
             folder = words.split()[-1]
 
 
+def test_the_files_that_a_contributor_touches_exist() -> None:
+    """Each path in CONTRIBUTING.md is a file or folder; `NAME` stands for the new one."""
+    words = re.findall(r"`([\w.*-]+/[\w./*-]*)`", CONTRIBUTING.read_text())
+    paths = [word for word in words if "NAME" not in word]
+    assert len(paths) > 20
+    assert [path for path in paths if not any(REPOSITORY.glob(path.removesuffix("/")))] == []
+
+
 def rows(document: Path) -> set[str]:
     """The names that begin the rows of the tables of a document."""
     return set(re.findall(r"^\| `([^`]+)` \|", document.read_text(), re.MULTILINE))
@@ -158,7 +172,7 @@ def test_the_guide_lists_every_option_of_the_adapter() -> None:
     assert set(inspect.signature(StreamingDatasetAdapter).parameters) - {"self"} <= rows(GUIDE)
 
 
-@pytest.mark.parametrize("model", [config.DataSourceConfig, config.AdapterConfig])
+@pytest.mark.parametrize("model", [DataSourceConfig, AdapterConfig])
 def test_the_guide_lists_every_field_of_the_configuration(model: Any) -> None:
     """Each field of a configuration has a row in a table of the guide."""
     assert set(model.model_fields) <= rows(GUIDE)
@@ -241,7 +255,7 @@ def test_a_row_shows_the_saved_figure(tmp_path: Path) -> None:
     saved = tmp_path / f"{row.benchmark}.json"
     saved.write_text(json.dumps({"figures": figures, "machine": machine}))
     lines = list(README_TABLE["table"](tmp_path))
-    assert f"| {row.text} | 0.91 x | 0.90 x to 0.95 x | `{row.benchmark}.py` |" in lines
+    assert f"| {row.text} | 0.91x | 0.90x to 0.95x | `{row.benchmark}.py` |" in lines
     assert all(f"`{row.benchmark}.py`" in line for line in lines if line.startswith("| ") and ".py`" in line)
     assert lines[-1] == "Measured on 2 cores (some), Linux 6, Python 3.11.7."
 

@@ -12,10 +12,11 @@ import typer
 
 from streaming import cache
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.cache.fill import UNKNOWN_BYTES
+from streaming.cache.budget import UNKNOWN_BYTES
 from streaming.cli.app import app
-from streaming.core import config
+from streaming.core.adapter_config import DEFAULT_MAPPING, AdapterConfig
 from streaming.core.config_reference import main, markdown
+from streaming.core.source_config import SOURCE_TYPES, DataSourceConfig
 from streaming.engine import fetch
 from streaming.order import batching
 from streaming.prefetch import announce_window, readahead
@@ -48,7 +49,7 @@ def test_the_reference_of_settings_is_fresh(tmp_path: Path, capsys: pytest.Captu
     assert "streaming.core.config_reference" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("model", [config.AdapterConfig, config.DataSourceConfig])
+@pytest.mark.parametrize("model", [AdapterConfig, DataSourceConfig])
 def test_every_setting_has_a_description(model: Any) -> None:
     """The reference would have an empty cell, and an error no explanation."""
     assert [name for name, field in model.model_fields.items() if not field.description] == []
@@ -57,16 +58,28 @@ def test_every_setting_has_a_description(model: Any) -> None:
 def test_the_adapter_has_the_defaults_of_its_settings() -> None:
     """Keyword arguments and a file that leave a setting out mean the same; None stands for an empty dict."""
     parameters = inspect.signature(StreamingDatasetAdapter).parameters
-    for name in config.AdapterConfig.model_fields:
+    for name in AdapterConfig.model_fields:
         if name != "sources":
-            default = default_of(config.AdapterConfig, name)
+            default = default_of(AdapterConfig, name)
             assert parameters[name].default == (None if default == {} else default), name
 
 
-@pytest.mark.parametrize("model", [config.AdapterConfig, config.DataSourceConfig])
+def test_the_options_of_the_adapter_are_the_same_everywhere() -> None:
+    """Signature, docstring and guide have the settings of the model, in its order, and the two functions."""
+    settings = AdapterConfig.model_fields
+    parameters = list(inspect.signature(StreamingDatasetAdapter).parameters)
+    assert [name for name in parameters if name not in ("prepare", "transform")] == list(settings)
+    [rows] = re.findall(r"^\| Option \| Default \| Meaning \|\n(.*?)\n\n", GUIDE.read_text(), re.M | re.S)
+    assert re.findall(r"^\| `(\w+)` \|", rows, re.M) == parameters
+    docstring = " ".join((StreamingDatasetAdapter.__doc__ or "").split())
+    for name, field in settings.items():
+        assert f" {name}: {field.description}. " in docstring
+
+
+@pytest.mark.parametrize("model", [AdapterConfig, DataSourceConfig])
 def test_the_guide_has_the_defaults_of_the_settings(model: Any) -> None:
     """The column of defaults in the guide, for each setting that has one."""
-    table = "Setting" if model is config.DataSourceConfig else "Option"
+    table = "Setting" if model is DataSourceConfig else "Option"
     [rows] = re.findall(rf"^\| {table} \| Default \| Meaning \|\n(.*?)\n\n", GUIDE.read_text(), re.M | re.S)
     shown = dict(re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? ?\|", rows, re.M))
     for name, field in model.model_fields.items():
@@ -80,8 +93,8 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", (REPOSITORY / "SECURITY.md").read_text(), re.M)
     assert len(rows) == 10
     for name, shown in rows:
-        is_of_source = name in config.DataSourceConfig.model_fields
-        default = default_of(config.DataSourceConfig, name) if is_of_source else getattr(ResilienceConfig(), name)
+        is_of_source = name in DataSourceConfig.model_fields
+        default = default_of(DataSourceConfig, name) if is_of_source else getattr(ResilienceConfig(), name)
         assert eval(shown, {}) == default, name
 
 
@@ -89,12 +102,15 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
     ("document", "sentence", "value"),
     [
         ("docs/explanation/flow.md", r"announces up to ([\d,]+) positions", announce_window.HORIZON),
-        ("docs/explanation/memory.md", r"(\d+) MiB before the first", fetch.UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"(\d+) MiB before the first", UNKNOWN_BYTES >> 20),
         ("docs/explanation/memory.md", r"Local files of over (\d+) kB", fetch.LARGE_BYTES // 1000),
         ("docs/howto/lengths.md", r"planned ([\d,]+) positions at a time", batching.WINDOW),
         ("INTEGRATION_GUIDE.md", r"most samples being read ahead at once; `None` is (\d+)", readahead.CONCURRENCY),
-        ("streaming/adapter.py", r"most samples being read ahead at once; None is (\d+)", readahead.CONCURRENCY),
+        (
+            "streaming/core/adapter_config.py",
+            r"most samples being read ahead at once; None is (\d+)",
+            readahead.CONCURRENCY,
+        ),
         ("streaming/prefetch/readahead.py", r"None adapts between (\d+) and", readahead.START_DEPTH),
         ("streaming/prefetch/readahead.py", r"None adapts between \d+ and ([\d,]+)", readahead.MAX_DEPTH),
     ],
@@ -122,7 +138,7 @@ def test_the_defaults_of_options_are_in_the_reference(command: str, option: Any)
     assert default in re.split(r"[;,\s`]+", meaning)
 
 
-SCHEMES = sorted({*config.SOURCE_TYPES} - {"local", "memory", "https", "gcs", "huggingface"})
+SCHEMES = sorted({*SOURCE_TYPES} - {"local", "memory", "https", "gcs", "huggingface"})
 """What URLs begin with; objects in memory are of no use to a command, and the rest are other words for these."""
 
 
@@ -143,19 +159,19 @@ def test_the_help_of_a_url_names_every_type_of_source(command: str) -> None:
 
 def test_the_types_of_sources_in_the_text_are_those_of_the_code() -> None:
     """In the guide's table, and in the description that an error shows."""
-    kinds = set(config.SOURCE_TYPES.values())
+    kinds = set(SOURCE_TYPES.values())
     [cell] = re.findall(r"^\| `source_type` \| \| (.*?) \|$", GUIDE.read_text(), re.M)
     assert set(re.findall(r'"(\w+)"', cell)) == kinds
-    description = config.DataSourceConfig.model_fields["source_type"].description or ""
+    description = DataSourceConfig.model_fields["source_type"].description or ""
     assert set(re.findall(r"\w+", description)) - {"or"} == kinds
-    assert all(f"{scheme}:" in (config.DataSourceConfig.from_url.__doc__ or "") for scheme in SCHEMES)
+    assert all(f"{scheme}:" in (DataSourceConfig.from_url.__doc__ or "") for scheme in SCHEMES)
 
 
 def test_the_keys_without_a_mapping_are_in_the_text() -> None:
     """In the guide, in the docstring of the adapter, and in the description of the setting."""
-    described = config.AdapterConfig.model_fields["data_mapping"].description or ""
+    described = AdapterConfig.model_fields["data_mapping"].description or ""
     for text in (GUIDE.read_text(), StreamingDatasetAdapter.__doc__ or "", described):
-        for word in (*config.DEFAULT_MAPPING, *config.DEFAULT_MAPPING.values()):
+        for word in (*DEFAULT_MAPPING, *DEFAULT_MAPPING.values()):
             assert word in text
 
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +33,9 @@ def write_parts(root, *folders):
     return str(root)
 
 
-def keys_of(sources, *mapping, **options):
+def keys_of(sources, mapping=None, **options):
     """The keys of a sample apart from its position; every part of it must be of the same sample."""
-    with StreamingDatasetAdapter(sources, *mapping, cache_size_gb=0.1, **options) as dataset:
+    with StreamingDatasetAdapter(sources, mapping, cache_size_gb=0.1, **options) as dataset:
         assert len(dataset) == COUNT
         sample = dataset[3]
         assert {float(sample[key]["x"]) for key in sample if key != "idx"} == {3.0}
@@ -422,7 +423,7 @@ def test_prefetch_batch_leaves_what_was_read_ahead_to_its_reader(tmp_path):
 
 async def test_stopping_the_worker_ends_a_batch(tmp_path):
     """What a batch has not fetched yet is dropped with the rest."""
-    options = {"cache_size_gb": 0.1, "prefetch_ahead": 1}
+    options: dict[str, Any] = {"cache_size_gb": 0.1, "prefetch_ahead": 1}
     with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), **options) as dataset:
         await dataset.prefetch_batch([0, 1, 2])
         dataset.stop_prefetch_worker()

@@ -15,8 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "streaming"
 
 LAYERS = (
     ("errors", "core"),
-    ("telemetry",),
-    ("codecs", "order"),
+    ("telemetry", "codecs", "order"),
     ("sources.base",),
     ("sources", "index"),
     ("resilience", "testing"),
@@ -149,7 +148,7 @@ def test_there_is_no_ring() -> None:
         ("import streaming; dir(streaming)", {"torch", "numpy", "pydantic", "obstore", "aiohttp"}),
         ("import streaming.cli.app", {"torch", "numpy", "pydantic", "obstore", "aiohttp"}),
         ("import streaming.sources", {"torch", "obstore", "aiohttp"}),
-        ("import streaming.core.config", {"torch", "numpy", "obstore", "aiohttp"}),
+        ("import streaming.core.adapter_config", {"torch", "numpy", "obstore", "aiohttp"}),
         ("import streaming.index", {"torch", "obstore", "aiohttp"}),
     ],
 )

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "AsyncPrefetcher":  # lives beside the cache, not under it; importable from here for older code
-        from streaming.prefetch.async_prefetcher import AsyncPrefetcher
+if not TYPE_CHECKING:  # or type checkers would take any name for one of this package
 
-        return AsyncPrefetcher
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "AsyncPrefetcher":  # lives beside the cache, not under it; importable from here for older code
+            from streaming.prefetch.async_prefetcher import AsyncPrefetcher
+
+            return AsyncPrefetcher
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

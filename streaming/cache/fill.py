@@ -9,12 +9,12 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any, Protocol
 
-from streaming.cache.budget import Reservation
+from streaming.cache.budget import UNKNOWN_BYTES
+from streaming.cache.reservation import Reservation
 from streaming.core.logs import get_logger
 
 Fetch = Callable[[Any], Awaitable[Any]]
 
-UNKNOWN_BYTES = 8 << 20  # held in the budget for a read whose size is not known yet
 _FETCHES = 32
 
 logger = get_logger(__name__)

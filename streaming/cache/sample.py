@@ -11,30 +11,28 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from streaming.cache.arena import Place
 from streaming.cache.batch import read_batch
-from streaming.cache.budget import Reservation, budget_bytes
+from streaming.cache.budget import budget_bytes
 from streaming.cache.compression import Compression, Entry
 from streaming.cache.counts import CacheMetrics
 from streaming.cache.fill import Filler
 from streaming.cache.leaves import Unsupported
 from streaming.cache.reading import STALE, PlaceTuple, load
+from streaming.cache.reservation import Reservation, ReservationState
 from streaming.cache.retain import Retain
 from streaming.cache.store import Store, entry_size
 from streaming.core.logs import get_logger
+from streaming.core.miss import MISS
 from streaming.core.runtime import Done
 from streaming.errors import ConfigError
 
-__all__ = ["MISS", "STALE", "CacheMetrics", "Entry", "Reservation", "SmartLRUCache"]
-
-MISS: Final[Any] = object()
-"""What `get_nowait` returns for an absent key, unless told otherwise."""
+__all__ = ["CacheMetrics", "SmartLRUCache"]
 
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
 
-_LATELY = 256  # entries over which is averaged
 _SMALL_WINDOW = 16 << 20  # passes within 0.1 s at 160 MB/s, and a worker on a busy machine may take as long to copy
 
 logger = get_logger(__name__)
@@ -100,8 +98,6 @@ class SmartLRUCache:
         self._generations = self.arena.generations
         self._lock = threading.Lock()
         self._filler = Filler(prefetch_ahead)
-        self._flights: dict[Hashable, Reservation] = {}
-        self._ahead = 0.0  # bytes read ahead, on average lately
         self._has_warned = False
 
     @property
@@ -222,8 +218,8 @@ class SmartLRUCache:
             key: any hashable.
             entry: from `encode`.
             prefetched: its first read counts as a prefetch hit.
-            reservation: the room held for this read; ends here in any case. One made for this key needs no mention:
-                its room becomes the entry's, and that of a read ahead counts as ahead until it is released.
+            reservation: the room held for this read, which becomes the entry's. One that lasts until the sample is read
+                holds the entry of a read ahead until it is released; any other ends here, whatever is returned.
 
         Returns:
             False if it cannot be held: larger than the cache, or than what may be evicted; or it passes, and the reader
@@ -231,16 +227,15 @@ class SmartLRUCache:
         """
         store = self._store
         with self._lock:
-            flight = reservation or self._flights.get(key)
-            self._ahead += (store.budget.ahead - self._ahead) / _LATELY
+            store.budget.on_admission()
             is_wanted = store.policy.wants(key, entry_size(entry.nbytes))
-            is_keyed = flight is not None and flight.key is not None
-            is_handed_over = is_keyed and flight is not None and flight.demanded == self.serves_processes
-            if is_handed_over and not is_wanted:
-                store.drop(key)
-                return False
-        becomes = None if is_keyed and flight is not None and not flight.demanded and is_handed_over else flight
-        place = self._take_room(key, entry.nbytes, becomes)
+            if reservation is not None and reservation.has_reader(self.serves_processes):
+                if not is_wanted:
+                    store.drop(key)
+                    return False
+                if not reservation.demanded:  # it continues to hold what the reader keeps
+                    reservation = None
+        place = self._take_room(key, entry.nbytes, reservation)
         if place is None:
             return False
         is_whole = False
@@ -249,15 +244,22 @@ class SmartLRUCache:
             is_whole = True
         finally:
             with self._lock:
-                is_pinned = becomes is not None and becomes.parked > 0
+                is_pinned = reservation is not None and reservation.state is ReservationState.STORED_UNREAD
                 store.publish(key, place, entry, is_whole=is_whole, is_unread=prefetched, is_pinned=is_pinned)
         return is_whole and not store.is_closed
 
-    def put_nowait(self, key: Hashable, data: Any, compress: bool = True, prefetched: bool = False) -> bool:
-        """Encode and store a sample in this thread. False if it is not held afterwards."""
+    def put_nowait(
+        self,
+        key: Hashable,
+        data: Any,
+        compress: bool = True,
+        prefetched: bool = False,
+        reservation: Reservation | None = None,
+    ) -> bool:
+        """Encode and store a sample in this thread; see `admit`. False if it is not held afterwards."""
         entry = self.encode(data, compress)
         if entry is not None:
-            return self.admit(key, entry, prefetched=prefetched)
+            return self.admit(key, entry, prefetched=prefetched, reservation=reservation)
         self.invalidate(key)
         return False
 
@@ -293,59 +295,34 @@ class SmartLRUCache:
 
     # -- in flight
 
-    def reserve(self, nbytes: int, *, demanded: bool = False, key: Hashable = None) -> Reservation | None:
+    def reserve(self, nbytes: int, *, demanded: bool = False, until_read: bool = False) -> Reservation | None:
         """Hold room in the budget for a read in flight.
 
         Args:
-            nbytes: expected size; `Reservation.resize` corrects it.
+            nbytes: expected size.
             demanded: somebody waits: evicts what is stored, what "retain" keeps only if nothing else is in flight.
                 Else at most `window` is held this way.
-            key: whose sample is read, so that `admit` finds the reservation; room for the bookkeeping is added.
+            until_read: hold it until the sample is read and not until it is admitted; room for the bookkeeping is
+                added.
 
         Returns:
             None if there is no room: a prefetch should wait; a demanded read that is larger than the budget goes
             without (counted as bypassed), and one that meets other reads should wait for those that are demanded too,
             or cancel the furthest of the others.
         """
-        if key is not None:
+        if until_read:
             nbytes = min(entry_size(nbytes), max(nbytes, self.max_bytes))
-        reservation = Reservation(self, demanded, key)
-        if demanded and nbytes > self._store.budget.max_bytes:
-            with self._lock:
-                self._store.metrics.bypassed += 1
-            return None
-        if not self.resize_reservation(reservation, nbytes):
-            return None
-        if key is not None:
-            self._flights[key] = reservation
-        return reservation
-
-    def resize_reservation(self, reservation: Reservation, nbytes: int) -> bool:
-        """See `Reservation.resize`."""
-        budget = self._store.budget
-        demanded = reservation.demanded
         while True:
             with self._lock:
-                if not nbytes:
-                    self._end_flight(reservation)
-                more = nbytes - reservation.nbytes
-                if more > 0 and not demanded and budget.ahead + more > self.window:
-                    return False
-                is_alone = budget.reserved == reservation.nbytes
-                has_room = more <= 0 or self._store.make_room(more, demanded and is_alone)
-                if has_room:
-                    budget.hold(more, demanded)
-                    reservation.nbytes = nbytes
-                if has_room is not None:
-                    return has_room
+                has_room = self._store.reserve(nbytes, demanded, self.serves_processes)
+            if has_room:
+                return Reservation(self._release, nbytes, demanded=demanded, until_read=until_read)
+            if has_room is False:
+                return None
 
-    def _end_flight(self, reservation: Reservation) -> None:
-        if self._flights.get(reservation.key) is reservation:
-            del self._flights[reservation.key]
-        if reservation.parked:
-            self._store.budget.ahead -= reservation.parked
-            reservation.parked = 0
-            self._store.policy.unpin(reservation.key)
+    def _release(self, reservation: Reservation) -> None:
+        with self._lock:
+            self._store.release(reservation)
 
     # -- numbers
 
@@ -372,28 +349,14 @@ class SmartLRUCache:
                 "prefetched_unread": len(self.unread),
             }
             counts = self._store.metrics.as_stats()
-            ahead = self._ahead * (1 if self.serves_processes else 2)  # else in the cache and with who read them
+            ahead = budget.mean_ahead * (1 if self.serves_processes else 2)  # else in the cache and with who read them
             predicted = self._store.policy.predicted_hit_rate(self.samples, ahead) if self.samples else None
         rates = {"predicted_hit_rate": predicted, "policy": self.policy}
         return held | counts | rates | {"compression_type": self.compression_type}
 
-    def _take_room(self, key: Hashable, nbytes: int, becomes: Reservation | None) -> Place | None:
-        """A place for an entry, made of the room that a reservation holds and of what else is there."""
-        store = self._store
+    def _take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | None:
         while True:
             with self._lock:
-                held = becomes.nbytes if becomes is not None else 0
-                if becomes is not None:
-                    store.budget.hold(-held, becomes.demanded)
-                store.drop(key)  # from now on the old value is wrong, whether or not the new one fits
-                place = store.take_room(key, nbytes)
-                if becomes is not None:
-                    if place or (place is False and becomes.key is None):
-                        becomes.nbytes = 0
-                    else:
-                        store.budget.hold(held, becomes.demanded)
-                    if place and becomes.key is not None and not becomes.demanded:
-                        becomes.parked = entry_size(nbytes)
-                        store.budget.ahead += becomes.parked
-                if place is not None:
-                    return place or None
+                place = self._store.take_room(key, nbytes, reservation)
+            if place is not None:
+                return place or None

@@ -13,6 +13,7 @@ from streaming.cache.compression import Entry
 from streaming.cache.counts import CacheMetrics
 from streaming.cache.policy import LRU, NOTHING
 from streaming.cache.reading import PlaceTuple
+from streaming.cache.reservation import Reservation, ReservationState
 from streaming.cache.retain import Retain, make_policy
 from streaming.cache.unread import Unread
 
@@ -100,10 +101,54 @@ class Store:
         """Whether a key is held and not too old."""
         return key in self.records and not (self._deadlines and self._expire(key))
 
+    # -- reads in flight
+
+    def reserve(self, nbytes: int, demanded: bool, is_shared: bool) -> bool | None:
+        """Hold bytes for a read. False: there is no room. None: enough for one hold of the lock."""
+        budget = self.budget
+        if demanded and nbytes > budget.max_bytes:
+            self.metrics.bypassed += 1
+            return False
+        if not demanded and budget.ahead + nbytes > self.window(is_shared):
+            return False
+        has_room = self.make_room(nbytes, demanded and not budget.reserved)
+        if has_room:
+            budget.hold(nbytes, demanded)
+        return has_room
+
+    def release(self, reservation: Reservation) -> None:
+        """Give the bytes of a reservation back. Idempotent."""
+        if reservation.state is ReservationState.RESERVED:
+            self.budget.hold(-reservation.nbytes, reservation.demanded)
+        elif reservation.state is ReservationState.STORED_UNREAD:
+            self.budget.ahead -= reservation.nbytes
+            self.policy.unpin(reservation.key)
+        reservation.state, reservation.nbytes = ReservationState.RELEASED, 0
+
     # -- adding
 
-    def take_room(self, key: Hashable, nbytes: int) -> Place | Literal[False] | None:
-        """A place to be filled and published. False: there can be none. None: enough for one hold of the lock."""
+    def take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | Literal[False] | None:
+        """A place to be filled and published, in the room that was reserved and what else is free or evicted.
+
+        The key is absent from now on: its old value is wrong, whether or not the new one fits. False: there can be no
+        place. None: enough for one hold of the lock.
+        """
+        self.drop(key)
+        if reservation is None or reservation.state is not ReservationState.RESERVED:
+            return self._take_place(key, nbytes)
+        self.budget.hold(-reservation.nbytes, reservation.demanded)
+        place = self._take_place(key, nbytes)
+        if place is None or (place is False and reservation.until_read):
+            self.budget.hold(reservation.nbytes, reservation.demanded)
+        elif place and reservation.until_read and not reservation.demanded:
+            reservation.state = ReservationState.STORED_UNREAD
+            reservation.key, reservation.nbytes = key, entry_size(nbytes)
+            self.budget.ahead += reservation.nbytes
+        else:
+            reservation.state, reservation.nbytes = ReservationState.RELEASED, 0
+        return place
+
+    def _take_place(self, key: Hashable, nbytes: int) -> Place | Literal[False] | None:
         need = entry_size(nbytes)
         if self.is_closed:
             return False

@@ -1,1 +1,1 @@
-"""What the commands of `streaming.cli.app` do, one file for each kind; imported when the command is run."""
+"""The commands of `streaming.cli.app`, one module each, imported when the command runs."""

@@ -83,7 +83,7 @@ def ls(
 ) -> None:
     """List the objects of a source: size, ETag and path, one a line (with --json one JSON object a line)."""
     with outcome():
-        from streaming.cli.objects import list_objects
+        from streaming.cli.ls import list_objects
 
         list_objects(url, prefix, json)
 
@@ -98,7 +98,7 @@ def get(
     if json and output is None:
         raise typer.BadParameter("--json needs -o FILE: the object itself goes to standard output otherwise")
     with outcome():
-        from streaming.cli.objects import get_object
+        from streaming.cli.get import get_object
 
         get_object(url, output, json)
 
@@ -128,7 +128,7 @@ def index(
 ) -> None:
     """Match the samples of the sources by name, count them, and save the index."""
     with outcome():
-        from streaming.cli.samples import build_index
+        from streaming.cli.index import build_index
 
         build_index(
             urls,
@@ -146,7 +146,7 @@ def index(
 def warm(config: Config, json: Json = False) -> None:
     """Read every sample once: warms caches on the way, names each sample that cannot be read, prints the numbers."""
     with outcome():
-        from streaming.cli.samples import warm_samples
+        from streaming.cli.warm import warm_samples
 
         warm_samples(config, json)
 
@@ -160,7 +160,7 @@ def bench(
 ) -> None:
     """Measure samples per second: cold, cached, and with a plain loop that reads one object at a time."""
     with outcome():
-        from streaming.cli.samples import bench_samples
+        from streaming.cli.bench import bench_samples
 
         bench_samples(config, samples, batch_size, json)
 
@@ -185,7 +185,7 @@ def doctor(
         raise typer.BadParameter("--mirrors compares sources, --live looks at a run: give one of them")
     with outcome():
         if live:
-            from streaming.cli.live_view import examine_live
+            from streaming.cli.doctor_live import examine_live
 
             examine_live(urls, seconds, json)
             return
@@ -206,7 +206,7 @@ def top(
 ) -> None:
     """Show each second what the ranks of a run wait for, and what to change; Ctrl-C ends it."""
     with outcome():
-        from streaming.cli.live_view import show_top
+        from streaming.cli.top import show_top
 
         show_top(targets, seconds, once, json)
 

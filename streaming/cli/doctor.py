@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import typer
 
 from streaming.cli.exit_codes import FAILED
-from streaming.cli.show import human_bytes, print_json, print_line
-from streaming.core.config import DataSourceConfig, parse_source
+from streaming.cli.printing import human_bytes, print_json, print_line
+from streaming.core.source_config import DataSourceConfig, parse_source
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -29,7 +29,7 @@ from streaming.errors import (
     StreamingError,
 )
 from streaming.index.listing import Listing, fill
-from streaming.index.unused import check_readable, judge
+from streaming.index.object_report import check_readable, left_out, unlikely_samples
 from streaming.sources import create_data_source
 from streaming.sources.base import DataSource, FileInfo
 from streaming.telemetry.skipped_objects import BY_SETTINGS
@@ -74,7 +74,7 @@ _CAUSES: tuple[tuple[type[StreamingError], str], ...] = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at: what came of it, and the likely cause where it failed."""
 
     check: str
@@ -101,32 +101,32 @@ async def _examine_all(configs: Sequence[DataSourceConfig], are_mirrors: bool, a
     for config in configs:
         listed: dict[str, int] = {}
         listings.append(listed)
-        async for finding in _look_at(config, listed):
-            outcomes.add(finding.outcome)
-            _show(config.shown_uri, finding, as_json)
+        async for result in _look_at(config, listed):
+            outcomes.add(result.outcome)
+            _show(config.shown_uri, result, as_json)
     if are_mirrors:
         for config, listed in zip(configs[1:], listings[1:], strict=True):
-            finding = _compare(configs[0].shown_uri, listings[0], listed)
-            outcomes.add(finding.outcome)
-            _show(config.shown_uri, finding, as_json)
+            result = _compare(configs[0].shown_uri, listings[0], listed)
+            outcomes.add(result.outcome)
+            _show(config.shown_uri, result, as_json)
     return FAILED_ in outcomes
 
 
-def _show(uri: str, finding: Finding, as_json: bool) -> None:
+def _show(uri: str, result: CheckResult, as_json: bool) -> None:
     if as_json:
-        print_json({"source": uri, **asdict(finding)})
+        print_json({"source": uri, **asdict(result)})
         return
-    print_line(f"{finding.outcome:<9} {finding.check:<12} {finding.detail}")
-    if finding.cause:
-        print_line(f"{'':<9} {'':<12} likely cause: {finding.cause}")
+    print_line(f"{result.outcome:<9} {result.check:<12} {result.detail}")
+    if result.cause:
+        print_line(f"{'':<9} {'':<12} likely cause: {result.cause}")
 
 
-async def _look_at(config: DataSourceConfig, listed: dict[str, int]) -> AsyncIterator[Finding]:
-    """Every finding about one source, in the order in which things depend on each other; fills in what it lists."""
-    yield Finding("source", OK, f"{config.source_type} at {config.shown_uri}")
+async def _look_at(config: DataSourceConfig, listed: dict[str, int]) -> AsyncIterator[CheckResult]:
+    """Every result about one source, in the order in which things depend on each other; fills in what it lists."""
+    yield CheckResult("source", OK, f"{config.source_type} at {config.shown_uri}")
     endpoint = _endpoint(config)
     if endpoint:
-        yield Finding("credentials", OK, _credentials(config))
+        yield CheckResult("credentials", OK, _credentials(config))
         yield await _tried("endpoint", _connect, endpoint)
         yield await _tried("clock", _compare_clocks, endpoint)
     try:
@@ -141,14 +141,14 @@ async def _look_at(config: DataSourceConfig, listed: dict[str, int]) -> AsyncIte
         if listed:
             yield await _tried("read", _read_some, source, listed)
         else:
-            yield Finding("read", LEFT_OUT, "nothing was listed that could be read")
+            yield CheckResult("read", LEFT_OUT, "nothing was listed that could be read")
 
 
-async def _tried(check: str, look: Callable[..., Awaitable[str]], *args: object) -> Finding:
+async def _tried(check: str, look: Callable[..., Awaitable[str]], *args: object) -> CheckResult:
     try:
-        return Finding(check, OK, await look(*args))
+        return CheckResult(check, OK, await look(*args))
     except _Unsure as exc:
-        return Finding(check, LEFT_OUT, str(exc))
+        return CheckResult(check, LEFT_OUT, str(exc))
     except StreamingError as exc:
         return _failed(check, exc)
 
@@ -157,9 +157,9 @@ class _Unsure(Exception):
     """The check could not be made, which says nothing against the source."""
 
 
-def _failed(check: str, error: StreamingError) -> Finding:
+def _failed(check: str, error: StreamingError) -> CheckResult:
     cause = next((text for kind, text in _CAUSES if isinstance(error, kind)), "")
-    return Finding(check, FAILED_, " ".join(str(error).split()), cause)
+    return CheckResult(check, FAILED_, " ".join(str(error).split()), cause)
 
 
 def _credentials(config: DataSourceConfig, environment: Mapping[str, str] = os.environ) -> str:
@@ -238,7 +238,7 @@ def _note(info: FileInfo, listed: dict[str, int]) -> None:
     listed[info.path] = info.size
 
 
-async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> Finding:
+async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> CheckResult:
     """How many of the objects can be samples by their names, and why the others cannot."""
     listing = Listing()
     await fill(listing, _each(listed), source.config.selection)
@@ -247,7 +247,7 @@ async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> Fi
         check_readable([source], [listing])
     except NoSamples as exc:
         return _failed("samples", exc)
-    skips, unlikely = judge(listing)
+    skips, unlikely = left_out(listing), unlikely_samples(listing)
     told = [f"{len(listing)} of {len(listing) + skips.total()} objects can be samples", skips.describe()]
     told += [f"may not be meant as samples: {unlikely.describe()}"] if unlikely else []
     if len(listed) >= MOST_LISTED:
@@ -255,7 +255,7 @@ async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> Fi
             "the listing was left early, so that objects which cannot be read are only counted by streaming index"
         )
     is_odd = unlikely or skips.total(without=BY_SETTINGS)
-    return Finding("samples", WARNING if is_odd else OK, "; ".join(filter(None, told)))
+    return CheckResult("samples", WARNING if is_odd else OK, "; ".join(filter(None, told)))
 
 
 async def _each(listed: Mapping[str, int]) -> AsyncIterator[FileInfo]:
@@ -288,7 +288,7 @@ async def _read_some(source: DataSource, listed: Mapping[str, int]) -> str:
     )
 
 
-def _compare(first: str, expected: Mapping[str, int], found: Mapping[str, int]) -> Finding:
+def _compare(first: str, expected: Mapping[str, int], found: Mapping[str, int]) -> CheckResult:
     """Whether a copy lists the same names and sizes; of long listings only what both were seen to have."""
     both = expected.keys() & found.keys()
     differing = sorted(
@@ -304,7 +304,7 @@ def _compare(first: str, expected: Mapping[str, int], found: Mapping[str, int]) 
         if paths
     ]
     if told:
-        return Finding(
+        return CheckResult(
             "mirror", FAILED_, f"beside {first}: {', '.join(told)}", "the copy is stale, or of something else"
         )
-    return Finding("mirror", OK, f"{len(both)} names have the sizes that they have in {first}")
+    return CheckResult("mirror", OK, f"{len(both)} names have the sizes that they have in {first}")

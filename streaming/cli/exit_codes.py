@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from streaming.cli.show import print_line
+from streaming.cli.printing import print_line
 from streaming.errors import ConfigError, StreamingError
 
 __all__ = ["FAILED", "SIGTERM", "USAGE", "check_output", "outcome", "raise_on_sigterm"]

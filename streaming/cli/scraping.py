@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from streaming.cli.listening import descendants, listening
+from streaming.cli.process_sockets import descendants, listening
 from streaming.core.masking import mask_secrets
 from streaming.errors import (
     BadRequest,

@@ -36,6 +36,7 @@ class Codec:
             None where the format has no such form.
         default_max_bytes: the limit where the caller's was left at `DEFAULT_MAX_BYTES`.
         is_trivial: decoding costs no more than one copy, so it may run on an event loop.
+        inner: of a format inside zstd, the codec of the decompressed bytes; None for every other format.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Codec:
     is_trivial: bool = False
     view: Callable[[memoryview, int], Any] | None = None
     default_max_bytes: int = DEFAULT_MAX_BYTES
+    inner: Codec | None = None
 
 
 def as_buffer(data: Any) -> Buffer:

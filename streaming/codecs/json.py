@@ -108,17 +108,5 @@ def _explain(exc: ValueError | RecursionError, length: int) -> DecodeError:
     return DecodeError(f"is not JSON: {exc}")
 
 
-JSON = Codec(
-    name="json",
-    suffixes=(".json",),
-    decode=decode_json,
-    encode=encode_json,
-    default_max_bytes=_DEFAULT_MAX_BYTES,
-)
-JSONL = Codec(
-    name="jsonl",
-    suffixes=(".jsonl",),
-    decode=decode_jsonl,
-    encode=encode_jsonl,
-    default_max_bytes=_DEFAULT_MAX_BYTES,
-)
+JSON = Codec("json", (".json",), decode_json, encode_json, default_max_bytes=_DEFAULT_MAX_BYTES)
+JSONL = Codec("jsonl", (".jsonl",), decode_jsonl, encode_jsonl, default_max_bytes=_DEFAULT_MAX_BYTES)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 from streaming.codecs.base import DEFAULT_MAX_BYTES, Buffer, Codec, as_buffer
 from streaming.codecs.git_lfs import check_no_pointer
@@ -11,8 +12,16 @@ from streaming.codecs.npy import NPY, NPZ
 from streaming.codecs.pt import PT
 from streaming.codecs.raw import RAW, TEXT
 from streaming.codecs.safetensors import SAFETENSORS
-from streaming.codecs.zstd import wrap
+from streaming.codecs.zstd import decompress, wrap
 from streaming.errors import ConfigError, DecodeError, ObjectTooLargeError, TruncatedData, UnknownFormat, UnsafeData
+
+
+class Decoded(NamedTuple):
+    """A decoded sample, and the seconds that its decompression took."""
+
+    sample: Any
+    decompress_s: float
+
 
 _by_suffix: dict[str, Codec] = {}
 
@@ -79,6 +88,13 @@ def decode(
 
     Raises: UnknownFormat, TruncatedData, UnsafeData, ObjectTooLargeError or a plain DecodeError, each with `path` and
     `source`."""
+    return decode_timed(data, path, max_bytes=max_bytes, source=source, may_view=may_view).sample
+
+
+def decode_timed(
+    data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str | None = None, may_view: bool = False
+) -> Decoded:
+    """As `decode`, with the time that decompression took."""
     codec = _codec_for(path, source)
     if max_bytes == DEFAULT_MAX_BYTES:
         max_bytes = codec.default_max_bytes
@@ -88,8 +104,13 @@ def decode(
         if len(buffer) > max_bytes:
             raise ObjectTooLargeError(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")
         if may_view and codec.view is not None and isinstance(buffer, memoryview) and not buffer.readonly:
-            return codec.view(buffer, max_bytes)
-        return codec.decode(buffer, max_bytes)
+            return Decoded(codec.view(buffer, max_bytes), 0.0)
+        if codec.inner is None:
+            return Decoded(codec.decode(buffer, max_bytes), 0.0)
+        began = perf_counter()
+        plain = decompress(buffer, max_bytes)
+        decompress_s = perf_counter() - began
+        return Decoded(codec.inner.decode(plain, max_bytes), decompress_s)
     except DecodeError as exc:
         raise _named(exc, codec, path, source) from exc.__cause__
     except MemoryError:

@@ -8,12 +8,10 @@ Contexts are not safe to share between threads: each thread keeps one, without a
 from __future__ import annotations
 
 import threading
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from streaming.codecs.base import Buffer, Codec
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
-from streaming.telemetry.stages import ACCOUNTS
 
 if TYPE_CHECKING:
     import zstandard
@@ -68,10 +66,7 @@ def wrap(inner: Codec) -> Codec:
     """The codec of `inner`'s suffixes followed by `.zst`."""
 
     def decode(data: Buffer, max_bytes: int) -> Any:
-        started = perf_counter()
-        plain = decompress(data, max_bytes)
-        ACCOUNTS.mine.decompress_s += perf_counter() - started
-        return inner.decode(plain, max_bytes)
+        return inner.decode(decompress(data, max_bytes), max_bytes)
 
     def encode(sample: Any) -> bytes:
         return compress(inner.encode(sample))
@@ -83,6 +78,7 @@ def wrap(inner: Codec) -> Codec:
         decode=decode,
         encode=encode,
         default_max_bytes=inner.default_max_bytes,
+        inner=inner,
     )
 
 

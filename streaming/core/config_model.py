@@ -1,17 +1,21 @@
-"""The base of all settings: frozen, and what is refused is told with its value, its meaning and the nearest name."""
+"""Base of all settings: frozen; an error names the value, its meaning and the nearest valid name."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from streaming.core.masking import mask_options, mask_secrets
+from streaming.core.units import parse_duration, parse_size
 from streaming.errors import ConfigError
 
-__all__ = ["Settings", "is_near", "suggest"]
+__all__ = ["Seconds", "Settings", "Size", "is_near", "suggest"]
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
 def suggest(name: object, known: Iterable[str]) -> str:

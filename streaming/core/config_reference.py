@@ -1,21 +1,25 @@
-"""The reference of all settings, made from their models.
+"""Texts about the settings, made from their models: the reference of all, and the docstring of what takes them.
 
-To write it: `python -m streaming.core.config_reference docs/reference/settings.md`.
+To write the reference: `python -m streaming.core.config_reference docs/reference/settings.md`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from streaming.core.config import DEFAULT_MAPPING, SOURCE_ALIASES, SOURCE_TYPES, AdapterConfig, DataSourceConfig
+from streaming.core.adapter_config import DEFAULT_MAPPING, AdapterConfig
 from streaming.core.config_model import Settings
+from streaming.core.source_config import SOURCE_ALIASES, SOURCE_TYPES, DataSourceConfig
 
-__all__ = ["main", "markdown"]
+__all__ = ["documents_settings", "main", "markdown"]
+
+T = TypeVar("T")
 
 _HEAD = """\
 # Settings
@@ -27,6 +31,20 @@ Settings have the same names as keyword arguments, in a dict, and in a YAML or J
 used with the reason. The guide says what each is for: see
 [options of the adapter](../../INTEGRATION_GUIDE.md#options-of-the-adapter).
 """
+
+
+def documents_settings(model: type[Settings]) -> Callable[[type[T]], type[T]]:
+    """Return a decorator that adds the settings of a model to the "Args" of a class that takes them by name."""
+    wrapper = textwrap.TextWrapper(120, " " * 8, " " * 12, break_on_hyphens=False)
+    entries = [wrapper.fill(f"{name}: {field.description}.") for name, field in model.model_fields.items()]
+
+    def add(kind: type[T]) -> type[T]:
+        before, heading, after = (kind.__doc__ or "").partition("    Args:\n")
+        if heading:  # not under python -OO
+            kind.__doc__ = "\n".join([before + heading.rstrip(), *entries, after])
+        return kind
+
+    return add
 
 
 def markdown() -> str:

@@ -174,6 +174,10 @@ class Done(Generic[T]):
         return self._value
         yield
 
+    def result(self, timeout_s: float | None = None) -> T:
+        """Return the value, at once."""
+        return self._value
+
 
 class Pending(Generic[T]):
     """Work already under way on the runtime's loop; awaiting it on any loop waits for its end, ignoring it is fine."""

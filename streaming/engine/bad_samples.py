@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
+from streaming.core.atomic_write import append
 from streaming.core.logs import get_logger
 from streaming.core.masking import mask_text
-from streaming.core.safe_write import append
+from streaming.core.miss import MISS
 from streaming.engine.fetch import IN_CACHE
 from streaming.errors import (
     BadRequest,
@@ -25,7 +27,6 @@ from streaming.errors import (
 )
 from streaming.index import SampleIndex
 from streaming.order.permutation import Permutation
-from streaming.prefetch.readahead import MISS
 
 __all__ = ["BAD", "BadSamples", "Replacing"]
 
@@ -125,7 +126,7 @@ class Replacing:
     """Loads samples, and a substitute for each that is bad, which is cached in its place.
 
     Args:
-        load: loads one sample into the cache, by position.
+        load: loads one sample into the cache, by position, in the room that was reserved for it.
         bad: chooses the substitutes and counts.
         index: names the samples.
         cache: where the samples are kept.
@@ -134,7 +135,7 @@ class Replacing:
 
     def __init__(
         self,
-        load: Callable[[int], Awaitable[Any]],
+        load: Callable[[int, Reservation | None], Awaitable[Any]],
         bad: BadSamples,
         index: SampleIndex,
         cache: SmartLRUCache,
@@ -146,7 +147,7 @@ class Replacing:
         self._cache = cache
         self._loaded = loaded
 
-    async def load(self, position: int) -> Any:
+    async def load(self, position: int, reservation: Reservation | None) -> Any:
         """One sample or its substitute, owned by the caller, or `IN_CACHE`.
 
         Raises:
@@ -154,7 +155,7 @@ class Replacing:
             StreamingError: the sample is bad and so are all candidates; or the source is down.
         """
         try:
-            return await self._load(position)
+            return await self._load(position, reservation)
         except BAD as error:
             self._bad.note(position, self._index.name(position), error, self._loaded())
             first = error
@@ -164,7 +165,7 @@ class Replacing:
             except BAD as error:
                 self._bad.note(candidate, self._index.name(candidate), error, self._loaded())
             else:
-                self._cache.put_nowait(position, sample)
+                self._cache.put_nowait(position, sample, reservation=reservation)
                 return sample
         raise first
 
@@ -172,6 +173,6 @@ class Replacing:
         while True:
             sample = self._cache.get_nowait(candidate, MISS)
             if sample is MISS:
-                sample = await self._load(candidate)
+                sample = await self._load(candidate, None)
             if sample is not IN_CACHE:
                 return sample

@@ -4,7 +4,7 @@ The descriptor is a stream pair to the training process. It sends the settings; 
 with the descriptors of the link and of the arena, or the error that opening met. From then on nothing more passes, and
 the end of the stream is the end of the training process, however that came about: this process then ends too.
 
-Everything else passes over the link, see `streaming.engine.served`.
+Everything else passes over the link, see `streaming.engine.link_service`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from streaming.core.machine import resident_memory
+from streaming.core.process_memory import resident_memory
 
 if TYPE_CHECKING:  # the rest is imported when the signals are set
     from streaming.engine.engine import Engine
@@ -85,39 +85,39 @@ class _Service:
     """What this process does for the training process."""
 
     def __init__(self) -> None:
-        self._owner: Engine | None = None
+        self._engine: Engine | None = None
 
     def open(self, line: socket.socket, settings: dict[str, Any]) -> None:
         """Open the owner and say so, or say why not."""
         from streaming.core.logs import configure
         from streaming.core.runtime import current_runtime
+        from streaming.engine.link_service import LinkService
         from streaming.engine.open import open_engine
-        from streaming.engine.served import Served
         from streaming.link.messages import LinkServer
         from streaming.link.pickled_errors import pickle_error
 
         configure(settings["log_level"])  # to stderr
         try:
             config, prepare = _load_settings(settings)
-            self._owner = owner = open_engine(config, prepare, settings["shares"])
+            self._engine = engine = open_engine(config, prepare, settings["shares"])
         except Exception as exc:
             send(line, {"error": pickle_error(exc)})
             return
-        served = Served(owner, self.metrics_snapshot)
-        self._server = LinkServer(current_runtime(), served.answer, served.left)
-        told = {"length": len(owner.index), "fingerprint": owner.index.fingerprint}
-        send(line, told, [self._server.hello_fd, owner.cache.arena.fd])
+        service = LinkService(engine, self.metrics_snapshot)
+        self._server = LinkServer(current_runtime(), service.answer, service.left)
+        told = {"length": engine.length, "fingerprint": engine.fingerprint}
+        send(line, told, [self._server.hello_fd, engine.cache.arena.fd])
 
     def metrics_snapshot(self) -> MetricsSnapshot:
         """Those of the owner, and the memory of this process."""
-        reading = self.owner.metrics_snapshot("owner")
+        reading = self._opened.metrics_snapshot("owner")
         memory = resident_memory()
         return reading if memory is None else {**reading, "process_resident_memory_bytes": {("owner",): memory}}
 
     @property
-    def owner(self) -> Engine:
-        assert self._owner is not None
-        return self._owner
+    def _opened(self) -> Engine:
+        assert self._engine is not None
+        return self._engine
 
     def end_with(self, line: socket.socket) -> None:
         """Wait for the end of the line, stop reading, and end this process."""
@@ -128,10 +128,10 @@ class _Service:
         from streaming.core.runtime import current_runtime
 
         try:
-            if self._owner is None:
+            if self._engine is None:
                 current_runtime().close()  # cancels a listing under way
             else:
-                current_runtime().submit(self._owner.aclose()).result(END_TIMEOUT_S)
+                current_runtime().submit(self._engine.aclose()).result(END_TIMEOUT_S)
         except Exception as exc:
             get_logger(__name__).debug("engine_not_closed error=%s", exc)
         finally:
@@ -141,7 +141,7 @@ class _Service:
 
 def _load_settings(settings: dict[str, Any]) -> tuple[Any, Any]:
     """The configuration and `prepare`, each of which may need a module that is not there."""
-    from streaming.core.config import AdapterConfig
+    from streaming.core.adapter_config import AdapterConfig
     from streaming.errors import ConfigError
 
     loaded = []

@@ -138,7 +138,8 @@ class DecodePool:
 
     def _watch(self) -> None:
         """Free the lead of a thread that is stuck in a job."""
-        if self._leading and time.perf_counter() - self._leading[0] > _STUCK_S and self._take_back_lead():
+        began = self._leading[:1]  # in one step, as the thread may end its job and take the lead back meanwhile
+        if began and time.perf_counter() - began[0] > _STUCK_S and self._take_back_lead():
             self._mean_s = 2 * _SHORT_JOB_S
             self._lead.release()
         self._is_watched = self._unfinished > 0 and not self._is_closed

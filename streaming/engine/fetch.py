@@ -11,15 +11,16 @@ from itertools import accumulate
 from time import perf_counter
 from typing import Any, Final
 
+from streaming.cache.budget import UNKNOWN_BYTES
+from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
-from streaming.codecs import decode
+from streaming.codecs import decode, decode_timed
 from streaming.engine.decode_pool import DecodePool
 from streaming.engine.replicas import ReplicaReader
 from streaming.errors import DecodeError, ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
 from streaming.sources.base import Blob
 from streaming.telemetry.counters import Counters
-from streaming.telemetry.stages import ACCOUNTS
 from streaming.telemetry.timelines import Timelines
 
 __all__ = ["SampleFetcher"]
@@ -36,7 +37,6 @@ LARGE_BYTES = 256_000
 """From this size on, keeping the decoded sample for its reader costs more (page faults for memory that is not reused)
 than a second copy out of the cache."""
 
-UNKNOWN_BYTES = 8 * 2**20
 MOST_PLANNED = 4096  # rows remembered between `nbytes` and `load`
 
 INLINE_BYTES = 256_000
@@ -107,8 +107,12 @@ class SampleFetcher:
         lengths = [row.length for row in rows]
         return sum(lengths) if min(lengths) >= 0 else self._largest or UNKNOWN_BYTES
 
-    def load(self, position: int) -> asyncio.Future[Any] | Coroutine[Any, Any, Any]:
+    def load(self, position: int, reservation: Reservation | None) -> asyncio.Future[Any] | Coroutine[Any, Any, Any]:
         """Read, decode and prepare one sample, and keep a copy in the cache; await the result.
+
+        Args:
+            position: of the sample.
+            reservation: room in the cache for it; None if there is none.
 
         Returns:
             The sample, owned by the caller, or `IN_CACHE`.
@@ -120,16 +124,16 @@ class SampleFetcher:
         """
         rows = self._planned.pop(position, None) or self._index.rows(position)
         if self._reader.is_blocking:
-            return self._pool.run(self._load_blocking, position, rows, perf_counter())
-        return self._load(position, rows)
+            return self._pool.run(self._load_blocking, position, rows, reservation, perf_counter())
+        return self._load(position, rows, reservation)
 
-    async def _load(self, position: int, rows: Sequence[Row]) -> Any:
+    async def _load(self, position: int, rows: Sequence[Row], reservation: Reservation | None) -> Any:
         began = perf_counter()
         blobs = [await self._reader.read(rows[0])] if len(rows) == 1 else await self._read_all(rows)
         read = perf_counter()
         if self._is_short(blobs):
-            return self._finish(position, rows, blobs, (began, read, read, read))
-        return await self._pool.run(self._finish_in_thread, position, rows, blobs, began, read)
+            return self._finish(position, rows, blobs, reservation, (began, read, read, read))
+        return await self._pool.run(self._finish_in_thread, position, rows, blobs, reservation, began, read)
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
@@ -150,19 +154,26 @@ class SampleFetcher:
             counters.objects_fetched += len(rows)
             counters.bytes_fetched += nbytes
 
-    def _load_blocking(self, position: int, rows: Sequence[Row], began: float) -> Any:
+    def _load_blocking(self, position: int, rows: Sequence[Row], reservation: Reservation | None, began: float) -> Any:
         buffers = self._buffers(rows)
         started = read = perf_counter()
         blobs = []
         for row, buffer in zip(rows, buffers, strict=True):
             blob, read = self._reader.read_blocking(row, buffer, read)
             blobs.append(blob)
-        return self._finish(position, rows, blobs, (began, began, started, read), may_view=buffers[0] is not None)
+        passed = (began, began, started, read)
+        return self._finish(position, rows, blobs, reservation, passed, may_view=buffers[0] is not None)
 
     def _finish_in_thread(
-        self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], began: float, read: float
+        self,
+        position: int,
+        rows: Sequence[Row],
+        blobs: Sequence[Blob],
+        reservation: Reservation | None,
+        began: float,
+        read: float,
     ) -> Any:
-        return self._finish(position, rows, blobs, (began, read, perf_counter(), read))
+        return self._finish(position, rows, blobs, reservation, (began, read, perf_counter(), read))
 
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """This thread's memory for parts of a large sample that will be read from the cache; else None for each.
@@ -192,6 +203,7 @@ class SampleFetcher:
         position: int,
         rows: Sequence[Row],
         blobs: Sequence[Blob],
+        reservation: Reservation | None,
         passed: tuple[float, float, float, float],
         *,
         may_view: bool = False,
@@ -201,11 +213,8 @@ class SampleFetcher:
         started = time.thread_time() if is_timed else 0.0
         for row, blob in zip(rows, blobs, strict=True):
             self._check(row, blob)
-        sample = self._decode(position, rows, blobs, may_view)
+        sample, decompress_s = self._decode(position, rows, blobs, may_view)
         prepared = decoded = perf_counter()
-        decompress_s = ACCOUNTS.mine.decompress_s
-        if decompress_s:
-            ACCOUNTS.mine.decompress_s = 0.0
         if self._prepare is not None:
             sample = self._run_prepare(position, sample)
             if type(sample) is dict:
@@ -213,8 +222,10 @@ class SampleFetcher:
             prepared = perf_counter()
         self._count(rows, blobs)
         entry = self._cache.encode(sample)
-        if entry is not None and not self._cache.admit(position, entry, prefetched=position in self.prefetching):
-            entry = None
+        if entry is not None:
+            prefetched = position in self.prefetching
+            if not self._cache.admit(position, entry, prefetched=prefetched, reservation=reservation):
+                entry = None
         if is_timed:
             seconds = min(time.thread_time() - started, 2 * INLINE_S)  # one hiccup of the machine says nothing
             self._finish_s += (seconds - self._finish_s) / _LATELY
@@ -223,20 +234,25 @@ class SampleFetcher:
             self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
             if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
                 return IN_CACHE
-        return self._decode(position, rows, blobs, False) if may_view else sample
+        return self._decode(position, rows, blobs, False)[0] if may_view else sample
 
-    def _decode(self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool) -> Any:
-        sample: Any = {}
+    def _decode(
+        self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool
+    ) -> tuple[dict[str, Any], float]:
+        """Return the sample, and how many seconds its decompression took."""
+        sample: dict[str, Any] = {}
+        decompress_s = 0.0
         for row, blob in zip(rows, blobs, strict=True):
             source = self._reader.source_of(row).name
             if row.path.lower().endswith(".jsonl"):
                 sample[row.part] = self._decode_line(position, row, blob, source)
             else:
-                sample[row.part] = decode(
+                sample[row.part], seconds = decode_timed(
                     blob.data, row.path, max_bytes=self._max_bytes, source=source, may_view=may_view
                 )
+                decompress_s += seconds
         sample["idx"] = position
-        return sample
+        return sample, decompress_s
 
     def _decode_line(self, position: int, row: Row, blob: Blob, source: str) -> Any:
         try:
@@ -257,7 +273,7 @@ class SampleFetcher:
                 path=row.path,
                 source=source,
             )
-        if self._reader.is_other(row, blob):
+        if self._reader.is_changed(row, blob):
             raise ObjectChanged(
                 f"{row.path!r} of source {source!r} was replaced since it was indexed: its ETag is another; "
                 "build the index anew to read the new object",

@@ -6,8 +6,7 @@ import os
 import weakref
 from typing import Final, Protocol
 
-from streaming.engine.engine import Engine
-from streaming.link.worker import Worker
+from streaming.link.sample_reader import SampleReader
 
 __all__ = ["Forkable", "follow_forks", "inherited"]
 
@@ -23,7 +22,7 @@ class Forkable(Protocol):
 
 
 _followed: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
-_of_parents: Final[list[Engine | Worker]] = []  # never finalised in the child
+_of_parents: Final[list[SampleReader]] = []  # never finalised in the child
 
 
 def follow_forks(forkable: Forkable) -> None:
@@ -31,7 +30,7 @@ def follow_forks(forkable: Forkable) -> None:
     _followed.add(forkable)
 
 
-def inherited(reader: Engine | Worker) -> Worker:
+def inherited(reader: SampleReader) -> SampleReader:
     """In a forked child: a reader through the same owner, in place of that of the parent."""
     _of_parents.append(reader)
     return reader.as_worker()

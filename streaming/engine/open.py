@@ -6,21 +6,33 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from streaming.cache.sample import SmartLRUCache
-from streaming.core.config import AdapterConfig
+from streaming.core.adapter_config import AdapterConfig
 from streaming.core.logs import get_logger
 from streaming.core.ranks import is_first_of_node
 from streaming.core.runtime import current_runtime
 from streaming.engine.bad_samples import BadSamples
 from streaming.engine.engine import Engine
+from streaming.engine.remote import RemoteEngine
 from streaming.engine.replicas import Entry, ReplicaReader, open_entries
 from streaming.errors import IndexFileError
 from streaming.index import SampleIndex, rules
 from streaming.index.revalidation import Revalidation, refreshed
+from streaming.link.sample_reader import SampleReader
 from streaming.sources.base import DataSource
 
-__all__ = ["open_engine"]
+__all__ = ["open_engine", "open_reader"]
 
 logger = get_logger(__name__)
+
+
+def open_reader(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int) -> SampleReader:
+    """Return what reads for an adapter: an engine in this process, or in a child process with `owner="process"`.
+
+    The arguments and errors are those of `open_engine` and of `RemoteEngine`.
+    """
+    if config.owner == "process":
+        return RemoteEngine(config, prepare, shares)
+    return open_engine(config, prepare, shares)
 
 
 def open_engine(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> Engine:

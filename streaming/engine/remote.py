@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from streaming.core.config import AdapterConfig
+from streaming.core.adapter_config import AdapterConfig
 from streaming.engine.child import receive, send
 from streaming.errors import ConfigError, EngineGoneError
 from streaming.link.messages import FORK_LOCK, LinkHandle
@@ -68,7 +68,7 @@ class RemoteEngine(Worker):
         except BaseException:
             self.close()
             raise
-        self.length: int = told["length"]
+        self.length = told["length"]
         self.fingerprint = told["fingerprint"]
         super().__init__(LinkHandle(*self._fds))
 

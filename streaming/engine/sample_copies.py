@@ -14,7 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Uncopyable", "copy_sample", "pickle_sample"]
+from streaming.errors import PrepareError
+
+__all__ = ["Uncopyable", "copy_sample", "pickle_sample", "uncopyable_sample"]
 
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
 _MOST_NODES = 100_000  # looked at for the leaf that an error names
@@ -54,6 +56,15 @@ def pickle_sample(sample: Any) -> bytes:
         return _pickle(sample)
     except Exception as exc:
         raise _uncopyable(sample, _pickle, exc, "sent to another process") from exc
+
+
+def uncopyable_sample(position: int, name: str, reason: Uncopyable) -> PrepareError:
+    """Return the error for the readers of a sample that cannot be copied."""
+    return PrepareError(
+        f"sample {position} ({name!r}) cannot be given to several readers: {reason}; let prepare return tensors, "
+        "arrays, text or what can be copied",
+        path=name,
+    )
 
 
 class _Pickler(pickle.Pickler):

@@ -1,11 +1,13 @@
 """Which bytes of which object are which sample.
 
-`layout` packs the tables into one buffer, `checks` looks through one that was read, `file` saves and maps it, `listing`
-and `lines` read the sources, `parts` and `naming` say what belongs together, `matching` joins it, and `samples` holds
-`SampleIndex`.
+`listing` and `containers` read the sources; `sample_parts` and `sample_names` decide what belongs together, and
+`matching` joins it. `layout` packs the tables into one buffer, `integrity` checks a buffer, `file` saves and maps it.
+`sample_index` holds `SampleIndex`.
 """
 
+from streaming.index.changes import Changes
+from streaming.index.configuration import configuration, rules
 from streaming.index.listing import validator
-from streaming.index.samples import Changes, Row, SampleIndex, configuration, rules
+from streaming.index.sample_index import Row, SampleIndex
 
 __all__ = ["Changes", "Row", "SampleIndex", "configuration", "rules", "validator"]

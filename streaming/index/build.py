@@ -10,14 +10,21 @@ import numpy as np
 
 from streaming.core.logs import get_logger
 from streaming.errors import MissingPart
-from streaming.index.claims import Claim, Names, check_names, find_claims
+from streaming.index.candidates import Candidates, Names, check_names, find_candidates
 from streaming.index.containers.jsonl import Lines, find_lines
 from streaming.index.layout import pack
 from streaming.index.listing import Listing, list_source
 from streaming.index.matching import NONE, Table, match
-from streaming.index.naming import Naming
-from streaming.index.parts import Part, check_distinct, find_parts
-from streaming.index.unused import check_readable, check_samples, classify, find_unlikely, find_unread, find_unused
+from streaming.index.object_report import (
+    check_readable,
+    check_samples,
+    classify,
+    find_unlikely,
+    find_unread,
+    find_unused,
+)
+from streaming.index.sample_names import NamingRules
+from streaming.index.sample_parts import Part, check_distinct, find_parts
 from streaming.telemetry.skipped_objects import BY_SETTINGS, USUAL, Skips
 
 if TYPE_CHECKING:
@@ -51,11 +58,11 @@ async def build_buffer(sources: Sequence[DataSource], header: Mapping[str, Any],
     listings = await _all([list_source(source) for source in sources])
     check_readable(sources, listings)
     parts = find_parts(sources, listings, header["data_mapping"])
-    naming = Naming([part.name for part in parts], header["rename"])
-    claims, numbers = await asyncio.to_thread(find_claims, sources, listings, parts, naming)
+    naming = NamingRules([part.name for part in parts], header["rename"])
+    candidates, numbers = await asyncio.to_thread(find_candidates, sources, listings, parts, naming)
     check_names(numbers)
-    lines = await _find_all_lines(sources, listings, claims, known_lines)
-    return await asyncio.to_thread(_join, sources, listings, parts, claims, numbers, lines, header)
+    lines = await _find_all_lines(sources, listings, candidates, known_lines)
+    return await asyncio.to_thread(_join, sources, listings, parts, candidates, numbers, lines, header)
 
 
 async def _all(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
@@ -70,14 +77,14 @@ async def _all(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
 
 
 async def _find_all_lines(
-    sources: Sequence[DataSource], listings: Sequence[Listing], claims: Sequence[Claim], known: KnownLines
+    sources: Sequence[DataSource], listings: Sequence[Listing], candidates: Sequence[Candidates], known: KnownLines
 ) -> dict[tuple[int, int], Lines]:
     """The lines of every object that has some, in the order of sources and listings."""
     places = sorted(
         {
-            (claim.source, k)
-            for claim in claims
-            for k in claim.objects[listings[claim.source].lines_among(claim.objects)].tolist()
+            (candidate.source, k)
+            for candidate in candidates
+            for k in candidate.objects[listings[candidate.source].lines_among(candidate.objects)].tolist()
         }
     )
     found: dict[tuple[int, int], Lines] = {}
@@ -100,25 +107,25 @@ def _join(
     sources: Sequence[DataSource],
     listings: Sequence[Listing],
     parts: Sequence[Part],
-    claims: Sequence[Claim],
+    candidates: Sequence[Candidates],
     numbers: Names,
     lines: Mapping[tuple[int, int], Lines],
     header: Mapping[str, Any],
 ) -> bytes:
-    table = match(listings, parts, claims, numbers, lines)
+    table = match(listings, parts, candidates, numbers, lines)
     is_complete = (table.cells != NONE).all(axis=1)
     dropped = len(is_complete) - int(is_complete.sum())
     unread = find_unread(listings, parts, header["data_mapping"])
     if dropped and header["missing"] == "raise":
         raise _missing(sources, listings, parts, table, is_complete, dropped, unread)
-    statuses = classify(listings, claims, lines, table, is_complete)
+    statuses = classify(listings, candidates, lines, table, is_complete)
     skips = find_unused(listings, statuses)
     for each in unread:
         skips.update(each)
     check_samples(sources, len(is_complete) - dropped, skips)
     if dropped:
         _log.info("samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
-    told = {"skips": skips.to_json(), "unlikely": find_unlikely(listings, claims, statuses).to_json()}
+    told = {"skips": skips.to_json(), "unlikely": find_unlikely(listings, candidates, statuses).to_json()}
     rows = [{"key": part.key, "name": part.name, "roots": part.roots} for part in parts]
     etags = [listing.has_etags for listing in listings]
     return pack(

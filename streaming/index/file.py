@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from streaming.core.safe_write import replacing
+from streaming.core.atomic_write import replacing
 from streaming.errors import IndexFileError
 
 __all__ = ["map_file", "save_file"]

@@ -28,7 +28,7 @@ import numpy as np
 import xxhash
 
 from streaming.errors import IndexBuildError, IndexFileError
-from streaming.index.checks import MAX_HEADER_BYTES, Unfit, check_tables, read_header
+from streaming.index.integrity import MAX_HEADER_BYTES, InvalidIndex, check_tables, read_header
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -224,7 +224,7 @@ def parse(buffer: Any, place: str) -> Sections:
     try:
         header = read_header(buffer[first:begin])
         return _sections(buffer, header, begin)
-    except Unfit as exc:
+    except InvalidIndex as exc:
         raise _refused(place, str(exc)) from exc
 
 
@@ -232,15 +232,15 @@ def _sections(buffer: Any, header: dict[str, Any], begin: int) -> Sections:
     """Where the sections begin, after a look at everything in them.
 
     Raises:
-        Unfit: if a number is not one that `pack` would write.
+        InvalidIndex: if a number is not one that `pack` would write.
     """
     lengths, samples, parts = header["sections"], header["samples"], len(header["parts"])
     sizes = (OBJECT.size, FOLDER.size, header["cell_bytes"] * max(1, parts), RANGE.size, 1)
     if len(lengths) != len(sizes) or begin + sum(lengths) != len(buffer) or any(map(mod, lengths, sizes)):
-        raise Unfit("has other sections than its header says")
+        raise InvalidIndex("has other sections than its header says")
     objects, folders, cells, ranges, texts = map(floordiv, lengths, sizes)
     if (objects, cells) != (header["objects"], samples):
-        raise Unfit("has other numbers of objects or samples than its header says")
+        raise InvalidIndex("has other numbers of objects or samples than its header says")
     sections = Sections(buffer, header, *accumulate(lengths[:-1], initial=begin))
     check_tables(
         header,

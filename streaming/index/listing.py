@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from streaming.codecs.registry import split_suffix
-from streaming.index.naming import PRECOMPUTED
+from streaming.index.sample_names import PRECOMPUTED
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:

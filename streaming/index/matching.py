@@ -11,10 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from streaming.index.claims import Claim, Names
+    from streaming.index.candidates import Candidates, Names
     from streaming.index.containers.jsonl import Lines
     from streaming.index.listing import Listing
-    from streaming.index.parts import Part
+    from streaming.index.sample_parts import Part
 
 __all__ = ["Ranges", "Table", "match"]
 
@@ -63,24 +63,28 @@ class Table:
 
 
 def match(
-    listings: Sequence[Listing], parts: Sequence[Part], claims: Sequence[Claim], numbers: Names, lines: LineTable
+    listings: Sequence[Listing],
+    parts: Sequence[Part],
+    candidates: Sequence[Candidates],
+    numbers: Names,
+    lines: LineTable,
 ) -> Table:
     """The table of all samples of which at least one part was found, complete or not."""
     offsets = np.concatenate([[0], np.cumsum([len(listing) for listing in listings], dtype=np.int64)])
     ranges, first_range = _all_ranges(lines, offsets)
     names = sorted(numbers)
-    starts, has_whole, total = _layout(listings, claims, numbers, names, lines)
+    starts, has_whole, total = _layout(listings, candidates, numbers, names, lines)
     columns: dict[tuple[int, int], NDArray[np.int64]] = {}
-    for claim in claims:
+    for candidate in candidates:
         column = np.full(total, NONE, np.int64)
-        is_lines = listings[claim.source].lines_among(claim.objects)
+        is_lines = listings[candidate.source].lines_among(candidate.objects)
         whole = ~is_lines
-        column[starts[claim.names[whole]]] = claim.objects[whole] + offsets[claim.source]
-        for k, name in zip(claim.objects[is_lines].tolist(), claim.names[is_lines].tolist(), strict=True):
-            count, first = len(lines[claim.source, k].starts), first_range[claim.source, k]
+        column[starts[candidate.names[whole]]] = candidate.objects[whole] + offsets[candidate.source]
+        for k, name in zip(candidate.objects[is_lines].tolist(), candidate.names[is_lines].tolist(), strict=True):
+            count, first = len(lines[candidate.source, k].starts), first_range[candidate.source, k]
             begin = starts[name] + has_whole[name]
             column[begin : begin + count] = np.arange(first, first + count) + offsets[-1]
-        columns[claim.part, claim.source] = column
+        columns[candidate.part, candidate.source] = column
     in_order = starts[np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))]
     return Table(_choose(parts, columns, total), in_order, names, ranges, offsets)
 
@@ -95,16 +99,20 @@ def _all_ranges(lines: LineTable, offsets: NDArray[np.int64]) -> tuple[Ranges, d
 
 
 def _layout(
-    listings: Sequence[Listing], claims: Sequence[Claim], numbers: Names, names: Sequence[str], lines: LineTable
+    listings: Sequence[Listing],
+    candidates: Sequence[Candidates],
+    numbers: Names,
+    names: Sequence[str],
+    lines: LineTable,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """By number of a name: its first sample, and whether that is a whole object; and how many samples there are."""
     has_whole = np.zeros(len(numbers), np.int64)
     line_counts = np.zeros(len(numbers), np.int64)
-    for claim in claims:
-        is_lines = listings[claim.source].lines_among(claim.objects)
-        has_whole[claim.names[~is_lines]] = 1
-        for k, name in zip(claim.objects[is_lines].tolist(), claim.names[is_lines].tolist(), strict=True):
-            line_counts[name] = max(line_counts[name], len(lines[claim.source, k].starts))
+    for candidate in candidates:
+        is_lines = listings[candidate.source].lines_among(candidate.objects)
+        has_whole[candidate.names[~is_lines]] = 1
+        for k, name in zip(candidate.objects[is_lines].tolist(), candidate.names[is_lines].tolist(), strict=True):
+            line_counts[name] = max(line_counts[name], len(lines[candidate.source, k].starts))
     by_name = np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))
     counts = (has_whole + line_counts)[by_name]
     starts = np.empty(len(numbers), np.int64)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import weakref
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import get_worker_info
 
@@ -20,25 +21,61 @@ from streaming.link.messages import LinkClient, LinkHandle
 from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.stages import ACCOUNTS, CACHE, QUEUE
 
-__all__ = ["Other", "Reply", "Request", "Worker"]
-
-Request = tuple[list[int], bool, bool]
-"""What a worker asks for: the positions, whether they were in the last answer and are gone from their places, and
-whether these reads are to be counted sample by sample."""
-
-Other = tuple[bool, bytes]
-"""What has no place in the arena: whether it is an error, and the pickle of the error or of the sample.
-
-Pickle crosses only the private line between a process and its own children, as it does for DataLoader workers anyway.
-"""
+__all__ = ["Inline", "Reply", "Request", "Worker"]
 
 READING_TIMEOUT_S = 0.5
-"""How long the owner has to give its numbers, which takes it a millisecond: half of the shortest usual time limit of a
-scrape. Neither a scrape nor `close` hangs on an owner that is stopped."""
+"""How long the engine has to return its metrics, which takes a millisecond: half of the shortest usual time limit of a
+scrape. A stopped process blocks neither a scrape nor `close`."""
 
-Reply = tuple[list[int] | None, list[PlaceTuple | None], dict[int, Other], list[float] | None]
-"""An owner's answer: how often each sample was counted before, if that was asked, where each sample is, those that are
-nowhere by their number in the request, and what it waited for, in seconds by stage, if it had to."""
+
+class Request(NamedTuple):
+    """A read by a worker; one message.
+
+    Attributes:
+        positions: of the samples.
+        is_stale: whether they were in the last reply and had left their places before they were copied.
+        is_drawn: whether these reads are counted sample by sample.
+    """
+
+    positions: list[int]
+    is_stale: bool
+    is_drawn: bool
+
+
+class Inline(NamedTuple):
+    """A sample without a place in the arena, or an error in its stead.
+
+    Pickle crosses only the private line between a process and its own children, as it does for DataLoader workers.
+    """
+
+    is_error: bool
+    pickled: bytes
+
+
+class Reply(NamedTuple):
+    """The reply of an engine to a `Request`.
+
+    Attributes:
+        draws: how often each sample had been counted before; None if that was not requested.
+        places: where each sample is in the arena; None for those that are `inline`.
+        inline: the samples without a place, by their number in the request.
+        waited: seconds that the read waited, by stage; None if it did not wait.
+    """
+
+    draws: list[int] | None
+    places: list[PlaceTuple | None]
+    inline: dict[int, Inline]
+    waited: list[float] | None
+
+    def message(self) -> tuple[Any, ...]:
+        """Return the reply in plain values, which `marshal` can write."""
+        return self.draws, self.places, {at: tuple(each) for at, each in self.inline.items()}, self.waited
+
+    @classmethod
+    def from_message(cls, message: Any) -> Reply:
+        """Return the reply that a message stands for."""
+        draws, places, inline, waited = message
+        return cls(draws, places, {at: Inline._make(each) for at, each in inline.items()}, waited)
 
 
 class Worker:
@@ -85,13 +122,18 @@ class Worker:
         return samples, draws
 
     def _read(self, positions: Sequence[int], *, is_drawn: bool) -> tuple[list[Any], list[int] | None]:
-        samples, draws = self._ask((list(positions), False, is_drawn))
+        samples, draws = self._ask(Request(list(positions), False, is_drawn))
         stale = [at for at, sample in enumerate(samples) if sample is STALE]
         if stale:
-            again, _ = self._ask(([positions[at] for at in stale], True, False))
+            again, _ = self._ask(Request([positions[at] for at in stale], True, False))
             for at, sample in zip(stale, again, strict=True):
                 samples[at] = sample
         return samples, draws
+
+    @cached_property
+    def length(self) -> int:
+        """Number of samples."""
+        return int(self._call("length"))
 
     @property
     def reads(self) -> int:
@@ -165,6 +207,10 @@ class Worker:
             "clear_cache, or read it in the process that made the adapter with owner='thread'"
         )
 
+    def close_with(self, holder: object) -> weakref.finalize[Any, Any]:
+        """Close when the holder is dropped, or at interpreter exit; return what calls that off."""
+        return weakref.finalize(holder, self.close)
+
     def close(self) -> None:
         """End the line to the owner, which forgets what was announced here. What was read stays; idempotent."""
         self._client.close()
@@ -180,22 +226,20 @@ class Worker:
 
     def _ask(self, request: Request) -> tuple[list[Any], list[int] | None]:
         asked = perf_counter()
-        reply: Reply = self._request(request)
-        draws, places, others, waited = reply
+        reply = Reply.from_message(self._request(tuple(request)))
         answered = perf_counter()
-        ACCOUNTS.mine.seconds[QUEUE] += max(answered - asked - sum(waited or ()), 0.0)
-        if waited is not None:
-            ACCOUNTS.mine.add(waited)
+        ACCOUNTS.mine.seconds[QUEUE] += max(answered - asked - sum(reply.waited or ()), 0.0)
+        if reply.waited is not None:
+            ACCOUNTS.mine.add(reply.waited)
         arena = self._arena
-        placed = [place for place in places if place is not None] if others else places
+        placed = [place for place in reply.places if place is not None] if reply.inline else reply.places
         samples = read_batch(arena.memory, arena.generations, placed, shared=get_worker_info() is not None)  # type: ignore[arg-type]
-        for at in sorted(others):
-            is_error, pickled = others[at]
+        for at, (is_error, pickled) in sorted(reply.inline.items()):
             if is_error:
                 raise pickle.loads(pickled)
-            samples.insert(at, self._unpickled(request[0][at], pickled))
+            samples.insert(at, self._unpickled(request.positions[at], pickled))
         ACCOUNTS.mine.seconds[CACHE] += perf_counter() - answered
-        return samples, draws
+        return samples, reply.draws
 
     def _unpickled(self, position: int, sample: bytes) -> Any:
         try:

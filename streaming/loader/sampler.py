@@ -178,7 +178,7 @@ class StreamingSampler(DistributedSampler[Any]):
             else:
                 ahead.drop()
 
-    def _chunks(self, epoch: int, position: int) -> Iterator[_Chunk]:
+    def _chunks(self, epoch: int, position: int) -> Iterator[_UnitChunk]:
         """This rank's units from a position on, over the end of the epoch into the next, without end."""
         while True:
             begin = position
@@ -190,7 +190,7 @@ class StreamingSampler(DistributedSampler[Any]):
                 begin = position = position + count * self.world_size
             epoch, position = epoch + 1, 0
 
-    def _chunk(self, epoch: int, begin: int, position: int, count: int, *, is_last: bool) -> _Chunk:
+    def _chunk(self, epoch: int, begin: int, position: int, count: int, *, is_last: bool) -> _UnitChunk:
         n = self.units(epoch)
         numbers = np.arange(position + self.rank, position + count * self.world_size, self.world_size)
         stop = min(int(numbers[-1]) + 1, n)
@@ -199,7 +199,7 @@ class StreamingSampler(DistributedSampler[Any]):
         units = self._read(epoch, start, stop)
         if wrapped:
             units += [unit for number in numbers[-wrapped:] % n for unit in self._read(epoch, number, number + 1)]
-        return _Chunk((epoch, begin), units, is_last)
+        return _UnitChunk((epoch, begin), units, is_last)
 
     def _read(self, epoch: int, start: int, stop: int) -> list[Any]:
         """Every `world_size`-th unit of a range."""
@@ -284,7 +284,7 @@ class _Drawing(Iterator[Any]):
         self._sampler.restored()
 
 
-class _Chunk(NamedTuple):
+class _UnitChunk(NamedTuple):
     begin: tuple[int, int]  # epoch and position of its first unit
     units: list[Any]
     is_last: bool  # of its epoch
@@ -299,11 +299,11 @@ class _Ahead:
         window: says how far ahead.
     """
 
-    def __init__(self, chunks: Iterator[_Chunk], data_source: Any, window: AnnounceWindow) -> None:
+    def __init__(self, chunks: Iterator[_UnitChunk], data_source: Any, window: AnnounceWindow) -> None:
         self._chunks = chunks
         self._source = data_source
         self._window = window
-        self._pending: deque[_Chunk] = deque()
+        self._pending: deque[_UnitChunk] = deque()
         self._announced = 0  # samples in what is pending
 
     @property

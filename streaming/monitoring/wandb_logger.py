@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from streaming.core.logs import get_logger
-from streaming.core.machine import resident_memory
+from streaming.core.process_memory import resident_memory
 from streaming.errors import ConfigError, MissingExtra
 from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.stalls import StallAccount

@@ -225,7 +225,7 @@ class _Batching(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
 
-class _Epoch:
+class _EpochPlan:
     """What is known of an epoch after its first windows were planned."""
 
     def __init__(self) -> None:
@@ -248,7 +248,7 @@ class _Windowed:
         self._batching = batching
         self._seed = int(order.settings().get("seed", 0))
         self._windows_in_epoch = -(-order.epoch_size // batching.window)
-        self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
+        self._epochs: OrderedDict[int, _EpochPlan] = OrderedDict()
         self._kept: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
     def num_groups(self, epoch: int) -> int:
@@ -281,10 +281,10 @@ class _Windowed:
             at = until
         return found
 
-    def _counted(self, epoch: int, wanted: int | None = None) -> _Epoch:
+    def _counted(self, epoch: int, wanted: int | None = None) -> _EpochPlan:
         """The epoch, with windows planned until it has the wanted units; all of them for None."""
         if epoch not in self._epochs:
-            self._epochs[epoch] = _Epoch()
+            self._epochs[epoch] = _EpochPlan()
             if len(self._epochs) > KEPT_EPOCHS:
                 self._epochs.popitem(last=False)
         self._epochs.move_to_end(epoch)

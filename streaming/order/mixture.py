@@ -102,7 +102,7 @@ class Mixture:
             for (name, size), count in zip(sizes.items(), first, strict=True)
         ]
         self._segments = [_Segment(0, [0] * len(sizes), Shares(first), self.epoch_size if is_exact else None, first)]
-        self._chunks: dict[int, _Chunk] = {}
+        self._chunks: dict[int, _SampleChunk] = {}
         self._add(dict(weight_schedule or {}), sizes, repeats is not None)
 
     def _first_weights(
@@ -188,7 +188,7 @@ class Mixture:
 
     # -- chunks: some blocks, made together
 
-    def _chunk(self, at: int) -> _Chunk:
+    def _chunk(self, at: int) -> _SampleChunk:
         """The chunk that holds this position of the run; a few are kept."""
         for chunk in list(self._chunks.values()):
             if chunk.start <= at < chunk.stop:
@@ -207,7 +207,7 @@ class Mixture:
             self._chunks.pop(next(iter(self._chunks)), None)
         return chunk
 
-    def _made(self, segment: _Segment, epoch: int, start: int, stop: int) -> _Chunk:
+    def _made(self, segment: _Segment, epoch: int, start: int, stop: int) -> _SampleChunk:
         origin = segment.start + epoch * (segment.period or 0)
         base = [count + epoch * weight for count, weight in zip(segment.base, segment.weights, strict=True)]
         borders = [*range(start, stop, segment.shares.block), stop]
@@ -225,7 +225,7 @@ class Mixture:
             samples = self._streams[stream].samples(counts[stream], counts[stream] + int(totals[stream]))
             numbers[places] = samples + first
             at += len(places)
-        return _Chunk(origin + start, origin + stop, numbers, counts)
+        return _SampleChunk(origin + start, origin + stop, numbers, counts)
 
     def _slots(self, taken: NDArray[np.int64], position: int) -> NDArray[np.unsignedinteger[Any]]:
         """The streams of the positions of a block, each as often as it is to be taken."""
@@ -255,7 +255,7 @@ class _Segment:
     weights: list[int]
 
 
-class _Chunk(NamedTuple):
+class _SampleChunk(NamedTuple):
     start: int
     stop: int
     numbers: NDArray[np.int64]

@@ -218,7 +218,7 @@ class AsyncPrefetcher:
         engine.announce([key])
         return True
 
-    async def _load(self, key: str) -> Any:
+    async def _load(self, key: str, reservation: None) -> Any:
         is_cancelled = False
         try:
             return await self._bring(key)

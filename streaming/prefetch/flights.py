@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Ahead", "AnnouncedOrder", "Flight", "Reservation"]
+__all__ = ["Ahead", "AnnouncedOrder", "Flight", "Releasable"]
 
 
-class Reservation(Protocol):
-    """A share of a byte budget, held until released."""
+class Releasable(Protocol):
+    """A share of a byte budget, held until it is released: the reservation of a cache."""
 
     def release(self) -> None:
         """Give the share back. Idempotent."""
@@ -31,7 +31,7 @@ class Ahead(NamedTuple):
     """A key that was started ahead, until it is used: whose it is, and its share of the budget."""
 
     plan: AnnouncedOrder
-    reservation: Reservation | None
+    reservation: Releasable | None
 
 
 class Flight:
@@ -41,6 +41,6 @@ class Flight:
 
     def __init__(self, is_ahead: bool) -> None:
         self.is_ahead = is_ahead
-        self.reservation: Reservation | None = None  # of a load that a reader asked for; those ahead keep theirs
+        self.reservation: Releasable | None = None  # of a load that a reader asked for; those ahead keep theirs
         self.waiters: list[asyncio.Future[Any]] = []
         self.task: asyncio.Future[Any]

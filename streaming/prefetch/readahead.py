@@ -15,13 +15,11 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable
 from functools import partial
 from typing import Any, Final
 
+from streaming.core.miss import MISS
 from streaming.errors import ClosedError
-from streaming.prefetch.flights import Ahead, AnnouncedOrder, Flight, Reservation
+from streaming.prefetch.flights import Ahead, AnnouncedOrder, Flight, Releasable
 
-__all__ = ["MISS", "ReadAhead", "Reservation"]
-
-MISS: Final[Any] = object()
-"""What `take` returns when nothing is ready."""
+__all__ = ["ReadAhead"]
 
 START_DEPTH: Final = 512
 MAX_DEPTH: Final = 4096
@@ -36,7 +34,8 @@ class ReadAhead:
     """Loads announced keys ahead of their use, and any other key on demand.
 
     Args:
-        load: `load(key)` gives a coroutine or future that loads one key. It runs once per flight.
+        load: `load(key, reservation)` returns a coroutine or future that loads one key. Called once per flight, with
+            what `reserve` gave it.
         loop: the event loop that everything but `take` and `used` belongs to.
         max_ahead: most keys of one announced order that are loaded or loading, and not yet used or waited for by a
             thread; None adapts between 512 and 4,096.
@@ -54,12 +53,12 @@ class ReadAhead:
 
     def __init__(
         self,
-        load: Callable[[Any], asyncio.Future[Any] | Coroutine[Any, Any, Any]],
+        load: Callable[[Any, Any], asyncio.Future[Any] | Coroutine[Any, Any, Any]],
         loop: asyncio.AbstractEventLoop,
         *,
         max_ahead: int | None = None,
         concurrency: int | None = None,
-        reserve: Callable[[Any, bool], Reservation | None] | None = None,
+        reserve: Callable[[Any, bool], Releasable | None] | None = None,
         is_held: Callable[[Any], bool] = lambda key: False,
         keep_unused: bool = True,
         copied: Callable[[Any, Any], Any] = lambda key, value: copy.deepcopy(value),
@@ -292,7 +291,7 @@ class ReadAhead:
             return True
         self._ahead[key] = Ahead(plan, reservation)
         plan.ahead += 1
-        self._start(key, True)
+        self._start(key, True, reservation)
         return True
 
     def _drain_used(self) -> None:
@@ -309,7 +308,7 @@ class ReadAhead:
                 ahead.reservation.release()
                 self._is_full = False
 
-    def _start(self, key: Hashable, is_ahead: bool) -> Flight:
+    def _start(self, key: Hashable, is_ahead: bool, reservation: Releasable | None = None) -> Flight:
         if not is_ahead:  # it may have been loaded ahead and lost since: what it holds for that is not another's
             self._settle(key)
         flight = Flight(is_ahead)
@@ -321,11 +320,11 @@ class ReadAhead:
             self._overtaken.add(key)
         try:
             if is_ahead or self._has_room_for(key, flight):
-                load = self._load(key)
+                load = self._load(key, flight.reservation or reservation)
             else:
                 turn = self.loop.create_future()
                 self._queue.append((key, flight, turn))
-                load = self._load_at(turn, key)
+                load = self._load_at(turn, key, flight)
             flight.task = self.loop.create_task(load) if asyncio.iscoroutine(load) else asyncio.ensure_future(load)
         except Exception as exc:  # the flight is known already, and others may join it
             flight.task = self.loop.create_future()
@@ -334,9 +333,9 @@ class ReadAhead:
         flight.task.add_done_callback(partial(self._landed, key, flight))
         return flight
 
-    async def _load_at(self, turn: asyncio.Future[None], key: Hashable) -> Any:
+    async def _load_at(self, turn: asyncio.Future[None], key: Hashable, flight: Flight) -> Any:
         await turn
-        return await self._load(key)
+        return await self._load(key, flight.reservation)
 
     def _landed(self, key: Hashable, flight: Flight, task: asyncio.Future[Any]) -> None:
         self._flights_ahead -= flight.is_ahead

@@ -1,15 +1,15 @@
-"""How many reads may be in flight at an endpoint: found from latencies, cut when the endpoint throttles.
+"""A limit of the reads in flight at an endpoint: found from latencies, cut when the endpoint throttles.
 
-Once per round (as many answers as reads may be in flight) the limit moves:
+The limit moves once per round, which is as many answers as reads may be in flight:
 
-- Answers of 429 and 503 cut it by half their share in the round (RFC 8257, section 3.3: all of them halve it, one in a
-  hundred hardly matters); for `throttled_s` from then it grows by 1 a round: additive increase, multiplicative
-  decrease.
-- Otherwise, if reads had to wait for a place: `limit * tolerance * base / mean + sqrt(limit)`, half of the way. `base`
-  is the least mean latency of a round so far, smoothed, so the limit grows while more in flight makes answers no
-  slower, and settles where a queue builds up. The rule is that of Netflix's concurrency-limits (Gradient2Limit:
-  gradient of latencies, allowance for a queue, smoothing; the square root is GradientLimit's), which follows TCP
-  Vegas. 32 to 512 take 70 rounds: some 3 s at 30 ms.
+- Answers of 429 and 503 cut it by half their share in the round (RFC 8257, section 3.3: it is halved if all are such
+  answers and hardly changes if one in a hundred is). For `throttled_s` from then it grows by 1 a round: additive
+  increase, multiplicative decrease.
+- Otherwise, if reads had to wait: `limit * tolerance * base / mean + sqrt(limit)`, half of the way. `base` is the least
+  mean latency of a round so far, smoothed, so the limit grows while more reads in flight do not slow the answers, and
+  settles where a queue builds up. The rule is that of Netflix's concurrency-limits (Gradient2Limit: gradient of
+  latencies, allowance for a queue, smoothing; the square root is GradientLimit's), which follows TCP Vegas. It takes 70
+  rounds from 32 to 512: some 3 s at 30 ms.
 """
 
 from __future__ import annotations
@@ -17,46 +17,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
-import time
 from collections import deque
 
-from streaming.resilience.request_outcome import THROTTLED, outcome_of
-from streaming.resilience.settings import DEFAULTS, ResilienceConfig
-from streaming.resilience.shared import shared
-from streaming.resilience.timing import Clock, Sleep, Time
-from streaming.resilience.wrapper import Expected, Wrapper
-from streaming.sources.base import Blob, DataSource
-from streaming.telemetry.counters import SourceCounters
+from streaming.resilience.context import Context
 
-LEAST_ROUND = 64  # answers; a mean over fewer says little where latencies scatter
-LEAST_THROTTLED_ROUND = 8  # answers; while an endpoint throttles, the limit is small and must move soon
+MIN_ROUND = 64  # answers; a mean over fewer says little where latencies scatter
+MIN_THROTTLED_ROUND = 8  # answers; while an endpoint throttles, the limit is small and must move soon
 SMOOTHING = 0.5
-BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not pass for what is usual
-BASE_DRIFT = 1.000_5  # per round, so that a path which became longer is learned: twice as long in 1,400 rounds
+BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not count as the usual latency
+BASE_DRIFT = 1.000_5  # per round, so that it follows a path that became longer: twice as long in 1,400 rounds
 
 
-ASKED_S = "asked_s"
-"""Attribute of an error: how long the source itself had been asked, without the wait for a place. A read that was
-cancelled while it waited says nothing about the source, however late it was."""
-
-
-class EndpointLimit:
-    """Lets so many reads in at a time, first come first served; belongs to one event loop.
+class ConcurrencyLimit:
+    """Bounds the reads in flight at an endpoint, first come first served; belongs to one event loop.
 
     Attributes:
         limit: reads that may be in flight, at least 1.
-        in_flight: reads that are.
-        cuts: rounds that ended in a cut because of throttling.
+        in_flight: reads that are in flight.
+        cuts: rounds after which the limit was cut because of throttling.
     """
 
-    def __init__(self, settings: ResilienceConfig, time: Time) -> None:
+    def __init__(self, context: Context) -> None:
+        settings = context.settings
         self.limit = float(settings.initial_concurrency)
         self.in_flight = 0
         self.cuts = 0
         self._allowed = settings.initial_concurrency
         self._settings = settings
-        self._now = time.now
+        self._now = context.clock
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._throttled_until = -math.inf
         self._base_s = math.inf
@@ -64,23 +52,23 @@ class EndpointLimit:
 
     @property
     def is_throttled(self) -> bool:
-        """Whether the endpoint answered 429 or 503 lately."""
+        """Whether the endpoint has recently answered 429 or 503."""
         return self._now() < self._throttled_until
 
     @property
     def waiting(self) -> int:
-        """Reads that wait for a place."""
+        """Number of reads that wait for a place."""
         return len(self._waiting)
 
     def enter_now(self) -> bool:
-        """Take a place if one is free."""
+        """Take a place if one is free, and return whether there was one."""
         if self.in_flight < self._allowed:
             self.in_flight += 1
             return True
         return False
 
     async def enter(self) -> None:
-        """Wait for a place. Cancelled, it leaves the place to the next."""
+        """Wait for a place. If cancelled, the place passes to the next."""
         if self.enter_now():
             return
         self._was_full = True
@@ -100,8 +88,8 @@ class EndpointLimit:
         """Give a place back.
 
         Args:
-            seconds: how long a successful read took; None where there was none.
-            is_throttled: the endpoint asked for fewer requests.
+            seconds: how long a successful read took; None for a failed one.
+            is_throttled: whether the endpoint asked for fewer requests.
         """
         if seconds is not None:
             self._answers += 1
@@ -109,10 +97,10 @@ class EndpointLimit:
         elif is_throttled:
             self._throttles += 1
             self._throttled_until = self._now() + self._settings.throttled_s
-        least = (
-            LEAST_THROTTLED_ROUND if self._throttles or self.limit < self._settings.initial_concurrency else LEAST_ROUND
+        round_size = (
+            MIN_THROTTLED_ROUND if self._throttles or self.limit < self._settings.initial_concurrency else MIN_ROUND
         )
-        if self._answers + self._throttles >= max(least, self._allowed):
+        if self._answers + self._throttles >= max(round_size, self._allowed):
             self._end_round()
         self._give_up_place()
 
@@ -152,91 +140,3 @@ class EndpointLimit:
         self._throttles = 0
         self._total_s = 0.0
         self._was_full = bool(self._waiting)
-
-
-class ConcurrencyLimit(Wrapper):
-    """Bounds the reads in flight at an endpoint, together with all other sources there.
-
-    Listings are not held back: few run at a time, and reads would wait behind them.
-
-    Args:
-        gate: what is shared; None: the one of the source's endpoint, on each loop its own.
-
-    Attributes:
-        counters: the requests that were let through, and what came of them; bumped on the loop, read anywhere.
-        waiting: reads of this source that wait for a place.
-    """
-
-    def __init__(
-        self,
-        source: DataSource,
-        settings: ResilienceConfig = DEFAULTS,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-        rng: random.Random | None = None,
-        *,
-        gate: EndpointLimit | None = None,
-    ) -> None:
-        super().__init__(source, settings, clock, sleep, rng)
-        self.counters = SourceCounters()
-        self.waiting = 0
-        self._given = gate
-        self._gate = gate
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def gate(self) -> EndpointLimit:
-        """What bounds the reads on the running loop."""
-        if self._given is None:
-            loop = asyncio.get_running_loop()
-            if loop is not self._loop:
-                self._gate = shared(EndpointLimit, self.config, self.settings, self._time)
-                self._loop = loop
-        assert self._gate is not None
-        return self._gate
-
-    @property
-    def last_gate(self) -> EndpointLimit | None:
-        """The gate of the last read, None before the first; to be looked at from any thread, with a loop or without."""
-        return self._gate
-
-    @property
-    def is_throttled(self) -> bool:
-        return self.gate.is_throttled
-
-    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
-        if self._closed:
-            self._check_open()
-        gate = self.gate
-        if not gate.enter_now():
-            await self.wait_at(gate)
-        now = self._time.now
-        started = now()
-        self.counters.in_flight += 1
-        try:
-            blob = await self._read_below(path, start, end, expect=expect)
-            seconds = now() - started
-            self.counters.answered(blob.data, seconds)
-        except BaseException as error:
-            self.note_failed(gate, error, now() - started)
-            raise
-        gate.leave(seconds)
-        return blob
-
-    async def wait_at(self, gate: EndpointLimit) -> None:
-        """Wait for a place, counted as waiting."""
-        self.waiting += 1
-        try:
-            await gate.enter()
-        except asyncio.CancelledError as error:
-            error.__dict__[ASKED_S] = 0.0
-            raise
-        finally:
-            self.waiting -= 1
-
-    def note_failed(self, gate: EndpointLimit, error: BaseException, seconds: float) -> None:
-        """A request ended so after so many seconds: count it and give its place back."""
-        error.__dict__[ASKED_S] = seconds
-        outcome = outcome_of(error)
-        self.counters.ended(outcome)
-        gate.leave(None, outcome == THROTTLED)

@@ -1,10 +1,8 @@
-"""Several copies of the same objects as one source: where one cannot serve, the next is asked."""
+"""Replicas of the same objects as one source: where one cannot serve a read, the next one does."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -18,14 +16,13 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
-from streaming.resilience.history import Attempt, carry, failed, told
+from streaming.resilience.context import DEFAULT_CONTEXT, Context
+from streaming.resilience.history import Attempt, attach_attempts, attempts_from, with_history
 from streaming.resilience.latency import Latencies
-from streaming.resilience.listing_retry import whole_listing
+from streaming.resilience.listing import whole_listing
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.settings import DEFAULTS, ResilienceConfig
-from streaming.resilience.timing import Clock, Sleep
-from streaming.resilience.wrapper import Expected, Wrapper, read_of
-from streaming.sources.base import Blob, DataSource, FileInfo
+from streaming.resilience.wrapper import Wrapper
+from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.sources.status_codes import UnusableAnswer
 from streaming.telemetry.skipped_objects import Skips
 
@@ -34,14 +31,13 @@ _log = get_logger(__name__)
 _MOVES_ON = (ObjectNotFoundError, AccessDenied, ObjectChanged, TruncatedRead, UnusableAnswer)
 
 
-class _Copy:
-    """One copy and what is known of it."""
+class _Replica:
+    """One replica and how it has served so far."""
 
-    __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "read", "source", "was_denied")
+    __slots__ = ("in_flight", "is_failing", "is_primary", "latencies", "source", "was_denied")
 
     def __init__(self, source: DataSource, is_primary: bool) -> None:
         self.source = source
-        self.read = read_of(source)
         self.is_primary = is_primary
         self.in_flight = 0
         self.latencies = Latencies()
@@ -50,169 +46,159 @@ class _Copy:
 
     @property
     def load(self) -> tuple[bool, float]:
-        """What the next read has before it: reads in flight times their median; failing copies come last."""
+        """Sort key of the next read: reads in flight times their median latency; failing replicas come last."""
         return self.is_failing, (self.in_flight + 1) * self.latencies.quantile(0.5)
 
 
 class _Failures:
-    """What the copies said to one read, by copy, the last word of each."""
+    """The failed attempts of one read, and the last error of each replica."""
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self.errors: dict[_Copy, StreamingError] = {}
+        self.errors: dict[_Replica, StreamingError] = {}
 
 
 class Failover(Wrapper):
-    """Reads from the first copy that can (`replica_selection="ordered"`), or from the least loaded.
+    """Reads from the first replica that can serve (`replica_selection="ordered"`), or from the least loaded one.
 
-    It moves on where a copy is unavailable, times out, breaks off, denies, lacks the object or has another one; other
-    errors, such as a bad request, are final. When a copy is late (`Latencies`) the next is asked too, and
-    the first answer wins. When all have failed, one error tells what was tried. Its class:
+    The next replica is read when one is unavailable, times out, breaks off, denies access, lacks the object or has
+    another one; other errors, such as a bad request, are final. When a replica is late (`Latencies`), the next one is
+    read too, and the first answer wins. When all have failed, one error lists the attempts. Its class is:
 
-    - that of the last error worth a retry, if there is one. But if the first copy lacks the object, or copies lack it
-      and none that is down is the first, that is `ObjectNotFoundError`, and names the copies that could not be asked;
-      if the first copy itself is down, `ObjectNotFoundError` is worth a retry, as the others may lag behind it;
-    - else `AccessDenied` if a copy denied (so it may well have the object), else `ObjectChanged`, else
-    `ObjectNotFoundError`.
+    - that of the last error worth a retry, if there is one, with one exception: if replicas lack the object and the
+      others are down, it is `ObjectNotFoundError`, which names the replicas that are down. It is worth a retry if the
+      first replica is among them, as the others may lag behind it;
+    - else `AccessDenied` if a replica denied access (it may have the object), else `ObjectChanged`, else
+      `ObjectNotFoundError`.
 
     Args:
-        sources: the copies, in the order in which they are asked; at least one. All are closed with this source.
+        sources: the replicas, in the order of preference; at least one. All are closed with this source.
+        context: settings and clock.
 
     Attributes:
-        failovers: reads that another copy served than the one asked first, or for which the first was passed over.
+        failovers: reads that were served by another replica than the preferred one.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[DataSource],
-        settings: ResilienceConfig = DEFAULTS,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-        rng: random.Random | None = None,
-    ) -> None:
+    def __init__(self, sources: Sequence[DataSource], context: Context = DEFAULT_CONTEXT) -> None:
         if not sources:
-            raise ConfigError("no copies: give at least one source")
-        super().__init__(sources[0], settings, clock, sleep, rng)
+            raise ConfigError("no replicas: give at least one source")
+        super().__init__(sources[0], context)
         self.sources = tuple(sources)
         self.failovers = 0
-        self._copies = [_Copy(source, place == 0) for place, source in enumerate(self.sources)]
-        self._is_ordered = settings.replica_selection == "ordered"
+        self._replicas = [_Replica(source, place == 0) for place, source in enumerate(self.sources)]
+        self._is_ordered = self.settings.replica_selection == "ordered"
 
     @property
     def is_throttled(self) -> bool:
         return any(getattr(source, "is_throttled", False) for source in self.sources)
 
-    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
+    async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()
         order = self._order()
-        return await self._read(
-            order, path, start, end, expect, moved=self._is_ordered and order[0] is not self._copies[0]
-        )
+        is_passed_over = self._is_ordered and order[0] is not self._replicas[0]
+        return await self._read(order, path, expect, start, end, is_passed_over)
 
-    async def read_elsewhere(
-        self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None
-    ) -> Blob:
-        """Read beside a first read: from the copies that it did not ask first, and from that one last."""
+    async def read_elsewhere(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
+        """Read while another read of the object is late: from the replicas that it does not prefer."""
         first, *others = self._order()
-        others.sort(key=lambda copy: copy.is_failing)
-        return await self._read([*others, first], path, start, end, expect)
+        others.sort(key=lambda replica: replica.is_failing)
+        return await self._read([*others, first], path, expect, start, end)
 
-    def _order(self) -> list[_Copy]:
-        """The copies in the order in which they are asked; those that would refuse unasked come last."""
-        order = self._copies if self._is_ordered else sorted(self._copies, key=lambda copy: copy.load)
+    def _order(self) -> list[_Replica]:
+        """Return the replicas in the order of preference; those with an open circuit breaker come last."""
+        order = self._replicas if self._is_ordered else sorted(self._replicas, key=lambda replica: replica.load)
         if getattr(order[0].source, "is_resting", False):
-            return sorted(order, key=lambda copy: getattr(copy.source, "is_resting", False))
+            return sorted(order, key=lambda replica: getattr(replica.source, "is_resting", False))
         return order
 
     async def _read(
         self,
-        order: list[_Copy],
+        order: list[_Replica],
         path: str,
+        expect: Expected | None,
         start: int,
         end: int | None,
-        expect: Expected | None,
-        *,
-        moved: bool = False,
+        is_passed_over: bool = False,
     ) -> Blob:
-        """Ask one copy after the other; `moved` if the first of all is passed over."""
-        race = _Copies(self, order, path, start, end, expect)
+        """Read from one replica after the other; `is_passed_over` if the preferred one comes later."""
+        race = _FailoverRead(self, order, path, expect, start, end)
         first = order[0]
         race.begin(first.latencies.stall_timeout_s(self.settings))
         try:
             try:
-                blob = await self._ask(first, path, start, end, expect, race)
+                blob = await self._read_from(first, path, expect, start, end, race)
             except BaseException as error:
-                blob = await race.go_on(error)
+                blob = await race.finish(error)
             else:
                 if race.end():
                     await race.cancel_others()
         except asyncio.CancelledError as error:
             if race.failures is not None:
-                carry(error, race.failures.attempts)
+                attach_attempts(error, race.failures.attempts)
             raise
         except StreamingError as error:
             if _is_final(error):
                 raise
-            raise self._verdict(race.noted(), path) from error
-        self.failovers += moved or (race.failures is not None and bool(race.failures.attempts))
+            raise self._combined(race.ensure_failures(), path) from error
+        self.failovers += is_passed_over or (race.failures is not None and bool(race.failures.attempts))
         return blob
 
-    async def _ask(
-        self, copy: _Copy, path: str, start: int, end: int | None, expect: Expected | None, race: _Copies
+    async def _read_from(
+        self, replica: _Replica, path: str, expect: Expected | None, start: int, end: int | None, race: _FailoverRead
     ) -> Blob:
-        now = self._time.now
+        now = self._now
         started = now()
-        copy.in_flight += 1
+        replica.in_flight += 1
         try:
-            blob = await copy.read(path, start, end, expect=expect)
+            blob = await replica.source.read_expecting(path, expect, start, end)
         except asyncio.CancelledError:
-            race.noted().attempts.append(Attempt(copy.source.name, "no answer", "", now() - started))
+            race.ensure_failures().attempts.append(Attempt(replica.source.name, "no answer", "", now() - started))
             raise
         except StreamingError as error:
             if not _is_final(error):
-                failures = race.noted()
-                failures.attempts.extend(failed(copy.source.name, error, now() - started))
-                failures.errors[copy] = error
-                self._judge(copy, error)
+                failures = race.ensure_failures()
+                failures.attempts.extend(attempts_from(replica.source.name, error, now() - started))
+                failures.errors[replica] = error
+                self._note_health(replica, error)
             raise
         finally:
-            copy.in_flight -= 1
-        copy.is_failing = False
-        copy.latencies.add(now() - started)
+            replica.in_flight -= 1
+        replica.is_failing = False
+        replica.latencies.add(now() - started)
         return blob
 
-    def _judge(self, copy: _Copy, error: StreamingError) -> None:
-        if isinstance(error, AccessDenied) and not copy.was_denied:
-            copy.was_denied = True
-            _log.warning("replica_access_denied source=%s reason=%s", copy.source.name, error)
-        if (error.retryable or isinstance(error, UnusableAnswer)) and not copy.is_failing:
-            copy.is_failing = True
-            _log.info("replica_unhealthy source=%s reason=%s", copy.source.name, error)
+    def _note_health(self, replica: _Replica, error: StreamingError) -> None:
+        if isinstance(error, AccessDenied) and not replica.was_denied:
+            replica.was_denied = True
+            _log.warning("replica_access_denied source=%s reason=%s", replica.source.name, error)
+        if (error.retryable or isinstance(error, UnusableAnswer)) and not replica.is_failing:
+            replica.is_failing = True
+            _log.info("replica_unhealthy source=%s reason=%s", replica.source.name, error)
 
-    def _verdict(self, failures: _Failures, path: str) -> StreamingError:
-        """The one error for a read that no copy could serve."""
+    def _combined(self, failures: _Failures, path: str) -> StreamingError:
+        """Return the one error for a read that no replica could serve."""
         errors = failures.errors
-        missing = [copy for copy, error in errors.items() if isinstance(error, ObjectNotFoundError)]
-        down = [copy for copy, error in errors.items() if error.retryable]
+        missing = [replica for replica, error in errors.items() if isinstance(error, ObjectNotFoundError)]
+        down = [replica for replica, error in errors.items() if error.retryable]
         if missing and len(missing) + len(down) == len(errors):
             chosen: StreamingError = errors[missing[0]]
-            unasked = ", ".join(repr(copy.source.name) for copy in down)
-            why = "does not exist" + (f" where it could be asked for; not asked: {unasked}" if down else " in any copy")
+            names = ", ".join(repr(replica.source.name) for replica in down)
+            why = f"was not found; could not be read from {names}" if down else "does not exist in any replica"
         else:
-            chosen = _heaviest(list(errors.values()))
-            why = "could not be read from any copy"
-        whole = told(chosen, failures.attempts, why, path, self.name)
-        if missing and any(copy.is_primary for copy in down):
+            chosen = _most_useful(list(errors.values()))
+            why = "could not be read from any replica"
+        whole = with_history(chosen, failures.attempts, why, path, self.name)
+        if missing and any(replica.is_primary for replica in down):
             whole.retryable = True
         if whole.retryable:
             whole.__dict__["retry_after_s"] = _soonest(error for error in errors.values() if error.retryable)
         return whole
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        """All objects, as the first copy lists them that can do so wholly; listings are never mixed.
+        """List all objects of the first replica that lists them completely; listings are never mixed.
 
-        A copy whose listing brings nothing for `listing_stall_timeout_s` is passed over, except the last.
+        A replica whose listing stalls for `listing_stall_timeout_s` is passed over, except the last one.
         """
         self._check_open()
         found, skipped = await self._list(prefix)
@@ -222,19 +208,19 @@ class Failover(Wrapper):
 
     async def _list(self, prefix: str) -> tuple[list[FileInfo], Skips]:
         failures = _Failures()
-        for copy in self._copies:
-            is_last = copy is self._copies[-1]
-            patience_s = float("inf") if is_last else self.settings.listing_stall_timeout_s
-            started = self._time.now()
+        for replica in self._replicas:
+            is_last = replica is self._replicas[-1]
+            stall_timeout_s = float("inf") if is_last else self.settings.listing_stall_timeout_s
+            started = self._now()
             try:
-                return await whole_listing(copy.source, prefix, self._time, patience_s)
+                return await whole_listing(replica.source, prefix, self.context, stall_timeout_s)
             except StreamingError as error:
                 if not isinstance(error, SourceError):
                     raise
-                failures.attempts.extend(failed(copy.source.name, error, self._time.now() - started))
-                failures.errors[copy] = error
-                self._judge(copy, error)
-        raise self._verdict(failures, prefix)
+                failures.attempts.extend(attempts_from(replica.source.name, error, self._now() - started))
+                failures.errors[replica] = error
+                self._note_health(replica, error)
+        raise self._combined(failures, prefix)
 
     async def aclose(self) -> None:
         self._closed = True
@@ -247,57 +233,57 @@ class Failover(Wrapper):
             raise errors[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.sources, self.settings, self._time.now, self._time.sleep, self._given_rng)
+        return type(self), (self.sources, self.context)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.sources))})"
 
 
-class _Copies(Race):
-    """One read, by one copy after the other."""
+class _FailoverRead(Race):
+    """One read, from one replica after the other."""
 
     failures: _Failures | None = None
 
     def __init__(
         self,
         failover: Failover,
-        order: list[_Copy],
+        order: list[_Replica],
         path: str,
+        expect: Expected | None,
         start: int,
         end: int | None,
-        expect: Expected | None,
     ) -> None:
-        self._time = failover._time
+        self._context = failover.context
         self._failover = failover
         self._order = order
-        self._asked = path, start, end, expect
+        self._request = path, expect, start, end
         self._next = 1
 
-    def noted(self) -> _Failures:
-        """What the copies said so far."""
+    def ensure_failures(self) -> _Failures:
+        """Return the failures so far; made when the first is noted, as most reads have none."""
         if self.failures is None:
             self.failures = _Failures()
         return self.failures
 
-    def more(self, is_late: bool) -> Contender | float | None:
+    def next_contender(self, is_late: bool) -> Contender | float | None:
         if self._next >= len(self._order):
             return None
-        copy = self._order[self._next]
+        replica = self._order[self._next]
         self._next += 1
-        stall_timeout_s = copy.latencies.stall_timeout_s(self._failover.settings)
-        return self._failover._ask(copy, *self._asked, self), stall_timeout_s
+        stall_timeout_s = replica.latencies.stall_timeout_s(self._failover.settings)
+        return self._failover._read_from(replica, *self._request, self), stall_timeout_s
 
     def is_final(self, error: Exception) -> bool:
         return _is_final(error)
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether no other copy can help."""
+    """Whether reading another replica would not help."""
     return not (isinstance(error, _MOVES_ON) or (isinstance(error, SourceError) and error.retryable))
 
 
-def _heaviest(errors: list[StreamingError]) -> StreamingError:
-    """The last error worth a retry, else a refusal, else a change, else the last."""
+def _most_useful(errors: list[StreamingError]) -> StreamingError:
+    """Return the last error worth a retry, else a refused access, else a changed object, else the last error."""
     for error in reversed(errors):
         if error.retryable:
             return error
@@ -309,5 +295,5 @@ def _heaviest(errors: list[StreamingError]) -> StreamingError:
 
 
 def _soonest(errors: Iterator[StreamingError]) -> float:
-    """When a copy may be asked again: the least that they say, 0 for one that says nothing."""
+    """Return the seconds until a replica may be read again: the least that one asks for, 0 if one asks for none."""
     return min(getattr(error, "retry_after_s", None) or 0.0 for error in errors)

@@ -1,4 +1,4 @@
-"""What was tried, told in one error."""
+"""Errors that list the attempts behind them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from streaming.errors import SourceError, SourceUnavailable, StreamingError
 
-MOST_TOLD = 8  # kinds of attempts spelled out in a message: the first ones and the last ones
+MAX_LISTED = 8  # kinds of attempts spelled out in a message: the first ones and the last ones
 _SECONDS = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt that brought nothing.
+    """One failed attempt.
 
     Attributes:
-        source: the name of the copy asked.
-        kind: the name of the error's class, or `no answer`.
+        source: name of the replica.
+        kind: name of the error's class, or `no answer`.
         text: the error's message.
         seconds: how long the attempt took.
     """
@@ -32,36 +32,42 @@ class Attempt:
         return f"{self.source}: {self.kind} after {self.seconds:.2f} s" + (f" ({self.text})" if self.text else "")
 
 
-def failed(source: str, error: BaseException, seconds: float) -> tuple[Attempt, ...]:
-    """The attempts that an error tells of: its own history, or itself as one."""
-    return attempts_of(error) or (Attempt(source, type(error).__name__, str(error), seconds),)
-
-
 def attempts_of(error: BaseException) -> tuple[Attempt, ...]:
-    """The history that an error carries; empty if it carries none."""
+    """Return the attempts that an error lists; empty if it lists none."""
     attempts: tuple[Attempt, ...] = getattr(error, "attempts", ())
     return attempts
 
 
-def carry(error: BaseException, attempts: Sequence[Attempt]) -> None:
-    """Let an error carry a history; a cancelled read takes it along too."""
+def attempts_from(source: str, error: BaseException, seconds: float) -> tuple[Attempt, ...]:
+    """Return the attempts that an error lists, or else the error itself as one."""
+    return attempts_of(error) or (Attempt(source, type(error).__name__, str(error), seconds),)
+
+
+def attach_attempts(error: BaseException, attempts: Sequence[Attempt]) -> None:
+    """Let an error list attempts; the error of a cancelled read does so too."""
     error.__dict__["attempts"] = tuple(attempts)
 
 
-def told(error: StreamingError, attempts: Sequence[Attempt], why: str, path: str, source: str) -> StreamingError:
-    """An error of the class of `error` whose message and `attempts` tell the history.
+def with_history(
+    error: StreamingError, attempts: Sequence[Attempt], why: str, path: str, source: str
+) -> StreamingError:
+    """Return an error of the class of `error` whose message and `attempts` list the history.
 
     Args:
-        why: the beginning of the message, after path and source.
+        error: the last error, or the most useful one.
+        attempts: all attempts.
+        why: start of the message, after path and source.
+        path: of the object.
+        source: name of the source.
     """
     kind = type(error) if isinstance(error, SourceError) else SourceUnavailable
-    said = _summary(attempts)
-    if len(said) > MOST_TOLD:
-        half = MOST_TOLD // 2
-        said = [*said[:half], f"{len(said) - 2 * half} more", *said[-half:]]
-    text = f"{path!r} of source {source!r} {why} ({len(attempts)} attempts): {'; '.join(said)}"
+    lines = _summary(attempts)
+    if len(lines) > MAX_LISTED:
+        half = MAX_LISTED // 2
+        lines = [*lines[:half], f"{len(lines) - 2 * half} more", *lines[-half:]]
+    text = f"{path!r} of source {source!r} {why} ({len(attempts)} attempts): {'; '.join(lines)}"
     whole = kind(text, path=path, source=source)
-    carry(whole, attempts)
+    attach_attempts(whole, attempts)
     for name in ("status", "throttled", "retry_after_s", "retryable"):
         if name in error.__dict__:
             whole.__dict__[name] = error.__dict__[name]
@@ -69,15 +75,15 @@ def told(error: StreamingError, attempts: Sequence[Attempt], why: str, path: str
 
 
 def _summary(attempts: Sequence[Attempt]) -> list[str]:
-    """Each kind of attempt once, with its number; those that differ in seconds alone are of one kind."""
+    """Describe each kind of attempt once, with its count; attempts that differ only in seconds are of one kind."""
     kinds: dict[tuple[str, str, str], list[Attempt]] = {}
     for attempt in attempts:
         kinds.setdefault((attempt.source, attempt.kind, _SECONDS.sub("", attempt.text)), []).append(attempt)
-    return [str(same[0]) if len(same) == 1 else _several(same) for same in kinds.values()]
+    return [str(same[0]) if len(same) == 1 else _repeated(same) for same in kinds.values()]
 
 
-def _several(same: Sequence[Attempt]) -> str:
+def _repeated(same: Sequence[Attempt]) -> str:
     first = same[0]
     seconds = sum([attempt.seconds for attempt in same])
-    told = f" ({first.text})" if first.text else ""
-    return f"{first.source}: {first.kind} {len(same)} times, {seconds:.1f} s in all{told}"
+    text = f" ({first.text})" if first.text else ""
+    return f"{first.source}: {first.kind} {len(same)} times, {seconds:.1f} s in all{text}"

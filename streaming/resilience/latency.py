@@ -1,4 +1,4 @@
-"""How long reads take, as quantiles of the last ones."""
+"""Quantiles of the latencies of the last reads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Latencies:
         self._unsorted += 1
 
     def quantile(self, share: float) -> float:
-        """The latency that this share of the last reads did not exceed; 0.0 before the first."""
+        """Return the latency that this share of the last reads did not exceed; 0.0 before the first."""
         if self._unsorted >= SORTED_EACH or (self._unsorted and len(self._sorted) < SORTED_EACH):
             self._sorted = sorted(self._last)
             self._unsorted = 0
@@ -36,8 +36,7 @@ class Latencies:
         return ranked[min(int(share * len(ranked)), len(ranked) - 1)] if ranked else 0.0
 
     def stall_timeout_s(self, settings: ResilienceConfig) -> float:
-        """Return the seconds after which a source may have gone silent: `stall_timeout_factor` times p99, within
-        bounds."""
+        """Return the seconds after which a read is late: `stall_timeout_factor` times p99, within bounds."""
         if self.count < settings.breaker_window:
             return min(settings.stall_timeout_default_s, settings.stall_timeout_max_s)
         late = settings.stall_timeout_factor * self.quantile(0.99)

@@ -1,4 +1,4 @@
-"""What came of a request that brought no bytes, in one of the words of `streaming.telemetry.counters.OUTCOMES`."""
+"""The outcome of a failed request, as one of `streaming.telemetry.counters.OUTCOMES`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Final
 
 from streaming.errors import BadRequest, ClosedError, InvalidPath, ObjectChanged, ObjectTooLargeError, TruncatedRead
 
-THROTTLED: Final = "throttled"
-
 _OUTCOMES: Final[dict[type[BaseException], str]] = {
-    # The builtin parents of this library's own errors, so that a user's source may raise either.
+    # Builtin parents of this library's own errors, so that a user's source may raise either.
     FileNotFoundError: "not_found",
     PermissionError: "denied",
     TimeoutError: "timeout",
@@ -31,13 +29,13 @@ def is_throttle(error: BaseException) -> bool:
     return getattr(error, "status", None) in (429, 503) or bool(getattr(error, "throttled", False))
 
 
-def outcome_of(error: BaseException) -> str:
-    """The outcome that an error stands for: `THROTTLED` whatever its class, else by the nearest class that has one.
+def request_outcome(error: BaseException) -> str:
+    """Return the outcome of a request that raised `error`: `throttled`, or that of the nearest class that has one.
 
-    A source that was closed meanwhile counts as cancelled: nobody waits for the answer any more.
+    A source that was closed meanwhile counts as cancelled: no one waits for the answer any more.
     """
     if is_throttle(error):
-        return THROTTLED
+        return "throttled"
     for kind in type(error).__mro__:
         if kind in _OUTCOMES:
             return _OUTCOMES[kind]

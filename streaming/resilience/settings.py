@@ -1,4 +1,4 @@
-"""Every constant of the wrappers, in one place, each with its source; a user need not touch any."""
+"""All constants of the wrappers; the defaults fit without tuning."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from streaming.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResilienceConfig:
-    """How reads survive a source that fails; the module `streaming.resilience` says where each default comes from.
+    """Constants for reads that survive a failing source; `streaming.resilience` says where the defaults come from.
 
     Attributes:
-        deadline_s: the longest one read may take, over all attempts and copies.
-        backoff_base_s: the first pause before another attempt is random between 0 and this; it doubles from there.
-        backoff_max_s: the longest such pause.
-        retry_after_max_s: the longest that `Retry-After` of a server is waited for.
+        deadline_s: the longest that one read may take, over all attempts and replicas.
+        backoff_base_s: upper bound of the first random pause between two attempts; it doubles from there.
+        backoff_max_s: the highest such bound.
+        retry_after_max_s: the longest pause that a server may ask for by `Retry-After`.
         retry_ratio: attempts that each successful read earns.
-        retry_burst: most attempts saved up, and those there are at the start.
-        min_retries_per_s: attempts each second where nothing succeeds.
+        retry_burst: attempts that may be saved up; also their number at the start.
+        min_retries_per_s: attempts per second while nothing succeeds.
         listing_attempts: how often a listing is started.
-        initial_concurrency: reads in flight at an endpoint at first; slower answers alone never bring it below this.
-        max_concurrency: most reads in flight at an endpoint.
-        latency_tolerance: how much slower than at best answers may become before fewer reads are in flight.
-        throttled_s: how long after a 429 or 503 an endpoint counts as throttling.
-        hedge_quantile: a read slower than this share of the last ones gets a second beside it.
-        hedge_min_samples: reads to be observed first.
-        hedge_min_s: no second read is started sooner.
-        hedge_share: most second reads, as a share of reads.
-        breaker_window: outcomes that the failure rate is taken over.
-        breaker_failures: share of failures among them that opens the breaker.
+        initial_concurrency: reads in flight at an endpoint at first; slow answers alone never reduce it below this.
+        max_concurrency: upper bound of the reads in flight at an endpoint.
+        latency_tolerance: how much slower than their best answers may become before the limit shrinks.
+        throttled_s: seconds after a 429 or 503 during which an endpoint counts as throttling.
+        hedge_quantile: a read slower than this share of the last ones is hedged with a second read.
+        hedge_min_samples: reads to observe before the first hedge.
+        hedge_min_s: the earliest moment of a hedge.
+        hedge_share: upper bound of the hedges, as a share of the reads.
+        breaker_window: reads over which the failure rate is taken.
+        breaker_failures: share of failures among them that opens the circuit breaker.
         breaker_consecutive_failures: failures in a row that open it.
         cooldown_s: how long it is open the first time; doubled after each failed probe.
-        cooldown_max_s: the longest it is open.
-        replica_selection: `ordered` asks the copies as given; `least-loaded` the one with the shortest queue first.
-        stall_timeout_factor: a copy is late after so many times its observed p99.
-        stall_timeout_min_s: but not sooner than this.
-        stall_timeout_max_s: and at the latest after this, when the next copy is asked too.
-        stall_timeout_default_s: what counts before a copy has been observed.
-        listing_stall_timeout_s: a listing that brings nothing for so long is started on the next copy.
+        cooldown_max_s: the longest that it is open.
+        replica_selection: `ordered` prefers replicas in their order; `least-loaded` the one with the shortest queue.
+        stall_timeout_factor: a read is late after this many times the p99 of its replica.
+        stall_timeout_min_s: lower bound of that time.
+        stall_timeout_max_s: upper bound of that time, after which the next replica is read too.
+        stall_timeout_default_s: that time before a replica has been observed.
+        listing_stall_timeout_s: a listing that brings nothing for this long is started on the next replica.
     """
 
     deadline_s: float = 60.0
@@ -72,7 +72,7 @@ class ResilienceConfig:
     listing_stall_timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
+        """Check the values.
 
         Raises:
             ConfigError: for a number that is not above 0, a share above 1, bounds that cross, or an unknown order.
@@ -81,7 +81,7 @@ class ResilienceConfig:
             value = getattr(self, field.name)
             if field.name == "replica_selection":
                 if value not in ("ordered", "least-loaded"):
-                    raise ConfigError(f"replica_selection={value!r} cannot be used: say 'ordered' or 'least-loaded'")
+                    raise ConfigError(f"replica_selection={value!r} cannot be used: give 'ordered' or 'least-loaded'")
             elif not (isinstance(value, int | float) and 0 < value < float("inf")):
                 raise ConfigError(f"{field.name}={value!r} cannot be used: give a number above 0")
         for name in ("hedge_quantile", "hedge_share", "breaker_failures", "retry_ratio"):

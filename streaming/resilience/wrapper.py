@@ -1,89 +1,60 @@
-"""What all wrappers share: they are sources that own a source."""
+"""The half that all wrappers share: they are sources that own a source."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from functools import partial
-from typing import Any, Protocol, TypeAlias
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
-from streaming.resilience.settings import DEFAULTS, ResilienceConfig
-from streaming.resilience.timing import Clock, Sleep, Time
-from streaming.sources.base import Blob, DataSource, FileInfo
-
-Expected: TypeAlias = tuple[int | None, str | None, Mapping[str, str] | None]
-"""Size (None or -1: unknown), ETag as this copy's own listing gave it, and `{"md5": hex}` or `{"sha256": hex}`."""
-
-_RANDOM = random.SystemRandom()  # differs between forked processes, which must not retry in step
-
-
-class Read(Protocol):
-    """What a wrapper reads by: `Wrapper.read`, or `DataSource.read` without what it does not know."""
-
-    def __call__(
-        self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None
-    ) -> Coroutine[Any, Any, Blob]: ...
-
-
-def read_of(source: DataSource) -> Read:
-    """Return how to read `source` with `expect`, which only a wrapper passes on."""
-    return source.read if isinstance(source, Wrapper) else partial(_read_plain, source)
-
-
-def _read_plain(
-    source: DataSource, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None
-) -> Coroutine[Any, Any, Blob]:
-    return source.read(path, start, end)
+from streaming.resilience.context import DEFAULT_CONTEXT, Context
+from streaming.resilience.endpoints import ENDPOINTS, Endpoint
+from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 
 
 class Wrapper(DataSource):
-    """A source over another one, which it closes; named and configured as that one.
+    """A source over another one, which it closes; it has the name and the configuration of that one.
 
-    What a reader knows of an object goes down with each read, as `expect`: reads in flight share nothing.
+    A subclass writes `read_expecting`.
 
     Args:
-        source: what is read.
-        settings: all constants.
-        clock: seconds, as `time.monotonic`.
-        sleep: waits seconds, as `asyncio.sleep`.
-        rng: of the jitter; None: the system's.
+        source: the source that is read.
+        context: settings and clock.
     """
 
-    def __init__(
-        self,
-        source: DataSource,
-        settings: ResilienceConfig = DEFAULTS,
-        clock: Clock = time.monotonic,
-        sleep: Sleep = asyncio.sleep,
-        rng: random.Random | None = None,
-    ) -> None:
+    def __init__(self, source: DataSource, context: Context = DEFAULT_CONTEXT) -> None:
         super().__init__(source.config)
         self.source = source
-        self._read_below = read_of(source)
-        self.settings = settings
-        self._time = Time(clock, sleep)
-        self._given_rng = rng
-        self._rng = rng or _RANDOM
+        self.context = context
+        self.settings = context.settings
+        self._now = context.clock
+        self._endpoint: Endpoint | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> Coroutine[Any, Any, Blob]:
+        return self.read_expecting(path, None, start, end)
 
     @abstractmethod
-    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
-        """Read as `DataSource.read` does.
+    async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
+        """Read like `DataSource.read_expecting`. What is expected goes down with each read, so reads share nothing."""
 
-        Args:
-            expect: what is known of the object; `Verify` holds the answer of each copy against it.
-        """
+    @property
+    def endpoint(self) -> Endpoint:
+        """The limits of the source's host, on the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop or self._endpoint is None:
+            self._endpoint = ENDPOINTS.of(self.config, self.context)
+            self._loop = loop
+        return self._endpoint
 
     @property
     def is_throttled(self) -> bool:
-        """Whether an endpoint below has lately asked for fewer requests."""
+        """Whether an endpoint below has recently asked for fewer requests."""
         return bool(getattr(self.source, "is_throttled", False))
 
     @property
     def is_resting(self) -> bool:
-        """Whether a read would fail at once, unasked: a breaker below is open."""
+        """Whether a read would fail at once because a circuit breaker below is open."""
         return bool(getattr(self.source, "is_resting", False))
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
@@ -100,7 +71,7 @@ class Wrapper(DataSource):
         await self.source.aclose()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.source, self.settings, self._time.now, self._time.sleep, self._given_rng)
+        return type(self), (self.source, self.context)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.source!r})"

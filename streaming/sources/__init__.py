@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from streaming.sources.base import Blob, DataSource, FileInfo
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.gcs.source import GCSDataSource
     from streaming.sources.http.source import HTTPDataSource
     from streaming.sources.huggingface.source import HuggingFaceDataSource
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "DataSourceConfig": "streaming.core.config",
+    "DataSourceConfig": "streaming.core.source_config",
     "GCSDataSource": "streaming.sources.gcs.source",
     "HTTPDataSource": "streaming.sources.http.source",
     "HuggingFaceDataSource": "streaming.sources.huggingface.source",
@@ -64,25 +64,31 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
     """
     if isinstance(source, DataSource):
         return source
-    from streaming.core.config import parse_source
+    from streaming.core.source_config import parse_source
 
     config = parse_source(source)
     if config.source_type in _registered:
         return _registered[config.source_type](config)
-    made: DataSource = __getattr__(_CLASS_OF[config.source_type])(config)
+    made: DataSource = _load(_CLASS_OF[config.source_type])(config)
     return made
 
 
 def register_scheme(scheme: str, make: Callable[[DataSourceConfig], DataSource]) -> None:
     """Let URLs `scheme://...` and the type `scheme` name sources that `make` makes from their configuration."""
-    from streaming.core.config import SOURCE_TYPES
+    from streaming.core.source_config import SOURCE_TYPES
 
     SOURCE_TYPES[scheme] = scheme
     _registered[scheme] = make
 
 
-def __getattr__(name: str) -> Any:
-    """Import a source from the module that defines it."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _load(name: str) -> Any:
     return getattr(import_module(_HOME_OF[name]), name)
+
+
+if not TYPE_CHECKING:  # or type checkers would take any name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        """Import a source from the module that defines it."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _load(name)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from streaming.core.masking import remember_secrets
 from streaming.errors import (
@@ -25,7 +25,7 @@ from streaming.errors import (
 from streaming.telemetry.skipped_objects import Skips, warn_of
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -66,6 +66,20 @@ class Blob:
     size: int
     version: str | None
     source: str
+
+
+class Expected(NamedTuple):
+    """What a caller knows of an object that it reads.
+
+    Attributes:
+        size: bytes, or -1 or None if unknown.
+        etag: as the listing of the same replica gave it.
+        checksums: `{"md5": hex}` or `{"sha256": hex}` of the whole object.
+    """
+
+    size: int | None = None
+    etag: str | None = None
+    checksums: Mapping[str, str] | None = None
 
 
 def check_path(path: str) -> str:
@@ -165,6 +179,12 @@ class DataSource(ABC):
             ClosedError: after `aclose`.
             SourceError: or one of its other kinds, for everything else that can go wrong.
         """
+
+    def read_expecting(
+        self, path: str, expect: Expected | None, start: int = 0, end: int | None = None
+    ) -> Coroutine[Any, Any, Blob]:
+        """Read like `read`; wrappers pass on what the caller expects, down to the one that verifies the answer."""
+        return self.read(path, start, end)
 
     @abstractmethod
     def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:

@@ -23,9 +23,11 @@ __all__ = [
     "joined",
     "json_of",
     "next_link",
+    "plain_etag",
     "retry_after_s",
     "size_in",
     "size_of",
+    "stable_etag",
     "timestamp",
     "whole_number",
 ]
@@ -37,6 +39,8 @@ LONGEST_DATE = 64
 LONGEST_LINK = 16_384
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-[0-9]{1,19}|\*)/([0-9]{1,19}|\*)")
+_CODING = re.compile(r"(?:-{1,2}|;|:)(?:gzip|br|zstd|deflate)$")
+_THREE_NUMBERS = re.compile(r"[0-9a-f]+-([0-9a-f]{1,16})-([0-9a-f]+)")
 _IN_REQUEST = re.compile(r"[!-~]+")  # no space and no control character, which would end the line of a request
 _NEXT = re.compile(r"""\brel\s*=\s*(?:"next"|'next'|next\b)""", re.IGNORECASE)
 # What date parsers raise for dates out of the calendar, besides ValueError.
@@ -163,3 +167,27 @@ def joined(url: str, link: str) -> str | None:
     except ValueError:  # a host that is none, digits without end for a port
         return None
     return target if is_usable else None
+
+
+def plain_etag(etag: str | None) -> str | None:
+    """An ETag as all servers between would write it; None if there is none.
+
+    Without quotation marks, which some leave out of listings, without the `W/` of a server that compresses, and without
+    the coding that Apache and others join to it: all these are the same object.
+    """
+    if not etag:
+        return None
+    return _CODING.sub("", etag.removeprefix("W/").strip('"')) or None
+
+
+def stable_etag(etag: str | None, size: int) -> str | None:
+    """An ETag of a web server that is the same on each of its nodes.
+
+    Apache's `inode-size-mtime` has another inode on each node that keeps the files; it is left out. Where the size is
+    not known (-1), what may be such an ETag is None.
+    """
+    etag = plain_etag(etag)
+    match = _THREE_NUMBERS.fullmatch(etag) if etag else None
+    if etag is None or match is None or (size >= 0 and int(match[1], 16) != size):
+        return etag
+    return f"{match[1]}-{match[2]}" if size >= 0 else None

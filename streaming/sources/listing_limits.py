@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from streaming.errors import BadRequest, SourceTimeout
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 __all__ = ["ListingLimits", "page_too_large"]
 

@@ -20,7 +20,7 @@ from streaming.sources.base import (
 )
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 
 class MemorySource(DataSource):
@@ -40,7 +40,7 @@ class MemorySource(DataSource):
         self, config: DataSourceConfig | str = "memory", objects: Mapping[str, bytes | bytearray | memoryview] = {}
     ) -> None:
         if isinstance(config, str):
-            from streaming.core.config import DataSourceConfig
+            from streaming.core.source_config import DataSourceConfig
 
             config = DataSourceConfig(config, "memory", f"memory://{config}")
         super().__init__(config)

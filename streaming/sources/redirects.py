@@ -20,7 +20,7 @@ from yarl import URL
 from streaming.errors import AccessDenied
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 __all__ = ["MAX_REDIRECTS", "REDIRECTS", "GuardedResolver", "LinkLocal", "Reach", "is_link_local", "joined"]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from streaming.errors import TruncatedRead
-from streaming.sources.base import Buffer
+from streaming.errors import ObjectChanged, TruncatedRead
+from streaming.sources.base import Buffer, beyond_object
 
-__all__ = ["of_aiohttp", "of_obstore", "wrong_length"]
+__all__ = ["check_nothing_left", "of_aiohttp", "of_obstore", "wrong_length"]
 
 ONE_PIECE = 4_000_000  # bytes; obstore joins a piece while it holds the interpreter lock, about 1 ms for so many
 
@@ -56,3 +56,17 @@ def wrong_length(path: str, came: int, length: int, source: str) -> TruncatedRea
     """The error for a body that is shorter or longer than was announced."""
     told = f"{came} of {length} bytes came" if came < length else f"more than the announced {length} bytes came"
     return TruncatedRead(f"{path!r} of source {source!r}: {told}; read it again", path=path, source=source)
+
+
+def check_nothing_left(path: str, start: int, end: int | None, size: int, source: str) -> None:
+    """Check that an object of `size` bytes has none from `start` to `end`, as its server says.
+
+    Raises:
+        BadRequest: if `start` is beyond the object.
+        ObjectChanged: if the object does have bytes there.
+    """
+    if start > size:
+        raise beyond_object(path, start, size, source)
+    if start < size and end != start:
+        text = f"the server of source {source!r} refused bytes from {start} of {path!r}, which has {size}"
+        raise ObjectChanged(f"{text}; list the source again", path=path, source=source)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from streaming.errors import (
     AccessDenied,
     BadRequest,
-    ClosedError,
     ObjectChanged,
     ObjectNotFoundError,
     SourceError,
@@ -38,8 +36,6 @@ _MEANINGS: dict[int, tuple[type[SourceError], str]] = {
     425: (SourceUnavailable, "so it wants the request later; try again"),
     429: (SourceUnavailable, "so it wants fewer requests; try again more slowly"),
 }
-_CODING = re.compile(r"(?:-{1,2}|;|:)(?:gzip|br|zstd|deflate)$")
-_THREE_NUMBERS = re.compile(r"[0-9a-f]+-([0-9a-f]{1,16})-([0-9a-f]+)")
 _OTHER_REDIRECT = (UnusableAnswer, "which leads nowhere; check the URL of the source")
 _OTHER_REFUSAL = (BadRequest, "so it cannot serve this request; check the URL of the source")
 _SERVER_FAILED = (SourceUnavailable, "so it is failing or overloaded; try again")
@@ -53,33 +49,3 @@ def error_of_status(status: int, path: str, source: str, headers: Mapping[str, s
     error.status = status
     error.retry_after_s = retry_after_s(headers.get("Retry-After")) if headers is not None else None
     return error
-
-
-def plain_etag(etag: str | None) -> str | None:
-    """An ETag as all servers between would write it; None if there is none.
-
-    Without quotation marks, which some leave out of listings, without the `W/` of a server that compresses, and without
-    the coding that Apache and others join to it: all these are the same object.
-    """
-    if not etag:
-        return None
-    return _CODING.sub("", etag.removeprefix("W/").strip('"')) or None
-
-
-def stable_etag(etag: str | None, size: int) -> str | None:
-    """An ETag of a web server that is the same on each of its nodes.
-
-    Apache's `inode-size-mtime` has another inode on each node that keeps the files; it is left out. Where the size is
-    not known (-1), what may be such an ETag is None.
-    """
-    etag = plain_etag(etag)
-    match = _THREE_NUMBERS.fullmatch(etag) if etag else None
-    if etag is None or match is None or (size >= 0 and int(match[1], 16) != size):
-        return etag
-    return f"{match[1]}-{match[2]}" if size >= 0 else None
-
-
-def opened_before_fork(source: str, pid: int) -> ClosedError:
-    """The error for a client that came along into a forked child, where it would hang."""
-    text = f"source {source!r} was opened in process {pid}, before this one was forked from it"
-    return ClosedError(f"{text}; read in the parent, or make a new source here", source=source)

@@ -37,14 +37,12 @@ class Account:
     Attributes:
         seconds: one number for each of `STAGES`; whoever wants to know what something takes puts another list in its
             place meanwhile.
-        decompress_s: the part of the decoding under way that went into decompression.
     """
 
-    __slots__ = ("decompress_s", "seconds")
+    __slots__ = ("seconds",)
 
     def __init__(self) -> None:
         self.seconds = [0.0] * len(STAGES)
-        self.decompress_s = 0.0
 
     def add(self, seconds: Sequence[float]) -> None:
         """Note so many seconds of each stage."""

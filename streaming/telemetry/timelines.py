@@ -1,66 +1,93 @@
-"""When samples passed each stage on their way into the cache, and so what a reader waited for that waited for them."""
+"""The moments at which samples passed each stage on their way into the cache, and so what their readers waited for."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from streaming.telemetry.stages import CACHE, DECODE, DECOMPRESS, PREPARE, QUEUE, SOURCE, STAGES
 
-__all__ = ["Passed", "Timelines"]
+__all__ = ["SampleTimeline", "TimelineTuple", "Timelines"]
 
-Passed = tuple[int, float, float, float, float, float, float, float, float]
-"""One sample's way: its position; the moments of `time.perf_counter` at which its load began, it began to wait for a
-thread, it got one, its bytes were there, it was decoded, prepared, and in the cache; and the seconds of decompression
-in its decoding. A plain tuple, as one is made for each sample (0.8 us with the moments) and few are looked at."""
+TimelineTuple = tuple[int, float, float, float, float, float, float, float, float]
+"""A `SampleTimeline` as it is written: a plain tuple takes 0.3 us, and few of them are ever read."""
 
 _KEPT: Final = 512  # samples: more than land between the one that a reader waited for and its look at them
-_COMPANY: Final = 32  # of them say what the threads did while one waited for a thread
+_NEIGHBOURS: Final = 32  # samples that show what the threads did while one waited for a thread
+
+
+class SampleTimeline(NamedTuple):
+    """When one sample passed each stage, in moments of `time.perf_counter`.
+
+    Attributes:
+        position: of the sample.
+        began: its load began.
+        queued: it began to wait for a thread.
+        started: it got a thread.
+        read: its bytes had arrived.
+        decoded: it was decoded.
+        prepared: `prepare` had returned.
+        ended: it was in the cache.
+        decompress_s: seconds of decompression, which are part of its decoding.
+    """
+
+    position: int
+    began: float
+    queued: float
+    started: float
+    read: float
+    decoded: float
+    prepared: float
+    ended: float
+    decompress_s: float
 
 
 class Timelines:
-    """The ways of the samples that came last. Any thread."""
+    """The timelines of the most recent samples. Safe in any thread."""
 
     def __init__(self) -> None:
-        self._last: deque[Passed] = deque(maxlen=_KEPT)
+        self._last: deque[TimelineTuple] = deque(maxlen=_KEPT)
         self.note = self._last.append
-        """Take note of a sample's way, before readers can have it."""
+        """Add the timeline of a sample, before readers can have it."""
 
     def waited(self, positions: Sequence[int], began: float, ended: float) -> list[float]:
-        """What a reader waited for that waited for these samples, in seconds by stage; together `ended - began`.
+        """Return what a reader waited for, in seconds by stage; they add up to `ended - began`.
 
-        It waited for the sample that came last. Before that sample's load began it was in the `queue`, for room. While
-        it was loaded it waited for its stages, in their proportion: also where its load had begun before, as what
-        makes it late is what takes long, not what comes last. But the source is not among them where the bytes were
-        there before they were asked for, and stood in line: with a faster source they would have stood longer.
-        Afterwards it took its copy: `cache`.
+        It waited for the last of its samples to arrive. Until the load of that sample began, it was in the `queue`, for
+        room. During the load it waited for the stages in their proportion, also if the load had begun before: a sample
+        is late because of what takes long, not because of what comes last. The source is left out if the bytes had
+        arrived before the reader asked and were waiting for a thread: with a faster source they would have waited
+        longer. After the load the reader took its copy: `cache`.
         """
         whole = max(ended - began, 0.0)
-        last = list(self._last)  # of what others append to; copying 512 takes a few us
+        last = list(self._last)  # other threads append; copying 512 takes a few us
         wanted = set(positions)
         for at in range(len(last) - 1, -1, -1):
             if last[at][0] in wanted:
-                if last[at][7] <= began:
+                sample = SampleTimeline._make(last[at])
+                if sample.ended <= began:
                     break
-                return _shared_out(last[at], last[max(at - _COMPANY, 0) : at], began, whole)
+                neighbours = [SampleTimeline._make(other) for other in last[max(at - _NEIGHBOURS, 0) : at]]
+                return _wait_by_stage(sample, neighbours, began, whole)
         seconds = [0.0] * len(STAGES)
         seconds[QUEUE] = whole
         return seconds
 
 
-def _shared_out(passed: Passed, earlier: Sequence[Passed], began: float, whole: float) -> list[float]:
-    """A wait of `whole` seconds from `began` on for one sample, by stage."""
-    load_began, load_ended = passed[1], passed[7]
-    before = min(max(load_began - began, 0.0), whole)
-    after = min(max(began + whole - load_ended, 0.0), whole - before)
-    seconds = _stages(passed)
-    queued, started = passed[2], passed[3]
-    company = [other for other in earlier if other[7] > queued]
-    in_line_s, in_thread_s = started - queued, load_ended - max(started, passed[4])
-    if company and queued < began and in_line_s > in_thread_s:
+def _wait_by_stage(
+    sample: SampleTimeline, earlier: Sequence[SampleTimeline], began: float, whole: float
+) -> list[float]:
+    """Return a wait of `whole` seconds for one sample, which began at `began`, by stage."""
+    before = min(max(sample.began - began, 0.0), whole)
+    after = min(max(began + whole - sample.ended, 0.0), whole - before)
+    seconds = _stages(sample)
+    neighbours = [other for other in earlier if other.ended > sample.queued]
+    in_line_s = sample.started - sample.queued
+    in_thread_s = sample.ended - max(sample.started, sample.read)
+    if neighbours and sample.queued < began and in_line_s > in_thread_s:
         seconds[SOURCE] = 0.0
-    _charge(seconds, in_line_s, company)
+    _charge_line(seconds, in_line_s, neighbours)
     taken = sum(seconds)
     scale = (whole - before - after) / taken if taken > 0 else 0.0
     seconds = [scale * part for part in seconds]
@@ -69,35 +96,32 @@ def _shared_out(passed: Passed, earlier: Sequence[Passed], began: float, whole: 
     return seconds
 
 
-def _stages(passed: Passed) -> list[float]:
-    """The stages of one sample's way, without its waiting for a thread."""
-    _, began, queued, started, read, decoded, prepared, ended, decompress_s = passed
+def _stages(sample: SampleTimeline) -> list[float]:
+    """Return the seconds of one sample by stage, without its wait for a thread."""
     seconds = [0.0] * len(STAGES)
-    is_read_in_thread = started < read
-    seconds[SOURCE] = read - started if is_read_in_thread else queued - began
-    decoding_s = decoded - max(started, read)
-    seconds[DECOMPRESS] = min(decompress_s, decoding_s)  # may hold that of a failed object
-    seconds[DECODE] = decoding_s - seconds[DECOMPRESS]
-    seconds[PREPARE] = prepared - decoded
-    seconds[CACHE] = ended - prepared
+    is_read_in_thread = sample.started < sample.read
+    seconds[SOURCE] = sample.read - sample.started if is_read_in_thread else sample.queued - sample.began
+    seconds[DECOMPRESS] = sample.decompress_s
+    seconds[DECODE] = sample.decoded - max(sample.started, sample.read) - sample.decompress_s
+    seconds[PREPARE] = sample.prepared - sample.decoded
+    seconds[CACHE] = sample.ended - sample.prepared
     return seconds
 
 
-def _charge(seconds: list[float], line_s: float, company: Sequence[Passed]) -> None:
-    """Waiting for a thread is waiting for what the threads did meanwhile, in that proportion; if nothing, `queue`."""
+def _charge_line(seconds: list[float], line_s: float, neighbours: Sequence[SampleTimeline]) -> None:
+    """Divide the wait for a thread among what the threads did meanwhile, in proportion; `queue` if that is nothing."""
     if line_s <= 0:
         return
-    read_s = decompressed_s = decoded_s = prepared_s = kept_s = 0.0
-    for _, _, _, started, read, decoded, prepared, ended, decompress_s in company:  # 32 at each wait: no list for each
-        if started < read:  # the thread itself read
+    read_s = decompressed_s = decoded_s = prepared_s = stored_s = 0.0
+    for _, _, _, started, read, decoded, prepared, ended, decompress_s in neighbours:  # at each wait: no list for each
+        if started < read:  # the thread read the bytes
             read_s += read - started
             started = read
         decoded_s += decoded - started
-        if decompress_s:
-            decompressed_s += min(decompress_s, decoded - started)
+        decompressed_s += decompress_s
         prepared_s += prepared - decoded
-        kept_s += ended - prepared
-    done = (read_s, decompressed_s, decoded_s - decompressed_s, prepared_s, kept_s)
+        stored_s += ended - prepared
+    done = (read_s, decompressed_s, decoded_s - decompressed_s, prepared_s, stored_s)
     total = sum(done)
     if total <= 0:
         seconds[QUEUE] += line_s

@@ -63,7 +63,7 @@ def test_a_block_of_the_whole_capacity() -> None:
 def test_written_parts_are_read_back() -> None:
     """Parts lie one after the other, also those longer than one copying step."""
     arena = Arena(8 << 20)
-    parts = [b"head", os.urandom(3 << 20), bytearray(b"tail"), b""]
+    parts: list[bytes | bytearray] = [b"head", os.urandom(3 << 20), bytearray(b"tail"), b""]
     place = arena.write(parts)
     assert place is not None
     assert arena.view(place) == b"".join(parts)
@@ -203,7 +203,7 @@ def _read_places(handle: Any, pipe: Connection) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_child_reads_while_owner_evicts(method: str) -> None:
     """A child never takes a wrong byte for a good one while the owner frees and rewrites under it."""
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     arena = Arena(1 << 20, max_entries=64)
     here, there = context.Pipe()
     handle = arena.fd if method == "fork" else _SpawnHandle(arena.fd)

@@ -15,7 +15,9 @@ from torch.utils.data import default_collate
 from streaming.adapter import StreamingDatasetAdapter  # tells torch's default_collate about rows
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
-from streaming.cache.sample import MISS, STALE, SmartLRUCache
+from streaming.cache.reading import STALE, PlaceTuple
+from streaming.cache.sample import SmartLRUCache
+from streaming.core.miss import MISS
 from streaming.loader.collate import PadCollate, StackCollate
 from streaming.testing import MemorySource
 
@@ -27,6 +29,12 @@ def _cache(samples: list[Any], **options: Any) -> SmartLRUCache:
     for key, sample in enumerate(samples):
         assert cache.put_nowait(key, sample)
     return cache
+
+
+def _places(cache: SmartLRUCache, keys: list[int]) -> list[PlaceTuple]:
+    places = cache.places(keys)
+    assert None not in places
+    return [place for place in places if place]
 
 
 def _sample(i: int) -> dict[str, Any]:
@@ -162,7 +170,7 @@ def test_an_evicted_sample_is_stale_and_its_neighbours_are_not(shared):
     """A place that was freed, and perhaps written anew, never gives bytes of something else."""
     cache = _cache([_sample(i) for i in range(3)])
     reader = ArenaReader(cache.arena)
-    places = cache.places([0, 1, 2])
+    places = _places(cache, [0, 1, 2])
     cache.put_nowait(1, _sample(9))
     first, stale, last = read_batch(reader.memory, reader.generations, places, shared=shared)
     assert stale is STALE
@@ -190,7 +198,7 @@ def test_a_sample_that_is_evicted_while_it_is_copied_is_stale() -> None:
     """What was current when it was opened is asked for again once its bytes were copied."""
     cache = _cache([_sample(i) for i in range(3)])
     reader = ArenaReader(cache.arena)
-    places = cache.places([0, 1, 2])
+    places = _places(cache, [0, 1, 2])
     table = FreedMeanwhile(reader.generations, places[1][2], looks=3)
     first, stale, last = read_batch(reader.memory, table, places)
     assert stale is STALE
@@ -206,7 +214,7 @@ def test_shared_batches_lie_in_shared_memory(strategy):
     torch.multiprocessing.set_sharing_strategy(strategy)
     try:
         reader = ArenaReader(cache.arena)
-        samples = read_batch(reader.memory, reader.generations, cache.places([2, 0]), shared=True)
+        samples = read_batch(reader.memory, reader.generations, _places(cache, [2, 0]), shared=True)
         batch = default_collate(samples)
     finally:
         torch.multiprocessing.set_sharing_strategy(before)

@@ -106,7 +106,7 @@ def test_every_dtype_small_and_large(dtype: torch.dtype, shape: tuple[int, ...])
 def test_layouts_come_back_contiguous() -> None:
     """Transposed, channels_last, expanded, conjugated and Fortran-ordered values are equal, and contiguous."""
     x = torch.randn(2, 3, 4, 5)
-    sample = {
+    sample: dict[str, Any] = {
         "t": x.transpose(0, 3),
         "cl": x.to(memory_format=torch.channels_last),
         "e": torch.ones(1, 4).expand(3, 4),

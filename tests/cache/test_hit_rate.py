@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cache.store import entry_size
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError
 from streaming.order.permutation import Shuffled
 from streaming.testing import MemorySource

@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from streaming.cache.budget import Reservation
-from streaming.cache.sample import MISS, SmartLRUCache
+from streaming.cache.reservation import Reservation
+from streaming.cache.sample import SmartLRUCache
+from streaming.core.miss import MISS
 
 KEYS = st.integers(0, 9)
 SIZES = st.sampled_from([0, 10, 1000, 5000, 12_000, 19_000, 40_000])
@@ -81,15 +82,6 @@ class CacheMachine(RuleBasedStateMachine):
         if reservation is not None:
             assert reservation.nbytes == size
             self.flying.append(reservation)
-
-    @rule(size=SIZES)
-    def resize(self, size: int) -> None:
-        if self.flying:
-            reservation = self.flying[0]
-            before = reservation.nbytes
-            fits = reservation.resize(size)
-            assert reservation.nbytes == (size if fits else before)
-            assert fits or size > before
 
     @rule()
     def land(self) -> None:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from streaming.cache.advice import Advice
 from streaming.cache.rates import RecentHits
-from streaming.cache.sample import MISS, SmartLRUCache
+from streaming.cache.reservation import ReservationState
+from streaming.cache.sample import SmartLRUCache
 from streaming.cache.store import entry_size
+from streaming.core.miss import MISS
 from streaming.testing import FakeClock
 
 SAMPLES = 2_000
@@ -141,13 +143,14 @@ def test_what_passes_has_a_window_of_its_own() -> None:
     passing = [key for key in range(SAMPLES) if key not in cache]
     ahead = []
     for key in passing:
-        reservation = cache.reserve(SIZE, key=key)
+        reservation = cache.reserve(SIZE, until_read=True)
         if reservation is None:
             break
         before = used(cache)
         entry = cache.encode(b"x" * SIZE)
         assert entry is not None
-        assert cache.admit(key, entry)
+        assert cache.admit(key, entry, reservation=reservation)
+        assert reservation.state is ReservationState.STORED_UNREAD
         assert used(cache) - before < 100
         ahead.append((key, reservation))
     assert 2 <= len(ahead) <= 0.015 * len(kept)
@@ -171,12 +174,13 @@ def test_who_reads_ahead_in_the_process_keeps_what_passes() -> None:
     read_all(cache, range(SAMPLES))
     read_all(cache, range(SAMPLES))
     outside = next(key for key in range(SAMPLES) if key not in cache)
-    reservation = cache.reserve(SIZE, key=outside)
+    reservation = cache.reserve(SIZE, until_read=True)
     entry = cache.encode(b"x" * SIZE)
     assert reservation is not None
     assert entry is not None
     before = used(cache)
-    assert not cache.admit(outside, entry)
+    assert not cache.admit(outside, entry, reservation=reservation)
+    assert reservation.state is ReservationState.RESERVED
     assert outside not in cache
     assert used(cache) == before
     reservation.release()

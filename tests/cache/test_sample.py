@@ -22,8 +22,8 @@ import streaming.cache
 from streaming.cache import CacheMetrics, SmartLRUCache
 from streaming.cache.arena import ArenaReader
 from streaming.cache.batch import read_batch
-from streaming.cache.reading import load
-from streaming.cache.sample import MISS, STALE
+from streaming.cache.reading import STALE, load
+from streaming.core.miss import MISS
 from streaming.errors import ConfigError
 
 
@@ -90,7 +90,7 @@ def test_prefetcher_is_importable_from_here() -> None:
 
     assert streaming.cache.AsyncPrefetcher is AsyncPrefetcher
     with pytest.raises(AttributeError, match="Nothing"):
-        streaming.cache.Nothing  # noqa: B018
+        streaming.cache.Nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,15 @@ def test_importing_the_cache_loads_neither_torch_nor_numpy() -> None:
 def test_a_reader_gets_its_own_copy(compression_type: str) -> None:
     """Writing into a sample that was put, or got, never changes the next read; small, large and nested."""
     cache = cache_of(compression_type=compression_type)
-    sample = {"small": torch.zeros(100), "large": torch.zeros(50_000), "array": np.zeros(8), "list": [1]}
+    sample: dict[str, Any] = {
+        "small": torch.zeros(100),
+        "large": torch.zeros(50_000),
+        "array": np.zeros(8),
+        "list": [1],
+    }
     assert cache.put_nowait("k", sample)
     sample["small"].fill_(7)
-    sample["list"].append(7)  # type: ignore[attr-defined]
+    sample["list"].append(7)
     for _ in range(2):
         got = cache.get_nowait("k")
         assert got["list"] == [1]
@@ -363,8 +368,10 @@ def test_prefetch_reservations_keep_to_their_window() -> None:
     first = cache.reserve(4000)
     assert first is not None
     assert cache.reserve(2000) is None
-    assert not first.resize(5001)
-    assert first.resize(1000)
+    first.release()
+    assert cache.reserve(5001) is None
+    first = cache.reserve(1000)
+    assert first is not None
     demanded = cache.reserve(9000, demanded=True)
     assert demanded is not None
     assert "k" not in cache

@@ -272,7 +272,7 @@ class TestPt(CodecContract):
         for call in (b"cnumpy\nndarray\n", b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n"):
             end = b"\x85R." if b"_reconstruct" not in call else b"\x85X\x01\0\0\0b\x87R."
             content = b"\x80\x02" + call + b"\x8a\x06" + (10**13).to_bytes(6, "little") + end
-            with torch.serialization.safe_globals([np.ndarray, np._core.multiarray._reconstruct]):
+            with torch.serialization.safe_globals([np.ndarray, np._core.multiarray._reconstruct]):  # type: ignore[attr-defined]
                 with pytest.raises(UnsafeData, match="no saved sample has"):
                     decode(self.wrapped(with_pickle(content)), self.path)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from streaming.core.config import DataSourceConfig
 from streaming.core.globs import selection
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError
 from streaming.testing import MemorySource
 
@@ -52,7 +54,7 @@ def test_exclude_wins_and_nothing_given_selects_all() -> None:
 
 @pytest.mark.parametrize("value", [[""], "", [1], 7, {"a": 1}, None, "[z-a]"])
 @pytest.mark.parametrize("setting", ["include", "exclude"])
-def test_bad_patterns_are_refused(setting: str, value: object) -> None:
+def test_bad_patterns_are_refused(setting: str, value: Any) -> None:
     """The message holds the setting and the value."""
     with pytest.raises(ConfigError, match=rf"{setting}.*must be a pattern"):
         DataSourceConfig("data", "local", "/data", **{setting: value})

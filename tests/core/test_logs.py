@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.core import logs
-from streaming.core.config import parse_source
+from streaming.core.source_config import parse_source
 from streaming.errors import AccessDenied, ConfigError, SourceError
 from streaming.index import SampleIndex
 from streaming.monitoring.metrics import write_textfile

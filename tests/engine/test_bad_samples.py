@@ -166,7 +166,8 @@ def test_candidates_are_spread_and_never_the_sample_itself() -> None:
 def test_ranks_stay_aligned_with_bad_samples_on_one_of_them(workers: int, tmp_path: Path) -> None:
     """Two processes take equally many steps of equal batches, each ended by a collective call."""
     (tmp_path / "data").mkdir()
-    loader = StreamingDataLoader(list(range(COUNT)), 5, shuffle=True, rank=1, world_size=2, collate_fn=list)
+    indices: Any = list(range(COUNT))
+    loader = StreamingDataLoader(indices, 5, shuffle=True, rank=1, world_size=2, collate_fn=list)
     of_rank_1 = [sample for batch in loader for sample in batch][::4]
     for number in range(COUNT):
         (tmp_path / "data" / f"{number:03d}.json").write_text("{" if number in of_rank_1 else "[1]")

@@ -1,6 +1,7 @@
 """Threads fed by one event loop."""
 
 import asyncio
+import math
 import threading
 
 import pytest
@@ -50,7 +51,7 @@ async def test_a_cancelled_job_does_not_begin(pool):
     running = [pool.run(block) for _ in range(2)]
     await asyncio.to_thread(begun.acquire)
     await asyncio.to_thread(begun.acquire)
-    calls = []
+    calls: list[int] = []
     skipped = pool.run(calls.append, 1)
     skipped.cancel()
     running[0].cancel()
@@ -106,6 +107,21 @@ async def test_a_job_that_is_stuck_among_short_ones_holds_nobody_up(pool):
         gate.set()
         assert await stuck is True
         gate.clear()
+
+
+async def test_a_job_that_ends_while_it_is_looked_at(pool):
+    """Its thread takes the lead back between two looks of the watch, which goes on."""
+
+    class Emptied(list):
+        """The list of who leads, which a thread empties once it was asked for its length."""
+
+        def __len__(self):
+            length = super().__len__()
+            self.clear()
+            return length
+
+    pool._leading = Emptied([math.inf])
+    pool._watch()
 
 
 def _raise(error):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.engine.replicas import ReplicaReader, open_entries
 from streaming.errors import ConfigError, ObjectChanged, ObjectNotFoundError, SourceError
 from streaming.index import Row, SampleIndex
@@ -22,7 +22,7 @@ from streaming.resilience import Retry, stack
 from streaming.sources import LocalDataSource, register_scheme
 from streaming.sources.base import Blob
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
-from tests.resilience.parts import Held, driven, memory, settle
+from tests.resilience.parts import Held, driven, in_time_of, memory, settle
 
 
 def write(root: Path, *names: str) -> Path:
@@ -40,7 +40,7 @@ def test_what_stands_around_a_source(tmp_path: Path) -> None:
     )
     assert isinstance(bare.source, LocalDataSource)
     assert isinstance(mirrored.source, Retry)
-    assert [copy.config.source_type for copy in mirrored.copies] == ["local", "http"]
+    assert [copy.config.source_type for copy in mirrored.replicas] == ["local", "http"]
     assert isinstance(web.source, Retry)
     assert given.source is memory
 
@@ -289,7 +289,7 @@ async def test_a_given_source_is_counted_where_it_is_read() -> None:
 async def test_a_given_stack_counts_by_itself() -> None:
     """What its own limits let through is not counted a second time by the reader; latencies are in its time."""
     clock = FakeClock()
-    source = stack([LatencySource(memory("data"), 0.3, sleep=clock.sleep)], clock=clock, sleep=clock.sleep)
+    source = stack([LatencySource(memory("data"), 0.3, sleep=clock.sleep)], in_time_of(clock))
     reader, rows = await open_reader([source])
     await driven(clock, reader.read(rows[0]), step_s=0.3)
     assert asked(reader) == {("data", "ok"): 1}

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def _nested(sample):
 
 @dataclasses.dataclass
 class _Features:
-    values: torch.Tensor
+    values: Any
 
 
 def _in_an_object(sample):
@@ -111,7 +112,9 @@ def test_what_has_no_copy_is_named_to_every_reader():
         with pytest.raises(PrepareError, match=r"sample 2 \('2'\).*\['deep'\]\[1\]\['lines'\] is a generator") as error:
             adapter.__getitems__([2, 2, 1])
         assert error.value.path == "2"
-        assert "generator" in str(error.value.__cause__.__cause__)
+        cause = error.value.__cause__
+        assert cause is not None
+        assert "generator" in str(cause.__cause__)
         assert adapter[1]["idx"] == 1
         stats = adapter.get_cache_stats()
         assert (stats["in_flight"], stats["in_flight_gb"]) == (0, 0)
@@ -142,7 +145,7 @@ def test_a_copy_keeps_types_and_what_is_shared():
 @pytest.mark.parametrize("do", [copy_sample, pickle_sample])
 def test_what_fails_is_named_by_its_path(do):
     """Also in an attribute, and at the top, and in a nest that contains itself."""
-    loop = {"features": _Features(threading.Lock())}
+    loop: dict[str, Any] = {"features": _Features(threading.Lock())}
     loop["self"] = loop
     with pytest.raises(Uncopyable, match=r"\['features'\]\.values is a lock"):
         do(loop)

@@ -13,7 +13,11 @@ SAMPLES = 60
 
 
 def run(script: str, *arguments: str | Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, str(REPOSITORY / "examples" / script), *map(str, arguments)]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr

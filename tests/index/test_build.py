@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError, DuplicateName, IndexBuildError, MissingPart, NoSamples, ObjectNotFoundError
 from streaming.index import SampleIndex
 from streaming.sources.local.source import LocalDataSource

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError, IndexFileError
 from streaming.index import SampleIndex, configuration, validator
 from streaming.sources import create_data_source
@@ -303,7 +303,7 @@ def test_validators_tell_objects_apart() -> None:
 class Vague(MemorySource):
     """A listing that tells paths alone."""
 
-    async def iter_files(self, prefix: str = ""):  # type: ignore[no-untyped-def]
+    async def iter_files(self, prefix: str = ""):
         async for info in super().iter_files(prefix):
             yield FileInfo(info.path, -1)
 

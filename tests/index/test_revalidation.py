@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError, NoSamples, ObjectChanged, SourceUnavailable
 from streaming.sources.base import FileInfo
 from streaming.testing import MemorySource

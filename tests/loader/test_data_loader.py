@@ -14,6 +14,7 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import ConfigError, DecodeError, StateError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.loader.mixed_dataset import MixedDataset
+from streaming.loader.sampler import StreamingSampler
 from streaming.order.batching import SequencePacking, TokenBudgetBatching
 from streaming.order.permutation import Shuffled
 from streaming.testing import MemorySource
@@ -145,7 +146,7 @@ def test_each_pass_is_an_epoch_of_its_own_also_one_that_was_left(workers: int) -
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     whole = [[batch.tolist() for batch in loader] for loader in 3 * [loader_of(data)]]
     loader = loader_of(data, **options)
-    passes = []
+    passes: list[list[list[int]]] = []
     for _ in range(3):
         passes.append([])
         for batch in loader:
@@ -206,9 +207,11 @@ def test_the_loaders_sampler_has_its_epoch_and_state() -> None:
     """Frameworks call `set_epoch` on the sampler of a loader."""
     data = torch.arange(COUNT)
     loader, other = loader_of(data), loader_of(data)
-    for call in (loader.sampler.set_epoch, other.set_epoch):
+    sampler = loader.sampler
+    assert isinstance(sampler, StreamingSampler)
+    for call in (sampler.set_epoch, other.set_epoch):
         call(3)
-    assert loader.state_dict() == loader.sampler.state_dict() == other.state_dict()
+    assert loader.state_dict() == sampler.state_dict() == other.state_dict()
     assert torch.equal(torch.cat(list(loader)), torch.cat(list(other)))
 
 

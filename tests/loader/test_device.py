@@ -74,7 +74,7 @@ def test_settings_that_cannot_be_used() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_state_counts_what_was_given_to_the_trainer(device: str) -> None:
     """Batches copied ahead are not counted: a state taken after the second batch goes on with the third."""
-    data = [torch.tensor(number) for number in range(40)]
+    data: Any = [torch.tensor(number) for number in range(40)]
     loader = StreamingDataLoader(data, 4, shuffle=True, device=device, prefetch_to_device=3, rank=0, world_size=1)
     whole = [batch.tolist() for batch in StreamingDataLoader(data, 4, shuffle=True, rank=0, world_size=1)]
     iterator = iter(loader)

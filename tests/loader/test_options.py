@@ -50,7 +50,7 @@ class Endless(IterableDataset[int]):
 
 
 def mark(worker: int) -> None:
-    get_worker_info().dataset.mark = worker + 1  # type: ignore[union-attr,attr-defined]
+    get_worker_info().dataset.mark = worker + 1  # type: ignore[union-attr]
 
 
 def doubled(samples: list[torch.Tensor]) -> torch.Tensor:

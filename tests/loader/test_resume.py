@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -61,7 +61,7 @@ def loader_of(kind: str, dataset: Any, batch_size: int, rank: int, world: int, *
     else:
         options |= {"batch_size": batch_size}
     collate = as_one_unit if kind == "tokens" else as_units
-    seeded = {} if kind == "mixture" else {"seed": 3, "shuffle": kind != "sequence"}
+    seeded: dict[str, Any] = {} if kind == "mixture" else {"seed": 3, "shuffle": kind != "sequence"}
     return StreamingDataLoader(dataset, rank=rank, world_size=world, collate_fn=collate, **seeded, **options)
 
 
@@ -73,7 +73,7 @@ def endless(loaders: list[StreamingDataLoader]) -> Iterator[tuple[int, list[list
             yield epoch, list(batches)
 
 
-def interleaved(batches: list[list[list[int]]]) -> list[list[int]]:
+def interleaved(batches: Sequence[list[list[int]]]) -> list[list[int]]:
     """The units of a step in the global order."""
     return [unit for units in zip(*batches, strict=True) for unit in units]
 
@@ -95,11 +95,11 @@ class Uncut:
 def cut_run(kind: str, dataset: Any, chance: random.Random, most: int, **options: Any) -> dict[int, list[list[int]]]:
     """What the trainers of a run received, by epoch, which was cut after at most so many steps of each set of ranks."""
     found: dict[int, list[list[int]]] = {}
-    state: str | None = None
+    state = ""
     for world in WORLDS:
         size = chance.randint(1, 9)
         loaders = [loader_of(kind, dataset, size, rank, world, **options) for rank in range(world)]
-        for loader in loaders if state is not None else ():
+        for loader in loaders if state else ():
             loader.load_state_dict(state)
             again = loader.state_dict()
             loader.load_state_dict(again)  # a second resume, right after the first
@@ -137,11 +137,11 @@ def test_random_cuts(kind: str, part: int) -> None:
 def limited_run(kind: str, dataset: Any, chance: random.Random, **options: Any) -> dict[int, list[list[int]]]:
     """What the trainers of a run received, by epoch, which leave their passes early and are cut in or after one."""
     found: dict[int, list[list[int]]] = {}
-    epoch, state = 0, None
+    epoch, state = 0, ""
     for world in WORLDS:
         size = chance.randint(1, 9)
         loaders = [loader_of(kind, dataset, size, rank, world, **options) for rank in range(world)]
-        for loader in loaders if state is not None else ():
+        for loader in loaders if state else ():
             loader.load_state_dict(state)
         for is_cut in [False] * chance.randint(0, 2) + [chance.random() < 0.5]:
             for loader in loaders:

@@ -140,7 +140,7 @@ def test_in_torch_loaders() -> None:
     """As `sampler` and below torch's BatchSampler; in one epoch after the other the orders differ."""
     data = torch.arange(20)
     sampler = StreamingSampler(data, seed=2, rank=0, world_size=1)
-    loader = DataLoader(data, batch_size=6, sampler=sampler)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(data, batch_size=6, sampler=sampler)  # type: ignore[arg-type]
     first, second = torch.cat(list(loader)).tolist(), torch.cat(list(loader)).tolist()
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second

@@ -29,6 +29,11 @@ LONG_S = 30.0
 """How long a test waits for what should come at once."""
 
 
+def plain_loader(data: Any) -> DataLoader[Any]:
+    """A DataLoader of torch's over a list."""
+    return DataLoader(data)
+
+
 class Clock:
     """Seconds that pass when a test says so."""
 
@@ -164,7 +169,7 @@ def test_packs_and_other_loaders(adapter: StreamingDatasetAdapter) -> None:
     assert sum(1 for _ in progress_bar(packs, "sample", stream=screen)) == len(packs)
     assert "100%" in screen.last
     screen = Screen()
-    assert sum(1 for _ in progress_bar(monitor_stalls(DataLoader([1, 2, 3])), stream=screen, desc="plain")) == 3
+    assert sum(1 for _ in progress_bar(monitor_stalls(plain_loader([1, 2, 3])), stream=screen, desc="plain")) == 3
     assert "plain: 100%" in screen.last
     assert "hit" not in screen.last
 
@@ -324,7 +329,7 @@ def test_silence_on_other_ranks(
         monkeypatch.setenv(name, value)
     screen = Screen()
     steps = (
-        progress_bar(monitor_stalls(DataLoader([1, 2])), stream=screen)
+        progress_bar(monitor_stalls(plain_loader([1, 2])), stream=screen)
         if environment
         else progress_bar(loader, stream=screen, rank=1, plain_every_s=1)
     )
@@ -354,9 +359,9 @@ def test_plain_lines_where_there_is_no_terminal(loader: StreamingDataLoader, clo
 @pytest.mark.parametrize(
     ("make", "unit", "text"),
     [
-        (lambda: DataLoader([1]), "batch", "streaming.monitor_stalls"),
-        (lambda: monitor_stalls(DataLoader([1])), "sample", "give 'batch'"),
-        (lambda: monitor_stalls(DataLoader([1])), "bytes", "unit='bytes'"),
+        (lambda: plain_loader([1]), "batch", "streaming.monitor_stalls"),
+        (lambda: monitor_stalls(plain_loader([1])), "sample", "give 'batch'"),
+        (lambda: monitor_stalls(plain_loader([1])), "bytes", "unit='bytes'"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(make: Any, unit: Any, text: str) -> None:

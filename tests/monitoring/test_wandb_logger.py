@@ -109,7 +109,7 @@ def test_hits_are_those_of_the_window(loader: StreamingDataLoader, clock: Clock)
         for _ in tracker:
             clock.now += 1
         if epoch == 1:
-            loader.dataset.reset_metrics()
+            loader.dataset.reset_metrics()  # type: ignore[attr-defined]
     assert [numbers["data/hit_ratio"] for numbers, _ in run.logged] == [0, 1, 1]
     assert run.logged[1][0]["data/fetched_bytes_per_second"] == 0
 
@@ -140,7 +140,8 @@ def test_fast_steps_are_logged_once_a_second(loader: StreamingDataLoader, clock:
 def test_any_loader_that_is_watched(clock: Clock) -> None:
     """A plain DataLoader over plain data has waits, and no cache."""
     run = Run()
-    watched = monitor_stalls(DataLoader(list(range(8)), batch_size=2))
+    data: Any = list(range(8))
+    watched = monitor_stalls(DataLoader(data, batch_size=2))
     for _ in WandbLogger(watched, run, every=4, clock=clock):
         clock.now += 1
     [(numbers, _)] = run.logged
@@ -150,7 +151,8 @@ def test_any_loader_that_is_watched(clock: Clock) -> None:
 
 def test_what_keeps_no_account_is_refused(loader: StreamingDataLoader) -> None:
     """With what to give instead; and a window has steps."""
-    plain: Any = DataLoader([1])
+    data: Any = [1]
+    plain: Any = DataLoader(data)
     with pytest.raises(ConfigError, match=r"streaming\.monitor_stalls"):
         WandbLogger(plain, Run())
     with pytest.raises(ConfigError, match="every=0"):
@@ -246,7 +248,7 @@ def end_wandb() -> None:
 
 def written(folder: Path) -> list[dict[str, Any]]:
     """The history in the file of the one run below a folder, a log of LevelDB's form whose records are protobuf."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     end_wandb()  # a run that has finished may still be on its way to the file
     [path] = folder.rglob("run-*.wandb")

@@ -145,7 +145,7 @@ def test_tiny_shares_get_their_places() -> None:
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_counts_of_the_run_are_told(shuffle: bool) -> None:
     """At any position `counts` is what was delivered, near the shares, also after a change of weights."""
-    changes = {5000: {"a": 1, "b": 0}, 9000: {"a": 0.1, "b": 0.9}}
+    changes: dict[int, dict[str, float]] = {5000: {"a": 1, "b": 0}, 9000: {"a": 0.1, "b": 0.9}}
     mixture = Mixture(
         {"a": 100, "b": 300}, {"a": 0.3, "b": 0.7}, epoch_size=4000, weight_schedule=changes, shuffle=shuffle
     )

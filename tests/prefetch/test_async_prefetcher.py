@@ -51,7 +51,8 @@ async def test_queued_keys_reach_the_cache_and_are_fetched_once():
     """A key that is queued, read and queued again costs one fetch."""
     fetches = Fetches()
     fetches.gate.set()
-    prefetcher = AsyncPrefetcher(DictCache(), fetches, queue_size=10)
+    cache = DictCache()
+    prefetcher = AsyncPrefetcher(cache, fetches, queue_size=10)
     await prefetcher.start()
     for key in "abc":
         await prefetcher.queue_item(key)
@@ -59,7 +60,7 @@ async def test_queued_keys_reach_the_cache_and_are_fetched_once():
     await prefetcher.queue_item("a")
     await settle()
     assert sorted(fetches.keys) == ["a", "b", "c"]
-    assert prefetcher.cache.data == {"a": "A", "b": "B", "c": "C"}
+    assert cache.data == {"a": "A", "b": "B", "c": "C"}
     await prefetcher.stop()
 
 
@@ -165,4 +166,4 @@ async def _make_fetches():
 def test_sizes_below_one_are_refused(options):
     """A queue of nothing could never move."""
     with pytest.raises(ConfigError, match="at least 1"):
-        AsyncPrefetcher(DictCache(), Fetches.__call__, **options)
+        AsyncPrefetcher(DictCache(), Fetches(), **options)

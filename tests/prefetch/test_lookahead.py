@@ -1,15 +1,16 @@
 """The sampler that says what it will yield."""
 
 import itertools
+from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, ConcatDataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, Dataset, RandomSampler, SequentialSampler, Subset
 
 from streaming.prefetch.announce_window import HORIZON
 from streaming.prefetch.lookahead import LookAhead
 
 
-class Listener:
+class Listener(Dataset[Any]):
     """A data set that records what it is told, and by default counts each announced sample as read."""
 
     def __init__(self, *, draws=False, share=1.0):

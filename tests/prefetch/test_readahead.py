@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
+from streaming.core.miss import MISS
 from streaming.errors import ClosedError
-from streaming.prefetch.readahead import MISS, ReadAhead
+from streaming.prefetch.readahead import ReadAhead
 
 
 class Store:
@@ -19,7 +21,7 @@ class Store:
         self.budget = budget
         self.reserved = 0
 
-    async def load(self, key):
+    async def load(self, key, reservation):
         self.started.append(key)
         self.begun.setdefault(key, asyncio.Event()).set()
         gate = self.gates.setdefault(key, asyncio.get_running_loop().create_future())
@@ -209,6 +211,39 @@ async def test_the_budget_bounds_what_is_announced_and_never_starves_a_reader():
     assert await read == ["z"]
     await settle()
     assert store.started == ["a", "b", "z", "b"]
+    await engine.aclose()
+    assert store.reserved == 0
+
+
+async def test_each_load_gets_the_reservation_made_for_it():
+    """Announced, demanded, or demanded and waiting for room: the load gets what is released after it."""
+    store = Store(budget=1)
+    made: dict[Any, Any] = {}
+    given: dict[Any, Any] = {}
+
+    def reserve(key, demanded):
+        share = store.reserve(key, demanded)
+        made[key] = share or made.get(key)
+        return share
+
+    async def load(key, reservation):
+        given[key] = reservation
+        return await store.load(key, reservation)
+
+    engine = ReadAhead(load, asyncio.get_running_loop(), reserve=reserve)
+    engine.announce("a")
+    await settle()
+    store.finish("a")
+    assert await engine.get("a") == ["a"]
+    reads = [asyncio.ensure_future(engine.get(key)) for key in "bc"]
+    await settle()
+    assert store.started == ["a", "b"]
+    store.finish("b")
+    await settle()
+    store.finish("c")
+    assert await asyncio.gather(*reads) == [["b"], ["c"]]
+    assert given == made
+    assert None not in made.values()
     await engine.aclose()
     assert store.reserved == 0
 
@@ -458,7 +493,7 @@ async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
 
         return checked
 
-    calls = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
+    calls: dict[str, Any] = {"load": store.load, "reserve": store.reserve, "is_held": lambda key: False}
     calls[name] = fail(calls[name])
     load = calls.pop("load")
     engine = ReadAhead(load, asyncio.get_running_loop(), **calls)

@@ -49,7 +49,9 @@ class Reversed(Subset[Any]):
 def test_what_is_announced_reaches_the_data_sets_inside() -> None:
     """Each is told its own indices, in the order of the reads, and each once what is forgotten."""
     a, b = Listener(), Listener()
-    nested = ConcatDataset([Subset(a, [9, 8, 7]), StackDataset(b, Subset(a, range(10))), Subset(b, [4])])
+    nested: ConcatDataset[Any] = ConcatDataset(
+        [Subset(a, [9, 8, 7]), StackDataset(b, Subset(a, range(10))), Subset(b, [4])]
+    )
     order = object()
     torch_datasets.announce(nested, [0, 3, 2, 13, 12], order)
     assert a.heard == [9, 0, 7, 9]

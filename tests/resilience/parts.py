@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from streaming.errors import SourceError, SourceUnavailable
+from streaming.resilience import Context, ResilienceConfig
 from streaming.sources.base import Blob, DataSource, FileInfo
 from streaming.testing import FakeClock, MemorySource
 
@@ -19,6 +20,11 @@ DATA = b"content of the object"
 def memory(name: str = "memory", count: int = 1) -> MemorySource:
     """`0.bin`, `1.bin` and so on, each with content of its own."""
     return MemorySource(name, {f"{number}.bin": DATA + b"%d" % number for number in range(count)})
+
+
+def in_time_of(clock: FakeClock, rng: random.Random | None = None, **settings: Any) -> Context:
+    """The defaults, except for some settings, in time that the test moves."""
+    return Context(ResilienceConfig(**settings), clock, clock.sleep, rng)
 
 
 class Held(DataSource):

@@ -6,34 +6,34 @@ import asyncio
 import heapq
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ObjectNotFoundError, SourceUnavailable
-from streaming.resilience import ConcurrencyLimit, EndpointLimit, ResilienceConfig, is_throttle
-from streaming.resilience.timing import Time
+from streaming.resilience import ConcurrencyLimit, Context, Guard, ResilienceConfig, is_throttle
 from streaming.testing import FakeClock, MemorySource
-from tests.resilience.parts import Held, cancelled_at_every_turn, down, marked, memory, settle
+from tests.resilience.parts import Held, cancelled_at_every_turn, down, in_time_of, marked, memory, settle
 
 
-def gate_of(clock: FakeClock, **settings: float) -> EndpointLimit:
-    """A gate in time that the test moves."""
-    return EndpointLimit(ResilienceConfig(**settings), Time(clock, clock.sleep))  # type: ignore[arg-type]
+def limit_of(clock: FakeClock, **settings: Any) -> ConcurrencyLimit:
+    """A limit in time that the test moves."""
+    return ConcurrencyLimit(in_time_of(clock, **settings))
 
 
 async def test_no_more_than_the_limit_are_in_flight() -> None:
     """40 reads over a limit of 32: 8 wait their turn, first come first served, and all are served once."""
     copy = Held(memory(count=40), rest="hold")
-    source = ConcurrencyLimit(copy)
+    source = Guard(copy)
     reads = [asyncio.ensure_future(source.read(f"{number}.bin")) for number in range(40)]
     await settle()
-    assert (copy.in_flight, source.gate.in_flight, source.gate.waiting) == (32, 32, 8)
+    assert (copy.in_flight, source.limit.in_flight, source.limit.waiting) == (32, 32, 8)
     copy.rest = None
     copy.release()
     blobs = await asyncio.gather(*reads)
     assert len({bytes(blob.data) for blob in blobs}) == copy.started == 40
-    assert (source.gate.in_flight, source.gate.waiting) == (0, 0)
+    assert (source.limit.in_flight, source.limit.waiting) == (0, 0)
 
 
 async def test_sources_of_one_host_share_the_limit() -> None:
@@ -42,83 +42,83 @@ async def test_sources_of_one_host_share_the_limit() -> None:
         DataSourceConfig(name, "http", url)
         for name, url in [("a", "http://host:80/a"), ("b", "http://user@host:80/b"), ("c", "http://other/c")]
     ]
-    a, b, c = (ConcurrencyLimit(MemorySource(config)) for config in configs)
-    assert a.gate is b.gate
-    assert a.gate is not c.gate
+    a, b, c = (Guard(MemorySource(config)) for config in configs)
+    assert a.limit is b.limit
+    assert a.limit is not c.limit
     stores = [
         DataSourceConfig("s", "http", f"http://h{number}/", storage_options={"endpoint_url": "http://minio:9000"})
         for number in range(2)
     ]
-    d, e = (ConcurrencyLimit(MemorySource(config)) for config in stores)
-    assert d.gate is e.gate
+    d, e = (Guard(MemorySource(config)) for config in stores)
+    assert d.limit is e.limit
 
 
 async def test_throttling_halves_once_a_round_and_never_goes_below_one() -> None:
     """A round of nothing but 429 halves the limit, however many came at once; it ends at 1."""
-    gate = gate_of(FakeClock())
+    limit = limit_of(FakeClock())
     limits = []
     for _ in range(9):
-        for _ in range(max(int(gate.limit), 8)):
-            await gate.enter() if gate.in_flight < int(gate.limit) else None
-            gate.in_flight = max(gate.in_flight, 1)
-            gate.leave(None, True)
-        limits.append(gate.limit)
+        for _ in range(max(int(limit.limit), 8)):
+            await limit.enter() if limit.in_flight < int(limit.limit) else None
+            limit.in_flight = max(limit.in_flight, 1)
+            limit.leave(None, True)
+        limits.append(limit.limit)
     assert limits[:6] == [16, 8, 4, 2, 1, 1]
     assert min(limits) == 1
 
 
 async def test_a_few_refusals_cut_little() -> None:
     """One 503 in ten answers costs a twentieth of the limit, not half."""
-    gate = gate_of(FakeClock(), initial_concurrency=100)
+    limit = limit_of(FakeClock(), initial_concurrency=100)
     for number in range(100):
-        await gate.enter()
-        gate.leave(None if number % 10 == 0 else 0.03, number % 10 == 0)
-    assert gate.limit == pytest.approx(95)
+        await limit.enter()
+        limit.leave(None if number % 10 == 0 else 0.03, number % 10 == 0)
+    assert limit.limit == pytest.approx(95)
 
 
 async def test_after_throttling_it_grows_by_one_a_round() -> None:
     """Additive increase while the endpoint has throttled lately; the old pace afterwards."""
     clock = FakeClock()
-    gate = gate_of(clock)
+    limit = limit_of(clock)
     for _ in range(32):
-        await gate.enter()
-        gate.leave(None, True)
-    assert gate.limit == 16
-    assert gate.is_throttled
-    await full_round(gate)
-    assert gate.limit == 17
+        await limit.enter()
+        limit.leave(None, True)
+    assert limit.limit == 16
+    assert limit.is_throttled
+    await full_round(limit)
+    assert limit.limit == 17
     clock.tick(5)
-    assert not gate.is_throttled
-    await full_round(gate)
-    assert gate.limit > 18.5
+    assert not limit.is_throttled
+    await full_round(limit)
+    assert limit.limit > 18.5
 
 
-async def full_round(gate: EndpointLimit, seconds: float = 0.03) -> None:
+async def full_round(limit: ConcurrencyLimit, seconds: float = 0.03) -> None:
     """Answers to as many reads as there may be, with one more waiting."""
-    places = int(gate.limit)
-    while gate.in_flight < places:
-        await gate.enter()
-    waiting = asyncio.ensure_future(gate.enter())
+    places = int(limit.limit)
+    while limit.in_flight < places:
+        await limit.enter()
+    waiting = asyncio.ensure_future(limit.enter())
     await settle(2)
-    rounds = gate.limit
-    while gate.limit == rounds:
-        gate.leave(seconds)
+    rounds = limit.limit
+    while limit.limit == rounds:
+        limit.leave(seconds)
         await settle(1)
-        if gate.limit == rounds and gate.in_flight < places:
-            await gate.enter()
+        if limit.limit == rounds and limit.in_flight < places:
+            await limit.enter()
     if not waiting.done():
         waiting.cancel()
     await settle(2)
-    gate.in_flight = 0
+    limit.in_flight = 0
 
 
 async def test_it_grows_only_when_reads_wait() -> None:
     """A limit that nobody meets stays."""
-    gate = gate_of(FakeClock())
+    limit = limit_of(FakeClock())
     for _ in range(1000):
-        await gate.enter()
-        gate.leave(0.03)
-    assert gate.limit == 32
+        await limit.enter()
+        limit.leave(0.03)
+    assert limit.limit == 32
 
 
 @pytest.mark.parametrize(
@@ -135,44 +135,44 @@ async def test_it_grows_only_when_reads_wait() -> None:
 async def test_what_throttles(error: Exception, expected: bool) -> None:
     """A status of 429 or 503 asks for fewer requests, and whatever says so itself; other failures do not."""
     assert is_throttle(error) is expected
-    source = ConcurrencyLimit(Held(memory(), [error]))
+    source = Guard(Held(memory(), [error]))
     with pytest.raises(type(error)):
         await source.read("0.bin")
     assert source.is_throttled is expected
-    assert source.gate.in_flight == 0
+    assert source.limit.in_flight == 0
 
 
 async def test_cancelled_waiters_give_their_turn_on() -> None:
     """Cancelled while waiting, or in the moment of its turn, a read leaves its place to the next."""
-    gate = gate_of(FakeClock(), initial_concurrency=1)
-    await gate.enter()
-    first, second, third = (asyncio.ensure_future(gate.enter()) for _ in range(3))
+    limit = limit_of(FakeClock(), initial_concurrency=1)
+    await limit.enter()
+    first, second, third = (asyncio.ensure_future(limit.enter()) for _ in range(3))
     await settle()
     first.cancel()
     await settle()
-    assert gate.waiting == 2
-    gate.leave()
+    assert limit.waiting == 2
+    limit.leave()
     second.cancel()
     await settle()
     assert third.done()
-    assert (gate.in_flight, gate.waiting) == (1, 0)
-    gate.leave()
-    assert gate.in_flight == 0
+    assert (limit.in_flight, limit.waiting) == (1, 0)
+    limit.leave()
+    assert limit.in_flight == 0
 
 
 async def test_cancel_at_every_await_leaves_places_free() -> None:
     """Whenever reads are cancelled, no place stays taken."""
     copy = Held(memory(), rest="hold")
-    source = ConcurrencyLimit(copy, ResilienceConfig(initial_concurrency=2))
+    source = Guard(copy, Context(ResilienceConfig(initial_concurrency=2)))
     blockers = [asyncio.ensure_future(source.read("0.bin")) for _ in range(2)]
     await settle()
     await cancelled_at_every_turn(lambda: source.read("0.bin"))
-    assert (source.gate.in_flight, source.gate.waiting) == (2, 0)
+    assert (source.limit.in_flight, source.limit.waiting) == (2, 0)
     for blocker in blockers:
         blocker.cancel()
     await settle()
     await cancelled_at_every_turn(lambda: source.read("0.bin"))
-    assert (source.gate.in_flight, source.gate.waiting, copy.in_flight) == (0, 0, 0)
+    assert (source.limit.in_flight, source.limit.waiting, copy.in_flight) == (0, 0, 0)
 
 
 def even(rng: random.Random) -> float:
@@ -194,22 +194,22 @@ async def test_finds_the_best_concurrency_without_tuning(per_s: int, jitter: Cal
 def served(per_s: int, jitter: Callable[[random.Random], float], fixed: int | None) -> int:
     """Reads answered in the tenth second by a server of that capacity behind 30 ms, 2,000 always wanted."""
     clock, rng = FakeClock(), random.Random(1)
-    gate = gate_of(clock)
+    limit = limit_of(clock)
     flying: list[tuple[float, float]] = []
     free, count, in_flight = (9.0 if fixed else 0.0), 0, 0
     if fixed:
         clock.tick(9.0)  # nothing to be learned before
     while clock.time() < 10:
-        while in_flight < min(fixed or int(gate.limit), 2000):
+        while in_flight < min(fixed or int(limit.limit), 2000):
             in_flight += 1
             way_s = 0.03 * jitter(rng) / 2
             free = max(clock.time() + way_s, free) + 1 / per_s
             heapq.heappush(flying, (free + way_s, clock.time()))
-        gate.in_flight = in_flight
-        gate._was_full = True  # more are wanted than may be in flight
+        limit.in_flight = in_flight
+        limit._was_full = True  # more are wanted than may be in flight
         ended, began = heapq.heappop(flying)
         clock.tick(max(ended - clock.time(), 0.0))
-        gate.leave(ended - began)
+        limit.leave(ended - began)
         in_flight -= 1
         count += ended > 9.1
     return count
@@ -219,19 +219,19 @@ async def test_errors_pass_unchanged() -> None:
     """What the source raises is what comes out."""
     error = marked(SourceUnavailable("x"), status=500)
     with pytest.raises(SourceUnavailable) as caught:
-        await ConcurrencyLimit(Held(memory(), [error])).read("0.bin")
+        await Guard(Held(memory(), [error])).read("0.bin")
     assert caught.value is error
 
 
 async def test_a_cancelled_waiter_may_be_passed_over_first() -> None:
     """Cancelled in the moment in which a place comes free, a waiter is passed over and ends as cancelled."""
-    gate = gate_of(FakeClock(), initial_concurrency=1)
-    await gate.enter()
-    first, second = (asyncio.ensure_future(gate.enter()) for _ in range(2))
+    limit = limit_of(FakeClock(), initial_concurrency=1)
+    await limit.enter()
+    first, second = (asyncio.ensure_future(limit.enter()) for _ in range(2))
     await settle()
     first.cancel()
-    gate.leave()
+    limit.leave()
     await settle()
     assert first.cancelled()
     assert second.done()
-    assert (gate.in_flight, gate.waiting) == (1, 0)
+    assert (limit.in_flight, limit.waiting) == (1, 0)

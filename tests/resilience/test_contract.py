@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streaming.resilience import Breaker, ConcurrencyLimit, Failover, Hedge, Retry, Verify, stack
+from streaming.resilience import Failover, Guard, Hedge, Retry, stack
 from streaming.sources.base import DataSource
 from streaming.testing import MemorySource
 from tests.contracts.source import Place, SourceContract
@@ -50,31 +50,13 @@ class TestHedge(_OverMemory):
         return Hedge(memory)
 
 
-class TestBreaker(_OverMemory):
-    """A dict behind a breaker."""
+class TestGuard(_OverMemory):
+    """A dict, guarded."""
 
     @pytest.fixture
     def source(self, memory: MemorySource) -> DataSource:
-        """The dict behind a breaker."""
-        return Breaker(memory)
-
-
-class TestLimit(_OverMemory):
-    """A dict with bounded reads."""
-
-    @pytest.fixture
-    def source(self, memory: MemorySource) -> DataSource:
-        """The dict with bounded reads."""
-        return ConcurrencyLimit(memory)
-
-
-class TestVerify(_OverMemory):
-    """A dict whose answers are checked."""
-
-    @pytest.fixture
-    def source(self, memory: MemorySource) -> DataSource:
-        """The dict whose answers are checked."""
-        return Verify(memory)
+        """The dict, guarded."""
+        return Guard(memory)
 
 
 class TestFailover(_OverMemory):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
@@ -18,15 +19,15 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
-from streaming.resilience import Breaker, Expected, Failover, ResilienceConfig, attempts_of
-from streaming.sources.base import Blob
+from streaming.resilience import Failover, Guard, attempts_of
+from streaming.sources.base import Blob, Expected
 from streaming.testing import FakeClock, LatencySource
-from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, memory, settle
+from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, in_time_of, memory, settle
 
 
-def over(clock: FakeClock, *copies: Held, **settings: object) -> Failover:
+def over(clock: FakeClock, *copies: Held, **settings: Any) -> Failover:
     """Copies in time that the test moves."""
-    return Failover(copies, ResilienceConfig(**settings), clock, clock.sleep)  # type: ignore[arg-type]
+    return Failover(copies, in_time_of(clock, **settings))
 
 
 def copies_of(*scripts: object) -> list[Held]:
@@ -68,7 +69,7 @@ async def test_the_least_loaded_copy_serves() -> None:
     clock = FakeClock()
     near, far = memory("near"), memory("far")
     copies = [LatencySource(far, 0.3, sleep=clock.sleep), LatencySource(near, 0.1, sleep=clock.sleep)]
-    source = Failover(copies, ResilienceConfig(replica_selection="least-loaded"), clock, clock.sleep)
+    source = Failover(copies, in_time_of(clock, replica_selection="least-loaded"))
     left = 400
 
     async def reader() -> None:
@@ -107,7 +108,7 @@ async def test_how_late_is_late_is_learned() -> None:
         clock = FakeClock()
         held, two = copies_of(None, None)
         slow = LatencySource(held, latency_s, sleep=clock.sleep)
-        source = Failover([slow, two], ResilienceConfig(), clock, clock.sleep)
+        source = Failover([slow, two], in_time_of(clock))
         two.rest = "hold"  # as slow as the first
         await driven(clock, asyncio.gather(*(source.read("0.bin") for _ in range(40))), step_s=0.01)
         held.rest, two.rest = "hold", None
@@ -198,10 +199,10 @@ async def test_one_error_when_no_copy_can_serve(
 async def test_missing_is_told_from_down() -> None:
     """`ObjectNotFoundError` names the copies that could not be asked, and only those."""
     one, two, three = copies_of(ObjectNotFoundError("x"), down(), ObjectNotFoundError("x"))
-    with pytest.raises(ObjectNotFoundError, match="not asked: 'two'"):
+    with pytest.raises(ObjectNotFoundError, match="could not be read from 'two'"):
         await over(FakeClock(), one, two, three).read("0.bin")
     one, two = copies_of(None, None)
-    with pytest.raises(ObjectNotFoundError, match="does not exist in any copy"):
+    with pytest.raises(ObjectNotFoundError, match="does not exist in any replica"):
         await over(FakeClock(), one, two).read("missing.bin")
 
 
@@ -211,7 +212,7 @@ async def test_the_soonest_copy_says_when_to_come_back() -> None:
         one, two = copies_of(*(down(retry_after_s=wait) for wait in waits))
         with pytest.raises(SourceUnavailable) as caught:
             await over(FakeClock(), one, two).read("0.bin")
-        assert caught.value.retry_after_s == expected  # type: ignore[attr-defined]
+        assert caught.value.retry_after_s == expected
 
 
 async def test_a_denying_copy_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -249,7 +250,7 @@ async def test_cancel_at_every_await_leaves_nothing_in_flight(turns: int) -> Non
     assert turns == 0 or three.started > 0
     assert (one.in_flight, two.in_flight, three.in_flight) == (0, 0, 0)
     assert len(asyncio.all_tasks()) == 1
-    assert all(copy.in_flight == 0 for copy in source._copies)
+    assert all(copy.in_flight == 0 for copy in source._replicas)
 
 
 async def test_a_listing_that_breaks_off_is_started_on_the_next_copy() -> None:
@@ -322,23 +323,22 @@ async def test_closing_closes_every_copy() -> None:
             await copy.source.read("0.bin")
 
 
-class CountedBreaker(Breaker):
+class CountedGuard(Guard):
     """Counts how often it is asked, refusals included."""
 
     asked = 0
 
-    async def read(self, path: str, start: int = 0, end: int | None = None, *, expect: Expected | None = None) -> Blob:
+    async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         self.asked += 1
-        return await super().read(path, start, end, expect=expect)
+        return await super().read_expecting(path, expect, start, end)
 
 
 async def test_a_copy_that_rests_is_not_asked_first() -> None:
     """While its breaker is open the next copy is asked straight away, and the count of failovers goes on."""
     clock = FakeClock()
     primary, mirror = Held(memory("one"), rest=down()), Held(memory("two"))
-    settings = ResilienceConfig()
-    resting = CountedBreaker(primary, settings, clock, clock.sleep)
-    source = Failover([resting, mirror], settings, clock, clock.sleep)
+    resting = CountedGuard(primary, in_time_of(clock))
+    source, settings = Failover([resting, mirror], in_time_of(clock)), resting.settings
     for _ in range(settings.breaker_consecutive_failures):
         await source.read("0.bin")
     assert resting.is_resting
@@ -355,10 +355,9 @@ async def test_a_copy_that_rests_is_not_asked_first() -> None:
 async def test_a_read_that_moves_on_twice_is_one_failover() -> None:
     """The first copy rests and is passed over, the second fails, the third serves."""
     clock = FakeClock()
-    settings = ResilienceConfig()
     one, two, three = copies_of(down(), down(), None)
-    resting = Breaker(one, settings, clock, clock.sleep)
-    source = Failover([resting, two, three], settings, clock, clock.sleep)
+    resting = Guard(one, in_time_of(clock))
+    source = Failover([resting, two, three], in_time_of(clock))
     while not resting.is_resting:
         await source.read("0.bin")
     before = source.failovers

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
 from streaming.errors import ObjectNotFoundError, SourceTimeout, SourceUnavailable
-from streaming.resilience import Failover, Hedge, ResilienceConfig
+from streaming.resilience import Failover, Hedge
 from streaming.sources.base import Blob
 from streaming.testing import FakeClock, LatencySource
-from tests.resilience.parts import DATA, Held, cancelled_at_every_turn, down, driven, memory, settle
+from tests.resilience.parts import DATA, Held, cancelled_at_every_turn, down, driven, in_time_of, memory, settle
 
 
 async def warm(clock: FakeClock, hedge: Hedge, reads: int = 60) -> None:
@@ -20,9 +21,9 @@ async def warm(clock: FakeClock, hedge: Hedge, reads: int = 60) -> None:
         await driven(clock, hedge.read("0.bin"))
 
 
-def hedged(copy: Held, clock: FakeClock, **settings: float) -> Hedge:
+def hedged(copy: Held, clock: FakeClock, **settings: Any) -> Hedge:
     """Hedging in time that the test moves."""
-    return Hedge(copy, ResilienceConfig(**settings), clock, clock.sleep)  # type: ignore[arg-type]
+    return Hedge(copy, in_time_of(clock, **settings))
 
 
 async def test_a_late_read_gets_a_second_which_wins() -> None:
@@ -78,7 +79,7 @@ async def test_it_waits_for_the_98th_percentile() -> None:
     latencies = [number / 100 for number in range(1, 101)]
     random.Random(1).shuffle(latencies)
     waits = iter(latencies)
-    hedge = Hedge(Slow(copy, 0, sleep=clock.sleep), ResilienceConfig(hedge_min_samples=100), clock, clock.sleep)
+    hedge = Hedge(Slow(copy, 0, sleep=clock.sleep), in_time_of(clock, hedge_min_samples=100))
     for _ in range(100):
         await driven(clock, hedge.read("0.bin"), step_s=0.01)
     read = asyncio.ensure_future(hedge.read("0.bin"))
@@ -174,7 +175,7 @@ async def test_the_second_goes_to_another_copy() -> None:
     """Over copies, the second read asks one that the first did not."""
     clock = FakeClock()
     one, two = Held(memory("one"), [None] * 60 + ["hold"]), Held(memory("two"))
-    hedge = Hedge(Failover([one, two], ResilienceConfig(), clock, clock.sleep), ResilienceConfig(), clock, clock.sleep)
+    hedge = Hedge(Failover([one, two], in_time_of(clock)), in_time_of(clock))
     await warm(clock, hedge)
     blob = await driven(clock, hedge.read("0.bin"), step_s=0.01)
     assert blob.source == "two"

@@ -8,16 +8,16 @@ import re
 import pytest
 
 from streaming.errors import SourceUnavailable
-from streaming.resilience import ResilienceConfig, attempts_of, stack
+from streaming.resilience import attempts_of, stack
 from streaming.testing import FakeClock
-from tests.resilience.parts import Held, down, driven, memory
+from tests.resilience.parts import Held, down, driven, in_time_of, memory
 
 
 async def test_equal_attempts_are_told_once_with_their_number() -> None:
     """Two copies that are down, asked again and again and then left alone: each kind of answer stands there once."""
     clock = FakeClock()
     copies = [Held(memory(name), rest=down(f"{name} is gone")) for name in ("one", "two")]
-    source = stack(copies, ResilienceConfig(deadline_s=20), clock=clock, sleep=clock.sleep, rng=random.Random(0))
+    source = stack(copies, in_time_of(clock, random.Random(0), deadline_s=20))
     with pytest.raises(SourceUnavailable) as caught:
         await driven(clock, source.read("0.bin"))
     text = str(caught.value)
@@ -33,7 +33,7 @@ async def test_different_attempts_are_all_told() -> None:
     clock = FakeClock()
     said = [down("answered 503", status=503), down("answered 500", status=500), down("answered 503", status=503)]
     copy = Held(memory("one"), script=said, rest=down("answered 404"))
-    source = stack([copy], ResilienceConfig(deadline_s=1), clock=clock, sleep=clock.sleep, rng=random.Random(0))
+    source = stack([copy], in_time_of(clock, random.Random(0), deadline_s=1))
     with pytest.raises(SourceUnavailable) as caught:
         await driven(clock, source.read("0.bin"))
     told = re.findall(r"answered (\d+)", str(caught.value))

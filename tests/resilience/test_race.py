@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streaming.errors import SourceUnavailable, StreamingError
+from streaming.resilience import Context
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.timing import Time
 from streaming.sources.base import Blob
 from tests.resilience.parts import settle
 
@@ -19,11 +19,11 @@ class Faulty(Race):
     """The first contender stands still; what comes after it is broken."""
 
     def __init__(self, more: list[Contender | Exception], final: Exception | None = None) -> None:
-        super().__init__(Time())
+        super().__init__(Context())
         self._more = more
         self._final = final
 
-    def more(self, is_late: bool) -> Contender | float | None:
+    def next_contender(self, is_late: bool) -> Contender | float | None:
         """The next of the list."""
         found = self._more.pop(0)
         if isinstance(found, Exception):
@@ -42,7 +42,7 @@ class Faulty(Race):
         try:
             blob = await first
         except BaseException as error:
-            return await self.go_on(error)
+            return await self.finish(error)
         if self.end():
             await self.cancel_others()
         return blob

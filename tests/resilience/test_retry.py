@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -19,15 +19,25 @@ from streaming.errors import (
     StreamingError,
     TruncatedRead,
 )
-from streaming.resilience import ResilienceConfig, Retry, RetryBudget, attempts_of
-from streaming.resilience.timing import Time
+from streaming.resilience import Context, ResilienceConfig, Retry, RetryBudget, attempts_of
 from streaming.testing import FakeClock, MemorySource
-from tests.resilience.parts import DATA, Held, Highest, cancelled_at_every_turn, down, driven, marked, memory, settle
+from tests.resilience.parts import (
+    DATA,
+    Held,
+    Highest,
+    cancelled_at_every_turn,
+    down,
+    driven,
+    in_time_of,
+    marked,
+    memory,
+    settle,
+)
 
 
 def retry(source: Held | MemorySource, clock: FakeClock, **settings: float) -> Retry:
     """Trying again in time that the test moves, with the longest pauses."""
-    return Retry(source, ResilienceConfig(**settings), clock, clock.sleep, Highest())  # type: ignore[arg-type]
+    return Retry(source, in_time_of(clock, Highest(), **settings))
 
 
 @pytest.mark.parametrize("kind", [SourceTimeout, SourceUnavailable, TruncatedRead])
@@ -60,7 +70,7 @@ async def test_pauses_double_up_to_the_cap() -> None:
         pauses.append(seconds)
 
     budget_free = ResilienceConfig(retry_burst=20)
-    source = Retry(Held(memory(), [down()] * 9), budget_free, clock, sleep, Highest())
+    source = Retry(Held(memory(), [down()] * 9), Context(budget_free, clock, sleep, Highest()))
     source_timer = source.settings.deadline_s
     await source.read("0.bin")
     assert [pause for pause in pauses if pause != source_timer] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5]
@@ -74,7 +84,8 @@ async def test_pauses_differ_from_read_to_read() -> None:
         pauses.append(seconds)
 
     for seed in range(200):
-        await Retry(Held(memory(), [down()]), ResilienceConfig(), FakeClock(), sleep, random.Random(seed)).read("0.bin")
+        context = Context(ResilienceConfig(), FakeClock(), sleep, random.Random(seed))
+        await Retry(Held(memory(), [down()]), context).read("0.bin")
     drawn = [pause for pause in pauses if pause < 1]
     assert len(drawn) == 200
     assert min(drawn) < 0.005
@@ -154,7 +165,7 @@ async def test_an_outage_of_five_seconds_costs_no_read() -> None:
     clock, objects = FakeClock(), memory(count=200)
 
     class Outage(Held):
-        async def read(self, path: str, start: int = 0, end: int | None = None):  # type: ignore[no-untyped-def]
+        async def read(self, path: str, start: int = 0, end: int | None = None):
             self.started += 1
             await clock.sleep(0.03)
             if clock.time() < 5:
@@ -179,7 +190,7 @@ async def test_an_outage_of_five_seconds_costs_no_read() -> None:
 async def test_budget_spends_its_burst_then_waits_for_successes() -> None:
     """Ten attempts are free; beyond, each success lets one go, and otherwise ten go each second."""
     clock = FakeClock()
-    budget = RetryBudget(ResilienceConfig(), Time(clock, clock.sleep))
+    budget = RetryBudget(in_time_of(clock))
     for _ in range(10):
         await budget.take()
     waiting = [asyncio.ensure_future(budget.take()) for _ in range(6)]
@@ -207,7 +218,7 @@ async def test_budget_spends_its_burst_then_waits_for_successes() -> None:
 async def test_a_cancelled_attempt_gives_its_turn_on() -> None:
     """Cancelled before its turn it leaves the queue, cancelled after it the next one has it, or the budget."""
     clock = FakeClock()
-    budget = RetryBudget(ResilienceConfig(retry_burst=1), Time(clock, clock.sleep))
+    budget = RetryBudget(in_time_of(clock, retry_burst=1))
     await budget.take()
     first, second, third = (asyncio.ensure_future(budget.take()) for _ in range(3))
     await settle()
@@ -232,22 +243,22 @@ async def test_budget_is_one_for_an_endpoint() -> None:
     here = [MemorySource(DataSourceConfig(name, "http", f"http://host:80/{name}")) for name in "ab"]
     there = MemorySource(DataSourceConfig("c", "http", "http://other/c"))
     a, b, c = (Retry(source) for source in [*here, there])
-    assert a.budget is b.budget
-    assert a.budget is not c.budget
-    first = a.budget
+    assert a.endpoint.budget is b.endpoint.budget
+    assert a.endpoint.budget is not c.endpoint.budget
+    first = a.endpoint.budget
     other_loop = await asyncio.to_thread(lambda: asyncio.run(_budget(a)))
     assert other_loop is not first
 
 
 async def _budget(source: Retry) -> RetryBudget:
-    return source.budget
+    return source.endpoint.budget
 
 
 async def test_cancel_at_every_await_leaves_nothing_behind() -> None:
     """Cancelled anywhere between attempts, a read leaves no turn, no token and no timer."""
     clock = FakeClock()
     copy = Held(memory(), rest=down())
-    source = Retry(copy, ResilienceConfig(retry_burst=1), clock, clock.sleep, Highest())
+    source = Retry(copy, in_time_of(clock, Highest(), retry_burst=1))
 
     async def work() -> None:
         read = asyncio.ensure_future(source.read("0.bin"))
@@ -261,8 +272,8 @@ async def test_cancel_at_every_await_leaves_nothing_behind() -> None:
 
     await cancelled_at_every_turn(work, turns=20)
     await settle()
-    assert source.budget.waiting == 0
-    assert 0 <= source.budget.tokens <= 1
+    assert source.endpoint.budget.waiting == 0
+    assert 0 <= source.endpoint.budget.tokens <= 1
     assert len(asyncio.all_tasks()) == 1
     copy.rest = None
     assert bytes((await source.read("0.bin")).data) == DATA + b"0"
@@ -310,7 +321,7 @@ async def test_an_error_itself_says_whether_to_retry(marks: StreamingError) -> N
 async def test_a_cancelled_attempt_may_be_passed_over_first() -> None:
     """Cancelled in the moment in which an attempt is earned, it is passed over and ends as cancelled."""
     clock = FakeClock()
-    budget = RetryBudget(ResilienceConfig(retry_burst=1), Time(clock, clock.sleep))
+    budget = RetryBudget(in_time_of(clock, retry_burst=1))
     await budget.take()
     first, second = (asyncio.ensure_future(budget.take()) for _ in range(2))
     await settle()

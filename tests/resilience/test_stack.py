@@ -7,37 +7,30 @@ import hashlib
 import pickle
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streaming.adapter import StreamingDatasetAdapter
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     ClosedError,
     ConfigError,
+    ObjectChanged,
     ObjectNotFoundError,
     SourceError,
     SourceTimeout,
     SourceUnavailable,
     TruncatedRead,
 )
-from streaming.resilience import (
-    Breaker,
-    ConcurrencyLimit,
-    Expected,
-    Failover,
-    Hedge,
-    ResilienceConfig,
-    Retry,
-    Verify,
-    attempts_of,
-    stack,
-)
-from streaming.sources.base import DataSource
+from streaming.resilience import Context, Failover, Guard, Hedge, ResilienceConfig, Retry, attempts_of, stack
+from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
-from tests.resilience.parts import DATA, Held, cancelled_at_every_turn, down, driven, memory, settle
+from tests.resilience.parts import DATA, Held, cancelled_at_every_turn, down, driven, in_time_of, memory, settle
 
 COUNT = 12
 CONTENTS = {f"{number}.bin": DATA + b"%d" % number for number in range(COUNT)}
@@ -45,7 +38,7 @@ CONTENTS = {f"{number}.bin": DATA + b"%d" % number for number in range(COUNT)}
 
 def known(path: str) -> Expected:
     """Size and checksum, as a listing of these copies would give them."""
-    return len(CONTENTS[path]), None, {"md5": hashlib.md5(CONTENTS[path]).hexdigest()}
+    return Expected(len(CONTENTS[path]), None, {"md5": hashlib.md5(CONTENTS[path]).hexdigest()})
 
 
 def layers(source: DataSource) -> list[type]:
@@ -58,16 +51,14 @@ def layers(source: DataSource) -> list[type]:
 
 
 async def test_order_of_the_wrappers() -> None:
-    """Every copy has its own check, breaker and limit; one copy needs no failover."""
-    each = [Verify, Breaker, ConcurrencyLimit, MemorySource]
+    """Each replica has a guard of its own; a single one needs no failover."""
+    each = [Guard, MemorySource]
     assert layers(stack([memory()])) == [Retry, Hedge, *each]
     both = stack([memory("one"), memory("two")])
     assert layers(both) == [Retry, Hedge, Failover, *each]
     assert both.name == "one"
     with pytest.raises(ConfigError, match="at least one"):
         stack([])
-    with pytest.raises(ConfigError, match="of 1 copies and there are 2"):
-        stack([memory(), memory()], expected=[None])
 
 
 fault = st.builds(
@@ -109,9 +100,8 @@ async def _random_faults(plans: list[list[Fault]], order: str, seed: int) -> Non
         FaultySource(LatencySource(store, 0.02, sleep=clock.sleep), plan)
         for store, plan in zip(stores, plans, strict=True)
     ]
-    options = ResilienceConfig(replica_selection=order, deadline_s=20)  # type: ignore[arg-type]
-    source = stack(copies, options, expected=[known] * 3, clock=clock, sleep=clock.sleep, rng=random.Random(seed))
-    reads = [source.read(path) for path in CONTENTS]
+    source = stack(copies, in_time_of(clock, random.Random(seed), replica_selection=order, deadline_s=20))
+    reads = [source.read_expecting(path, known(path)) for path in CONTENTS]
     results = await driven(clock, asyncio.gather(*reads, return_exceptions=True), step_s=0.1)
     for (path, content), result in zip(CONTENTS.items(), results, strict=True):
         if isinstance(result, BaseException):
@@ -126,7 +116,7 @@ async def _random_faults(plans: list[list[Fault]], order: str, seed: int) -> Non
     await settle()
     assert len(asyncio.all_tasks()) == 1
     for copy in copies:
-        assert ConcurrencyLimit(copy).gate.in_flight == 0
+        assert Guard(copy, source.context).limit.in_flight == 0
     assert clock.time() <= 21
 
 
@@ -141,7 +131,7 @@ async def test_primary_killed_and_back_later() -> None:
     objects = {f"{number}.bin": b"%d" % number for number in range(600)}
     one, two = Held(MemorySource("one", objects)), Held(MemorySource("two", objects))
     copies = [LatencySource(copy, 0.03, sleep=clock.sleep) for copy in (one, two)]
-    source = stack(copies, clock=clock, sleep=clock.sleep)
+    source = stack(copies, in_time_of(clock))
     served: Counter[str] = Counter()
     waiting = sorted(objects, reverse=True)
     got: list[bytes] = []
@@ -171,7 +161,7 @@ async def test_primary_that_says_nothing_from_some_moment_on() -> None:
     clock = FakeClock()
     one, two = Held(memory("one", 400)), Held(memory("two", 400))
     copies = [LatencySource(copy, 0.03, sleep=clock.sleep) for copy in (one, two)]
-    source = stack(copies, clock=clock, sleep=clock.sleep)
+    source = stack(copies, in_time_of(clock))
     waiting, got = [f"{number}.bin" for number in range(400)], list[bytes]()
     times: list[float] = []
 
@@ -194,7 +184,7 @@ async def test_all_copies_down_ends_in_one_error() -> None:
     """By the deadline, and it tells every attempt at every copy."""
     clock = FakeClock()
     copies = [Held(memory(name), rest=down(f"{name} is gone")) for name in ("one", "two")]
-    source = stack(copies, clock=clock, sleep=clock.sleep, rng=random.Random(0))
+    source = stack(copies, in_time_of(clock, random.Random(0)))
     with pytest.raises(SourceUnavailable, match=r"one is gone.*two is gone") as caught:
         await driven(clock, source.read("0.bin"))
     assert {attempt.source for attempt in attempts_of(caught.value)} == {"one", "two"}
@@ -205,7 +195,7 @@ async def test_a_stale_mirror_waits_for_the_primary() -> None:
     """The primary is down and the mirror lacks the object: it is read once the primary is back."""
     clock = FakeClock()
     one = Held(memory("one"), rest=down())
-    source = stack([one, MemorySource("two")], clock=clock, sleep=clock.sleep)
+    source = stack([one, MemorySource("two")], in_time_of(clock))
     read = asyncio.ensure_future(source.read("0.bin"))
     await settle()
     for _ in range(100):
@@ -219,8 +209,8 @@ async def test_a_stale_mirror_waits_for_the_primary() -> None:
 async def test_a_flipped_byte(is_known: bool) -> None:
     """With a known checksum it is read again from the other copy; without one nobody can tell."""
     one = FaultySource(MemorySource("one", CONTENTS), [Fault(flip_byte=3)])
-    source = stack([one, MemorySource("two", CONTENTS)], expected=[known] * 2 if is_known else ())
-    blob = await source.read("3.bin")
+    source = stack([one, MemorySource("two", CONTENTS)])
+    blob = await source.read_expecting("3.bin", known("3.bin") if is_known else None)
     assert (bytes(blob.data) == CONTENTS["3.bin"]) is is_known
     assert blob.source == ("two" if is_known else "one")
 
@@ -229,7 +219,7 @@ async def test_cancel_at_every_await_leaves_everything_as_it_was() -> None:
     """Reads cancelled anywhere leave no place taken, no task, and a source that reads on."""
     clock = FakeClock()
     copies = [Held(memory("one"), rest="hold"), Held(memory("two"), rest=down())]
-    source = stack(copies, clock=clock, sleep=clock.sleep)
+    source = stack(copies, in_time_of(clock))
 
     async def work() -> None:
         read = asyncio.ensure_future(source.read("0.bin"))
@@ -244,7 +234,7 @@ async def test_cancel_at_every_await_leaves_everything_as_it_was() -> None:
 
     await cancelled_at_every_turn(work, 25)
     assert len(asyncio.all_tasks()) == 1
-    assert [ConcurrencyLimit(copy, clock=clock).gate.in_flight for copy in copies] == [0, 0]
+    assert [Guard(copy, source.context).limit.in_flight for copy in copies] == [0, 0]
     assert [copy.in_flight for copy in copies] == [0, 0]
     clock.tick(60)
     for copy in copies:
@@ -253,16 +243,51 @@ async def test_cancel_at_every_await_leaves_everything_as_it_was() -> None:
 
 
 async def test_pickles_with_its_settings_and_copies() -> None:
-    """A copy from a pickle reads for itself, knows what is expected, and begins with fresh counts."""
+    """A stack from a pickle has its own sources, verifies what they send, and begins with fresh counts."""
     options = ResilienceConfig(deadline_s=9, replica_selection="least-loaded")
     copies = [FaultySource(MemorySource(name, CONTENTS), [Fault(flip_byte=0)]) for name in ("one", "two")]
-    source = stack(copies, options, expected=[known, known])
-    await source.read("0.bin")
+    source = stack(copies, Context(options))
+    await source.read_expecting("0.bin", known("0.bin"))
     again = pickle.loads(pickle.dumps(source))
     assert layers(again) == layers(source)
-    assert (again.settings, again.requests) == (options, 0)
-    assert bytes((await again.read("1.bin")).data) == CONTENTS["1.bin"]
+    assert (again.context, again.requests) == (source.context, 0)
+    assert bytes((await again.read_expecting("1.bin", known("1.bin"))).data) == CONTENTS["1.bin"]
     await again.aclose()
     with pytest.raises(ClosedError):
         await again.read("1.bin")
     await source.read("1.bin")
+
+
+class OwnSource(DataSource):
+    """The three methods that a user writes, and no more."""
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
+        content = CONTENTS[path]
+        return Blob(content[start:end], None, len(content), None, self.name)
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        for path, content in CONTENTS.items():
+            if path.startswith(prefix):
+                yield FileInfo(path, len(content))
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_source_of_your_own_works_under_every_wrapper(count: int) -> None:
+    """It is read by path and range alone; what the caller expects is verified all the same."""
+    source = stack([OwnSource(DataSourceConfig("own", "memory", "memory://own")) for _ in range(count)])
+    assert bytes((await source.read("3.bin", 2, 9)).data) == CONTENTS["3.bin"][2:9]
+    assert bytes((await source.read_expecting("3.bin", known("3.bin"))).data) == CONTENTS["3.bin"]
+    assert len(await source.list_files()) == COUNT
+    with pytest.raises(ObjectChanged, match=r"has 22 bytes and had 99"):
+        await source.read_expecting("3.bin", Expected(99))
+
+
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_a_source_of_your_own_works_in_an_adapter(is_wrapped: bool) -> None:
+    """Bare, or under all wrappers."""
+    own = OwnSource(DataSourceConfig("own", "memory", "memory://own"))
+    with StreamingDatasetAdapter(stack([own]) if is_wrapped else own) as adapter:
+        assert {adapter[position]["own"] for position in range(len(adapter))} == set(CONTENTS.values())

@@ -59,7 +59,7 @@ def attack(call: Callable[[], Any] | str, memory_bytes: int, seconds: float) -> 
     assert stage.stdin is not None
     assert stage.stdout is not None
     _send(stage.stdin, pickle.dumps((call, memory_bytes, seconds)))
-    return pickle.loads(_receive(stage.stdout))  # type: ignore[no-any-return]
+    return pickle.loads(_receive(stage.stdout))
 
 
 def environment() -> dict[str, str]:
@@ -133,7 +133,10 @@ def _perform(call: Callable[[], Any] | str, memory_bytes: int, seconds: float, r
     resource.setrlimit(resource.RLIMIT_AS, (address_space() + memory_bytes, hard))
     error, value, started = None, None, process_time()
     try:
-        value = exec(call, {}) if isinstance(call, str) else call()
+        if isinstance(call, str):
+            exec(call, {})
+        else:
+            value = call()
     except BaseException as exc:
         error = exc.with_traceback(None)
     spent, peak = process_time() - started, _status("VmHWM") - before

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import create_data_source
 from streaming.sources.base import DataSource
 

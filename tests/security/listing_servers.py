@@ -33,7 +33,7 @@ class Always(dict[str, Answer]):
         super().__init__()
         self._answer = answer
 
-    def get(self, key: str, default: Any = None) -> Answer:  # type: ignore[override]
+    def get(self, key: str, default: Any = None) -> Answer:
         return self._answer
 
 

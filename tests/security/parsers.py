@@ -112,10 +112,10 @@ def _codecs() -> list[Parser]:
     return [*found, Parser("bin.zst", partial(_decode, "a.bin.zst"), _compressed, DecodeError)]
 
 
-def _lfs_pointer(data: bytes) -> object:
+def _lfs_pointer(data: bytes) -> None:
     from streaming.codecs.git_lfs import check_no_pointer
 
-    return check_no_pointer(data, "x", "s")
+    check_no_pointer(data, "x", "s")
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"

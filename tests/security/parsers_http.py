@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from streaming.errors import BadRequest
 from streaming.sources import header_values as values
 from streaming.sources.gcs.listing_page import parse_items, parse_object
+from streaming.sources.header_values import plain_etag, stable_etag
 from streaming.sources.http.html_listing import parse_autoindex, parse_index
 from streaming.sources.huggingface.listing_page import page_of
-from streaming.sources.key_page import parse_keys
+from streaming.sources.listing_page import parse_list_objects
 from streaming.sources.obstore.errors import translated
-from streaming.sources.status_codes import error_of_status, plain_etag, stable_etag
+from streaming.sources.status_codes import error_of_status
 
 URL = "http://host.example/data/"
 Parser = Callable[[bytes], None]
@@ -90,7 +91,7 @@ PARSERS: list[tuple[str, Parser]] = [
     ("autoindex", _autoindex("text/html")),
     ("autoindex in JSON", _autoindex("application/json")),
     ("index file", _index),
-    ("keys of S3", _refusing(lambda data: parse_keys(data, 2))),
+    ("keys of S3", _refusing(lambda data: parse_list_objects(data, 2))),
     ("items of GCS", _refusing(lambda data: parse_items(data, 2))),
     ("object of GCS", _ignoring(parse_object)),
     ("page of the Hub", _refusing(lambda data: page_of(values.json_of(data)))),

@@ -7,6 +7,7 @@ import struct
 import zipfile
 
 import numpy as np
+import numpy.typing as npt
 
 PROTO = b"\x80\x02"
 STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ"
@@ -95,7 +96,7 @@ def npz(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     return file.getvalue()
 
 
-def saved(value: object) -> bytes:
+def saved(value: npt.ArrayLike) -> bytes:
     """The `.npy` file of an array."""
     file = io.BytesIO()
     np.save(file, value)

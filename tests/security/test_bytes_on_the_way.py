@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from typing import Any
 
 import pytest
 
 from streaming import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import DecodeError, ObjectTooLargeError, SourceError
 from streaming.sources.base import DataSource
 from tests.security.engines import ENGINES, each_engine
@@ -121,11 +123,16 @@ async def test_adapter_limit_is_not_that_of_an_index() -> None:
             assert len(dataset) == len(names)
 
 
+def _answer(body: list[bytes], request: Request) -> list[bytes]:
+    return body
+
+
 async def test_adapter_limit_bounds_the_download() -> None:
     """The adapter's limit is that of each source and mirror too, where that is the smaller one."""
-    for limits in ({"max_object_bytes": 1_000_000}, {}):
+    given: tuple[dict[str, Any], ...] = ({"max_object_bytes": 1_000_000}, {})
+    for limits in given:
         body = [head(200, f"Content-Length: {LARGE}"), *[b"x" * 65_536] * (LARGE // 65_536)]
-        with HostileServer(lambda request, body=body: body) as server:
+        with HostileServer(partial(_answer, body)) as server:
             web = DataSourceConfig("web", "http", server.url, storage_options={"urls": ["a.json"]}, **limits)
             with StreamingDatasetAdapter([web], max_object_bytes=1_000_000 if not limits else "8GB") as dataset:
                 with pytest.raises(DecodeError, match=r"a\.json.*max_object_bytes=1000000"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streaming.errors import SourceError
-from streaming.resilience import ResilienceConfig, stack
+from streaming.resilience import Context, ResilienceConfig, stack
 from streaming.sources.base import DataSource
 from streaming.testing import MemorySource
 from tests.fault_server import Answer, FaultServer, Request
@@ -106,7 +106,7 @@ async def _reads_or_refuses(bad: DataSource, start: int, end: int | None) -> Non
         data = bytes((await bad.read("a.bin", start, end)).data)
     except SourceError as error:
         message = str(error)
-        copies = stack([bad, MemorySource("good", {"a.bin": BODY})], ResilienceConfig(deadline_s=5.0))
+        copies = stack([bad, MemorySource("good", {"a.bin": BODY})], Context(ResilienceConfig(deadline_s=5.0)))
         data = bytes((await copies.read("a.bin", start, end)).data)
     else:
         message = ""

@@ -141,7 +141,7 @@ def test_what_is_made_up_is_built_again_with_one_warning(
     """Its checksum fits, and yet the run reads what the source holds, says so once, and saves an index that opens."""
     path = tmp_path / "a.index"
     path.write_bytes(MADE_UP[kind]())
-    read = {"data_mapping": ["x", "y"], "index_path": path, "refresh": "always"}
+    read: dict[str, Any] = {"data_mapping": ["x", "y"], "index_path": path, "refresh": "always"}
     for warnings in (1, 0):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "streaming"), StreamingDatasetAdapter(source(), **read) as adapter:
@@ -203,8 +203,9 @@ def with_another_value(draw: st.DrawFn) -> bytes:
     values = st.none() | st.booleans() | numbers() | numbers().map(int.__neg__) | st.floats() | st.text(max_size=3)
     any_value = st.recursive(values, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner))
     whole = [header()]
-    *above, last = (0, *draw(st.sampled_from(list(leaves(whole[0])))))
+    place: tuple[Any, ...] = (0, *draw(st.sampled_from(list(leaves(whole[0])))))
     holder: Any = whole
+    *above, last = place
     for key in above:
         holder = holder[key]
     holder[last] = draw(any_value)
@@ -253,7 +254,7 @@ def test_a_file_that_others_may_write_is_not_trusted(
     path.chmod(mode)
     for shared, warnings in ((True, 0), (False, 1), (False, 0)):
         caplog.clear()
-        read = {"index_path": path, "index_is_shared": shared, "refresh": "never"}
+        read: dict[str, Any] = {"index_path": path, "index_is_shared": shared, "refresh": "never"}
         with caplog.at_level(logging.WARNING, "streaming"), StreamingDatasetAdapter(source(), ["x", "y"], **read) as it:
             assert it[0]["x"] == 0
             assert len(pickle.loads(pickle.dumps(it.index))) == 8

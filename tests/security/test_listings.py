@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from streaming.errors import BadRequest, ConfigError, SourceTimeout, SourceUnavailable
-from streaming.resilience import ResilienceConfig, stack
+from streaming.resilience import stack
 from streaming.testing import FakeClock, MemorySource
 from tests.fault_server import Answer, Request, in_turn, respond
-from tests.resilience.parts import driven
+from tests.resilience.parts import driven, in_time_of
 from tests.security.listing_servers import ENGINES, endless, flood, listed, serving, source_over
 
 EACH = pytest.mark.parametrize("lister", ENGINES)
@@ -135,8 +135,8 @@ async def test_a_pause_that_a_server_asks_for_is_capped(seconds: float) -> None:
             raise _asking(seconds)
 
     clock = FakeClock()
-    settings = ResilienceConfig(retry_after_max_s=20.0, listing_attempts=3, backoff_max_s=1.0)
-    async with stack([Busy("asking", {})], settings, clock=clock.time, sleep=clock.sleep) as source:
+    context = in_time_of(clock, retry_after_max_s=20.0, listing_attempts=3, backoff_max_s=1.0)
+    async with stack([Busy("asking", {})], context) as source:
         with pytest.raises(SourceUnavailable, match=r"3 attempts|retry_after_max_s=20") as caught:
             await driven(clock, source.list_files(), most_s=50.0)
     assert "retry_after_max_s=20" in str(caught.value)

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,11 +16,12 @@ from typer.testing import CliRunner
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError
 from streaming.index import SampleIndex
 from streaming.monitoring.metrics import write_textfile
-from streaming.sources import LocalDataSource, local_root
+from streaming.sources import LocalDataSource
+from streaming.sources.local import root as local_root
 from streaming.testing import MemorySource
 
 SECRET = b"not below the root"
@@ -202,7 +204,7 @@ def test_notes_of_bad_samples_follow_no_link(
     """Neither to a file, nor to the place of one that is made by it; the run goes on, and one warning says why."""
     target = victim if kind == "to a file" else tmp_path / "made"
     (tmp_path / "bad.jsonl").symlink_to(target)
-    options = {"on_error": "replace", "quarantine_path": tmp_path / "bad.jsonl"}
+    options: dict[str, Any] = {"on_error": "replace", "quarantine_path": tmp_path / "bad.jsonl"}
     with caplog.at_level("WARNING", "streaming"), StreamingDatasetAdapter(unreadable(), **options) as adapter:
         assert adapter[0]["data"] == 1
     assert (victim.read_text(), (tmp_path / "made").exists()) == ("precious", False)
@@ -212,7 +214,7 @@ def test_notes_of_bad_samples_follow_no_link(
 def test_notes_of_bad_samples_wait_for_no_pipe(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A pipe without a reader is a warning."""
     os.mkfifo(tmp_path / "bad.jsonl")
-    options = {"on_error": "replace", "quarantine_path": tmp_path / "bad.jsonl"}
+    options: dict[str, Any] = {"on_error": "replace", "quarantine_path": tmp_path / "bad.jsonl"}
     with caplog.at_level("WARNING", "streaming"), StreamingDatasetAdapter(unreadable(), **options) as adapter:
         assert adapter[0]["data"] == 1
     assert sum("quarantine_failed" in record.getMessage() for record in caplog.records) == 1
@@ -251,7 +253,11 @@ def test_nobody_else_may_write_what_is_written(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         write_textfile(tmp_path / "run.prom", CollectorRegistry())
-        options = {"on_error": "replace", "quarantine_path": tmp_path / "bad.jsonl", "index_path": tmp_path / "a.index"}
+        options: dict[str, Any] = {
+            "on_error": "replace",
+            "quarantine_path": tmp_path / "bad.jsonl",
+            "index_path": tmp_path / "a.index",
+        }
         with StreamingDatasetAdapter(unreadable(), **options) as adapter:
             assert adapter[0]["data"] == 1
     finally:

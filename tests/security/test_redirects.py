@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import AccessDenied, SourceError, StreamingError
 from streaming.sources import create_data_source
 from streaming.sources.redirects import Reach, is_link_local

@@ -23,14 +23,15 @@ from typer.testing import CliRunner
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.cli.app import app
 from streaming.core import logs
-from streaming.core.config import AdapterConfig, DataSourceConfig, load_config, parse_source
+from streaming.core.adapter_config import AdapterConfig, load_config
 from streaming.core.masking import mask_secrets
+from streaming.core.source_config import DataSourceConfig, parse_source
 from streaming.errors import ConfigError, ObjectNotFoundError, PrepareError, StreamingError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.monitoring.metrics import write_textfile
 from streaming.monitoring.wandb_logger import WandbLogger
 from streaming.sources import create_data_source
-from tests.cli.test_live_view import exposition
+from tests.cli.test_doctor_live_and_top import exposition
 from tests.monitoring.test_wandb_logger import Run
 
 PLACES = (
@@ -216,7 +217,7 @@ def test_a_configuration_shows_no_secret(kind: str) -> None:
     found: dict[str, str] = {}
     for name, each in (("source", config), ("adapter", adapter)):
         shown = [repr(each), str(each), f"{each}", repr([each]), repr(each.model_dump()), str(dict(each.model_dump()))]
-        shown += [each.model_dump_json(), repr(each.model_dump(mode="json")), "".join(map(str, each.__rich_repr__()))]
+        shown += [each.model_dump_json(), repr(each.model_dump(mode="json")), "".join(map(str, each.__rich_repr__()))]  # type: ignore[misc]
         found[name] = "\n".join(shown)
     check(found)
     copies = [pickle.loads(pickle.dumps(config)), config.model_copy(), adapter.replace(seed=1).sources[0]]
@@ -280,7 +281,7 @@ async def test_no_secret_comes_out_of_a_source_that_fails(server: str, kind: str
                     await call()
                 except StreamingError as error:
                     found |= within(f"error {len(found)}", texts_of(error))
-            found["source"] = f"{source!r} {source.config!r} {vars(source).get('_place')!r}"
+            found["source"] = f"{source!r} {source.config!r} {vars(source).get('_address')!r}"
     except StreamingError as error:
         found |= within("construct", texts_of(error))
     found["log"] = log.getvalue()
@@ -308,8 +309,13 @@ def test_no_secret_comes_out_of_a_run(server: str, owner: str, tmp_path: Path, l
     """Not in the saved index, the quarantine file, metrics, statistics, states, what is sent to wandb, or the log. The
     server is read with the true login, also from another process."""
     run = Run()
-    settings = {"resilience": FAST, "owner": owner, "index_path": tmp_path / "index", "cache_size_gb": 0.1}
-    bad = {"on_error": "replace", "max_bad_share": 1.0, "quarantine_path": tmp_path / "bad.jsonl"}
+    settings: dict[str, Any] = {
+        "resilience": FAST,
+        "owner": owner,
+        "index_path": tmp_path / "index",
+        "cache_size_gb": 0.1,
+    }
+    bad: dict[str, Any] = {"on_error": "replace", "max_bad_share": 1.0, "quarantine_path": tmp_path / "bad.jsonl"}
     with StreamingDatasetAdapter([web(server, "good")], **settings, **bad) as adapter:
         loader = StreamingDataLoader(adapter, batch_size=2)
         tracker = WandbLogger(loader, run, every=1, clock=iter(range(1000)).__next__)
@@ -331,7 +337,7 @@ def test_no_secret_comes_out_of_a_run(server: str, owner: str, tmp_path: Path, l
 @pytest.mark.parametrize("owner", ["thread", "process"])
 def test_a_quarantine_reason_holds_no_secret(server: str, owner: str, tmp_path: Path, log: io.StringIO) -> None:
     """Also where a user's own function put one into its error."""
-    settings = {"owner": owner, "cache_size_gb": 0.1, "on_error": "replace", "max_bad_share": 1.0}
+    settings: dict[str, Any] = {"owner": owner, "cache_size_gb": 0.1, "on_error": "replace", "max_bad_share": 1.0}
     settings["quarantine_path"] = tmp_path / "bad.jsonl"
     with StreamingDatasetAdapter([web(server, "good")], prepare=fail_to_prepare, **settings) as adapter:
         with pytest.raises((PrepareError, StreamingError)) as caught:

@@ -21,7 +21,7 @@ from streaming.cli.exit_codes import outcome
 from streaming.core import logs
 from streaming.core.escaping import escaped, escaped_lines
 from streaming.errors import SourceError
-from tests.cli.test_live_view import served
+from tests.cli.test_doctor_live_and_top import served
 
 # What clears a screen, sets a title, goes back in a line, begins a row, and turns a name around.
 HOSTILE = "\x1b[2J\x1b]0;title\x07\b\x7f\x9b31m\u202egnp\u2066\u2028\r\nforged"

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from tests.conftest import SERVICES
 
 KEYS = {"aws_access_key_id": "testkey", "aws_secret_access_key": "testsecret"}

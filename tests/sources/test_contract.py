@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import HTTPDataSource, LocalDataSource
 from streaming.sources.base import DataSource
 from streaming.testing import FaultySource, LatencySource, MemorySource

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import streaming.sources
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ConfigError
 from streaming.sources import (
     GCSDataSource,

@@ -112,7 +112,7 @@ class Picky(MemorySource):
 
     is_refused = False
 
-    async def iter_files(self, prefix: str = ""):  # type: ignore[no-untyped-def]
+    async def iter_files(self, prefix: str = ""):
         skips = Skips()
         async for info in super().iter_files(prefix):
             if "odd" in info.path:

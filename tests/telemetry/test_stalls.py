@@ -47,7 +47,9 @@ def _fresh_delays() -> Iterator[None]:
 def _adapter(delays: dict[str, float], samples: int, **options: Any) -> StreamingDatasetAdapter:
     planted.decode_takes(delays.get("decode", 0.0))
     source = SlowSource(samples, delays.get("source", 0.0))
-    functions = {stage: Pausing(stage, delays[stage]) for stage in ("prepare", "transform") if stage in delays}
+    functions: dict[str, Any] = {
+        stage: Pausing(stage, delays[stage]) for stage in ("prepare", "transform") if stage in delays
+    }
     settings = {"enable_prefetch": False, "decode_threads": 1, "cache_size_gb": 0.01, **functions, **options}
     return StreamingDatasetAdapter([source], {"slow": "x"}, **settings)
 
@@ -58,7 +60,7 @@ def _options(delays: dict[str, float]) -> dict[str, Any]:
 
 def _run(batches: Iterator[Any], busy_s: float = 0.002) -> tuple[float, list[Any]]:
     """How long `next` took in all, as the trainer sees it, and the batches."""
-    waited, got = 0.0, []
+    waited, got = 0.0, list[Any]()
     while True:
         began = time.perf_counter()
         batch = next(batches, None)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.monitoring.metrics import Collector
+from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.totals import Totals
 from tests.monitoring.metrics.parts import Stage, StandIn, numbers, scraping
 
@@ -127,7 +128,10 @@ def test_numbers_of_processes_are_put_together() -> None:
     """Of two reading processes the memory is added up, and the worse lag is shown."""
     stage = Stage()
     for name, memory, lag in (("a", 10, 0.5), ("b", 20, 0.25), ("c", None, None)):
-        reading = {"process_resident_memory_bytes": {("owner",): memory}, "event_loop_lag_seconds": {("owner",): lag}}
+        reading: dict[str, Any] = {
+            "process_resident_memory_bytes": {("owner",): memory},
+            "event_loop_lag_seconds": {("owner",): lag},
+        }
         stage.open(name, reading)
     found = numbers(Collector(stage.totals))
     assert found.of("process_resident_memory_bytes", process="owner") == 30
@@ -153,7 +157,7 @@ def test_scrapes_while_a_data_set_closes_see_its_counts_once() -> None:
     """It is not read again by a scrape that comes between its last reading and its end."""
     stage = Stage()
     collector = Collector(stage.totals)
-    seen = []
+    seen: list[float | None] = []
 
     class Closing(StandIn):
         def metrics_snapshot(self) -> Any:
@@ -268,7 +272,8 @@ def test_scrapes_at_the_same_time_agree() -> None:
 @pytest.mark.parametrize("value", [0, 1.5, [1, 2]])
 def test_sums_do_not_change_what_they_add(value: Any) -> None:
     """A reading that was added is as it was."""
-    stage, reading = Stage(), {"source_bytes": {("a",): value}}
+    stage = Stage()
+    reading: MetricsSnapshot = {"source_bytes": {("a",): value}}
     for _ in range(2):
         stage.close(stage.open("data", reading))
     stage.open("data", reading)

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from received import received
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.loader.sampler import StreamingSampler
+from tests.trainers.received import received
 
 
 def loader_of(kind: str, dataset: Any, batch_size: int, workers: int, accelerator: Accelerator) -> Any:

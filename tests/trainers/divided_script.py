@@ -6,10 +6,10 @@ import json
 import sys
 
 from accelerate import Accelerator
-from received import received
 from torch.utils.data import DataLoader, RandomSampler
 
 from streaming.adapter import StreamingDatasetAdapter
+from tests.trainers.received import received
 
 
 def main(data: str, batch_size: int) -> None:

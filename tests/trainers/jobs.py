@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,12 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from streaming.loader.data_loader import StreamingDataLoader
@@ -28,6 +32,14 @@ EPOCHS = 3
 SAVE_EVERY = 5
 """Steps. Two ranks take ten steps an epoch: every second checkpoint lies on the border of two epochs."""
 
+LIMIT_S = 200.0
+"""A job that takes longer hangs: it takes 20 s on two cores that are busy twice over, and its test may take 300 s."""
+
+ABORT_S = 5.0
+"""How long a process has to print its stacks."""
+
+POLL_S = 0.01
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,10 +52,14 @@ class Step:
 
 @dataclass
 class Job:
-    """What the processes of a job told, by rank, and how the first of them ended."""
+    """What the processes of a job told, by rank, and how the first of them ended.
+
+    Attributes:
+        hung: its processes where it was stopped because it did not end.
+    """
 
     steps: dict[int, list[Step]] = field(default_factory=lambda: defaultdict(list))
-    pids: set[int] = field(default_factory=set)
+    hung: list[str] = field(default_factory=list)
     returncode: int = 0
     stderr: str = ""
 
@@ -53,12 +69,19 @@ class Job:
         [number] = {steps[0].number for steps in self.steps.values()}
         return number
 
+    def report(self) -> str:
+        """What a test says that wanted another end."""
+        told = [f"it ended with {self.returncode}"]
+        told += [f"rank {rank} got step {steps[-1].number} last" for rank, steps in sorted(self.steps.items())]
+        if self.hung:
+            told += [f"it hung for {LIMIT_S} s, and these were stopped; their stacks are in this order:", *self.hung]
+        return "\n".join([*told, self.stderr])
+
     def note(self, line: str) -> Step | None:
         """Take in a line of output, if it is one of `received`."""
         if not line.startswith("received "):
             return None
         told: dict[str, Any] = json.loads(line.removeprefix("received "))
-        self.pids.add(told["pid"])
         step = Step(told["step"], told["epoch"], told["samples"])
         self.steps[told["rank"]].append(step)
         return step
@@ -92,7 +115,8 @@ def run(script: str, *arguments: object, ranks: int | None = None, stop_at: tupl
 
 def _watched(command: list[str], stop_at: tuple[int, int] | None) -> Job:
     """Run a command and read what it tells until its last process has ended."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    processes = Processes()
+    environment = {**os.environ, **processes.environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     if stop_at is not None:
         environment["STOP_AT_STEP"], environment["STOP_RANK"] = map(str, stop_at)
@@ -105,41 +129,87 @@ def _watched(command: list[str], stop_at: tuple[int, int] | None) -> Job:
         stderr=subprocess.PIPE,
         start_new_session=True,
     ) as process:
-        job.pids.add(process.pid)
         errors: list[str] = []
         reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()))
         reader.start()
-        bound = threading.Timer(240, lambda: _kill(job.pids))  # a job that hangs
+        bound = threading.Timer(LIMIT_S, lambda: job.hung.extend(processes.abort()))
         bound.start()
+        is_killed = False
         for line in process.stdout or ():  # ends when no process is left that could write
             step = job.note(line)
-            if step is not None and stop_at is not None and step.number == stop_at[0]:
+            if step is not None and stop_at is not None and step.number == stop_at[0] and not is_killed:
                 if job.steps[stop_at[1]] and job.steps[stop_at[1]][-1].number == stop_at[0]:
-                    _kill(job.pids)
+                    processes.kill()
+                    is_killed = True
         bound.cancel()
+        bound.join()
         reader.join()
     job.returncode, job.stderr = process.returncode, "".join(errors)
     return job
 
 
-def _kill(pids: set[int]) -> None:
-    """Kill the process groups of some processes: their workers too."""
-    for pid in pids:
-        try:
-            os.killpg(os.getpgid(pid), signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+class Processes:
+    """All that a command starts, in whatever sessions and however deep, told by a variable that they inherit.
+
+    Their numbers alone do not tell: that of a process which has ended may be another's by now.
+
+    Attributes:
+        environment: variables for the command.
+    """
+
+    def __init__(self) -> None:
+        self._mark = uuid.uuid4().hex
+        self.environment = {"STREAMING_TEST_JOB": self._mark, "PYTHONFAULTHANDLER": "1"}
+
+    def alive(self) -> list[psutil.Process]:
+        """Those that have not ended, the oldest first: what starts others comes before them."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("STREAMING_TEST_JOB") == self._mark:
+                    found.append((process.create_time(), process.pid, process))
+        return [process for _, _, process in sorted(found)]
+
+    def kill(self) -> None:
+        """End them all at once (SIGKILL)."""
+        while processes := self.alive():  # one that was being forked is found the next time
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(POLL_S)
+
+    def abort(self) -> list[str]:
+        """End them all, and say which there were; each writes the stacks of its threads to standard error.
+
+        One after the other, in the order that is returned, while the rest stands still: none reacts to the end of
+        another, and stacks do not mix.
+        """
+        told = []
+        processes = self.alive()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                told.append(f"{process.pid}, child of {process.ppid()}: {' '.join(process.cmdline())}")
+                process.suspend()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGABRT)
+                process.resume()
+                until = time.monotonic() + ABORT_S
+                while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+                    time.sleep(POLL_S)  # to wait for it is for who started it
+        self.kill()
+        return told
 
 
 def finished(job: Job) -> Job:
     """The job, which ended well."""
-    assert job.returncode == 0, job.stderr
+    assert job.returncode == 0, job.report()
     return job
 
 
 def killed(job: Job) -> Job:
     """The job, which was killed."""
-    assert job.returncode == -signal.SIGKILL, job.stderr
+    assert job.returncode == -signal.SIGKILL, job.report()
     return job
 
 
@@ -168,7 +238,8 @@ def uninterrupted(ranks: int = 2) -> dict[int, list[Step]]:
     """What each rank would receive of a StreamingDataLoader that nothing stops."""
     told = {}
     for rank in range(ranks):
-        loader = StreamingDataLoader(torch.arange(SAMPLES), BATCH, shuffle=True, rank=rank, world_size=ranks)
+        samples: Any = torch.arange(SAMPLES)
+        loader = StreamingDataLoader(samples, BATCH, shuffle=True, rank=rank, world_size=ranks)
         batches = [(epoch, batch.tolist()) for epoch in range(EPOCHS) for batch in loader]
         told[rank] = [Step(number, *batch) for number, batch in enumerate(batches)]
     pairs = sorted((step.epoch, sample) for steps in told.values() for step in steps for sample in step.samples)

@@ -9,15 +9,15 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from received import received
 from torch import nn
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
+from tests.trainers.received import received
 
 
 class Data(pl.LightningDataModule):
-    """The data, and in every checkpoint how far it was used."""
+    """The data; each checkpoint has the state of the loader."""
 
     def __init__(self, data: str, batch_size: int) -> None:
         super().__init__()
@@ -25,18 +25,18 @@ class Data(pl.LightningDataModule):
         self.state: dict[str, Any] | None = None
 
     def train_dataloader(self) -> StreamingDataLoader:
-        """Made here, where the process group is there."""
+        """Make the loader here, after the process group was created."""
         self.loader = StreamingDataLoader(StreamingDatasetAdapter(self.data), self.batch_size, shuffle=True)
         if self.state is not None:
             self.loader.load_state_dict(self.state)
         return self.loader
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Return the state of the loader for the checkpoint."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint; called before `train_dataloader`."""
+        """Keep the state from the checkpoint; called before `train_dataloader`."""
         self.state = state_dict
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 import lightning.pytorch as pl
-from lightning_script import Module
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
+from tests.trainers.lightning_script import Module
 
 
 class Data(pl.LightningDataModule):

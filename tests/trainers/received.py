@@ -1,6 +1,6 @@
 """What a training script under test tells of the batches that its steps received, and where it stands still.
 
-The scripts beside this file import it: Python looks first in the folder of the script that it runs.
+The scripts in this folder import it: `jobs.run` puts the repository on their path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _STOP = os.environ.get("STOP_AT_STEP"), os.environ.get("STOP_RANK", "0")
 
 def received(rank: int, step: int, epoch: int, samples: Iterable[int]) -> None:
     """Tell of the batch of a step, counted from 0 over the whole run; at the step to be killed at, wait for that."""
-    line = json.dumps({"pid": os.getpid(), "rank": rank, "step": step, "epoch": epoch, "samples": list(samples)})
+    line = json.dumps({"rank": rank, "step": step, "epoch": epoch, "samples": list(samples)})
     os.write(1, f"\nreceived {line}\n".encode())  # one write: lines of processes do not mix
     if (str(step), str(rank)) == _STOP:
         signal.pause()

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import torch
-from received import received
 from torch import nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.sampler import StreamingSampler
+from tests.trainers.received import received
 
 
 def main(data: str, checkpoint: Path, batch_size: int, epochs: int, save_every: int, workers: int, at_end: int) -> None:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import torch
-from received import received
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
+from tests.trainers.received import received
 
 
 def main(data: str, checkpoint: Path, batch_size: int, epochs: int, save_every: int, workers: int) -> None:

@@ -7,40 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from received import received
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.loader.data_loader import StreamingDataLoader
+from tests.trainers.received import received
 
 
 class LoaderState(TrainerCallback, ExportableState):
-    """Keeps the state of a loader in `trainer_state.json`."""
+    """Keep the state of a loader in `trainer_state.json`."""
 
     def __init__(self, loader: StreamingDataLoader) -> None:
         self.loader = loader
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state of the loader for a checkpoint."""
         return {"args": {}, "attributes": {"loader": self.loader.state_dict()}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Go on from the checkpoint, where there is one."""
+        """Resume from the checkpoint, if there is one."""
         if state.global_step:
             self.loader.load_state_dict(state.stateful_callbacks["LoaderState"]["attributes"]["loader"])
 
 
 class StreamingTrainer(Trainer):
-    """A trainer on a loader that was made already."""
+    """A trainer that uses an existing loader."""
 
     def __init__(self, loader: StreamingDataLoader, **options: Any) -> None:
         super().__init__(train_dataset=loader.dataset, callbacks=[LoaderState(loader)], **options)
         self.loader = loader
 
     def get_train_dataloader(self) -> StreamingDataLoader:
-        """The loader, as it is."""
+        """Return the loader unchanged."""
         return self.loader
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *more: Any) -> torch.Tensor:
@@ -82,7 +82,7 @@ def main(data: str, folder: Path, batch_size: int, epochs: int, save_every: int)
     trainer = StreamingTrainer(loader, model=Model(), args=arguments)
     whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
     last = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-    trainer.train(resume_from_checkpoint=last and str(last))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     dataset.close()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from streaming.cli.demo.run import DemoSettings, Epoch, run_demo
-from streaming.cli.show import Columns, human_bytes, print_json, print_line
+from streaming.cli.printing import Columns, human_bytes, print_json, print_line
 
 __all__ = ["show_demo"]
 

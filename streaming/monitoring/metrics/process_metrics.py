@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from streaming.core.machine import memory_limit, resident_memory
+from streaming.core.process_memory import memory_limit, resident_memory
 
 __all__ = ["ProcessReader"]
 

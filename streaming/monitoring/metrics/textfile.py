@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from streaming.core.safe_write import replacing
+from streaming.core.atomic_write import replacing
 from streaming.errors import ConfigError
 from streaming.monitoring.metrics.collector import rank_of_process
 from streaming.monitoring.metrics.periodic import Periodic

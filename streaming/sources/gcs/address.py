@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from streaming.core.config import mask_secrets, suggest
-from streaming.core.masking import remember_secrets
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_secrets, remember_secrets
 from streaming.errors import AccessDenied, ConfigError, InvalidPath, ObjectNotFoundError
+from streaming.sources.ambient_credentials import GOOGLE, may_receive_ambient_credentials
 from streaming.sources.base import check_prefix
-from streaming.sources.found_credentials import GOOGLE, may_get_found_login
+from streaming.sources.config_checks import check_engine_and_options
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 ENGINES = ("obstore", "gcsfs")
 _OPTIONS = ("anon", "endpoint_url", "project", "requester_pays", "token")
@@ -72,7 +73,7 @@ class Login:
 
 
 @dataclass(frozen=True)
-class GCSPlace:
+class GCSAddress:
     """Where a GCS source reads, and as whom.
 
     Attributes:
@@ -90,24 +91,20 @@ class GCSPlace:
     user_project: str | None
 
 
-def place_of(config: DataSourceConfig) -> GCSPlace:
+def parse_address(config: DataSourceConfig) -> GCSAddress:
     """Take a configuration apart; what it leaves out comes from the environment of this moment.
 
     Raises:
         ConfigError: for an unknown engine, option or credential, a URL without a bucket, settings that contradict, or a
             login of this machine for a server that must not get it.
     """
-    if config.engine is not None and config.engine not in ENGINES:
-        text = f"engine {config.engine!r} of source {config.name!r} cannot read GCS: {suggest(config.engine, ENGINES)}"
-        raise ConfigError(text, source=config.name)
-    for option in config.storage_options:
-        if option not in _OPTIONS:
-            text = f"unknown storage option {option!r} of GCS source {config.name!r}: {suggest(option, _OPTIONS)}"
-            raise ConfigError(text, source=config.name)
+    check_engine_and_options(config, "GCS", ENGINES, _OPTIONS)
     bucket, prefix = _root(config)
     explicit = _explicit_login(config)
     endpoint, is_emulator = _endpoint(config)
-    is_trusted = endpoint is None or may_get_found_login(endpoint, GOOGLE, [os.environ.get("STORAGE_EMULATOR_HOST")])
+    is_trusted = endpoint is None or may_receive_ambient_credentials(
+        endpoint, GOOGLE, [os.environ.get("STORAGE_EMULATOR_HOST")]
+    )
     if explicit is not None and explicit.kind in _FOUND_LOGINS and not is_trusted:
         text = (
             f"the login of source {config.name!r} is found on this machine, and is not sent to "
@@ -119,7 +116,7 @@ def place_of(config: DataSourceConfig) -> GCSPlace:
     if login.kind != "anon" and "@" in (endpoint or ""):
         text = f"source {config.name!r} has a login in its endpoint_url and another one; keep one, or set anon"
         raise ConfigError(text, source=config.name)
-    return GCSPlace(bucket, prefix, login, endpoint, _user_project(config))
+    return GCSAddress(bucket, prefix, login, endpoint, _user_project(config))
 
 
 def _root(config: DataSourceConfig) -> tuple[str, str]:
@@ -223,9 +220,9 @@ def _user_project(config: DataSourceConfig) -> str | None:
     return str(project)
 
 
-def no_bucket(place: GCSPlace, source: str) -> ObjectNotFoundError:
+def no_bucket(address: GCSAddress, source: str) -> ObjectNotFoundError:
     """The error for a listing of a bucket that does not exist."""
-    text = f"bucket {place.bucket!r} of source {source!r} does not exist; check its name and the endpoint"
+    text = f"bucket {address.bucket!r} of source {source!r} does not exist; check its name and the endpoint"
     return ObjectNotFoundError(text, source=source)
 
 

@@ -7,11 +7,9 @@ brings all that and is made once, as retrying is a layer of its own.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -26,29 +24,27 @@ from streaming.errors import (
     ConfigError,
     ObjectNotFoundError,
     SourceError,
-    SourceTimeout,
     SourceUnavailable,
     StreamingError,
-    TruncatedRead,
 )
 from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.gcs.listing_page import parse_items, parse_object
-from streaming.sources.header_values import content_range
+from streaming.sources.header_values import content_range, plain_etag
+from streaming.sources.http.errors import translated
 from streaming.sources.listing_limits import page_too_large
-from streaming.sources.object_listing import PAGE, list_in_parallel
-from streaming.sources.proxies import Proxy, proxy_for, unreached, usable
+from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
+from streaming.sources.per_loop import PerLoop
+from streaming.sources.proxies import Proxy, proxy_for, usable
 from streaming.sources.response_bodies import of_aiohttp, wrong_length
-from streaming.sources.status_codes import UnusableAnswer, error_of_status, opened_before_fork, plain_etag
+from streaming.sources.status_codes import UnusableAnswer, error_of_status
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
-    from streaming.sources.gcs.address import GCSPlace, Login
-    from streaming.sources.key_page import KeyPage
-    from streaming.sources.listing_limits import ListingLimits
+    from streaming.core.source_config import DataSourceConfig
+    from streaming.sources.gcs.address import GCSAddress, Login
+    from streaming.sources.listing_page import ListingPage
     from streaming.telemetry.skipped_objects import Skips
 
-CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 _FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"
 
 
@@ -73,11 +69,11 @@ class GcsfsReader:
 
     Args:
         config: limits, times, and the name for messages.
-        place: where, and as whom.
+        address: where, and as whom.
         receive: told of the bytes of each body, as soon as they are announced.
     """
 
-    def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
+    def __init__(self, config: DataSourceConfig, address: GCSAddress, receive: Callable[[int], None]) -> None:
         self._receive = receive
         self._proxy: Proxy | None = None
         self._gcsfs = _import_gcsfs()
@@ -87,11 +83,9 @@ class GcsfsReader:
         self._page_limit = config.max_listing_page_bytes
         self._timeout_s = config.timeout_s
         self._connect_timeout_s = config.connect_timeout_s
-        self._place = place
-        self._bucket_path = f"b/{quote(place.bucket, safe='')}/o"
-        self._clients: dict[asyncio.AbstractEventLoop, _Client] = {}
-        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
-        self._pid = os.getpid()
+        self._address = address
+        self._bucket_path = f"b/{quote(address.bucket, safe='')}/o"
+        self._clients = PerLoop(self._source, self._open, _close)
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` of an object, by one request.
@@ -109,51 +103,21 @@ class GcsfsReader:
                     return await self._read(answer, path, start, end)
             return await self._read_nothing(path, start)
 
-    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side.
 
         Raises:
             ObjectNotFoundError: at the first step, if there is no such bucket.
         """
-        return list_in_parallel(self, prefix, skips, self._config)
-
-    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages."""
-        async for page in self._pages({"prefix": self._place.prefix + folder}, folder):
-            if page.objects:
-                yield page.objects
-            elif page.next_token:
-                limits.count(0)
-
-    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder whose path begins with `folder + start`."""
-        prefix = self._place.prefix + folder + start
-        objects: list[FileInfo] = []
-        folders: list[str] = []
-        async for page in self._pages({"prefix": prefix, "delimiter": "/"}, folder + start):
-            limits.count(len(page.objects), len(page.folders))
-            objects += page.objects
-            folders += page.folders
-        return objects, folders
+        return list_in_parallel(PagedListing(self._page), prefix, skips, self._config)
 
     async def aclose(self) -> None:
         """Close the sessions of all loops."""
-        while self._clients:
-            loop, client = self._clients.popitem()
-            if loop is not asyncio.get_running_loop() and loop.is_running():
-                closing = asyncio.run_coroutine_threadsafe(client.session.close(), loop)
-                await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
-            else:
-                await client.session.close()
-
-    def close_at_exit(self) -> None:
-        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
-        if self._pid == os.getpid() and self._clients:
-            asyncio.run(self.aclose())
+        await self._clients.aclose()
 
     def _object_path(self, path: str) -> str:
         try:
-            return f"{self._bucket_path}/{quote(self._place.prefix + path, safe='')}"
+            return f"{self._bucket_path}/{quote(self._address.prefix + path, safe='')}"
         except UnicodeEncodeError as error:
             text = f"{path!r} of source {self._source!r} does not exist: names in GCS are text of valid UTF-8"
             raise ObjectNotFoundError(text, path=path, source=self._source) from error
@@ -161,9 +125,9 @@ class GcsfsReader:
     async def _request(
         self, path: str, parameters: dict[str, str], headers: dict[str, str]
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        client = self._clients.get(asyncio.get_running_loop()) or await self._open()
-        if self._place.user_project is not None:
-            parameters = {**parameters, "userProject": self._place.user_project}
+        client = self._clients.current() or await self._clients.open()
+        if self._address.user_project is not None:
+            parameters = {**parameters, "userProject": self._address.user_project}
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
         headers = {"Accept-Encoding": "gzip", **headers, **await _authorization(client)}
@@ -204,27 +168,23 @@ class GcsfsReader:
             raise beyond_object(path, start, known.size, self._source)
         return Blob(b"", known.etag, known.size, known.generation, self._source)
 
-    async def _pages(self, parameters: dict[str, str], prefix: str) -> AsyncIterator[KeyPage]:
-        parameters = {**parameters, "maxResults": str(PAGE), "fields": _FIELDS}
-        while True:
-            async with self._limited(prefix):
-                page = await self._page(parameters, prefix)
-            yield page
-            if not page.next_token:
-                return
-            parameters["pageToken"] = page.next_token
-
-    async def _page(self, parameters: dict[str, str], prefix: str) -> KeyPage:
-        async with await self._request(self._bucket_path, parameters, {"Accept-Encoding": "identity"}) as answer:
-            if answer.status == 404:
-                raise no_bucket(self._place, self._source)
-            self._check_status(answer, prefix)
-            body = await self._page_body(answer, prefix)
-        try:
-            return await asyncio.to_thread(parse_items, body, len(self._place.prefix))
-        except ValueError as error:
-            text = f"the listing of {prefix!r} in source {self._source!r} is not one of GCS; check the endpoint"
-            raise SourceUnavailable(text, path=prefix, source=self._source) from error
+    async def _page(self, prefix: str, token: str, is_level: bool) -> ListingPage:
+        parameters = {"prefix": self._address.prefix + prefix, "maxResults": str(PAGE), "fields": _FIELDS}
+        if token:
+            parameters["pageToken"] = token
+        if is_level:
+            parameters["delimiter"] = "/"
+        async with self._limited(prefix):
+            async with await self._request(self._bucket_path, parameters, {"Accept-Encoding": "identity"}) as answer:
+                if answer.status == 404:
+                    raise no_bucket(self._address, self._source)
+                self._check_status(answer, prefix)
+                body = await self._page_body(answer, prefix)
+            try:
+                return await asyncio.to_thread(parse_items, body, len(self._address.prefix))
+            except ValueError as error:
+                text = f"the listing of {prefix!r} in source {self._source!r} is not one of GCS; check the endpoint"
+                raise SourceUnavailable(text, path=prefix, source=self._source) from error
 
     async def _page_body(self, answer: aiohttp.ClientResponse, prefix: str) -> bytes:
         body = bytearray()
@@ -238,33 +198,22 @@ class GcsfsReader:
         if answer.status in (200, 206):
             return
         if answer.status in (401, 403):
-            raise access_denied(answer.status, path, self._source, self._place.login)
+            raise access_denied(answer.status, path, self._source, self._address.login)
         raise error_of_status(answer.status, path, self._source, answer.headers)
 
     async def _open(self) -> _Client:
-        """Make the client of the running loop."""
-        if self._pid != os.getpid():
-            raise opened_before_fork(self._source, self._pid)
-        loop = asyncio.get_running_loop()
-        async with self._opening.setdefault(loop, asyncio.Lock()):
-            if loop not in self._clients:
-                files = await self._log_in()
-                self._clients[loop] = _Client(files, self._new_session(files.base))
-                _readers.add(self)
-        for ended in [each for each in self._clients if each.is_closed()]:
-            await self._clients.pop(ended).session.close()
-            self._opening.pop(ended, None)
-        return self._clients[loop]
+        files = await self._log_in()
+        return _Client(files, self._new_session(files.base))
 
     async def _log_in(self) -> Any:
-        token = _token_of(self._place.login, self._source)
+        token = _token_of(self._address.login, self._source)
         try:
             # In a thread, as it asks for logins by requests that block.
             return await asyncio.to_thread(
                 self._gcsfs.GCSFileSystem,
                 token=token,
                 access="read_only",
-                endpoint_url=self._place.endpoint,
+                endpoint_url=self._address.endpoint,
                 asynchronous=True,
                 skip_instance_cache=True,  # which would keep it, logged in, for ever
             )
@@ -293,22 +242,13 @@ class GcsfsReader:
 
     @contextlib.contextmanager
     def _translated(self, path: str) -> Iterator[None]:
-        where = f"{path!r} of source {self._source!r}"
-        try:
-            yield
-        except StreamingError:
-            raise
-        except TimeoutError as error:
-            text = f"{where} did not come within {self._timeout_s} s (timeout_s); try again or raise that"
-            raise SourceTimeout(text, path=path, source=self._source) from error
-        except aiohttp.ClientPayloadError as error:
-            text = f"{where} broke off before its announced end; read it again"
-            raise TruncatedRead(text, path=path, source=self._source) from error
-        except (aiohttp.ClientError, OSError) as error:
-            told = unreached(f"{type(error).__name__} {error}", "endpoint", self._proxy)
-            raise SourceUnavailable(f"{where} {told}", path=path, source=self._source) from error
-        except Exception as error:
-            raise self._login_failed(path, error) from error
+        with translated(path, self._source, self._timeout_s, self._proxy, "endpoint"):
+            try:
+                yield
+            except (StreamingError, aiohttp.ClientError, OSError):
+                raise
+            except Exception as error:
+                raise self._login_failed(path, error) from error
 
     def _login_failed(self, path: str, error: Exception) -> Exception:
         """The error that says what Google's library of logins, or gcsfs around it, does; others stay as they are."""
@@ -330,24 +270,8 @@ class GcsfsReader:
         return kind(text, path=path, source=self._source)
 
 
-_readers: weakref.WeakSet[GcsfsReader] = weakref.WeakSet()
-_inherited: list[GcsfsReader] = []
-
-
-def _keep_inherited() -> None:
-    """Let a forked child keep what it cannot use: closing a connection there takes it from its parent's event loop,
-    as both share the list of what that waits for, and the parent's next read hangs."""
-    _inherited.extend(_readers)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_inherited)
-
-
-@atexit.register
-def _close_readers() -> None:
-    for reader in list(_readers):
-        reader.close_at_exit()
+async def _close(client: _Client) -> None:
+    await client.session.close()
 
 
 async def _authorization(client: _Client) -> dict[str, str]:

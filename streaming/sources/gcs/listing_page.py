@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import iso_time, json_of, size_in
-from streaming.sources.key_page import KeyPage
-from streaming.sources.status_codes import plain_etag
+from streaming.sources.header_values import iso_time, json_of, plain_etag, size_in
+from streaming.sources.listing_page import ListingPage
 
 __all__ = ["KnownObject", "parse_items", "parse_object"]
 
@@ -22,7 +21,7 @@ class KnownObject:
     generation: str | None
 
 
-def parse_items(body: bytes, skip: int) -> KeyPage:
+def parse_items(body: bytes, skip: int) -> ListingPage:
     """Return what one answer to a listing lists.
 
     Args:
@@ -44,7 +43,7 @@ def parse_items(body: bytes, skip: int) -> KeyPage:
     found = [_file_info(item["name"][skip:], item) for item in items]
     # An empty object whose name ends in a slash is how consoles write down an empty folder.
     found = [info for info in found if info.size or not info.path or info.path[-1] != "/"]
-    return KeyPage(found, [folder[skip:] for folder in folders], token)
+    return ListingPage(found, [folder[skip:] for folder in folders], token)
 
 
 def parse_object(body: bytes) -> KnownObject | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,11 @@ from streaming.errors import ConfigError, ObjectNotFoundError
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.obstore.errors import status_of
-from streaming.sources.obstore.source import ObjectStoreReader, client_settings, signed
+from streaming.sources.obstore.reader import ObjectStoreReader, client_settings, signed
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
-    from streaming.sources.gcs.address import GCSPlace
+    from streaming.core.source_config import DataSourceConfig
+    from streaming.sources.gcs.address import GCSAddress
     from streaming.telemetry.skipped_objects import Skips
 
 GOOGLE_URL = "https://storage.googleapis.com"
@@ -35,24 +36,22 @@ class GcsObstoreReader(ObjectStoreReader):
 
     Args:
         config: limits, times, and the name for messages.
-        place: where, and as whom.
+        address: where, and as whom.
         receive: see `ObjectStoreReader`.
     """
 
-    def __init__(self, config: DataSourceConfig, place: GCSPlace, receive: Callable[[int], None]) -> None:
-        super().__init__(config, GCSStores(config, place), place.prefix, receive)
-        self._place = place
+    def __init__(self, config: DataSourceConfig, address: GCSAddress, receive: Callable[[int], None]) -> None:
+        super().__init__(config, GCSStores(config, address), address.prefix, receive)
+        self._address = address
 
-    async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+    async def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
         """As of every store, but that a missing bucket is named."""
-        files = super().iter_files(prefix, skips)
         try:
-            async for info in files:
-                yield info
+            async with aclosing(super().iter_files(prefix, skips)) as files:
+                async for info in files:
+                    yield info
         except ObjectNotFoundError as error:
-            raise no_bucket(self._place, self._source) from error
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
+            raise no_bucket(self._address, self._source) from error
 
     async def _empty(self, *request: Any) -> Blob:
         # Comes right after the answer that no byte lies there, with which a server may end the connection: of 300
@@ -67,37 +66,37 @@ class GcsObstoreReader(ObjectStoreReader):
     def _translated(self, error: Exception, path: str) -> Exception:
         status = status_of(error)
         if status == 500 and "no bucket named" in str(error):  # so fake-gcs-server answers, where GCS says 404
-            return no_bucket(self._place, self._source)
+            return no_bucket(self._address, self._source)
         if status in (401, 403):
-            return access_denied(status, path, self._source, self._place.login)
+            return access_denied(status, path, self._source, self._address.login)
         return super()._translated(error, path)
 
 
 class GCSStores:
-    """Makes stores for a place.
+    """Makes stores for one bucket.
 
     Args:
         config: times, and the name for messages.
-        place: where, and as whom.
+        address: where, and as whom.
 
     Attributes:
         bucket_url: of the bucket.
     """
 
-    def __init__(self, config: DataSourceConfig, place: GCSPlace) -> None:
+    def __init__(self, config: DataSourceConfig, address: GCSAddress) -> None:
         self._config = config
-        self._place = place
-        self.bucket_url = f"{place.endpoint or GOOGLE_URL}/{quote(place.bucket, safe='')}"
+        self._address = address
+        self.bucket_url = f"{address.endpoint or GOOGLE_URL}/{quote(address.bucket, safe='')}"
 
     def open(self) -> GCSStore:
         """A store over the whole bucket."""
-        return make_store(self._config, self._place)
+        return make_store(self._config, self._address)
 
     async def list_request(self, query: str) -> tuple[str, dict[str, str]]:
         """The URL and headers of a listing: with a token where there is one, else signed by the service account."""
-        login = self._place.login
-        if self._place.user_project is not None:
-            query = f"{query}&userProject={quote(self._place.user_project, safe='')}"
+        login = self._address.login
+        if self._address.user_project is not None:
+            query = f"{query}&userProject={quote(self._address.user_project, safe='')}"
         url = f"{self.bucket_url}?{query}"
         if login.kind == "anon":
             return url, {}
@@ -105,48 +104,48 @@ class GCSStores:
             token = login.value if login.kind == "token" else (await _machine_login())["token"]
             return url, {"Authorization": f"Bearer {token}"}
         # obstore puts the bucket behind its endpoint: into the fragment, which is not sent.
-        there = replace(self._place, endpoint=f"{url}#")
+        there = replace(self._address, endpoint=f"{url}#")
         return await signed(await asyncio.to_thread(make_store, self._config, there), self._config.name), {}
 
     async def trial_url(self, store: GCSStore, key: str) -> None:
         """None: obstore leaves out the only login that GCS has."""
 
 
-def make_store(config: DataSourceConfig, place: GCSPlace) -> GCSStore:
+def make_store(config: DataSourceConfig, address: GCSAddress) -> GCSStore:
     """A store over the whole bucket.
 
     Raises:
         ConfigError: if obstore cannot use the login, or variables of its own contradict it.
     """
-    settings = client_settings(config, place.endpoint or GOOGLE_URL, _login_hosts(place))
+    settings = client_settings(config, address.endpoint or GOOGLE_URL, _login_hosts(address))
     # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
     headers = {"accept-encoding": "gzip"}
-    if place.user_project is not None:
-        headers["x-goog-user-project"] = place.user_project
+    if address.user_project is not None:
+        headers["x-goog-user-project"] = address.user_project
     settings["client_options"]["default_headers"] = headers
-    login = _login(config.name, place)
+    login = _login(config.name, address)
     try:
-        return GCSStore(place.bucket, **settings, **login)
+        return GCSStore(address.bucket, **settings, **login)
     except (BaseError, ValueError) as error:
         # Not chained and without its text: a parser may quote what it could not read, here a key.
         text = f"the credentials of source {config.name!r} cannot be used by obstore ({type(error).__name__})"
         raise ConfigError(f"{text}; check their file, or download the key anew", source=config.name) from None
 
 
-def _login_hosts(place: GCSPlace) -> list[str]:
+def _login_hosts(address: GCSAddress) -> list[str]:
     """The servers that obstore may ask for a token."""
-    if place.login.kind in ("anon", "token", "cloud"):  # these need none, or ask by themselves
+    if address.login.kind in ("anon", "token", "cloud"):  # these need none, or ask by themselves
         return []
     hosts = ["googleapis.com", "accounts.google.com"]
-    if place.login.kind in ("default", "google_default"):
+    if address.login.kind in ("default", "google_default"):
         named = (os.environ.get(name) for name in ("GCE_METADATA_HOST", "GCE_METADATA_IP"))
         hosts += ["169.254.169.254", "metadata.google.internal", "metadata", *(each for each in named if each)]
     return hosts
 
 
-def _login(source: str, place: GCSPlace) -> dict[str, Any]:
+def _login(source: str, address: GCSAddress) -> dict[str, Any]:
     """The arguments of `GCSStore` that say where to read, and as whom."""
-    login, url = place.login, place.endpoint
+    login, url = address.login, address.endpoint
     there: dict[str, Any] = {"base_url": url} if url else {}
     if login.kind in ("token", "cloud"):
         provider = _machine_login if login.kind == "cloud" else lambda: {"token": login.value, "expires_at": None}

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
-from streaming.sources.gcs.address import place_of
-from streaming.sources.status_codes import opened_before_fork
+from streaming.sources.gcs.address import parse_address
+from streaming.sources.per_loop import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.gcs.gcsfs_engine import GcsfsReader
     from streaming.sources.gcs.obstore_engine import GcsObstoreReader
 
@@ -44,7 +45,7 @@ class GCSDataSource(DataSource):
 
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
-        self._place = place_of(config)
+        self._address = parse_address(config)
         self._pid = 0
         self._reader: GcsfsReader | GcsObstoreReader | None = None
         if config.engine == "gcsfs" and find_spec("gcsfs") is None:
@@ -67,12 +68,9 @@ class GCSDataSource(DataSource):
         if reader is None:
             reader = self._open()
         skips = Skips()
-        files = reader.iter_files(check_prefix(prefix), skips)
-        try:
+        async with aclosing(reader.iter_files(check_prefix(prefix), skips)) as files:
             async for info in files:
                 yield info
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
         self.skipped = skips
 
     async def aclose(self) -> None:
@@ -90,10 +88,10 @@ class GCSDataSource(DataSource):
         if self.config.engine == "gcsfs":
             from streaming.sources.gcs.gcsfs_engine import GcsfsReader  # 0.6 s, which reads by obstore save
 
-            self._reader = GcsfsReader(self.config, self._place, self._receive)
+            self._reader = GcsfsReader(self.config, self._address, self._receive)
         else:
             from streaming.sources.gcs.obstore_engine import GcsObstoreReader
 
-            self._reader = GcsObstoreReader(self.config, self._place, self._receive)
+            self._reader = GcsObstoreReader(self.config, self._address, self._receive)
         self._pid = os.getpid()
         return self._reader

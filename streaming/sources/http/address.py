@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from streaming.core.config import mask_secrets, suggest
+from streaming.core.masking import mask_secrets
 from streaming.errors import ConfigError
 from streaming.sources.base import check_path
+from streaming.sources.config_checks import check_engine_and_options
 from streaming.sources.http.html_listing import path_below
 from streaming.sources.proxies import proxy_for
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _ENGINES = ("obstore", "aiohttp")
 _OPTIONS = ("headers", "index", "urls")
@@ -23,7 +24,7 @@ _CREDENTIALS = ({"token"}, {"username", "password"})
 
 
 @dataclass(frozen=True)
-class HTTPPlace:
+class HTTPAddress:
     """Where an HTTP source reads.
 
     Attributes:
@@ -58,7 +59,7 @@ class HTTPPlace:
         return self.urls.get(path) or self.root + quote(path, errors="surrogateescape") + self.query
 
 
-def place_of(config: DataSourceConfig) -> HTTPPlace:
+def parse_address(config: DataSourceConfig) -> HTTPAddress:
     """Take a configuration apart.
 
     Raises:
@@ -72,7 +73,7 @@ def place_of(config: DataSourceConfig) -> HTTPPlace:
     login = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
     index = options.get("index")
     paths = None if options.get("urls") is None else _paths_of_urls(options["urls"], root, config.name)
-    return HTTPPlace(
+    return HTTPAddress(
         root,
         query,
         {**_authorization(config, login), **options.get("headers", {})},
@@ -91,18 +92,10 @@ def _index_url(index: str, root: str, query: str) -> str:
 
 
 def _check_settings(config: DataSourceConfig, query: str) -> None:
-    if config.engine is not None and config.engine not in _ENGINES:
-        text = (
-            f"engine {config.engine!r} of source {config.name!r} cannot read HTTP: {suggest(config.engine, _ENGINES)}"
-        )
-        raise ConfigError(text, source=config.name)
+    check_engine_and_options(config, "HTTP", _ENGINES, _OPTIONS)
     if config.engine == "obstore" and query:
         text = f"source {config.name!r}: obstore cannot send the query of a URL; leave out engine, or set it to aiohttp"
         raise ConfigError(text, source=config.name)
-    for option in config.storage_options:
-        if option not in _OPTIONS:
-            text = f"unknown storage option {option!r} of HTTP source {config.name!r}: {suggest(option, _OPTIONS)}"
-            raise ConfigError(text, source=config.name)
     if "urls" in config.storage_options and "index" in config.storage_options:
         raise ConfigError(f"source {config.name!r} has both urls and index; keep one", source=config.name)
     if config.credentials and set(config.credentials) not in _CREDENTIALS:

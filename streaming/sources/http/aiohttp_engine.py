@@ -1,16 +1,12 @@
 """GET by aiohttp: listings, signed URLs, and every answer that obstore does not take.
 
 It copes with servers that encode bodies without being asked, or leave out the length; objects of those that ignore
-ranges are kept whole in a `Spool`. One session per event loop, opened at the first read in it.
+ranges are kept whole in a `SpoolFile`. One session per event loop, opened at the first read in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import contextlib
-import os
-import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,27 +17,25 @@ import yarl
 
 from streaming.errors import (
     AccessDenied,
-    ObjectChanged,
     ObjectNotFoundError,
     ObjectTooLargeError,
     SourceError,
-    SourceUnavailable,
 )
-from streaming.sources.base import Blob, beyond_object, too_large
-from streaming.sources.http.response import SentWhole, content_range, range_header, translated, unpacked
+from streaming.sources.base import Blob, too_large
+from streaming.sources.header_values import stable_etag
+from streaming.sources.http.aiohttp_requests import AiohttpRequests
+from streaming.sources.http.response import SentWhole, content_range, range_header, unpacked
 from streaming.sources.http.signed_urls import is_signed, refusal_of_signature
-from streaming.sources.http.spool import WRITE_BYTES, Spool
+from streaming.sources.http.spool_file import WRITE_BYTES, SpoolFile
 from streaming.sources.listing_limits import page_too_large
-from streaming.sources.proxies import proxy_for, usable
-from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, Reach, joined
-from streaming.sources.response_bodies import wrong_length
-from streaming.sources.status_codes import UnusableAnswer, error_of_status, opened_before_fork, stable_etag
+from streaming.sources.per_loop import close_in
+from streaming.sources.response_bodies import check_nothing_left, wrong_length
+from streaming.sources.status_codes import UnusableAnswer, error_of_status
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 MAX_PAGE_BYTES = 64_000_000  # of a listing or index file, where objects must be smaller
-CLOSE_TIMEOUT_S = 2.0  # for a session of another loop, which may be stopping
 
 
 @dataclass(slots=True)
@@ -53,7 +47,7 @@ class Page:
     content_type: str
 
 
-class AiohttpClient:
+class AiohttpClient(AiohttpRequests):
     """Reads URLs of one source.
 
     Args:
@@ -69,21 +63,13 @@ class AiohttpClient:
     def __init__(
         self, config: DataSourceConfig, root: str, headers: Mapping[str, str], receive: Callable[[int], None]
     ) -> None:
-        self._source = config.name
+        super().__init__(config, root, headers)
         self._receive = receive
         self._limit = config.max_object_bytes
         self._page_limit = config.max_listing_page_bytes
         self._spool_bytes = config.spool_bytes
-        self._spools: dict[asyncio.AbstractEventLoop, Spool] = {}
+        self._spools: dict[asyncio.AbstractEventLoop, SpoolFile] = {}
         self._with_ranges: set[yarl.URL] = set()  # servers whose last answer to a range was that range
-        self._headers = dict(headers)
-        self._origin = yarl.URL(root, encoded=True).origin()
-        self._reach = Reach(config, self._origin)
-        self.redirects = False
-        self._proxy = proxy_for(self._origin.scheme, self._origin.host or "")
-        self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
-        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
-        self._pid = os.getpid()
 
     async def get(self, url: str, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` of the object at `url`, percent-encoded; `path` is its name in messages."""
@@ -100,64 +86,19 @@ class AiohttpClient:
         """Take note that the root's server answered a range in another way."""
         self._with_ranges.discard(self._origin)
 
-    async def _get(self, target: yarl.URL, path: str, start: int, end: int | None, spool: Spool | None = None) -> Blob:
+    async def _get(
+        self, target: yarl.URL, path: str, start: int, end: int | None, spool: SpoolFile | None = None
+    ) -> Blob:
         """One request; see `_answered` for the arguments."""
         headers = range_header(start, end)
         with self._translated(path):
-            async with self._asked(target, headers, path) as answer:
+            async with self._send(target, headers, path) as answer:
                 if answer.status not in (200, 206, 416):
                     raise self._refusal(answer, path)
                 if answer.history and answer.url.raw_path == f"{target.raw_path}/":
                     text = f"{path!r} of source {self._source!r} is a folder; name an object in it, or list it"
                     raise ObjectNotFoundError(text, path=path, source=self._source)
                 return await self._answered(answer, path, start, end, spool)
-
-    @contextlib.asynccontextmanager
-    async def _asked(self, target: yarl.URL, extra: dict[str, str], path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer of `target`, or of where that leads; `answer.history` has the answers before it.
-
-        Args:
-            extra: headers beside those that are configured for its server.
-        """
-        began = asyncio.get_running_loop().time()
-        session = await self._session()
-        if target.origin() != self._origin:
-            self._reach.check(target, path)
-        answer = await session.get(target, headers=self._headers_for(target, extra), allow_redirects=False)
-        if answer.status in REDIRECTS:
-            answer = await self._followed(answer, session, extra, path, began)
-        async with answer:
-            yield answer
-
-    async def _followed(
-        self,
-        answer: aiohttp.ClientResponse,
-        session: aiohttp.ClientSession,
-        extra: dict[str, str],
-        path: str,
-        began: float,
-    ) -> aiohttp.ClientResponse:
-        """Where a redirect leads in the end. Each server gets what is configured for it, and no Referer."""
-        self.redirects = True
-        hops: list[aiohttp.ClientResponse] = []
-        while answer.status in REDIRECTS and (location := answer.headers.get("Location")) is not None:
-            async with answer:
-                hops.append(answer)
-            if len(hops) > MAX_REDIRECTS:
-                text = f"{path!r} of source {self._source!r} is redirected without end; check the URL of the source"
-                raise UnusableAnswer(text, path=path, source=self._source)
-            target = joined(answer.url, location)
-            if target is None:
-                text = f"{path!r} of source {self._source!r} is redirected to no URL"
-                raise SourceUnavailable(f"{text}; try again, then check its server", path=path, source=self._source)
-            self._reach.check(target, path, answer.url)
-            left = (self._timeout.total or 0.0) - (asyncio.get_running_loop().time() - began)
-            timeout = aiohttp.ClientTimeout(total=max(left, 0.001), sock_connect=self._timeout.sock_connect)
-            answer = await session.get(
-                target, headers=self._headers_for(target, extra), allow_redirects=False, timeout=timeout
-            )
-        answer._history = tuple(hops)  # as aiohttp does where it follows
-        return answer
 
     def _refusal(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
         if answer.status in (400, 401, 403) and is_signed(answer.url.query):
@@ -200,7 +141,7 @@ class AiohttpClient:
         return await spool.read(path, start, end)
 
     async def _answered(
-        self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None, spool: Spool | None
+        self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None, spool: SpoolFile | None
     ) -> Blob:
         """What a success brought, or a range beyond the end.
 
@@ -224,7 +165,7 @@ class AiohttpClient:
         """Read the whole answer of `url`, a listing; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         with self._translated(path):
-            async with self._asked(target, {}, path) as answer:
+            async with self._send(target, {}, path) as answer:
                 if answer.status != 200:
                     raise error_of_status(answer.status, path, self._source, answer.headers)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
@@ -233,71 +174,24 @@ class AiohttpClient:
                     body = await self._body(answer, path, is_object=False)
                 return Page(body, str(answer.url.with_query(None)), answer.content_type)
 
-    async def is_redirected(self, url: str, path: str) -> bool:
-        """Whether a request for a byte of the object at `url` is answered by a redirect."""
-        target, headers = yarl.URL(url, encoded=True), {"Accept-Encoding": "identity", **range_header(0, 1)}
-        with self._translated(path):
-            async with (await self._session()).get(target, headers=headers, allow_redirects=False) as answer:
-                return answer.status in REDIRECTS
-
     async def aclose(self) -> None:
-        """Close the sessions of all loops, and what is kept of objects."""
-        if self._pid != os.getpid():
-            self._sessions.clear()  # the parent's; see `_keep_inherited`
+        """Close the sessions of all loops, and the files with whole objects."""
         while self._spools:
-            await self._close_spool(*self._spools.popitem())
-        while self._sessions:
-            loop, session = self._sessions.popitem()
-            await _close(loop, session.close)
+            loop, spool = self._spools.popitem()
+            if self._sessions.is_inherited or not loop.is_running():
+                spool.close_file()
+            else:
+                await close_in(loop, spool.aclose)
+        await self._sessions.aclose()
 
-    def close_at_exit(self) -> None:
-        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
-        if self._pid == os.getpid() and self._sessions:
-            asyncio.run(self.aclose())
-
-    async def _close_spool(self, loop: asyncio.AbstractEventLoop, spool: Spool) -> None:
-        if self._pid != os.getpid() or not loop.is_running():
-            spool.close_file()
-        else:
-            await _close(loop, spool.aclose)
-
-    def _spool(self) -> Spool:
+    def _spool(self) -> SpoolFile:
         """Where objects of servers without ranges are kept on the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._spools:
             for ended in [each for each in self._spools if each.is_closed()]:
                 self._spools.pop(ended).close_file()
-            self._spools[loop] = Spool(self._source, self._spool_bytes, self._limit)
+            self._spools[loop] = SpoolFile(self._source, self._spool_bytes, self._limit)
         return self._spools[loop]
-
-    async def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
-        return session if session is not None else await self._new_session(loop)
-
-    async def _new_session(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
-        if self._sessions and self._pid != os.getpid():
-            raise opened_before_fork(self._source, self._pid)
-        self._pid = os.getpid()
-        # No limit here: who reads decides how much is in flight.
-        proxy = usable(self._proxy, self._source)
-        resolver = GuardedResolver([self._origin.host, proxy and yarl.URL(proxy).host])
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, resolver=resolver)
-        session = self._sessions[loop] = aiohttp.ClientSession(
-            connector=connector,
-            timeout=self._timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy,
-        )
-        _clients.add(self)
-        for ended in [each for each in self._sessions if each.is_closed()]:
-            await _close(ended, self._sessions.pop(ended).close)
-        return session
-
-    def _headers_for(self, url: yarl.URL, extra: dict[str, str]) -> dict[str, str]:
-        own = self._headers if url.origin() == self._origin else {}
-        return {**own, "Accept-Encoding": "identity", **extra}
 
     def _etag_of(self, answer: aiohttp.ClientResponse, size: int) -> str | None:
         """The validator of an object of so many bytes."""
@@ -323,7 +217,7 @@ class AiohttpClient:
             raise wrong_length(path, len(data), length, self._source)
         return Blob(data, self._etag_of(answer, size), size, None, self._source)
 
-    async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: Spool) -> None:
+    async def _keep(self, answer: aiohttp.ClientResponse, path: str, spool: SpoolFile) -> None:
         """Take the whole object into the spool; in pieces, if its size is announced."""
         server = str(answer.url.origin())
         size = answer.content_length
@@ -402,42 +296,5 @@ class AiohttpClient:
         if size is None:
             text = f"the server of source {self._source!r} answered 416 for {path!r}, so it has no byte {start}"
             raise UnusableAnswer(f"{text}; ask within it", path=path, source=self._source)
-        if start > size:
-            raise beyond_object(path, start, size, self._source)
-        if start < size:
-            text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
-            raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
+        check_nothing_left(path, start, None, size, self._source)
         return Blob(b"", self._etag_of(answer, size), size, None, self._source)
-
-    def _translated(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return translated(path, self._source, self._timeout.total, self._proxy)
-
-
-_clients: weakref.WeakSet[AiohttpClient] = weakref.WeakSet()
-_inherited: list[aiohttp.ClientSession] = []
-
-
-def _keep_inherited() -> None:
-    """Let a forked child keep its parent's sessions. One that is closed or collected there takes its connections off
-    the list that both wait on, and the parent's next read hangs."""
-    for client in _clients:
-        _inherited.extend(client._sessions.values())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_inherited)
-
-
-@atexit.register
-def _close_clients() -> None:
-    for client in list(_clients):
-        client.close_at_exit()
-
-
-async def _close(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close what belongs to a loop in it; where that has ended, the connections ended with it."""
-    if loop is not asyncio.get_running_loop() and loop.is_running():
-        closing = asyncio.run_coroutine_threadsafe(close(), loop)
-        await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
-    else:
-        await close()

@@ -15,9 +15,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from streaming.errors import BadRequest
 from streaming.sources.base import FileInfo, check_path
-from streaming.sources.header_values import LONGEST_LINK, http_time, json_of, size_in, size_of
-from streaming.sources.readable import is_text
-from streaming.sources.status_codes import stable_etag
+from streaming.sources.header_values import LONGEST_LINK, http_time, json_of, size_in, size_of, stable_etag
+from streaming.sources.path_filter import is_text
 
 # Each search goes on where the last one ended, and none looks past the next `<`: a page takes time in proportion to it.
 _TAG = re.compile(r"<a\s([^<>]*)>", re.IGNORECASE)

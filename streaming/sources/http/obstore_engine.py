@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import HTTPStore
 
-from streaming.errors import SourceError, SourceTimeout, SourceUnavailable, TruncatedRead
+from streaming.errors import SourceUnavailable
 from streaming.sources.base import Blob, too_large
-from streaming.sources.obstore.fence import fenced, is_outside
+from streaming.sources.header_values import stable_etag
+from streaming.sources.obstore.errors import failure_of_request
 from streaming.sources.obstore.process_lifetime import begin_read, claim, end_read
-from streaming.sources.proxies import unreached
+from streaming.sources.obstore.redirect_guard import is_blocked_redirect, same_host_options
 from streaming.sources.response_bodies import of_obstore, wrong_length
-from streaming.sources.status_codes import error_of_status, stable_etag
+from streaming.sources.status_codes import error_of_status
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _STATUS = re.compile(r"Status \{\s*status: (\d{3}),")
-_KIND = re.compile(r"HttpError \{\s*kind: (\w+),")
 _NEEDS_AIOHTTP = re.compile(r"\b(NotPartial|UnexpectedRange|InvalidContentRange)\b|source: Header \{")
 
 
@@ -64,7 +64,7 @@ class ObstoreClient:
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
         options: Any = {
-            **fenced(root),
+            **same_host_options(root),
             "timeout": timedelta(seconds=config.timeout_s),
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
             "default_headers": {**headers, "accept-encoding": "identity"},
@@ -108,7 +108,7 @@ class ObstoreClient:
     def _translated(self, path: str, error: Exception) -> Exception:
         """The error that says what obstore's does; it tells more in its text than by its class."""
         text = str(error)
-        if is_outside(error):
+        if is_blocked_redirect(error):
             return NotPlain(is_of_server=True)
         if match := _STATUS.search(text):
             status = int(match[1])
@@ -117,16 +117,6 @@ class ObstoreClient:
             return NotPlain(is_of_server=True)
         if isinstance(error, ValueError):
             return NotPlain()
-        kind, told = self._failure(text)
-        return kind(f"{path!r} of source {self._source!r} {told}", path=path, source=self._source)
-
-    def _failure(self, text: str) -> tuple[type[SourceError], str]:
-        match = _KIND.search(text)
-        kind = match[1] if match else ""
-        if kind == "Timeout":
-            return SourceTimeout, f"did not come within {self._timeout_s} s (timeout_s); try again or raise that"
-        if kind == "Interrupted" or "kind: Body," in text:
-            return TruncatedRead, "broke off before its announced end; read it again"
-        if kind == "Connect":
-            return SourceUnavailable, unreached(text)
-        return SourceUnavailable, "was not answered, the server ended the connection; try again, then check the URL"
+        other = SourceUnavailable, "was not answered, the server ended the connection; try again, then check the URL"
+        kind, what = failure_of_request(text, self._timeout_s, "host") or other
+        return kind(f"{path!r} of source {self._source!r} {what}", path=path, source=self._source)

@@ -14,18 +14,18 @@ from urllib.parse import unquote
 
 from streaming.errors import ObjectNotFoundError
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
-from streaming.sources.http.address import place_of
-from streaming.sources.http.crawl import walk
+from streaming.sources.http.address import parse_address
 from streaming.sources.http.html_listing import parse_index
 from streaming.sources.http.obstore_engine import NotPlain, ObstoreClient
+from streaming.sources.http.walk import walk
 from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.obstore.process_lifetime import is_usable
-from streaming.sources.readable import readable, why_unreadable
-from streaming.sources.status_codes import opened_before_fork
+from streaming.sources.path_filter import drop_unreadable, unreadable_reason
+from streaming.sources.per_loop import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.http.aiohttp_engine import AiohttpClient
 
 
@@ -48,8 +48,8 @@ class HTTPDataSource(DataSource):
 
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
-        self._place = place_of(config)
-        self._urls = self._place.urls
+        self._address = parse_address(config)
+        self._urls = self._address.urls
         self._pid = 0
         self._obstore: ObstoreClient | None = None
         # Whether answers of the root's server are such as obstore takes, and no redirects; None: not known yet.
@@ -77,7 +77,7 @@ class HTTPDataSource(DataSource):
                 elif error.is_of_server:
                     self._is_plain = False
         client = self._opened()
-        blob = await client.get(self._place.url_of(path), path, start, end)
+        blob = await client.get(self._address.url_of(path), path, start, end)
         if client.redirects:
             self._is_plain = False
         elif self._is_plain is None:
@@ -93,16 +93,16 @@ class HTTPDataSource(DataSource):
         client = self._opened()
         check_prefix(prefix)
         skips = Skips()
-        if self._place.paths is not None:
-            listed = [FileInfo(path, -1) for path in self._place.paths]
-        elif self._place.index is not None:
-            listed = await self._read_index(client, self._place.index)
+        if self._address.paths is not None:
+            listed = [FileInfo(path, -1) for path in self._address.paths]
+        elif self._address.index is not None:
+            listed = await self._read_index(client, self._address.index)
         else:
-            async for info in walk(client, self._place.url_of, prefix, self.config, skips):
+            async for info in walk(client, self._address.url_of, prefix, self.config, skips):
                 yield info
             listed = []
         selected = (info for info in listed if info.path.startswith(prefix))
-        for info in readable(selected, skips, self._why_unreadable):
+        for info in drop_unreadable(selected, skips, self._unreadable_reason):
             yield info
         self.skipped = skips
 
@@ -114,8 +114,8 @@ class HTTPDataSource(DataSource):
         if client is not None:
             await client.aclose()
 
-    def _why_unreadable(self, path: str) -> str | None:
-        return None if path in self._urls else why_unreadable(path)
+    def _unreadable_reason(self, path: str) -> str | None:
+        return None if path in self._urls else unreadable_reason(path)
 
     def _open(self) -> None:
         """Make the clients, at the first use in a process."""
@@ -123,9 +123,9 @@ class HTTPDataSource(DataSource):
         if self._pid not in (0, os.getpid()):  # another thread may have opened them meanwhile
             raise opened_before_fork(self.name, self._pid)
         engine = self.config.engine
-        is_wanted = engine == "obstore" or (engine is None and not self._place.query and is_usable())
-        if is_wanted and self._place.suits_obstore:
-            self._obstore = ObstoreClient(self.config, self._place.root, self._place.headers, self._receive)
+        is_wanted = engine == "obstore" or (engine is None and not self._address.query and is_usable())
+        if is_wanted and self._address.suits_obstore:
+            self._obstore = ObstoreClient(self.config, self._address.root, self._address.headers, self._receive)
         self._pid = os.getpid()
 
     def _opened(self) -> AiohttpClient:
@@ -134,14 +134,14 @@ class HTTPDataSource(DataSource):
         if self._aiohttp is None:
             from streaming.sources.http.aiohttp_engine import AiohttpClient  # 0.15 s, which plain reads by obstore save
 
-            client = AiohttpClient(self.config, self._place.root, self._place.headers, self._receive)
+            client = AiohttpClient(self.config, self._address.root, self._address.headers, self._receive)
             if self._aiohttp is None:  # or another thread has made one meanwhile, whose sessions are to be closed
                 self._aiohttp = client
         return self._aiohttp
 
     async def _read_index(self, client: AiohttpClient, url: str) -> list[FileInfo]:
         page = await client.get_page(url, unquote(url.partition("?")[0].rpartition("/")[2]))
-        entries = parse_index(page.body, page.url, self._place.root, self.name)
+        entries = parse_index(page.body, page.url, self._address.root, self.name)
         found = await asyncio.to_thread(lambda: {info.path: info for info in entries})
         ListingLimits(self.config, "").count(len(found))
         return [found[path] for path in sorted(found)]

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
-from streaming.core.config import mask_secrets, suggest
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_secrets
 from streaming.errors import ConfigError, InvalidPath
+from streaming.sources.ambient_credentials import HUGGING_FACE, may_receive_ambient_credentials
 from streaming.sources.base import Buffer, check_prefix
-from streaming.sources.found_credentials import HUGGING_FACE, may_get_found_login
+from streaming.sources.config_checks import check_engine_and_options
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _TYPES = {"dataset": "datasets", "model": "models", "space": "spaces"}
 _OPTIONS = ("cache_dir", "endpoint", "repo_type", "revision", "token")
@@ -27,7 +29,7 @@ _YES = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
 
 
 @dataclass(frozen=True)
-class HubPlace:
+class HubAddress:
     """Where a Hub source reads.
 
     Attributes:
@@ -78,7 +80,7 @@ class HubPlace:
         return f"{endpoint}/api/{_TYPES[self.repo_type]}/{self.repo_id}"
 
 
-def place_of(config: DataSourceConfig) -> HubPlace:
+def parse_address(config: DataSourceConfig) -> HubAddress:
     """Take a configuration apart.
 
     Raises:
@@ -108,18 +110,12 @@ def place_of(config: DataSourceConfig) -> HubPlace:
     except InvalidPath as error:
         raise _refused(config, "has a folder that leaves the repository") from error
     revision = revision or options.get("revision") or "main"
-    return HubPlace(options.get("repo_type", kind), repo, revision, f"{folder}/" if folder else "")
+    return HubAddress(options.get("repo_type", kind), repo, revision, f"{folder}/" if folder else "")
 
 
 def _check_settings(config: DataSourceConfig) -> None:
     options = config.storage_options
-    if config.engine not in (None, "aiohttp"):
-        text = f"engine {config.engine!r} of source {config.name!r} cannot read the Hub; leave it out, or aiohttp"
-        raise ConfigError(text, source=config.name)
-    for option in options:
-        if option not in _OPTIONS:
-            text = f"unknown storage option {option!r} of Hub source {config.name!r}: {suggest(option, _OPTIONS)}"
-            raise ConfigError(text, source=config.name)
+    check_engine_and_options(config, "Hub", ("aiohttp",), _OPTIONS)
     if options.get("repo_type", "dataset") not in _TYPES:
         text = f"repo_type {options['repo_type']!r} of source {config.name!r}: {suggest(options['repo_type'], _TYPES)}"
         raise ConfigError(text, source=config.name)
@@ -155,11 +151,11 @@ def endpoint_of(config: DataSourceConfig) -> str:
     return checked_endpoint(given or constants.ENDPOINT, config.name)
 
 
-def may_get_found_token(endpoint: str) -> bool:
+def may_receive_ambient_token(endpoint: str) -> bool:
     """Whether a Hub gets the token that huggingface_hub finds on this machine."""
     from huggingface_hub import constants
 
-    return may_get_found_login(endpoint, HUGGING_FACE, [os.environ.get("HF_ENDPOINT"), constants.ENDPOINT])
+    return may_receive_ambient_credentials(endpoint, HUGGING_FACE, [os.environ.get("HF_ENDPOINT"), constants.ENDPOINT])
 
 
 def is_offline() -> bool:

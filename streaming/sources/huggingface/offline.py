@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from streaming.errors import ObjectNotFoundError
 from streaming.sources.base import Blob, FileInfo
-from streaming.sources.huggingface.address import HubPlace
+from streaming.sources.huggingface.address import HubAddress
 from streaming.sources.local.source import LocalDataSource
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 
 class CachedRepo:
@@ -24,7 +24,7 @@ class CachedRepo:
 
     Args:
         config: limits, and the name for messages.
-        place: the repository.
+        address: the repository.
         cache: the folder of huggingface_hub's cache.
         commit: what the revision is known to be; None: what the cache noted last.
 
@@ -32,14 +32,14 @@ class CachedRepo:
         ObjectNotFoundError: if the cache has nothing of this repository and revision.
     """
 
-    def __init__(self, config: DataSourceConfig, place: HubPlace, cache: str, commit: str | None) -> None:
+    def __init__(self, config: DataSourceConfig, address: HubAddress, cache: str, commit: str | None) -> None:
         self._source = config.name
-        self._place = place
-        self._root = os.path.join(cache, f"{place.repo_type}s--" + place.repo_id.replace("/", "--"))
+        self._address = address
+        self._root = os.path.join(cache, f"{address.repo_type}s--" + address.repo_id.replace("/", "--"))
         self.commit = commit or self._noted()
-        self._folder = f"snapshots/{self.commit}/{place.folder}"
+        self._folder = f"snapshots/{self.commit}/{address.folder}"
         if not os.path.isdir(os.path.join(self._root, self._folder)):
-            raise self._missing(place.folder or place.repo_id)
+            raise self._missing(address.folder or address.repo_id)
         self._files = LocalDataSource(
             config.model_copy(update={"source_type": "local", "path_or_uri": self._root, "storage_options": {}})
         )
@@ -71,10 +71,10 @@ class CachedRepo:
 
     def _noted(self) -> str:
         try:
-            with open(os.path.join(self._root, "refs", self._place.revision), encoding="utf-8") as file:
+            with open(os.path.join(self._root, "refs", self._address.revision), encoding="utf-8") as file:
                 return file.read().strip()
         except OSError as error:
-            raise self._missing(self._place.repo_id) from error
+            raise self._missing(self._address.repo_id) from error
 
     def _etag(self, path: str) -> str | None:
         """What the Hub calls the content: the name of the blob; None where the cache could make no links."""
@@ -85,6 +85,6 @@ class CachedRepo:
 
     def _missing(self, path: str) -> ObjectNotFoundError:
         where = f"{path!r} of source {self._source!r}: not in the cache at {self._root!r}"
-        told = f"for revision {self._place.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
+        told = f"for revision {self._address.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
         text = f"{where} {told}; download it once with hf download, or unset HF_HUB_OFFLINE"
         return ObjectNotFoundError(text, path=path, source=self._source)

@@ -22,8 +22,8 @@ from streaming.sources.base import Blob, FileInfo
 from streaming.sources.header_values import json_of, next_link
 from streaming.sources.http.aiohttp_engine import AiohttpClient
 from streaming.sources.http.response import range_header
-from streaming.sources.http.spool import Spool
-from streaming.sources.huggingface.address import HubPlace
+from streaming.sources.http.spool_file import SpoolFile
+from streaming.sources.huggingface.address import HubAddress
 from streaming.sources.huggingface.listing_page import HubPage, page_of
 from streaming.sources.huggingface.status_codes import (
     EntryNotFound,
@@ -32,11 +32,11 @@ from streaming.sources.huggingface.status_codes import (
     revision_not_found,
 )
 from streaming.sources.listing_limits import ListingLimits
-from streaming.sources.readable import readable
+from streaming.sources.path_filter import drop_unreadable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 # What storage says to a signed URL past its time: CloudFront and S3 403, Google 400, some proxies 401.
 _EXPIRED = (400, 401, 403)
@@ -55,7 +55,7 @@ class OnlineRepo(AiohttpClient):
 
     Args:
         config: limits, times, and the name for messages.
-        place: the repository.
+        address: the repository.
         endpoint: the Hub, without a final slash; `headers` are for it alone.
         headers: sent there, with the token.
         commit: what the revision is known to be; None: `pin` asks.
@@ -65,7 +65,7 @@ class OnlineRepo(AiohttpClient):
     def __init__(
         self,
         config: DataSourceConfig,
-        place: HubPlace,
+        address: HubAddress,
         endpoint: str,
         headers: dict[str, str],
         commit: str | None,
@@ -73,7 +73,7 @@ class OnlineRepo(AiohttpClient):
     ) -> None:
         super().__init__(config, endpoint, headers, receive)
         self._config = config
-        self._place = place
+        self._address = address
         self._endpoint = endpoint
         self._has_token = any(name.lower() == "authorization" for name in headers)
         self.commit = ""
@@ -82,19 +82,19 @@ class OnlineRepo(AiohttpClient):
 
     def _use(self, commit: str) -> None:
         self.commit = commit
-        self._files = self._place.file_url(self._endpoint, commit)
+        self._files = self._address.file_url(self._endpoint, commit)
 
     async def pin(self) -> None:
         """Ask the Hub which commit the revision is now, unless one is known."""
         if self.commit:
             return
         try:
-            answer, _ = await self._get_json(self._place.revision_url(self._endpoint), self._place.repo_id)
+            answer, _ = await self._get_json(self._address.revision_url(self._endpoint), self._address.repo_id)
         except ObjectNotFoundError as error:
-            raise await self._blamed(error, self._place.repo_id) from error
+            raise await self._blamed(error, self._address.repo_id) from error
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or not commit:
-            raise self._no_hub(self._place.repo_id)
+            raise self._no_hub(self._address.repo_id)
         self._use(commit)
 
     async def read(self, path: str, start: int, end: int | None) -> Blob:
@@ -122,9 +122,11 @@ class OnlineRepo(AiohttpClient):
         blob.version = self.commit
         return blob
 
-    async def _get(self, target: yarl.URL, path: str, start: int, end: int | None, spool: Spool | None = None) -> Blob:
+    async def _get(
+        self, target: yarl.URL, path: str, start: int, end: int | None, spool: SpoolFile | None = None
+    ) -> Blob:
         with self._translated(path):
-            async with self._asked(target, range_header(start, end), path) as answer:
+            async with self._send(target, range_header(start, end), path) as answer:
                 if answer.status not in (200, 206, 416):
                     if answer.status in _EXPIRED and answer.url.origin() != self._origin:
                         raise _SignedUrlRefused(answer.status)
@@ -140,14 +142,14 @@ class OnlineRepo(AiohttpClient):
             SourceTimeout: if no file comes for `listing_timeout_s`.
         """
         limits = ListingLimits(self._config, prefix)
-        root = self._place.folder
+        root = self._address.folder
         begin = root + prefix
         folder = begin.rpartition("/")[0]
         try:
             async for page in self._pages(folder, prefix):
                 files = [info for info in page.files if info.path.startswith(begin)]
                 limits.count(len(files), page.entries - len(files))
-                for info in readable((replace(info, path=info.path[len(root) :]) for info in files), skips):
+                for info in drop_unreadable((replace(info, path=info.path[len(root) :]) for info in files), skips):
                     yield info
                 if files:
                     limits.go_on()
@@ -158,18 +160,18 @@ class OnlineRepo(AiohttpClient):
                 raise
             if root:
                 # Nothing begins with the prefix, unless the root itself is missing, which is an error.
-                await self._get_json(self._place.tree_url(self._endpoint, self.commit, root.rstrip("/")), prefix)
+                await self._get_json(self._address.tree_url(self._endpoint, self.commit, root.rstrip("/")), prefix)
 
     async def _blamed(self, error: ObjectNotFoundError, path: str) -> ObjectNotFoundError:
         """The error for what is missing: some Hubs answer for an unknown revision as for an unknown repository."""
         try:
-            await self._get_json(self._place.repository_url(self._endpoint), path)
+            await self._get_json(self._address.repository_url(self._endpoint), path)
         except SourceError:
             return error
-        return revision_not_found(self._place, self._endpoint, path, self._source)
+        return revision_not_found(self._address, self._endpoint, path, self._source)
 
     async def _pages(self, folder: str, prefix: str) -> AsyncIterator[HubPage]:
-        url: str | None = self._place.tree_url(self._endpoint, self.commit, folder)
+        url: str | None = self._address.tree_url(self._endpoint, self.commit, folder)
         while url is not None:
             answer, url = await self._get_json(url, prefix)
             try:
@@ -182,7 +184,7 @@ class OnlineRepo(AiohttpClient):
         """An answer of the API and the URL of its next page; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         with self._translated(path):
-            async with self._asked(target, {}, path) as answer:
+            async with self._send(target, {}, path) as answer:
                 if answer.status != 200:
                     raise self._error(answer, path)
                 body = await self._body(answer, path, is_object=False)
@@ -206,7 +208,7 @@ class OnlineRepo(AiohttpClient):
 
     def _error(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
         return error_of_hub(
-            answer.status, answer.headers, self._place, self._endpoint, path, self._source, self._has_token
+            answer.status, answer.headers, self._address, self._endpoint, path, self._source, self._has_token
         )
 
     def _no_hub(self, path: str) -> SourceError:

@@ -19,14 +19,14 @@ from streaming.sources.huggingface.address import (
     checksums,
     endpoint_of,
     is_offline,
-    may_get_found_token,
-    place_of,
+    may_receive_ambient_token,
+    parse_address,
 )
-from streaming.sources.status_codes import opened_before_fork
+from streaming.sources.per_loop import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
     from streaming.sources.huggingface.offline import CachedRepo
     from streaming.sources.huggingface.online import OnlineRepo
 
@@ -54,8 +54,8 @@ class HuggingFaceDataSource(DataSource):
 
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
-        self._place = place_of(config)
-        self._commit = self._place.revision if self._place.is_pinned else None
+        self._address = parse_address(config)
+        self._commit = self._address.revision if self._address.is_pinned else None
         self._pid = 0
         self._repo: OnlineRepo | CachedRepo | None = None
         self._opening: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -124,7 +124,7 @@ class HuggingFaceDataSource(DataSource):
         endpoint, headers = await asyncio.to_thread(self._login)
         from streaming.sources.huggingface.online import OnlineRepo
 
-        repo = OnlineRepo(self.config, self._place, endpoint, headers, self._commit, self._receive)
+        repo = OnlineRepo(self.config, self._address, endpoint, headers, self._commit, self._receive)
         try:
             await repo.pin()
         except BaseException:
@@ -136,7 +136,7 @@ class HuggingFaceDataSource(DataSource):
         from streaming.sources.huggingface.offline import CachedRepo
 
         cache = self.config.storage_options.get("cache_dir") or _huggingface_hub(self.name).constants.HF_HUB_CACHE
-        return CachedRepo(self.config, self._place, os.path.expanduser(cache), self._commit)
+        return CachedRepo(self.config, self._address, os.path.expanduser(cache), self._commit)
 
     def _login(self) -> tuple[str, dict[str, str]]:
         """The endpoint, and the headers that say who we are; may read files, or refresh a login over the network."""
@@ -144,7 +144,7 @@ class HuggingFaceDataSource(DataSource):
         secret = (self.config.credentials or {}).get("token")
         token = self.config.storage_options.get("token") if secret is None else secret.get_secret_value()
         endpoint = endpoint_of(self.config)
-        if token in (None, True) and not may_get_found_token(endpoint):
+        if token in (None, True) and not may_receive_ambient_token(endpoint):
             self._withhold(endpoint, is_wanted=token is True, is_found=hub.utils.get_token() is not None)
             token = False
         headers: dict[str, str] = hub.utils.build_hf_headers(token=token, library_name="aiprod-streaming")

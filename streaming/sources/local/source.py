@@ -38,11 +38,11 @@ from streaming.sources.base import (
 )
 from streaming.sources.local.root import LocalRoot
 from streaming.sources.local.scan import scan
-from streaming.sources.readable import readable
+from streaming.sources.path_filter import drop_unreadable
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 _LINKS = (errno.EXDEV, errno.ELOOP, errno.ENOTDIR)  # what the system says of a link that it does not follow
 SCAN_CHUNK = 2_000  # files per thread hop of a listing
@@ -117,7 +117,7 @@ class LocalDataSource(DataSource):
         files = scan(self._base, prefix, self.name, skips)
         next_chunk = aiofiles.os.wrap(lambda: list(islice(files, SCAN_CHUNK)))
         while chunk := await next_chunk():
-            for info in readable(chunk, skips):
+            for info in drop_unreadable(chunk, skips):
                 yield info
         self.skipped = skips
 

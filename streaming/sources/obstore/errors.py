@@ -15,9 +15,9 @@ from streaming.errors import (
     SourceError,
     SourceTimeout,
     SourceUnavailable,
+    TruncatedRead,
 )
-from streaming.errors import TruncatedRead as Truncated
-from streaming.sources.obstore.fence import is_outside
+from streaming.sources.obstore.redirect_guard import is_blocked_redirect
 from streaming.sources.proxies import unreached
 from streaming.sources.status_codes import UnusableAnswer, error_of_status
 
@@ -109,7 +109,7 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
     if _NO_LOGIN.search(text):
         told = f"no credentials were found for source {source!r}, which {path!r} needs, nor a machine's own login"
         return AccessDenied(f"{told}; set them, or storage_options anon", path=path, source=source)
-    if is_outside(error):
+    if is_blocked_redirect(error):
         text = f"{where} is redirected to another server, which is not followed; check the endpoint and the region"
         return BadRequest(text, path=path, source=source)
     if "BareRedirect" in text or "redirect without LOCATION" in text:
@@ -121,17 +121,30 @@ def translated(error: Exception, path: str, source: str, timeout_s: float) -> So
     return kind(f"{where} {told}", path=path, source=source)
 
 
-def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[SourceError], str]:
-    """What went wrong where no answer came."""
-    class_name = type(error).__name__
+def failure_of_request(text: str, timeout_s: float, setting: str) -> tuple[type[SourceError], str] | None:
+    """Return the kind of error and its message where a request failed on its way; None for other errors of obstore.
+
+    Args:
+        text: of obstore's error.
+        timeout_s: the time limit of a request.
+        setting: what names the server.
+    """
     match = _KIND.search(text)
     kind = match[1] if match else ""
     if kind == "Timeout":
         return SourceTimeout, f"did not come within {timeout_s} s (timeout_s); try again or raise that"
     if kind == "Interrupted" or "kind: Body," in text:
-        return Truncated, "broke off before its announced end; read it again"
+        return TruncatedRead, "broke off before its announced end; read it again"
     if kind == "Connect":
-        return SourceUnavailable, unreached(text, "endpoint")
+        return SourceUnavailable, unreached(text, setting)
+    return None
+
+
+def _failure(error: Exception, text: str, timeout_s: float) -> tuple[type[SourceError], str]:
+    """What went wrong where no answer came."""
+    class_name = type(error).__name__
+    if known := failure_of_request(text, timeout_s, "endpoint"):
+        return known
     if class_name == "NotSupportedError" or "NotPartial" in text:
         told = "was sent whole where a part was asked for; this store cannot cut ranges: read whole objects"
         return UnusableAnswer, told

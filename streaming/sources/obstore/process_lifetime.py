@@ -8,7 +8,7 @@ import time
 from collections import deque
 
 from streaming.errors import ClosedError
-from streaming.sources.status_codes import opened_before_fork
+from streaming.sources.per_loop import opened_before_fork
 
 __all__ = ["begin_read", "claim", "end_read", "is_usable"]
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from streaming.core.config import mask_secrets, suggest
-from streaming.core.masking import mask_options
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_options, mask_secrets
 from streaming.errors import ConfigError
 from streaming.sources.base import check_path, check_prefix
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
+    from streaming.core.source_config import DataSourceConfig
 
 ENGINES = ("obstore", "aioboto3")
 # The names of AWS's own tools, and those that users of fsspec's s3fs know.
@@ -59,7 +59,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class S3Place:
+class S3Address:
     """Where an S3 source reads, as configured; None: the environment or a profile may tell.
 
     Attributes:
@@ -89,7 +89,7 @@ class S3Place:
     versions: dict[str, str]
 
 
-def place_of(config: DataSourceConfig) -> S3Place:
+def parse_address(config: DataSourceConfig) -> S3Address:
     """Take a configuration apart.
 
     Raises:
@@ -104,7 +104,7 @@ def place_of(config: DataSourceConfig) -> S3Place:
         raise _refused(config, f"no bucket can be called {mask_secrets(bucket)!r}; write s3://bucket/folder")
     options, given_keys = _options_of(config)
     keys = _keys_of(config, given_keys)
-    place = S3Place(
+    address = S3Address(
         bucket,
         check_prefix(prefix.strip("/")),
         _text(config, options, "endpoint_url"),
@@ -117,12 +117,12 @@ def place_of(config: DataSourceConfig) -> S3Place:
         options.get("credential_provider"),
         {check_path(path): str(version) for path, version in dict(options.get("versions") or {}).items()},
     )
-    if place.provider is not None and not callable(place.provider):
+    if address.provider is not None and not callable(address.provider):
         raise _refused(config, "credential_provider is no function; give one that returns keys and their end")
-    logins = {"anon": place.anon, "keys": keys, "profile": place.profile, "credential_provider": place.provider}
+    logins = {"anon": address.anon, "keys": keys, "profile": address.profile, "credential_provider": address.provider}
     if len(several := [name for name, given in logins.items() if given]) > 1:
         raise _refused(config, f"{' and '.join(several)} are given, which are different logins; keep one")
-    return place
+    return address
 
 
 def _options_of(config: DataSourceConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -140,14 +140,14 @@ def _options_of(config: DataSourceConfig) -> tuple[dict[str, Any], dict[str, Any
         name = _ALIASES.get(written, written)
         if written not in known and name not in known:
             raise _refused(config, f"unknown storage option {written!r}: {suggest(written, known)}")
-        place = keys if name in _KEY_NAMES else options
+        chosen = keys if name in _KEY_NAMES else options
         if item is None or name in nested:
             continue
         if name == "s3":
             name, item = "addressing_style", item.get("addressing_style") if isinstance(item, Mapping) else item
-        if name in place and place[name] != item:
+        if name in chosen and chosen[name] != item:
             raise _refused(config, f"storage option {name} is given twice, with two values; keep one")
-        place[name] = item
+        chosen[name] = item
     return options, keys
 
 

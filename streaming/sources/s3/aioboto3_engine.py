@@ -6,64 +6,57 @@ One client per event loop, opened at the first read in it.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import os
 import time
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from streaming.errors import AccessDenied, ObjectChanged, SourceError, SourceUnavailable
-from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
-from streaming.sources.header_values import LARGEST, content_range, timestamp
-from streaming.sources.key_page import MAX_PAGE_BYTES, KeyPage
+from streaming.errors import AccessDenied, SourceError, SourceUnavailable
+from streaming.sources.base import Blob, FileInfo, too_large
+from streaming.sources.header_values import LARGEST, content_range, plain_etag, timestamp
 from streaming.sources.listing_limits import page_too_large
-from streaming.sources.object_listing import PAGE, list_in_parallel
+from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage
 from streaming.sources.obstore.errors import LOGIN_OUTDATED
+from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
+from streaming.sources.per_loop import PerLoop
 from streaming.sources.proxies import proxy_for, usable
-from streaming.sources.response_bodies import of_aiohttp, wrong_length
+from streaming.sources.response_bodies import check_nothing_left, of_aiohttp, wrong_length
 from streaming.sources.s3.credentials import Connection, asking, connection_of
 from streaming.sources.s3.errors import code_of, translated
-from streaming.sources.status_codes import UnusableAnswer, opened_before_fork, plain_etag
+from streaming.sources.status_codes import UnusableAnswer
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
-    from streaming.sources.listing_limits import ListingLimits
-    from streaming.sources.s3.address import S3Place
+    from streaming.core.source_config import DataSourceConfig
+    from streaming.sources.s3.address import S3Address
     from streaming.telemetry.skipped_objects import Skips
 
-CLOSE_TIMEOUT_S = 2.0  # for a client of another loop, which may be stopping
 CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less
 REOPEN_AFTER_S = 10.0  # a refused login is looked for anew at most this often
 
 
 class Aioboto3Reader:
-    """Reads and lists the objects of one place.
+    """Reads and lists the objects below one prefix.
 
     Args:
         config: limits, times, and the name for messages.
-        place: the bucket, and how to log in.
+        address: the bucket, and how to log in.
         receive: told of the bytes of each body, as soon as they are announced.
     """
 
-    def __init__(self, config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> None:
+    def __init__(self, config: DataSourceConfig, address: S3Address, receive: Callable[[int], None]) -> None:
         self._receive = receive
         self._config = config
         self._source = config.name
         self._limit = config.max_object_bytes
         self._timeout_s = config.timeout_s
         self._connect_timeout_s = config.connect_timeout_s
-        self._place = place
-        self._root = f"{place.prefix}/" if place.prefix else ""
-        self._pid = 0
-        self._clients: dict[asyncio.AbstractEventLoop, Any] = {}
-        self._opening: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
-        self._retired: list[tuple[asyncio.AbstractEventLoop, Any]] = []
+        self._address = address
+        self._root = f"{address.prefix}/" if address.prefix else ""
+        self._clients: PerLoop[Any] = PerLoop(self._source, self._new_client, _close)
         self._reopened_at = -REOPEN_AFTER_S
-        self._payer = {"RequestPayer": "requester"} if place.requester_pays else {}
+        self._payer = {"RequestPayer": "requester"} if address.requester_pays else {}
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` (half-open) of an object, in one request.
@@ -78,7 +71,8 @@ class Aioboto3Reader:
         client: Any = None
         try:
             with self._translated(path):
-                client = await self._client()  # the first takes 0.4 s of computing: not the server's
+                # Outside the time limit: the first client takes 0.4 s of computing, which is not the server's.
+                client = self._clients.current() or await self._clients.open()
                 async with asyncio.timeout(self._timeout_s):
                     return await self._get(client, path, start, end)
         except SourceError as error:
@@ -86,40 +80,13 @@ class Aioboto3Reader:
                 raise
         return await self.get(path, start, end)
 
-    def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
+    def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
         """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
-        return list_in_parallel(self, prefix, skips, self._config)
+        return list_in_parallel(PagedListing(self._page), prefix, skips, self._config)
 
     async def aclose(self) -> None:
         """Close the clients of all loops."""
-        if self._pid != os.getpid():
-            return  # those of a parent are not this process's to close
-        while self._clients or self._retired:
-            loop, client = self._retired.pop() if self._retired else self._clients.popitem()
-            await _close(loop, client)
-
-    def close_at_exit(self) -> None:
-        """Close what is still open, from a thread without a loop; aiohttp complains of each open session otherwise."""
-        if self._pid == os.getpid() and (self._clients or self._retired):
-            asyncio.run(self.aclose())
-
-    async def _client(self) -> Any:
-        loop = asyncio.get_running_loop()
-        if self._pid != os.getpid():
-            if self._pid:
-                raise opened_before_fork(self._source, self._pid)
-            self._pid = os.getpid()
-        client = self._clients.get(loop)
-        if client is not None:
-            return client
-        async with self._opening.setdefault(loop, asyncio.Lock()):
-            if loop not in self._clients:
-                self._clients[loop] = await self._new_client()
-                _readers.add(self)
-                for ended in [each for each in self._clients if each.is_closed()]:
-                    self._opening.pop(ended, None)
-                    await _close(ended, self._clients.pop(ended))
-            return self._clients[loop]
+        await self._clients.aclose()
 
     async def _new_client(self) -> Any:
         from aiobotocore.config import AioConfig
@@ -127,7 +94,7 @@ class Aioboto3Reader:
 
         from streaming.sources.s3.aioboto3_session import DirectSession, stay
 
-        reached = connection_of(self._place, self._source)
+        reached = connection_of(self._address, self._source)
         settings: dict[str, Any] = {
             "retries": {"total_max_attempts": 1},  # retrying is a layer of its own
             "max_pool_connections": CONNECTIONS,
@@ -135,7 +102,7 @@ class Aioboto3Reader:
             "read_timeout": self._timeout_s,
             "s3": {"addressing_style": "path" if reached.path_style else "virtual"},
         }
-        if reached.place.anon:
+        if reached.address.anon:
             settings["signature_version"] = UNSIGNED
         parts = urlsplit(reached.endpoint or "https://s3.amazonaws.com")
         proxy = proxy_for(parts.scheme, parts.hostname or "")
@@ -155,25 +122,24 @@ class Aioboto3Reader:
     async def _session(self, reached: Connection) -> Any:
         import aioboto3
 
-        place = reached.place
-        if place.keys is not None:
-            keys = place.keys
+        address = reached.address
+        if address.keys is not None:
+            keys = address.keys
             return aioboto3.Session(keys.key, keys.secret, keys.token)
-        if place.provider is None:
-            return aioboto3.Session(profile_name=place.profile)
+        if address.provider is None:
+            return aioboto3.Session(profile_name=address.profile)
         session = aioboto3.Session()
-        session._session._credentials = await _credentials_of(asking(place.provider), self._source)
+        session._session._credentials = await _credentials_of(asking(address.provider), self._source)
         return session
 
     def _retire(self, refused: Any) -> bool:
         """Have a client made anew whose login was refused; False if that was done just now."""
-        loop = asyncio.get_running_loop()
-        if self._clients.get(loop) is refused:
+        if self._clients.current() is refused:
             now = time.monotonic()
             if now < self._reopened_at + REOPEN_AFTER_S:
                 return False
             self._reopened_at = now
-            self._retired.append((loop, self._clients.pop(loop)))  # other reads may still be in it
+            self._clients.retire()
         return True
 
     async def _get(self, client: Any, path: str, start: int, end: int | None) -> Blob:
@@ -218,17 +184,13 @@ class Aioboto3Reader:
         """No bytes, of an object that is asked how large it is."""
         answer = await client.head_object(**self._asked(path))
         size = answer["ContentLength"]
-        if start > size:
-            raise beyond_object(path, start, size, self._source)
-        if start < size and end != start:
-            text = f"the server of source {self._source!r} refused bytes from {start} of {path!r}, which has {size}"
-            raise ObjectChanged(f"{text}; list the source anew", path=path, source=self._source)
+        check_nothing_left(path, start, end, size, self._source)
         return Blob(b"", plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
     def _asked(self, path: str) -> dict[str, Any]:
-        asked = {"Bucket": self._place.bucket, "Key": self._root + path, **self._payer}
-        if path in self._place.versions:
-            asked["VersionId"] = self._place.versions[path]
+        asked = {"Bucket": self._address.bucket, "Key": self._root + path, **self._payer}
+        if path in self._address.versions:
+            asked["VersionId"] = self._address.versions[path]
         return asked
 
     @contextlib.contextmanager
@@ -243,45 +205,20 @@ class Aioboto3Reader:
                 raise
             raise known from error
 
-    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages."""
-        token = ""
-        while True:
-            page = await self._list(folder, token, {})
-            if page.objects:
-                yield page.objects
-            if not page.next_token:
-                return
-            if not page.objects:
-                limits.count(0)
-            token = page.next_token
-
-    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder whose path begins with `folder + start`."""
-        objects: list[FileInfo] = []
-        folders: list[str] = []
-        token = ""
-        while True:
-            page = await self._list(folder + start, token, {"Delimiter": "/"})
-            limits.count(len(page.objects), len(page.folders))
-            objects += page.objects
-            folders += page.folders
-            if not page.next_token:
-                return objects, folders
-            token = page.next_token
-
-    async def _list(self, prefix: str, token: str, extra: dict[str, str]) -> KeyPage:
-        asked = {"Bucket": self._place.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer, **extra}
+    async def _page(self, prefix: str, token: str, is_level: bool) -> ListingPage:
+        arguments = {"Bucket": self._address.bucket, "Prefix": self._root + prefix, "MaxKeys": PAGE, **self._payer}
         if token:
-            asked["ContinuationToken"] = token
+            arguments["ContinuationToken"] = token
+        if is_level:
+            arguments["Delimiter"] = "/"
         with self._translated(prefix):
-            client = await self._client()
+            client = self._clients.current() or await self._clients.open()
             async with asyncio.timeout(self._timeout_s):
-                return self._page_of(await client.list_objects_v2(**asked))
+                return self._page_of(await client.list_objects_v2(**arguments))
 
-    def _page_of(self, answer: Any) -> KeyPage:
+    def _page_of(self, answer: Any) -> ListingPage:
         skip = len(self._root)
-        page = KeyPage(folders=[each["Prefix"][skip:] for each in answer.get("CommonPrefixes", ())])
+        page = ListingPage(folders=[each["Prefix"][skip:] for each in answer.get("CommonPrefixes", ())])
         if answer.get("IsTruncated"):
             page.next_token = answer["NextContinuationToken"]
         for each in answer.get("Contents", ()):
@@ -348,19 +285,5 @@ async def _credentials_of(ask: Callable[[], Awaitable[dict[str, Any]]], source: 
     return AioRefreshableCredentials.create_from_metadata(first, refresh, "credential_provider")
 
 
-_readers: weakref.WeakSet[Aioboto3Reader] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_readers() -> None:
-    for reader in list(_readers):
-        reader.close_at_exit()
-
-
-async def _close(loop: asyncio.AbstractEventLoop, client: Any) -> None:
-    """Close a client in its loop; where that has ended, the connections ended with it."""
-    if loop is not asyncio.get_running_loop() and loop.is_running():
-        closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
-        await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_TIMEOUT_S)
-    else:
-        await client.close()
+async def _close(client: Any) -> None:
+    await client.close()

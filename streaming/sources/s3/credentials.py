@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from streaming.core.config import mask_secrets, suggest
-from streaming.core.masking import remember_secrets
+from streaming.core.config_model import suggest
+from streaming.core.masking import mask_secrets, remember_secrets
 from streaming.errors import AccessDenied, ConfigError, MissingExtra
-from streaming.sources.found_credentials import AMAZON, may_get_found_login
-from streaming.sources.s3.address import Keys, S3Place
+from streaming.sources.ambient_credentials import AMAZON, may_receive_ambient_credentials
+from streaming.sources.s3.address import Keys, S3Address
 
 DEFAULT_REGION = "us-east-1"
 PROFILE_LIFE = timedelta(minutes=10)  # botocore never hands out what ends sooner: it renews then, and waits for it
@@ -34,10 +34,10 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Connection:
-    """A place with nothing left open.
+    """An address with every setting filled in.
 
     Attributes:
-        place: with its keys, also where those came from the environment; `keys`, `provider`, `anon` all unset: the
+        address: with its keys, also where those came from the environment; `keys`, `provider`, `anon` all unset: the
             client's own ways to log in, such as the role of the machine.
         session: of botocore, where a profile gives the login.
         endpoint: URL of the server; None: Amazon's own.
@@ -45,15 +45,15 @@ class Connection:
         path_style: whether the bucket stands in the path.
     """
 
-    place: S3Place
+    address: S3Address
     session: Any
     endpoint: str | None = field(repr=False)  # may hold a login
     region: str
     path_style: bool
 
 
-def connection_of(place: S3Place, source: str) -> Connection:
-    """Complete a place by the environment and the profile, as they are now.
+def connection_of(address: S3Address, source: str) -> Connection:
+    """Complete an address from the environment and the profile, as they are now.
 
     Raises:
         AccessDenied: if only a found login is there, and the configuration names a server that must not get it.
@@ -61,26 +61,26 @@ def connection_of(place: S3Place, source: str) -> Connection:
         MissingExtra: if a profile is named and botocore is not installed.
     """
     environ = os.environ
-    profile = place.profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
+    profile = address.profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
     session = _session(profile, source) if profile or _has_files() else None
     told = dict(session.get_scoped_config()) if session is not None else {}
     named = [environ.get("AWS_ENDPOINT_URL_S3"), environ.get("AWS_ENDPOINT_URL"), told.get("endpoint_url")]
-    endpoint = place.endpoint or next(filter(None, named), None)
-    region = place.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-    style = place.path_style
+    endpoint = address.endpoint or next(filter(None, named), None)
+    region = address.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+    style = address.path_style
     nested = told.get("s3")
     if style is None and isinstance(nested, Mapping) and nested.get("addressing_style") in ("path", "virtual"):
         style = nested["addressing_style"] == "path"
     if style is None:
-        style = endpoint is not None or "." in place.bucket  # a dot would not fit the certificate of a host name
-    has_login = place.anon or place.keys or place.provider
-    if not has_login and endpoint is not None and not may_get_found_login(endpoint, AMAZON, named):
+        style = endpoint is not None or "." in address.bucket  # a dot would not fit the certificate of a host name
+    has_login = address.anon or address.keys or address.provider
+    if not has_login and endpoint is not None and not may_receive_ambient_credentials(endpoint, AMAZON, named):
         raise _withheld(endpoint, source)
-    if not has_login and not place.profile and (keys := _keys_in(environ)) is not None:
+    if not has_login and not address.profile and (keys := _keys_in(environ)) is not None:
         remember_secrets({"secret": keys.secret, "token": keys.token})
-        place, has_login = replace(place, keys=keys), True
+        address, has_login = replace(address, keys=keys), True
     return Connection(
-        place, None if has_login else session, endpoint, region or told.get("region") or DEFAULT_REGION, style
+        address, None if has_login else session, endpoint, region or told.get("region") or DEFAULT_REGION, style
     )
 
 

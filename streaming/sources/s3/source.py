@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
-from streaming.sources.s3.address import S3Place, place_of
+from streaming.sources.s3.address import S3Address, parse_address
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
-    from streaming.core.config import DataSourceConfig
-    from streaming.sources.obstore.source import ObjectStoreReader
+    from streaming.core.source_config import DataSourceConfig
+    from streaming.sources.obstore.reader import ObjectStoreReader
     from streaming.sources.s3.aioboto3_engine import Aioboto3Reader
 
 
@@ -42,11 +43,11 @@ class S3DataSource(DataSource):
 
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
-        place = place_of(config)
+        address = parse_address(config)
         self._reader: ObjectStoreReader | Aioboto3Reader = (
-            _aioboto3_reader(config, place, self._receive)
+            _aioboto3_reader(config, address, self._receive)
             if config.engine == "aioboto3"
-            else _obstore_reader(config, place, self._receive)
+            else _obstore_reader(config, address, self._receive)
         )
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -60,12 +61,9 @@ class S3DataSource(DataSource):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
         skips = Skips()
-        files = self._reader.iter_files(check_prefix(prefix), skips)
-        try:
+        async with aclosing(self._reader.iter_files(check_prefix(prefix), skips)) as files:
             async for info in files:
                 yield info
-        finally:
-            await files.aclose()  # type: ignore[attr-defined]
         self.skipped = skips
 
     async def aclose(self) -> None:
@@ -73,17 +71,17 @@ class S3DataSource(DataSource):
         await self._reader.aclose()
 
 
-def _obstore_reader(config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> ObjectStoreReader:
-    from streaming.sources.obstore.source import ObjectStoreReader
-    from streaming.sources.s3.obstore_stores import S3Stores
+def _obstore_reader(config: DataSourceConfig, address: S3Address, receive: Callable[[int], None]) -> ObjectStoreReader:
+    from streaming.sources.obstore.reader import ObjectStoreReader
+    from streaming.sources.s3.obstore_engine import S3Stores
 
-    return ObjectStoreReader(config, S3Stores(config, place), place.prefix, receive, place.versions)
+    return ObjectStoreReader(config, S3Stores(config, address), address.prefix, receive, address.versions)
 
 
-def _aioboto3_reader(config: DataSourceConfig, place: S3Place, receive: Callable[[int], None]) -> Aioboto3Reader:
+def _aioboto3_reader(config: DataSourceConfig, address: S3Address, receive: Callable[[int], None]) -> Aioboto3Reader:
     if importlib.util.find_spec("aioboto3") is None:
         text = f"engine 'aioboto3' of source {config.name!r} is not installed: pip install 'aiprod-streaming[s3]'"
         raise MissingExtra(text, source=config.name)
     from streaming.sources.s3.aioboto3_engine import Aioboto3Reader
 
-    return Aioboto3Reader(config, place, receive)
+    return Aioboto3Reader(config, address, receive)

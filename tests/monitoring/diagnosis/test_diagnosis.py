@@ -136,9 +136,9 @@ def verdict_on(*ranks: MetricsSnapshot, seconds: float = 10.0) -> Verdict:
     return judge(parse(text_of(before), 2000.0), parse(text_of(after), 2000.0 + seconds))
 
 
-def waiting(stage: str, share: float = 0.38) -> dict[str, dict[tuple[str, ...], float]]:
+def waiting(stage: str, share: float = 0.38) -> MetricsSnapshot:
     """Changes that let the trainer wait so much of its step for a stage."""
-    waits = {(D, each): 0.0 for each in STAGES} | {(D, stage): 10 * share}
+    waits: dict[tuple[str, ...], float] = {(D, each): 10 * share if each == stage else 0.0 for each in STAGES}
     return {"trainer_wait_seconds": waits, "trainer_busy_seconds": {(D,): 10 * (1 - share)}}
 
 
@@ -146,12 +146,12 @@ def outcomes(**numbers: float) -> dict[str, dict[tuple[str, ...], float]]:
     return {"source_requests": {(D, "primary", outcome): number for outcome, number in numbers.items()}}
 
 
-OPEN = {"source_breaker_state": {(D, "primary", "open"): 1.0, (D, "primary", "closed"): 0.0}}
+OPEN: MetricsSnapshot = {"source_breaker_state": {(D, "primary", "open"): 1.0, (D, "primary", "closed"): 0.0}}
 FULL = {"prefetch_budget_exhausted": {(D,): 1.0}, "prefetch_buffered_samples": {(D,): 20.0}}
 SMALL = {"cache_predicted_hit_ratio": {(D,): 0.12}, "cache_observed_hit_ratio": {(D,): 0.12}}
 EXPIRING = {"cache_evictions": {(D, "ttl"): 90.0}}
 FIRST_EPOCH = {"loader_epoch": {(D,): 0.0}}
-NO_STEP = {
+NO_STEP: MetricsSnapshot = {
     "trainer_steps": {(D,): 0.0},
     "trainer_busy_seconds": {(D,): 0.0},
     "trainer_wait_seconds": {(D, stage): 0.0 for stage in STAGES},
@@ -434,7 +434,7 @@ def test_a_loader_over_several_adapters_is_judged_by_what_they_say() -> None:
 def test_reads_are_judged_where_nobody_takes_the_time_of_steps() -> None:
     """A plain DataLoader: shares are of the time, and the note says how to get more."""
     without = [key for key in reading() if key.startswith(("trainer_", "loader_"))]
-    waits = {"read_wait_seconds": {(D, "source"): 4.0}, "read_waits": {(D,): 40.0}}
+    waits: MetricsSnapshot = {"read_wait_seconds": {(D, "source"): 4.0}, "read_waits": {(D,): 40.0}}
     verdict = verdict_on(reading(waits, *without))
     assert verdict.sentence.startswith("source latency, 40 % of the time")
     assert "streaming.monitor_stalls(dataloader)" in verdict.notes[0]
@@ -497,7 +497,7 @@ def test_an_empty_window_says_so() -> None:
 
 def test_before_the_first_step() -> None:
     """A run that starts is not one that stands."""
-    idle = {"source_requests": {(D, "primary", "ok"): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
+    idle: MetricsSnapshot = {"source_requests": {(D, "primary", "ok"): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
     verdict = verdict_on(reading({**NO_STEP, **idle, "prefetch_in_flight": {(D,): 0.0}}))
     assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", True)
     assert "no batch was asked for yet" in verdict.sentence
@@ -505,7 +505,7 @@ def test_before_the_first_step() -> None:
 
 def test_a_trainer_that_stands_by_itself() -> None:
     """Samples are there and nobody takes them: that is not for want of data."""
-    idle = {"prefetch_in_flight": {(D,): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
+    idle: MetricsSnapshot = {"prefetch_in_flight": {(D,): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
     text = text_of({"0": reading(idle)})
     verdict = judge(parse(text, 2000.0), parse(text, 2010.0))
     assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", False)

@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.monitoring.metrics.collector import Collector
 from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.totals import Totals

@@ -149,7 +149,10 @@ try:
 except ImportError as error:
     print(type(error).__name__, error)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).resolve().parents[3]}:{os.environ.get('PYTHONPATH', '')}",
+    }
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     assert done.stdout.startswith(MissingExtra.__name__)
     assert "aiprod-streaming[otel]" in done.stdout

@@ -174,7 +174,7 @@ def test_a_port_is_free_when_its_trainer_was_killed() -> None:
         sys.stdin.read()
     """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as trainer:
         assert trainer.stdout is not None
         port = int(trainer.stdout.readline())
@@ -201,7 +201,7 @@ def test_a_trainer_ends_in_order_with_everything_running(tmp_path: Path) -> None
     (tmp_path / "data" / "0.bin").write_bytes(b"x")
     target = tmp_path / "metrics.prom"
     command = [sys.executable, "-c", textwrap.dedent(code), str(target), str(tmp_path / "data")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert done.stderr.count("metrics_export_failed") <= 1  # the gateway that is not there

@@ -18,8 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from streaming.core.config import DataSourceConfig
 from streaming.core.runtime import Runtime
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -34,7 +34,7 @@ from streaming.sources import GCSDataSource
 from tests.fault_server import Answer, FaultServer, Request, hang_up, never, reset, respond
 
 EMAIL = "reader@project.iam.gserviceaccount.com"
-HEADERS = {"ETag": '"1"', "Last_Modified": "Sat, 21 Nov 2026 08:00:00 GMT", "X_Goog_Generation": "7"}
+HEADERS: dict[str, Any] = {"ETag": '"1"', "Last_Modified": "Sat, 21 Nov 2026 08:00:00 GMT", "X_Goog_Generation": "7"}
 FOUND = respond(body=b"x", **HEADERS)
 
 
@@ -138,7 +138,8 @@ async def test_a_service_account_logs_in(
 
 async def test_an_access_token_is_sent_as_it_is(server: FaultServer, engine: str) -> None:
     """A token goes with each request, is asked of nobody first, and is never shown."""
-    for number, given in enumerate(({"credentials": {"token": "s3cret"}}, {"token": "ya29.s3cret"})):
+    tokens: tuple[dict[str, Any], ...] = ({"credentials": {"token": "s3cret"}}, {"token": "ya29.s3cret"})
+    for number, given in enumerate(tokens):
         settings = given if number == 0 else {}
         async with make(server, engine, settings, **({} if number == 0 else given)) as source:
             assert (await source.read("x")).version == "7"
@@ -160,7 +161,7 @@ async def test_an_anonymous_source_sends_no_login(
 
 MACHINE = """
 import asyncio, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import GCSDataSource
 
 async def main():

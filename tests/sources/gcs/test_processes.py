@@ -14,7 +14,7 @@ __all__ = ["gcs"]  # a fixture
 
 FORKED = """
 import asyncio, os, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import GCSDataSource
 
 url, root, engine = sys.argv[1:]
@@ -60,7 +60,7 @@ def test_forked_child_never_hangs(gcs: GcsServer, engine: str, expected: str) ->
 
 READ_AND_END = """
 import sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.core.runtime import current_runtime
 from streaming.sources import GCSDataSource
 
@@ -85,7 +85,7 @@ def test_process_that_ends_without_closing(gcs: GcsServer, engine: str) -> None:
 WITHOUT_GCSFS = """
 import sys
 sys.modules["gcsfs"] = None
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import MissingExtra
 from streaming.sources import GCSDataSource
 

@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from streaming.core.config import DataSourceConfig
 from streaming.core.runtime import Runtime
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import ClosedError, ObjectNotFoundError, ObjectTooLargeError
 from streaming.sources import GCSDataSource
 from streaming.sources.base import DataSource

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import AccessDenied, BadRequest, ObjectChanged, ObjectNotFoundError
 from streaming.index.containers.jsonl import find_lines
 from streaming.sources import HTTPDataSource
@@ -273,8 +273,9 @@ async def test_etags_of_one_object_agree(server: FaultServer, etag: str, engine:
     """Servers that compress and nodes with files of their own write the ETag of an unchanged object in other ways."""
     entry = {"path": "a.json", "size": 8, "etag": '"9c41-8-5f3a1b"'}
     server.answers["/data/index.json"] = respond(body=json.dumps([entry]).encode())
-    time = {"Last_Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
-    server.answers["/data/a.json"] = respond(body=b'{"x": 1}', **time, **({"ETag": etag} if etag else {}))
+    time: dict[str, Any] = {"Last_Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    tag: dict[str, Any] = {"ETag": etag} if etag else {}
+    server.answers["/data/a.json"] = respond(body=b'{"x": 1}', **time, **tag)
     assert await asyncio.to_thread(first_sample, server, engine) == {"x": 1}
     server.answers["/data/a.json"] = respond(body=b'{"x": 2}', **time, ETag='"9c41-8-5f3a1c"')
     with pytest.raises(ObjectChanged, match=r"a\.json"):

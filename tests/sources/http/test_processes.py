@@ -13,7 +13,7 @@ from tests.conftest import WebServer
 
 FORKED = """
 import asyncio, os, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import HTTPDataSource
 
 url, parents_engine, childs_engine = sys.argv[1:]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -430,10 +430,11 @@ async def test_a_signed_url_that_has_expired(server: FaultServer, kind: str, sta
     """The refusal names the moment the signature ended, and says to sign anew; it speaks of no credentials."""
     query = signed(kind, timedelta(hours=2))
     server.answers[f"/a.bin?{query}"] = respond(status)
-    for url, options in (
+    given: tuple[tuple[str, dict[str, Any]], ...] = (
         (server.url, {"storage_options": {"urls": [f"{server.url}a.bin?{query}"]}}),
         (f"{server.url}?{query}", {}),
-    ):
+    )
+    for url, options in given:
         async with HTTPDataSource(DataSourceConfig("web", "http", url, **options)) as source:
             with pytest.raises(AccessDenied, match=r"'a\.bin'.*signed URL.*expired.*20\d\d-.*sign") as caught:
                 await source.read("a.bin")

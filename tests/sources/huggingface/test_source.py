@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from streaming.adapter import StreamingDatasetAdapter
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -242,7 +242,7 @@ async def test_closing_while_opening(raw: FaultServer) -> None:
         await reading
 
 
-def redirect(url: str, **headers: str) -> Answer:
+def redirect(url: str, **headers: Any) -> Answer:
     """Send the client elsewhere."""
     return respond(302, b"", Location=url, **headers)
 
@@ -346,7 +346,7 @@ async def test_missing_things_on_the_stand_in(hub: Hub, repo: str) -> None:
 
 
 @pytest.mark.parametrize("code", [{}, {"X_Error_Code": "RepoNotFound"}])
-async def test_a_revision_that_a_hub_calls_a_missing_repository(raw: FaultServer, code: dict[str, str]) -> None:
+async def test_a_revision_that_a_hub_calls_a_missing_repository(raw: FaultServer, code: dict[str, Any]) -> None:
     """Before it says that the data set is missing, the source asks whether that is so."""
     raw.answers[ASK_COMMIT] = respond(404, **code)
     raw.answers["/api/datasets/org/data"] = respond(200, b"{}")
@@ -478,7 +478,7 @@ async def test_what_names_a_repository(raw: FaultServer, root: str, options: dic
         ("org/name", {"endpoint": "huggingface.co"}, "not like https://"),
         ("org/name", {"endpoint": "https://me:pass@hub.example"}, "not like https://"),
         ("org/name", {"credentials": {"tokn": "hf_secret"}}, "are a token, not: tokn"),
-        ("org/name", {"engine": "obstore"}, "cannot read the Hub"),
+        ("org/name", {"engine": "obstore"}, "cannot read Hub"),
     ],
 )
 def test_refuses_what_it_cannot_use(root: str, options: dict[str, Any], told: str) -> None:
@@ -510,7 +510,7 @@ snapshot_download(sys.argv[1], repo_type="dataset", allow_patterns=["train/*"], 
 """
 READ = """
 import asyncio, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import HuggingFaceDataSource
 
 async def main():
@@ -576,7 +576,7 @@ def test_offline_finds_the_cache_of_the_home(hub: Hub, repo: str, home: Path) ->
 
 FORKED = """
 import asyncio, os, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import HuggingFaceDataSource
 
 make = lambda: HuggingFaceDataSource(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.errors import (
     AccessDenied,
     BadRequest,
@@ -609,7 +609,7 @@ def test_several_loops_use_one_source(s3: S3Server, bucket: str, engine: str) ->
 
 FORKED = """
 import asyncio, os, sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import S3DataSource
 
 url, bucket, parents_engine, childs_engine = sys.argv[1:]
@@ -652,7 +652,7 @@ def test_forked_child_never_hangs(s3: S3Server, bucket: str, parents: str, child
 
 READ_AND_END = """
 import sys
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.core.runtime import current_runtime
 from streaming.sources import create_data_source
 
@@ -689,7 +689,7 @@ def test_missing_package_names_its_extra() -> None:
     code = """
 import sys
 sys.modules["aioboto3"] = None
-from streaming.core.config import DataSourceConfig
+from streaming.core.source_config import DataSourceConfig
 from streaming.sources import S3DataSource
 try:
     S3DataSource(DataSourceConfig("s3", "s3", "s3://b", engine="aioboto3"))

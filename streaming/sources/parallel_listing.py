@@ -1,0 +1,165 @@
+"""Listing an object store folder by folder, several at once.
+
+A store lists 1000 objects per request, one request after the other; folders can be listed side by side. A first page
+tells whether that pays: where all objects lie in one folder, or in very many small ones, one plain listing is as fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Protocol
+
+from streaming.sources.base import FileInfo
+from streaming.sources.listing_limits import ListingLimits
+from streaming.sources.listing_page import ListingPage
+from streaming.sources.path_filter import ReasonOf, drop_unreadable
+from streaming.telemetry.skipped_objects import Skips
+
+if TYPE_CHECKING:
+    from streaming.core.source_config import DataSourceConfig
+
+PAGE = 1000  # objects in an answer of S3 and GCS
+LISTINGS_AT_ONCE = 16
+FOLDERS_IN_A_PAGE = 8  # with more, so with fewer than 125 objects in each, requests per folder outweigh their overlap
+
+
+class Listing(Protocol):
+    """What is asked of a client. A folder is written with its final `/`; the root is empty."""
+
+    def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
+        """All objects below `folder`, in pages of about `PAGE`; a shorter one is the last, none is empty.
+
+        The empty objects `x/` that web consoles make of folders are left out; keys are otherwise as the store has them.
+
+        Args:
+            limits: are told of the pages that hold nothing, which may go on for ever.
+        """
+
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
+        """The objects just in `folder`, and the folders in it; of both those whose path begins with `folder + start`
+        and possibly more.
+
+        Args:
+            limits: are told of each page.
+        """
+
+
+class PagedListing:
+    """The `Listing` of a store whose answers name the next page by a token.
+
+    Args:
+        fetch: reads one page, given a prefix, the token (empty for the first page), and whether to group what follows
+            the next `/` into folders.
+    """
+
+    def __init__(self, fetch: Callable[[str, str, bool], Awaitable[ListingPage]]) -> None:
+        self._fetch = fetch
+
+    async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
+        """Yield all objects below a folder, in pages."""
+        page = ListingPage()
+        while True:
+            page = await self._fetch(folder, page.next_token, False)
+            if page.objects:
+                yield page.objects
+            if not page.next_token:
+                return
+            if not page.objects:
+                limits.count(0)
+
+    async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
+        """Return the objects and folders directly in a folder whose path begins with `folder + start`."""
+        found, page = ListingPage(), ListingPage()
+        while True:
+            page = await self._fetch(folder + start, page.next_token, True)
+            limits.count(len(page.objects), len(page.folders))
+            found.objects += page.objects
+            found.folders += page.folders
+            if not page.next_token:
+                return found.objects, found.folders
+
+
+async def list_in_parallel(
+    listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: ReasonOf | None = None
+) -> AsyncGenerator[FileInfo, None]:
+    """All readable objects whose path begins with `prefix`, in an order that depends on nothing but the objects.
+
+    Args:
+        skips: counts the others.
+        config: the bounds of a listing, and the name for messages.
+        why: see `drop_unreadable`.
+
+    Raises:
+        BadRequest: if the listing passes its bounds.
+        SourceTimeout: if no object comes for `listing_timeout_s`.
+    """
+    limits = ListingLimits(config, prefix)
+    slots = asyncio.Semaphore(LISTINGS_AT_ONCE)
+    folder, slash, start = prefix.rpartition("/")
+    async with aclosing(_ParallelListing(listing, limits, slots).pages(folder + slash, start)) as pages:
+        async for page in pages:
+            for info in drop_unreadable(page, skips, why):
+                yield info
+            limits.go_on()
+
+
+class _ParallelListing:
+    """One listing: what is asked, its bounds, and how many requests are made at once."""
+
+    def __init__(self, listing: Listing, limits: ListingLimits, slots: asyncio.Semaphore) -> None:
+        self._listing = listing
+        self._limits = limits
+        self._slots = slots
+
+    async def pages(self, folder: str, start: str, depth: int = 0) -> AsyncGenerator[list[FileInfo], None]:
+        """Page by page, as each layer of generators costs every item that goes through it."""
+        limits = self._limits
+        limits.check_depth(depth, folder)
+        if not start:
+            pages = self._listing.pages(folder, limits)
+            page = await self._next_page(pages)
+            if not _folders_pay(page, len(folder)):
+                while page:
+                    yield page
+                    page = await self._next_page(pages)
+                return
+        async with self._slots:
+            objects, folders = await self._listing.level(folder, start, limits)
+        yield [info for info in objects if info.path.startswith(folder + start)]
+        # A folder is longer than what it lies in, or it would be listed again and again.
+        waiting = (each for each in sorted(set(folders)) if each.startswith(folder + start) and len(each) > len(folder))
+        ahead: deque[asyncio.Task[list[list[FileInfo]]]] = deque()
+        try:
+            while True:
+                while len(ahead) < LISTINGS_AT_ONCE and (each := next(waiting, None)) is not None:
+                    ahead.append(asyncio.ensure_future(self._collect(each, depth + 1)))
+                if not ahead:
+                    return
+                found = await ahead[0]
+                ahead.popleft()
+                for page in found:
+                    yield page
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
+
+    async def _collect(self, folder: str, depth: int) -> list[list[FileInfo]]:
+        return [page async for page in self.pages(folder, "", depth)]
+
+    async def _next_page(self, pages: AsyncIterator[list[FileInfo]]) -> list[FileInfo]:
+        async with self._slots:
+            page: list[FileInfo] = await anext(pages, [])
+        if page:
+            self._limits.count(len(page))
+        return page
+
+
+def _folders_pay(page: list[FileInfo], skip: int) -> bool:
+    if len(page) < PAGE // 2:
+        return False
+    folders = {info.path[skip:].partition("/")[0] for info in page if "/" in info.path[skip:]}
+    return 0 < len(folders) <= FOLDERS_IN_A_PAGE
