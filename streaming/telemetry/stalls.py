@@ -20,13 +20,14 @@ from typing import Any, Final
 from torch.utils.data import DataLoader
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from streaming.errors import ConfigError
 from streaming.telemetry.counters import MetricsSnapshot
 from streaming.telemetry.stages import ACCOUNTS, COLLATE, DEVICE, QUEUE, STAGES, by_stage
 from streaming.telemetry.totals import TOTALS
 
 _NOTHING: Final = [0.0] * len(STAGES)
 
-__all__ = ["Accounted", "StallAccount", "Watched", "accounted", "arriving", "monitor_stalls", "rest_of"]
+__all__ = ["Accounted", "StallAccount", "Watched", "account_of", "accounted", "arriving", "monitor_stalls", "rest_of"]
 
 
 class Accounted:
@@ -92,6 +93,21 @@ def accounted(loader: DataLoader[Any], rest: int) -> Iterator[None]:
         yield
     finally:
         loader.collate_fn = collate
+
+
+def account_of(loader: Any) -> StallAccount:
+    """Return the account of a loader.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    account = getattr(loader, "stalls", None)
+    if not isinstance(account, StallAccount):
+        raise ConfigError(
+            f"a {type(loader).__name__} does not account for its steps: give a StreamingDataLoader, or what "
+            "streaming.monitor_stalls(loader) returns"
+        )
+    return account
 
 
 def rest_of(workers: int, device: object = None) -> int:

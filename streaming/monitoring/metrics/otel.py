@@ -56,7 +56,7 @@ def start_otel_metrics(
         return OtelMetrics(meter_provider, collector, metrics.Observation)
     provider, export = _own_provider(endpoint)
     exported = OtelMetrics(provider, collector, metrics.Observation, provider.shutdown)
-    exported.sender = _Sender(export, every_s)
+    exported.sender = Periodic("otel", export, every_s)
     return exported
 
 
@@ -187,12 +187,3 @@ def _own_provider(endpoint: str | None) -> tuple[Any, Callable[[], None]]:
 
     reader = Reader()
     return Provider(metric_readers=[reader], shutdown_on_exit=False), reader.collect
-
-
-class _Sender(Periodic):
-    def __init__(self, export: Callable[[], None], every_s: float) -> None:
-        self._export = export
-        super().__init__("otel", every_s)
-
-    def _act(self) -> None:
-        self._export()

@@ -108,8 +108,4 @@ class Pusher(Periodic):
         instance: str | None = None,
     ) -> None:
         _place(url)
-        self._push = partial(push, url, job, metrics_registry(registry), instance=instance)
-        super().__init__("push", every_s)
-
-    def _act(self) -> None:
-        self._push()
+        super().__init__("push", partial(push, url, job, metrics_registry(registry), instance=instance), every_s)

@@ -8,6 +8,7 @@ that nobody ever sees half of one, and a link in its place is replaced and not f
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -58,9 +59,4 @@ class TextfileWriter(Periodic):
     def __init__(
         self, path: str | os.PathLike[str], every_s: float = 15.0, registry: CollectorRegistry | None = None
     ) -> None:
-        self._path = path
-        self._registry = metrics_registry(registry)
-        super().__init__("textfile", every_s)
-
-    def _act(self) -> None:
-        write_textfile(self._path, self._registry)
+        super().__init__("textfile", partial(write_textfile, path, metrics_registry(registry)), every_s)
