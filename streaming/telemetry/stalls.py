@@ -215,12 +215,12 @@ class StallAccount:
 
 
 def attributed(start: Callable[[], Iterator[Any]], workers: int) -> Iterator[Any]:
-    """The batches of the iterator that `start` makes, in `accounted`.
+    """Iterate over the batches of the iterator that `start` makes, in `timing_collate`.
 
-    What explains a wait for one goes into the account of this thread.
+    The stages of each wait are added to the account of this thread.
 
     Args:
-        workers: processes that make them; 0 is this thread.
+        workers: number of processes that make the batches; 0 is this thread.
     """
     return _from_workers(start, workers) if workers else start()
 

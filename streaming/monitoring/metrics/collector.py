@@ -1,7 +1,6 @@
-"""Reads every open data set of this process when somebody asks, and gives the sums as metric families.
+"""Reads every open data set of this process at scrape time, and gives the totals as metric families.
 
-A scrape of two adapters with eight sources each takes some milliseconds (`benchmarks/scrape.py`); between scrapes
-nothing is done and nothing grows.
+A scrape of two adapters with eight sources each takes some milliseconds (`benchmarks/scrape.py`).
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from streaming.telemetry.totals import TOTALS, Totals
 __all__ = ["BOUNDS", "Collector", "rank_of_process"]
 
 BOUNDS: Final = (*map(str, LATENCY_BUCKETS_S), "+Inf")
-"""The buckets of a histogram as their label `le` names them."""
+"""Values of the label `le` of a histogram's buckets."""
 
 
 def rank_of_process() -> str:
-    """The value of the label `rank`: the variable RANK, as `torchrun` sets it, or "0"."""
+    """Return the value of the label `rank`: the variable RANK, as `torchrun` sets it, or "0"."""
     return os.environ.get("RANK") or "0"
 
 
@@ -58,16 +57,16 @@ class Collector(PrometheusCollector):
 
     @property
     def rank(self) -> str:
-        """The value of the label `rank`."""
+        """Value of the label `rank`."""
         return rank_of_process() if self._rank is None else str(self._rank)
 
     def describe(self) -> Iterator[Metric]:
-        """The families without numbers: a registry asks for their names when this is registered."""
+        """Yield the families without numbers; a registry reads their names when this is registered."""
         for family in FAMILIES:
             yield _exposed(family, {}, self.rank)
 
     def collect(self) -> Iterator[Metric]:
-        """Every family that has numbers at this moment, in the order of `FAMILIES`."""
+        """Yield every family that has numbers at this moment, in the order of `FAMILIES`."""
         reading, rank = self.read(), self.rank
         for family in FAMILIES:
             values = reading.get(family.key)
@@ -75,7 +74,7 @@ class Collector(PrometheusCollector):
                 yield _exposed(family, values, rank)
 
     def read(self) -> MetricsSnapshot:
-        """Return the same as a reading: `{key of a family: {values of its labels without rank: number}}`."""
+        """Return the numbers of this moment: `{key of a family: {values of its labels without rank: number}}`."""
         began = perf_counter()
         counted, latest = self._totals.read(_check)
         reading: MetricsSnapshot = {}
@@ -100,7 +99,7 @@ def _check(reading: MetricsSnapshot) -> None:
 
 
 def _merge(reading: MetricsSnapshot, family: Family, values: Mapping[tuple[str, ...], Any], dataset: str) -> None:
-    """Add numbers of one data set; of a process the bytes are added up, and the largest of anything else is taken."""
+    """Add the numbers of one data set; for numbers of a process, add bytes up and take the largest of others."""
     mine = reading.setdefault(family.key, {})
     for labels, value in values.items():
         if value is None:
