@@ -4,12 +4,18 @@ Everything is read at scrape time from counters that the hot path writes anyway.
 (`streaming.monitoring.metrics.families`) with the same totals.
 """
 
-from streaming.monitoring.metrics.apps import asgi_app, wsgi_app
-from streaming.monitoring.metrics.collector import Collector
-from streaming.monitoring.metrics.pushing import Pusher, push
-from streaming.monitoring.metrics.registry import metrics_registry
-from streaming.monitoring.metrics.serve import MetricsServer, start_metrics_server
-from streaming.monitoring.metrics.textfile import TextfileWriter, write_textfile
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streaming.monitoring.metrics.apps import asgi_app, wsgi_app
+    from streaming.monitoring.metrics.collector import Collector
+    from streaming.monitoring.metrics.pushing import Pusher, push
+    from streaming.monitoring.metrics.registry import metrics_registry
+    from streaming.monitoring.metrics.serve import MetricsServer, start_metrics_server
+    from streaming.monitoring.metrics.textfile import TextfileWriter, write_textfile
 
 __all__ = [
     "Collector",
@@ -23,3 +29,27 @@ __all__ = [
     "write_textfile",
     "wsgi_app",
 ]
+
+_HOME_OF = {
+    "Collector": "streaming.monitoring.metrics.collector",
+    "MetricsServer": "streaming.monitoring.metrics.serve",
+    "Pusher": "streaming.monitoring.metrics.pushing",
+    "TextfileWriter": "streaming.monitoring.metrics.textfile",
+    "asgi_app": "streaming.monitoring.metrics.apps",
+    "metrics_registry": "streaming.monitoring.metrics.registry",
+    "push": "streaming.monitoring.metrics.pushing",
+    "start_metrics_server": "streaming.monitoring.metrics.serve",
+    "write_textfile": "streaming.monitoring.metrics.textfile",
+    "wsgi_app": "streaming.monitoring.metrics.apps",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
