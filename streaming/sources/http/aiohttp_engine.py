@@ -73,9 +73,8 @@ class AiohttpClient(AiohttpRequests):
         """Read bytes `start` to `end` of the object at `url`, percent-encoded; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         if start or end is not None:
-            return await self._read_part(
-                target.origin(), path, start, end, partial(self._get, target, path, start, end)
-            )
+            request = partial(self._get, target, path, start, end)
+            return await self._read_part(target.origin(), path, start, end, request)
         return await self._get(target, path, start, end)
 
     def supports_ranges(self, path: str) -> bool:

@@ -233,14 +233,11 @@ class ObjectStoreReader:
 
     def _list_objects_client(self) -> ListObjectsClient:
         if self._list_client is None:
-            from streaming.sources.obstore.list_objects_v2 import (
-                ListObjectsClient,  # imports aiohttp: 0.15 s that reads alone do not need
-            )
+            from streaming.sources.obstore.list_objects_v2 import ListObjectsClient  # imports aiohttp: 0.15 s
 
             client = ListObjectsClient(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
-            if (
-                self._list_client is None
-            ):  # otherwise another thread has made one meanwhile, and it must be closed later
+            # Another thread may have made one meanwhile, which must then be closed later.
+            if self._list_client is None:
                 self._list_client = client
         return self._list_client
 

@@ -106,9 +106,7 @@ class Aioboto3Reader:
         if proxy is not None and proxy.variable == "ALL_PROXY":  # boto finds the others itself
             settings["proxies"] = {parts.scheme: proxy_url(proxy, self._source)}
         for name in ("request_checksum_calculation", "response_checksum_validation"):
-            if (
-                name in AioConfig.OPTION_DEFAULTS
-            ):  # newer versions would read each object in pieces to verify a checksum
+            if name in AioConfig.OPTION_DEFAULTS:  # newer versions would read objects in pieces for checksums
                 settings[name] = "when_required"
         session = await self._session(connection)
         config = AioConfig(http_session_cls=NoRedirectSession, **settings)
