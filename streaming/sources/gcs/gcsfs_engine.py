@@ -32,6 +32,7 @@ from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.gcs.listing_page import parse_items, parse_object
 from streaming.sources.header_values import content_range, plain_etag
 from streaming.sources.http.errors import translate_errors
+from streaming.sources.http.response import range_header
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
 from streaming.sources.per_loop import PerLoop
@@ -95,9 +96,7 @@ class GcsfsReader:
         async with self._limited(path):
             if end is not None and start == end:
                 return await self._read_metadata(path, start)
-            headers = {}
-            if start or end is not None:
-                headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+            headers = range_header(start, end)
             async with await self._request(self._object_path(path), {"alt": "media"}, headers) as answer:
                 if answer.status != 416:
                     return await self._read(answer, path, start, end)

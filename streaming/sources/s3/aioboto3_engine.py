@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from streaming.errors import AccessDenied, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo, too_large
 from streaming.sources.header_values import LARGEST, content_range, plain_etag, timestamp
+from streaming.sources.http.response import range_header
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage
 from streaming.sources.obstore.errors import EXPIRED_LOGIN_CODES
@@ -140,11 +141,9 @@ class Aioboto3Reader:
         return True
 
     async def _get(self, client: Any, path: str, start: int, end: int | None) -> Blob:
-        arguments = self._arguments(path)
         if start == end:
             return await self._empty(client, path, start, end)
-        if start or end is not None:
-            arguments["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+        arguments = {**self._arguments(path), **range_header(start, end)}
         try:
             answer = await client.get_object(**arguments)
         except Exception as error:
