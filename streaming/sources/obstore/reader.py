@@ -266,7 +266,7 @@ class ObjectStoreReader:
     async def _get(self, store: Any, path: str, start: int, end: int | None) -> Blob:
         whole = start == 0 and end is None
         if start == end:
-            return await self._empty(store, path, start, end)
+            return await self._read_metadata(store, path, start, end)
         options: dict[str, Any] = {}
         if not whole:
             options["range"] = {"offset": start} if end is None else (start, end)
@@ -284,12 +284,12 @@ class ObjectStoreReader:
         except FAILURES as error:
             if whole or status_of(error) != 416:
                 raise
-            return await self._empty(store, path, start, end)
+            return await self._read_metadata(store, path, start, end)
         if len(data) != length:
             raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
-    async def _empty(self, store: Any, path: str, start: int, end: int | None) -> Blob:
+    async def _read_metadata(self, store: Any, path: str, start: int, end: int | None) -> Blob:
         """Read no bytes, only the size of an object."""
         options: dict[str, Any] = {"head": True}
         if path in self._versions:

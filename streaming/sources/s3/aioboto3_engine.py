@@ -142,14 +142,14 @@ class Aioboto3Reader:
 
     async def _get(self, client: Any, path: str, start: int, end: int | None) -> Blob:
         if start == end:
-            return await self._empty(client, path, start, end)
+            return await self._read_metadata(client, path, start, end)
         arguments = {**self._arguments(path), **range_header(start, end)}
         try:
             answer = await client.get_object(**arguments)
         except Exception as error:
             if code_of(error) not in ("InvalidRange", "416"):
                 raise
-            return await self._empty(client, path, start, end)
+            return await self._read_metadata(client, path, start, end)
         body = answer["Body"]
         size = answer.get("ContentLength")
         announced = content_range(answer.get("ContentRange")).size
@@ -176,7 +176,7 @@ class Aioboto3Reader:
             raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
-    async def _empty(self, client: Any, path: str, start: int, end: int | None) -> Blob:
+    async def _read_metadata(self, client: Any, path: str, start: int, end: int | None) -> Blob:
         """Read no bytes, only the size of an object."""
         answer = await client.head_object(**self._arguments(path))
         size = answer["ContentLength"]
