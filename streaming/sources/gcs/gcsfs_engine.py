@@ -86,7 +86,7 @@ class GcsfsReader:
         self._connect_timeout_s = config.connect_timeout_s
         self._address = address
         self._bucket_path = f"b/{quote(address.bucket, safe='')}/o"
-        self._clients = PerLoop(self._source, self._open, _close)
+        self._clients = PerLoop(self._source, self._open, lambda client: client.session.close())
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` of an object, in one request.
@@ -269,10 +269,6 @@ class GcsfsReader:
             return error
         text = f"the login of source {self._source!r} for {path!r} {message} ({type(error).__name__})"
         return kind(text, path=path, source=self._source)
-
-
-async def _close(client: _Client) -> None:
-    await client.session.close()
 
 
 async def _authorization(client: _Client) -> dict[str, str]:

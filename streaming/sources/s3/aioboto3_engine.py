@@ -52,7 +52,7 @@ class Aioboto3Reader:
         self._connect_timeout_s = config.connect_timeout_s
         self._address = address
         self._root = f"{address.prefix}/" if address.prefix else ""
-        self._clients: PerLoop[Any] = PerLoop(self._source, self._new_client, _close)
+        self._clients: PerLoop[Any] = PerLoop(self._source, self._new_client, lambda client: client.close())
         self._reopened_at = -REOPEN_AFTER_S
         self._payer = {"RequestPayer": "requester"} if address.requester_pays else {}
 
@@ -276,7 +276,3 @@ async def _credentials_of(ask: Callable[[], Awaitable[dict[str, Any]]], source: 
     if first["expiry_time"].startswith("9999"):
         return AioCredentials(first["access_key"], first["secret_key"], first["token"])
     return AioRefreshableCredentials.create_from_metadata(first, refresh, "credential_provider")
-
-
-async def _close(client: Any) -> None:
-    await client.close()
