@@ -71,7 +71,7 @@ class GcsfsReader:
     Args:
         config: limits, and the name for messages.
         address: the bucket, and how to log in.
-        receive: called with the bytes of each body, as soon as its length is known.
+        receive: called with the number of bytes of each body, as soon as its length is known.
     """
 
     def __init__(self, config: DataSourceConfig, address: GCSAddress, receive: Callable[[int], None]) -> None:

@@ -52,7 +52,7 @@ class AiohttpClient(AiohttpRequests):
         config: limits, and the name for messages.
         root: URL whose scheme, host and port `headers` are for.
         headers: sent there, and to no other server.
-        receive: called with the bytes of each body as they arrive.
+        receive: called with the number of bytes that arrive.
 
     Attributes:
         redirects: whether any answer so far was a redirect.

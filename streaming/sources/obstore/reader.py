@@ -106,7 +106,7 @@ class ObjectStoreReader:
         config: limits, and the name for messages.
         stores: makes the stores.
         prefix: of the root in the bucket, with or without slashes around it.
-        receive: called with the bytes of each body, as soon as its length is known.
+        receive: called with the number of bytes of each body, as soon as its length is known.
         versions: the version to read by path, if not the newest.
     """
 
