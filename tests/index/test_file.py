@@ -170,7 +170,7 @@ async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 async def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     """What is there and no file stays as it is."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FileExistsError, match="no file"):
+    with pytest.raises(FileExistsError, match="not a file"):
         (await build(1)).save(tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()
 

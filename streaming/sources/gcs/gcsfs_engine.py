@@ -32,6 +32,7 @@ from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.gcs.listing_page import parse_items, parse_object
 from streaming.sources.header_values import content_range, plain_etag
 from streaming.sources.http.errors import translate_errors
+from streaming.sources.http.response import range_header
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
 from streaming.sources.per_loop import PerLoop
@@ -70,7 +71,7 @@ class GcsfsReader:
     Args:
         config: limits, and the name for messages.
         address: the bucket, and how to log in.
-        receive: called with the bytes of each body, as soon as its length is known.
+        receive: called with the number of bytes of each body, as soon as its length is known.
     """
 
     def __init__(self, config: DataSourceConfig, address: GCSAddress, receive: Callable[[int], None]) -> None:
@@ -85,7 +86,7 @@ class GcsfsReader:
         self._connect_timeout_s = config.connect_timeout_s
         self._address = address
         self._bucket_path = f"b/{quote(address.bucket, safe='')}/o"
-        self._clients = PerLoop(self._source, self._open, _close)
+        self._clients = PerLoop(self._source, self._open, lambda client: client.session.close())
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` of an object, in one request.
@@ -95,9 +96,7 @@ class GcsfsReader:
         async with self._limited(path):
             if end is not None and start == end:
                 return await self._read_metadata(path, start)
-            headers = {}
-            if start or end is not None:
-                headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+            headers = range_header(start, end)
             async with await self._request(self._object_path(path), {"alt": "media"}, headers) as answer:
                 if answer.status != 416:
                     return await self._read(answer, path, start, end)
@@ -270,10 +269,6 @@ class GcsfsReader:
             return error
         text = f"the login of source {self._source!r} for {path!r} {message} ({type(error).__name__})"
         return kind(text, path=path, source=self._source)
-
-
-async def _close(client: _Client) -> None:
-    await client.session.close()
 
 
 async def _authorization(client: _Client) -> dict[str, str]:

@@ -53,15 +53,15 @@ class GcsObstoreReader(ObjectStoreReader):
         except ObjectNotFoundError as error:
             raise no_bucket(self._address, self._source) from error
 
-    async def _empty(self, *request: Any) -> Blob:
+    async def _read_metadata(self, *request: Any) -> Blob:
         # Follows an answer 416, after which a server may close the connection: of 300 such requests to
         # fake-gcs-server, 101 were reset. So it is tried once more.
         try:
-            return await super()._empty(*request)
+            return await super()._read_metadata(*request)
         except BaseError as error:
             if status_of(error) or "kind: Timeout," in str(error):
                 raise
-        return await super()._empty(*request)
+        return await super()._read_metadata(*request)
 
     def _to_source_error(self, error: Exception, path: str) -> Exception:
         status = status_of(error)

@@ -22,9 +22,9 @@ from streaming.errors import (
     SourceError,
 )
 from streaming.sources.base import Blob, too_large
-from streaming.sources.header_values import stable_etag
+from streaming.sources.header_values import content_range, stable_etag
 from streaming.sources.http.aiohttp_requests import AiohttpRequests
-from streaming.sources.http.response import WholeObjectSent, content_range, decompress_body, range_header
+from streaming.sources.http.response import WholeObjectSent, decompress_body, range_header
 from streaming.sources.http.signed_urls import is_signed, refusal_of_signature
 from streaming.sources.http.spool_file import WRITE_BYTES, SpoolFile
 from streaming.sources.listing_limits import page_too_large
@@ -52,7 +52,7 @@ class AiohttpClient(AiohttpRequests):
         config: limits, and the name for messages.
         root: URL whose scheme, host and port `headers` are for.
         headers: sent there, and to no other server.
-        receive: called with the bytes of each body as they arrive.
+        receive: called with the number of bytes that arrive.
 
     Attributes:
         redirects: whether any answer so far was a redirect.
@@ -73,9 +73,8 @@ class AiohttpClient(AiohttpRequests):
         """Read bytes `start` to `end` of the object at `url`, percent-encoded; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
         if start or end is not None:
-            return await self._read_part(
-                target.origin(), path, start, end, partial(self._get, target, path, start, end)
-            )
+            request = partial(self._get, target, path, start, end)
+            return await self._read_part(target.origin(), path, start, end, request)
         return await self._get(target, path, start, end)
 
     def supports_ranges(self, path: str) -> bool:
@@ -200,7 +199,7 @@ class AiohttpClient(AiohttpRequests):
         """Read a body without content encoding."""
         size = answer.content_length
         if answer.status == 206:
-            first, size = content_range(answer)
+            first, size = content_range(answer.headers.get("Content-Range"))
             if first != start or size is None:
                 text = f"the server of source {self._source!r} sent another range of {path!r} than requested"
                 raise UnusableAnswer(f"{text}; read it whole", path=path, source=self._source)
@@ -291,7 +290,7 @@ class AiohttpClient(AiohttpRequests):
 
     def _read_nothing(self, answer: aiohttp.ClientResponse, path: str, start: int) -> Blob:
         """Return an empty blob for a range that starts at the end of the object; raise for one beyond it."""
-        size = content_range(answer)[1]
+        size = content_range(answer.headers.get("Content-Range")).size
         if size is None:
             text = f"the server of source {self._source!r} answered 416 for {path!r}, so it has no byte {start}"
             raise UnusableAnswer(f"{text}; ask within it", path=path, source=self._source)

@@ -48,7 +48,7 @@ class ObstoreClient:
         config: limits, and the name for messages.
         root: the URL, percent-encoded, without login and query.
         headers: only `Authorization`. obstore would send other headers along to other ports of the host on a redirect.
-        receive: called with the bytes of each body, as soon as its length is known.
+        receive: called with the number of bytes of each body, as soon as its length is known.
 
     Raises:
         ClosedError: if obstore was used before this process was forked.

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import zlib
 
-import aiohttp
-
 from streaming.errors import TruncatedRead
-from streaming.sources import header_values
 from streaming.sources.base import too_large
 
-__all__ = ["WholeObjectSent", "content_range", "decompress_body", "range_header"]
+__all__ = ["WholeObjectSent", "decompress_body", "range_header"]
 
 
 class WholeObjectSent(Exception):
@@ -22,11 +19,6 @@ def range_header(start: int, end: int | None) -> dict[str, str]:
     if not start and end is None:
         return {}
     return {"Range": f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"}
-
-
-def content_range(answer: aiohttp.ClientResponse) -> header_values.ContentRange:
-    """Parse the Content-Range of an answer."""
-    return header_values.content_range(answer.headers.get("Content-Range"))
 
 
 def decompress_body(packed: bytes, path: str, source: str, limit: int) -> bytes:

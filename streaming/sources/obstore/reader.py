@@ -106,7 +106,7 @@ class ObjectStoreReader:
         config: limits, and the name for messages.
         stores: makes the stores.
         prefix: of the root in the bucket, with or without slashes around it.
-        receive: called with the bytes of each body, as soon as its length is known.
+        receive: called with the number of bytes of each body, as soon as its length is known.
         versions: the version to read by path, if not the newest.
     """
 
@@ -233,14 +233,11 @@ class ObjectStoreReader:
 
     def _list_objects_client(self) -> ListObjectsClient:
         if self._list_client is None:
-            from streaming.sources.obstore.list_objects_v2 import (
-                ListObjectsClient,  # imports aiohttp: 0.15 s that reads alone do not need
-            )
+            from streaming.sources.obstore.list_objects_v2 import ListObjectsClient  # imports aiohttp: 0.15 s
 
             client = ListObjectsClient(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
-            if (
-                self._list_client is None
-            ):  # otherwise another thread has made one meanwhile, and it must be closed later
+            # Another thread may have made one meanwhile, which must then be closed later.
+            if self._list_client is None:
                 self._list_client = client
         return self._list_client
 
@@ -269,7 +266,7 @@ class ObjectStoreReader:
     async def _get(self, store: Any, path: str, start: int, end: int | None) -> Blob:
         whole = start == 0 and end is None
         if start == end:
-            return await self._empty(store, path, start, end)
+            return await self._read_metadata(store, path, start, end)
         options: dict[str, Any] = {}
         if not whole:
             options["range"] = {"offset": start} if end is None else (start, end)
@@ -287,12 +284,12 @@ class ObjectStoreReader:
         except FAILURES as error:
             if whole or status_of(error) != 416:
                 raise
-            return await self._empty(store, path, start, end)
+            return await self._read_metadata(store, path, start, end)
         if len(data) != length:
             raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
-    async def _empty(self, store: Any, path: str, start: int, end: int | None) -> Blob:
+    async def _read_metadata(self, store: Any, path: str, start: int, end: int | None) -> Blob:
         """Read no bytes, only the size of an object."""
         options: dict[str, Any] = {"head": True}
         if path in self._versions:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from streaming.errors import AccessDenied, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo, too_large
 from streaming.sources.header_values import LARGEST, content_range, plain_etag, timestamp
+from streaming.sources.http.response import range_header
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage
 from streaming.sources.obstore.errors import EXPIRED_LOGIN_CODES
@@ -51,7 +52,7 @@ class Aioboto3Reader:
         self._connect_timeout_s = config.connect_timeout_s
         self._address = address
         self._root = f"{address.prefix}/" if address.prefix else ""
-        self._clients: PerLoop[Any] = PerLoop(self._source, self._new_client, _close)
+        self._clients: PerLoop[Any] = PerLoop(self._source, self._new_client, lambda client: client.close())
         self._reopened_at = -REOPEN_AFTER_S
         self._payer = {"RequestPayer": "requester"} if address.requester_pays else {}
 
@@ -106,9 +107,7 @@ class Aioboto3Reader:
         if proxy is not None and proxy.variable == "ALL_PROXY":  # boto finds the others itself
             settings["proxies"] = {parts.scheme: proxy_url(proxy, self._source)}
         for name in ("request_checksum_calculation", "response_checksum_validation"):
-            if (
-                name in AioConfig.OPTION_DEFAULTS
-            ):  # newer versions would read each object in pieces to verify a checksum
+            if name in AioConfig.OPTION_DEFAULTS:  # newer versions would read objects in pieces for checksums
                 settings[name] = "when_required"
         session = await self._session(connection)
         config = AioConfig(http_session_cls=NoRedirectSession, **settings)
@@ -142,17 +141,15 @@ class Aioboto3Reader:
         return True
 
     async def _get(self, client: Any, path: str, start: int, end: int | None) -> Blob:
-        arguments = self._arguments(path)
         if start == end:
-            return await self._empty(client, path, start, end)
-        if start or end is not None:
-            arguments["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+            return await self._read_metadata(client, path, start, end)
+        arguments = {**self._arguments(path), **range_header(start, end)}
         try:
             answer = await client.get_object(**arguments)
         except Exception as error:
             if code_of(error) not in ("InvalidRange", "416"):
                 raise
-            return await self._empty(client, path, start, end)
+            return await self._read_metadata(client, path, start, end)
         body = answer["Body"]
         size = answer.get("ContentLength")
         announced = content_range(answer.get("ContentRange")).size
@@ -179,7 +176,7 @@ class Aioboto3Reader:
             raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
-    async def _empty(self, client: Any, path: str, start: int, end: int | None) -> Blob:
+    async def _read_metadata(self, client: Any, path: str, start: int, end: int | None) -> Blob:
         """Read no bytes, only the size of an object."""
         answer = await client.head_object(**self._arguments(path))
         size = answer["ContentLength"]
@@ -279,7 +276,3 @@ async def _credentials_of(ask: Callable[[], Awaitable[dict[str, Any]]], source: 
     if first["expiry_time"].startswith("9999"):
         return AioCredentials(first["access_key"], first["secret_key"], first["token"])
     return AioRefreshableCredentials.create_from_metadata(first, refresh, "credential_provider")
-
-
-async def _close(client: Any) -> None:
-    await client.close()

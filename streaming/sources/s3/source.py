@@ -6,14 +6,14 @@ Reads go through obstore: 7,100 requests/s of 100 kB on one core over loopback, 
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
-from streaming.sources.s3.address import S3Address, parse_address
+from streaming.sources.s3.address import parse_address
 from streaming.telemetry.skipped_objects import Skips
 
 if TYPE_CHECKING:
@@ -44,11 +44,20 @@ class S3DataSource(DataSource):
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
         address = parse_address(config)
-        self._reader: ObjectStoreReader | Aioboto3Reader = (
-            _aioboto3_reader(config, address, self._receive)
-            if config.engine == "aioboto3"
-            else _obstore_reader(config, address, self._receive)
-        )
+        self._reader: ObjectStoreReader | Aioboto3Reader
+        if config.engine == "aioboto3":
+            if find_spec("aioboto3") is None:
+                text = f"engine 'aioboto3' of source {self.name!r} is not installed: pip install 'aiprod-streaming[s3]'"
+                raise MissingExtra(text, source=self.name)
+            from streaming.sources.s3.aioboto3_engine import Aioboto3Reader
+
+            self._reader = Aioboto3Reader(config, address, self._receive)
+        else:
+            from streaming.sources.obstore.reader import ObjectStoreReader
+            from streaming.sources.s3.obstore_engine import S3Stores
+
+            stores = S3Stores(config, address)
+            self._reader = ObjectStoreReader(config, stores, address.prefix, self._receive, address.versions)
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
@@ -69,19 +78,3 @@ class S3DataSource(DataSource):
     async def aclose(self) -> None:
         self._closed = True
         await self._reader.aclose()
-
-
-def _obstore_reader(config: DataSourceConfig, address: S3Address, receive: Callable[[int], None]) -> ObjectStoreReader:
-    from streaming.sources.obstore.reader import ObjectStoreReader
-    from streaming.sources.s3.obstore_engine import S3Stores
-
-    return ObjectStoreReader(config, S3Stores(config, address), address.prefix, receive, address.versions)
-
-
-def _aioboto3_reader(config: DataSourceConfig, address: S3Address, receive: Callable[[int], None]) -> Aioboto3Reader:
-    if importlib.util.find_spec("aioboto3") is None:
-        text = f"engine 'aioboto3' of source {config.name!r} is not installed: pip install 'aiprod-streaming[s3]'"
-        raise MissingExtra(text, source=config.name)
-    from streaming.sources.s3.aioboto3_engine import Aioboto3Reader
-
-    return Aioboto3Reader(config, address, receive)
