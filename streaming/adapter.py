@@ -7,7 +7,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from time import perf_counter
 from typing import Any, Self, SupportsIndex
 
 from torch.utils.data import Dataset, get_worker_info
@@ -18,7 +17,6 @@ from streaming.cache.rows import collate_rows
 from streaming.cache.sample import SmartLRUCache
 from streaming.core.adapter_config import AdapterConfig, load_config
 from streaming.core.config_reference import documents_settings
-from streaming.core.epoch_index import epoch_of
 from streaming.core.ranks import ranks_of_node
 from streaming.core.runtime import Done, Pending, current_runtime
 from streaming.engine.forks import follow_forks, inherited
@@ -32,7 +30,6 @@ from streaming.link.sample_reader import SampleReader
 from streaming.link.worker import Worker
 from streaming.prefetch.lookahead import LookAhead
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.stages import ACCOUNTS, TRANSFORM
 from streaming.telemetry.totals import TOTALS
 
 __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
@@ -48,7 +45,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
     caller's own copy. The process that makes the adapter does all input; DataLoader workers (fork, spawn, forkserver)
     read through it, share its cache and open no client.
 
-    The arguments are the settings of `AdapterConfig`, whose descriptions `help` shows here too, and two functions.
+    The arguments are the settings of `AdapterConfig`, which describes them, and two functions.
 
     Args:
         prepare: deterministic `prepare(sample) -> sample`, run once per fetch, before the cache.
@@ -101,7 +98,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._open()
 
     def _start(self) -> None:
-        """Set what is not configuration, in a new object and in an unpickled one."""
+        """Initialise what is not configuration, in a new object and in an unpickled one."""
         self._reader: SampleReader | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._orders = OrderTokens()
@@ -113,7 +110,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     @classmethod
     def from_config(cls, config: AdapterConfig | Mapping[str, Any] | str | os.PathLike[str], **overrides: Any) -> Self:
-        """An adapter from a dict, or a YAML or JSON file, with the names of the constructor's arguments."""
+        """Return an adapter from a dict, or a YAML or JSON file, with the names of the constructor's arguments."""
         settings = load_config(config)
         arguments = {name: getattr(settings, name) for name in type(settings).model_fields}
         return cls(**{**arguments, **overrides})
@@ -132,11 +129,11 @@ class StreamingDatasetAdapter(Dataset[Any]):
             return reader.read(self._position(index))
         except StreamingError as error:
             if get_worker_info() is not None:
-                error.note_attributes()  # torch takes the text alone to the training process
+                error.note_attributes()  # torch passes only the text to the training process
             raise
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
-        """Several samples at once, as DataLoader asks for them: what is missing is fetched together."""
+        """Return several samples, as DataLoader reads them; missing ones are fetched together."""
         try:
             return self._read(indices)
         except StreamingError as error:
@@ -147,22 +144,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
     def _read(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         reader = self._reader or self._open()
         positions = [self._position(index) for index in indices]
-        transform = self._transform
-        if transform is None:
+        if self._transform is None:
             return reader.read_many(positions)
-        epochs = [epoch_of(index) for index in indices] if transform.takes_generator else [0] * len(indices)
-        draws = [epoch for epoch in epochs if epoch is not None]
-        if len(draws) == len(indices):
-            samples = reader.read_many(positions)
-        else:  # the loader is unknown: each read of a sample is another draw
-            samples, draws = reader.read_drawn(positions)
-        began = perf_counter()
-        transformed = [
-            transform(sample, draw, position, reader.name_of)
-            for sample, draw, position in zip(samples, draws, positions, strict=True)
-        ]
-        ACCOUNTS.mine.seconds[TRANSFORM] += perf_counter() - began
-        return transformed
+        return self._transform.read_many(reader, positions, indices)
 
     def _position(self, index: SupportsIndex) -> int:
         position = operator.index(index)
@@ -175,34 +159,34 @@ class StreamingDatasetAdapter(Dataset[Any]):
     # -- reading ahead
 
     def look_ahead(self, sampler: Iterable[Any]) -> LookAhead:
-        """Wrap a sampler or batch sampler so that its samples are read before they are asked for.
+        """Wrap a sampler or batch sampler, in its own order, so that its samples are read ahead.
 
-        The order is the sampler's own. Use the result in its place: `DataLoader(adapter, sampler=...)`.
+        Use the result instead of the sampler: `DataLoader(adapter, sampler=...)`.
         """
         self._open()
         return LookAhead(sampler, self)
 
     def announce(self, indices: Iterable[SupportsIndex], order: object) -> None:
-        """Say which samples will be read next, in order, so that they are read ahead.
+        """Announce which samples will be read next, in order, so that they are read ahead.
 
-        Announcements under one `order` (any object that stays alive meanwhile) continue each other. A DataLoader worker
-        announces nothing: the process that made the loader does.
+        Announcements under one `order` (any object that stays alive meanwhile) continue each other. In a DataLoader
+        worker this does nothing: the process that made the loader announces.
         """
         reader = self._open()
         if self._reads_ahead and reader.announces:
             reader.announce([self._position(index) for index in indices], self._orders.of(order))
 
     def forget(self, order: object) -> None:
-        """Say that what was announced under this `order` and was not read yet will not be read."""
+        """Forget what was announced under this `order` and was not read."""
         token = self._orders.pop(order)
         if token is not None and self._reader is not None:
             self._reader.forget(token)
 
     def prefetch_batch(self, indices: Iterable[SupportsIndex]) -> Done[None] | Pending[None]:
-        """Bring these samples into the cache in the background, where their first read counts as a prefetch hit.
+        """Load samples into the cache in the background, where their first read counts as a prefetch hit.
 
-        With a `prefetch_ahead`, at most so many of them are unread; the others follow as these are read. Awaiting the
-        result waits until all that may be fetched now are there.
+        At most `prefetch_ahead` of them are unread; the others follow as these are read. Awaiting the result waits for
+        those that may be loaded now.
         """
         reader = self._open()
         positions = [self._position(index) for index in indices]
@@ -211,14 +195,14 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return Pending(current_runtime().submit(reader.fetch(positions)))
 
     def start_prefetch_worker(self) -> Done[None]:
-        """Read ahead again after `stop_prefetch_worker`; it is on from the start. With or without `await`."""
+        """Resume reading ahead after `stop_prefetch_worker`. With or without `await`."""
         self._reads_ahead = True
         return Done(None)
 
     def stop_prefetch_worker(self) -> Done[None]:
-        """Stop reading ahead and drop what was announced; samples are then fetched when asked for.
+        """Stop reading ahead in this process and drop what was announced; samples are then fetched when they are read.
 
-        In one process: other processes that share the cache go on.
+        With or without `await`. Other processes that share the cache continue.
         """
         self._reads_ahead = False
         tokens = self._orders.pop_all()
@@ -232,32 +216,32 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     @property
     def index(self) -> SampleIndex:
-        """Which bytes of which object are which sample."""
+        """The index, which maps samples to bytes of objects."""
         return self._open().index
 
     @property
     def fingerprint(self) -> str:
-        """Of the samples: changes with names, sizes and validators, and not with the place of the sources."""
+        """Fingerprint of the samples: depends on names, sizes and validators, not on where the sources are."""
         return self._open().fingerprint
 
     @property
     def seed(self) -> int:
-        """Of the order and of the generators that `transform` gets."""
+        """Seed of the order and of the generators that `transform` gets."""
         return self._seed
 
     @property
     def reads(self) -> int:
-        """Samples that were asked for since the last `reset_metrics`, by all processes that share the cache."""
+        """Samples that all processes that share the cache have read since the last `reset_metrics`."""
         return self._open().reads
 
     @property
     def draws(self) -> bool:
-        """Whether `transform` takes a generator, so that a sample differs from one epoch to the next."""
+        """Whether `transform` takes a generator, so that a sample differs between epochs."""
         return self._transform is not None and self._transform.takes_generator
 
     @property
     def name(self) -> str:
-        """What metrics and dashboards call this data set."""
+        """Name of this data set in metrics and on dashboards."""
         return self._name
 
     @property
@@ -265,13 +249,13 @@ class StreamingDatasetAdapter(Dataset[Any]):
         """The sample cache; its keys are positions.
 
         Raises:
-            ConfigError: it lies in another process: with `owner="process"`, and in children of the process that made
-                the adapter.
+            ConfigError: the cache is in another process: with `owner="process"`, and in children of the process that
+                made the adapter.
         """
         return self._open().cache
 
     def get_cache_stats(self) -> dict[str, Any]:
-        """What the cache holds and what reading has cost since the last `reset_metrics`.
+        """Return what the cache holds and what reading has cost since the last `reset_metrics`.
 
         `hit_rate` is the share of reads that needed no fetch, ahead of time or on demand, by all processes that share
         the cache; `prefetch_hits` are the reads that found their sample fetched ahead of time.
@@ -279,9 +263,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._open().stats()
 
     def metrics_snapshot(self) -> MetricsSnapshot:
-        """The numbers of this moment as metrics: `{family: {label values: number}}`, without the label `dataset`.
+        """Return the current numbers as metrics: `{family: {label values: number}}`, without the label `dataset`.
 
-        For `streaming.monitoring.metrics`, whose `families` say what they mean. Safe in any thread.
+        `streaming.monitoring.metrics.families` describes the families. Safe in any thread.
 
         Raises:
             ClosedError: the adapter was closed.
@@ -290,7 +274,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._open().metrics_snapshot()
 
     def reset_metrics(self) -> None:
-        """Set every count back to zero; what is cached stays."""
+        """Set every count back to zero; the cache keeps its samples."""
         self._open().reset_metrics()
 
     def clear_cache(self) -> Done[None]:
@@ -299,13 +283,13 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return Done(None)
 
     def refresh_index(self) -> Changes:
-        """List the sources now and, if they changed, save the new index at `index_path`, for the next start.
+        """List the sources now and, if they changed, save the new index at `index_path` for the next start.
 
-        This adapter keeps the index and so the order that it began with: what was added is not in it, what was changed
-        or removed is refused when it is read.
+        This adapter keeps the index, and so the order, that it began with: added samples are not in it, and changed or
+        removed ones are refused when they are read.
 
         Raises:
-            IndexBuildError, SourceError: as when the adapter is made.
+            IndexBuildError, SourceError: as in the constructor.
             OSError: the index cannot be saved.
         """
         return self._open().refresh_index()
@@ -325,7 +309,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
     def _open_reader(self) -> SampleReader:
         config = self._config
-        assert config is not None  # only a worker has none, and a worker has a reader
+        assert config is not None  # only workers have no configuration, and they have a reader
         worker = get_worker_info()
         # An adapter first used inside a DataLoader worker has an engine of its own, with its share of the budget.
         shares = ranks_of_node() * (worker.num_workers if worker else 1)
@@ -335,8 +319,8 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return reader
 
     def close(self) -> None:
-        """Stop reading, end the workers' line, close the sources and free the cache. Idempotent."""
-        self._is_closed = True  # first: nobody opens it again in between
+        """Stop reading, close the link to workers and the sources, and free the cache. Idempotent."""
+        self._is_closed = True  # first: no other thread opens it again
         reader, self._reader = self._reader, None
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -351,7 +335,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a child process being started: the line to this process. Otherwise: the configuration."""
+        """Return the link to this process for a child that is being started, else the configuration."""
         state: dict[str, Any] = {"seed": self._seed, "transform": self._transform, "name": self._name}
         if is_spawning() and not self._is_closed:
             reader = self._open()
@@ -375,12 +359,12 @@ class StreamingDatasetAdapter(Dataset[Any]):
             self._reader = Worker(state["handle"])
 
     def _before_fork(self) -> None:
-        """See `streaming.engine.forks`: the line to this process must be there before its children are."""
+        """Open the link before the fork; see `streaming.engine.forks`."""
         if self._reader is not None:
             self._reader.handle()
 
     def _after_fork_in_child(self) -> None:
-        """See `streaming.engine.forks`."""
+        """Read through the parent from now on; see `streaming.engine.forks`."""
         self._opening = threading.Lock()
         self._orders = OrderTokens()
         if self._finalizer is not None:
@@ -390,5 +374,5 @@ class StreamingDatasetAdapter(Dataset[Any]):
 
 
 def create_streaming_dataset_from_config(config: Mapping[str, Any]) -> StreamingDatasetAdapter:
-    """An adapter from a dict; see `StreamingDatasetAdapter.from_config`."""
+    """Return an adapter from a dict; see `StreamingDatasetAdapter.from_config`."""
     return StreamingDatasetAdapter.from_config(config)

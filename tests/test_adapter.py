@@ -61,7 +61,7 @@ def _value(sample):
 
 
 def test_a_sample_has_its_mapped_keys_and_its_position(adapter):
-    """Parts come as stored, under the keys of the mapping, with `idx` beside."""
+    """Parts come as stored, under the keys of the mapping, with `idx`."""
     sample = adapter[3]
     assert set(sample) == {"latent_conditions", "text_conditions", "idx"}
     assert sample["idx"] == 3
@@ -70,8 +70,8 @@ def test_a_sample_has_its_mapped_keys_and_its_position(adapter):
     assert torch.equal(sample["text_conditions"]["prompt_embeds"], torch.full((5, 8), 3.0))
 
 
-def test_indices_are_those_of_a_list(adapter):
-    """Negative indices count from the end, what is outside is an IndexError, any integer type will do."""
+def test_indices_work_as_in_a_list(adapter):
+    """Negative indices count from the end, others outside the range raise IndexError, any integer type works."""
     assert len(adapter) == COUNT
     assert adapter[-1]["idx"] == COUNT - 1
     assert adapter[np.int64(2)]["idx"] == adapter[torch.tensor(2)]["idx"] == 2
@@ -95,8 +95,8 @@ def test_the_second_read_is_a_hit_and_a_copy(adapter):
     assert stats["hit_rate"] == 0.5
 
 
-def test_stats_have_the_names_dashboards_know(adapter):
-    """Every documented key is there, and reset_metrics sets the counts back."""
+def test_stats_have_the_names_that_dashboards_use(adapter):
+    """Every documented key exists, and reset_metrics sets the counts back."""
     adapter[0]
     names = "num_items current_size_gb max_size_gb hit_rate total_hits total_misses total_evictions prefetch_hits"
     stats = adapter.get_cache_stats()
@@ -115,7 +115,7 @@ async def test_reading_works_inside_a_running_loop(adapter):
 
 
 async def test_old_calls_work_with_and_without_await(adapter):
-    """start, stop, prefetch_batch and clear_cache are called both ways."""
+    """This holds for start, stop, prefetch_batch and clear_cache."""
     adapter.start_prefetch_worker()
     await adapter.start_prefetch_worker()
     await adapter.prefetch_batch([0, 1, 2])
@@ -131,7 +131,7 @@ async def test_old_calls_work_with_and_without_await(adapter):
 
 
 def test_a_batch_is_fetched_together(adapter):
-    """`__getitems__` keeps the order asked, repeats included, and each sample is the caller's own."""
+    """`__getitems__` keeps the order of the indices, with repeats, and each sample is the caller's own."""
     samples = adapter.__getitems__([4, 0, 4, -1])
     assert [sample["idx"] for sample in samples] == [4, 0, 4, COUNT - 1]
     samples[0]["latent_conditions"]["latents"].fill_(-1)
@@ -141,7 +141,7 @@ def test_a_batch_is_fetched_together(adapter):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_loader_reads_every_sample_once(adapter, num_workers):
-    """One fetch per sample whatever the number of workers, over two epochs."""
+    """There is one fetch per sample with any number of workers, over two epochs."""
     generator = torch.Generator().manual_seed(0)
     sampler = adapter.look_ahead(RandomSampler(adapter, generator=generator))
     loader = DataLoader(adapter, batch_size=5, sampler=sampler, num_workers=num_workers)
@@ -156,8 +156,8 @@ def test_a_loader_reads_every_sample_once(adapter, num_workers):
     assert stats["total_hits"] == COUNT
 
 
-def test_look_ahead_reads_before_it_is_asked(adapter):
-    """Announced samples are fetched though nobody read them, up to prefetch_ahead."""
+def test_look_ahead_reads_ahead(adapter):
+    """Announced samples are fetched before they are read, up to prefetch_ahead."""
     sampler = iter(adapter.look_ahead(range(COUNT)))
     first = next(sampler)
     assert adapter[first]["idx"] == 0
@@ -169,7 +169,7 @@ def test_look_ahead_reads_before_it_is_asked(adapter):
 
 
 def test_leaving_an_epoch_early_leaves_the_next_one_whole(adapter):
-    """A loop that breaks off loses nothing and stops reading ahead."""
+    """A loop that breaks loses nothing and stops reading ahead."""
     sampler = adapter.look_ahead(range(COUNT))
     for index in sampler:
         adapter[index]
@@ -179,7 +179,7 @@ def test_leaving_an_epoch_early_leaves_the_next_one_whole(adapter):
 
 
 def test_prefetch_can_be_switched_off(root):
-    """With enable_prefetch=False an announced sample is fetched when it is read, and not before."""
+    """With enable_prefetch=False an announced sample is not fetched before it is read."""
     with StreamingDatasetAdapter(str(root), MAPPING, enable_prefetch=False) as adapter:
         for _ in adapter.look_ahead(range(COUNT)):
             pass
@@ -199,7 +199,7 @@ class Doubled:
 
 
 def test_prepare_runs_once_and_is_cached(root):
-    """What is cached is the prepared sample."""
+    """The cache holds the prepared sample."""
     Doubled.calls = 0
     with StreamingDatasetAdapter(str(root), MAPPING, prepare=Doubled()) as adapter:
         for _ in range(3):
@@ -212,7 +212,7 @@ def _only_shape(sample):
 
 
 def test_a_prepared_dict_keeps_its_position(root):
-    """A prepare that makes a new dict need not carry `idx` along."""
+    """A prepare that makes a new dict may leave `idx` out."""
     with StreamingDatasetAdapter(str(root), MAPPING, prepare=_only_shape) as adapter:
         for _ in range(2):
             assert adapter[3] == {"shape": [4, 2, 3, 3], "idx": 3}
@@ -223,7 +223,7 @@ def _add_noise(sample, generator):
 
 
 def test_transform_runs_at_each_read_with_a_seeded_generator(root):
-    """The generator follows (seed, epoch, position): repeatable, and new in each epoch."""
+    """The generator depends on (seed, epoch, position): repeatable, and new in each epoch."""
 
     def read(seed, epochs):
         with StreamingDatasetAdapter(str(root), MAPPING, transform=_add_noise, seed=seed) as adapter:
@@ -254,7 +254,7 @@ def _fail(sample):
 
 @pytest.mark.parametrize("stage", ["prepare", "transform"])
 def test_a_failing_function_of_the_user_is_named(root, stage):
-    """The error says which stage and which sample, and keeps the cause; the next read tries again."""
+    """The error names the stage and the sample, and keeps the cause; the next read tries again."""
     functions: dict[str, Any] = {stage: _fail}
     with StreamingDatasetAdapter(str(root), MAPPING, **functions) as adapter:
         for _ in range(2):
@@ -266,7 +266,7 @@ def test_a_failing_function_of_the_user_is_named(root, stage):
 
 
 def test_a_missing_part_is_named_or_dropped(root):
-    """Never silently misaligned."""
+    """Samples are never silently misaligned."""
     (root / ".precomputed" / "conditions" / "condition_0003.pt").unlink()
     with pytest.raises(MissingPart, match="0003"):
         StreamingDatasetAdapter(str(root), MAPPING)
@@ -276,8 +276,8 @@ def test_a_missing_part_is_named_or_dropped(root):
         assert _value(adapter[3]) == adapter[3]["text_conditions"]["prompt_embeds"][0, 0] == 4
 
 
-def test_objects_that_change_or_vanish_are_reported(adapter, root):
-    """A sample is what was indexed, or an error that names the object."""
+def test_changed_and_missing_objects_are_reported(adapter, root):
+    """A read returns what was indexed, or raises an error that names the object."""
     latents = root / ".precomputed" / "latents"
     (latents / "latent_0000.pt").unlink()
     with (latents / "latent_0001.pt").open("ab") as file:
@@ -290,7 +290,7 @@ def test_objects_that_change_or_vanish_are_reported(adapter, root):
 
 
 def test_a_damaged_object_is_named(root):
-    """Bytes that are no `.pt` file raise at their read and leave the others readable."""
+    """Bytes that are not a `.pt` file raise at their read and leave the others readable."""
     broken = root / ".precomputed" / "latents" / "latent_0002.pt"
     broken.write_bytes(broken.read_bytes()[:100])
     with StreamingDatasetAdapter(str(root), MAPPING) as adapter:
@@ -303,7 +303,7 @@ def test_a_damaged_object_is_named(root):
 
 
 def test_no_samples_is_length_zero_and_no_sources_is_refused(tmp_path):
-    """An empty folder is a data set without samples; no folder at all is a mistake."""
+    """An empty folder is a data set without samples; an empty list of sources is a mistake."""
     (tmp_path / "empty").mkdir()
     with StreamingDatasetAdapter(str(tmp_path / "empty")) as adapter:
         assert len(adapter) == 0
@@ -330,14 +330,14 @@ def test_no_samples_is_length_zero_and_no_sources_is_refused(tmp_path):
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(root, options):
-    """On construction, as a ValueError."""
+    """The constructor raises ValueError."""
     with pytest.raises(ConfigError) as caught:
         StreamingDatasetAdapter(str(root), **{"data_mapping": MAPPING, **options})
     assert isinstance(caught.value, ValueError)
 
 
 def test_a_cache_smaller_than_a_sample_still_serves(root):
-    """Samples larger than the whole cache pass by it and are counted."""
+    """Samples larger than the whole cache bypass it and are counted."""
     with StreamingDatasetAdapter(str(root), MAPPING, cache_size_gb=5e-7) as adapter:
         sampler = adapter.look_ahead(range(COUNT))
         assert [adapter[index]["idx"] for index in sampler] == list(range(COUNT))
@@ -366,7 +366,7 @@ def test_sources_are_given_in_every_form(root):
 
 
 def test_a_dict_or_a_file_configures_an_adapter(root, tmp_path):
-    """Names are those of the arguments; overrides win."""
+    """The names are those of the arguments, and overrides win."""
     settings = {"sources": [str(root)], "data_mapping": MAPPING, "cache_size_gb": 1}
     with create_streaming_dataset_from_config(settings) as adapter:
         assert len(adapter) == COUNT
@@ -381,7 +381,7 @@ def test_a_dict_or_a_file_configures_an_adapter(root, tmp_path):
 
 
 def test_the_index_is_saved_and_opened_again(root, tmp_path, caplog):
-    """A second start needs no listing; a damaged file is replaced, which is said."""
+    """A second start needs no listing; a damaged file is replaced and logged."""
     path = tmp_path / "samples.index"
     for _ in range(2):
         with StreamingDatasetAdapter(str(root), MAPPING, index_path=path) as adapter:
@@ -397,7 +397,7 @@ def test_the_index_is_saved_and_opened_again(root, tmp_path, caplog):
 @pytest.mark.parametrize("owner", ["thread", "process"])
 @pytest.mark.parametrize("mapping", [None, {"latnets": "x"}])
 def test_a_folder_without_a_sample_is_refused(tmp_path, owner, mapping):
-    """Objects that nothing reads are no empty data set; the error counts them. No object at all is one."""
+    """Objects that cannot be read raise an error with their count; a folder without objects has length 0."""
     with StreamingDatasetAdapter(str(tmp_path), mapping, owner=owner) as adapter:
         assert len(adapter) == 0
     for number in range(3):
@@ -408,7 +408,7 @@ def test_a_folder_without_a_sample_is_refused(tmp_path, owner, mapping):
 
 @pytest.mark.parametrize("owner", ["thread", "process"])
 def test_skipped_objects_are_counted(root, tmp_path, owner):
-    """Those that are in no sample count; those that the settings leave out do not. Saved or not."""
+    """Objects outside any sample count, excluded ones do not, with and without a saved index."""
     (folder,) = root.rglob("latents")
     (folder / "notes.docx").touch()
     (folder / "metadata.json").touch()
@@ -419,7 +419,7 @@ def test_skipped_objects_are_counted(root, tmp_path, owner):
             assert adapter.get_cache_stats()["skipped_objects"] == 1
 
 
-def test_an_index_of_other_globs_is_built_again(root, tmp_path):
+def test_an_index_built_with_other_globs_is_built_again(root, tmp_path):
     """A saved index belongs to the `include` and `exclude` that it was built with."""
     for include, count in ((["*.pt"], COUNT), (["*_0001.pt"], 1)):
         source = {"path": str(root), "include": include}
@@ -428,7 +428,7 @@ def test_an_index_of_other_globs_is_built_again(root, tmp_path):
 
 
 def test_an_adapter_pickles_as_its_configuration(adapter):
-    """A copy reads for itself, with a cache of its own."""
+    """The unpickled adapter reads on its own, with its own cache."""
     adapter[0]
     with pickle.loads(pickle.dumps(adapter)) as copy:
         assert len(copy) == COUNT
@@ -438,7 +438,7 @@ def test_an_adapter_pickles_as_its_configuration(adapter):
 
 
 def test_close_is_idempotent_and_final(root):
-    """After close every use says so, and no thread of the pool is left."""
+    """After close every use raises an error, and no thread of the pool is left."""
     adapter = StreamingDatasetAdapter(str(root), MAPPING)
     adapter[0]
     adapter.close()
@@ -449,8 +449,8 @@ def test_close_is_idempotent_and_final(root):
     assert not [thread for thread in threading.enumerate() if "streaming-decode" in thread.name and thread.is_alive()]
 
 
-def test_a_dropped_adapter_frees_what_it_held(root):
-    """Without close, collecting the adapter closes its arena and its sockets."""
+def test_a_dropped_adapter_frees_its_resources(root):
+    """Garbage collection of the adapter closes its arena and its sockets."""
     adapter = StreamingDatasetAdapter(str(root), MAPPING)
     adapter[0]
     fd = adapter.cache.arena.fd
@@ -472,7 +472,7 @@ async def _all_others_done():
 
 
 def test_a_damaged_line_is_named_with_its_object(tmp_path):
-    """The error holds the object as it is called in its source, the sample, and where the line begins."""
+    """The error has the object's path in its source, the sample, and where the line begins."""
     (tmp_path / "stories.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a": nothing}\n')
     with StreamingDatasetAdapter(str(tmp_path)) as dataset:
         assert dataset[1]["idx"] == 1

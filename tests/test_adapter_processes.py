@@ -1,4 +1,4 @@
-"""One owner, many processes: workers of every start method, and what happens when one of them dies."""
+"""One engine, many processes: workers of every start method, and what happens when one of them dies."""
 
 import asyncio
 import io
@@ -29,7 +29,7 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 
 def _source(count=COUNT, nbytes=2000):
-    """Objects in memory that count how often each is read: a pickled copy would count for itself."""
+    """Objects in memory that count their reads: a pickled copy would have counts of its own."""
     source = MemorySource(DataSourceConfig("data", "memory", "memory://data"))
     for i in range(count):
         source.put(f"{i:03d}.bin", bytes([i]) * nbytes)
@@ -51,8 +51,8 @@ def _stamp(sample):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("is_persistent", [True, False])
-def test_workers_share_one_cache_and_one_flight(method, is_persistent):
-    """However workers start and whether or not they stay, each object is read once, in the owner."""
+def test_workers_share_one_cache_and_one_load(method, is_persistent):
+    """With every start method, and with persistent workers or not, each object is read once, by the engine."""
     source = _source()
     with StreamingDatasetAdapter(source, transform=_stamp) as adapter:
         loader = DataLoader(
@@ -75,7 +75,7 @@ def test_workers_share_one_cache_and_one_flight(method, is_persistent):
 
 
 def test_waits_of_workers_are_counted():
-    """A worker that has to wait for a source is a wait of the run, as one of this process is."""
+    """A worker's wait for a source counts like one of this process."""
     with StreamingDatasetAdapter(_source()) as adapter:
         for waits in (1, 1):  # the second epoch waits for nothing
             list(DataLoader(adapter, batch_size=COUNT, num_workers=1, collate_fn=_as_list))
@@ -86,7 +86,7 @@ def test_waits_of_workers_are_counted():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_see_correct_samples_while_the_cache_evicts(method):
-    """A cache of a few samples under two workers: evicted places are noticed, never read as something else."""
+    """With a cache of a few samples and two workers, evicted places are noticed and never read as other samples."""
     nbytes = 20_000
     with StreamingDatasetAdapter(_source(nbytes=nbytes), cache_size_gb=1e-4) as adapter:
         loader = DataLoader(adapter, batch_size=6, num_workers=2, multiprocessing_context=method, collate_fn=_as_list)
@@ -98,7 +98,7 @@ def test_workers_see_correct_samples_while_the_cache_evicts(method):
 
 
 def test_samples_larger_than_the_cache_reach_a_worker():
-    """What cannot lie in the arena is sent over the line."""
+    """They do not fit into the arena and are sent over the link."""
     with StreamingDatasetAdapter(_source(nbytes=50_000), cache_size_gb=1e-5) as adapter:
         loader = DataLoader(adapter, batch_size=3, num_workers=1, multiprocessing_context="fork", collate_fn=_as_list)
         _check([sample for batch in loader for sample in batch], 50_000)
@@ -106,7 +106,7 @@ def test_samples_larger_than_the_cache_reach_a_worker():
 
 
 class _Odd:
-    """A leaf that no flat encoding knows."""
+    """A leaf without a flat encoding."""
 
     def __init__(self, value):
         self.value = value
@@ -126,7 +126,7 @@ def test_samples_of_unknown_types_reach_a_worker():
         assert adapter.get_cache_stats()["uncacheable"] >= COUNT
 
 
-def test_an_error_of_the_owner_is_raised_in_the_loader():
+def test_an_error_of_the_engine_is_raised_in_the_loader():
     """A worker's read fails with the error that names the object, once; the next read works."""
     gone = ObjectNotFoundError("003.bin is not there for once")
     with StreamingDatasetAdapter(FaultySource(_source(), [Fault(path="003.bin", error=gone)])) as adapter:
@@ -142,7 +142,7 @@ def _kill_self(sample):
     return sample
 
 
-def test_a_killed_worker_leaves_the_owner_whole():
+def test_a_killed_worker_leaves_the_engine_intact():
     """torch reports the dead worker; the adapter serves this process and new workers as before."""
     source = _source()
     with StreamingDatasetAdapter(source, transform=_kill_self) as adapter:
@@ -175,15 +175,15 @@ def _read_in_child(adapter, connection):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_child_learns_that_its_owner_closed(method):
-    """Not a hang: an error with a next step."""
+def test_a_child_learns_that_the_adapter_was_closed(method):
+    """It gets an error with a next step and does not hang."""
     context = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     with StreamingDatasetAdapter(_source()) as adapter:
         child = context.Process(target=_read_in_child, args=(adapter, theirs), daemon=True)
         child.start()
         assert ours.recv() == "read"
-    ours.send("go on")
+    ours.send("continue")
     assert isinstance(ours.recv(), EngineGoneError)
     child.join(30)
     assert child.exitcode == 0
@@ -197,7 +197,7 @@ def _read_in_grandchild(adapter, connection):
     grandchild.join(30)
 
 
-def test_a_fork_of_a_worker_reads_through_the_same_owner():
+def test_a_fork_of_a_worker_reads_through_the_same_engine():
     """Parent and child of one worker do not share a connection."""
     source = _source()
     context = multiprocessing.get_context("fork")
@@ -206,14 +206,14 @@ def test_a_fork_of_a_worker_reads_through_the_same_owner():
         child = context.Process(target=_read_in_grandchild, args=(adapter, theirs))
         child.start()
         assert ours.recv() == "read"
-        ours.send("go on")
+        ours.send("continue")
         assert ours.recv() == "served"
         child.join(30)
         assert set(source.reads.values()) == {1}
 
 
 class _Lazy(torch.utils.data.Dataset):
-    """Holds an adapter as bytes: it is first opened inside a worker, with no owner in the parent."""
+    """Holds an adapter as bytes: it is first opened inside a worker, without an engine in the parent."""
 
     def __init__(self, data):
         self.data = data
@@ -229,8 +229,8 @@ class _Lazy(torch.utils.data.Dataset):
         return {**self.adapter[index], "gb": stats["max_size_gb"]}
 
 
-def test_an_adapter_first_used_in_a_worker_owns_itself(tmp_path):
-    """It has its share of the budget: the sum over the workers is what was asked for."""
+def test_an_adapter_first_used_in_a_worker_has_its_own_engine(tmp_path):
+    """It has its share of the budget: the workers together have the whole."""
     for i in range(COUNT):
         (tmp_path / f"{i:03d}.bin").write_bytes(bytes([i]) * 2000)
     with StreamingDatasetAdapter({"name": "data", "type": "local", "path": str(tmp_path)}, cache_size_gb=1) as adapter:
@@ -270,7 +270,7 @@ RUN = textwrap.dedent(
 @pytest.mark.parametrize(("owner", "workers"), [("thread", 0), ("thread", 2), ("process", 2)])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, owner, workers):
-    """However it ends in the middle of an epoch: no stray process, no shared memory, no file."""
+    """A kill in the middle of an epoch leaves no stray process, no shared memory, no file."""
     data = tmp_path / "data"
     data.mkdir()
     for i in range(COUNT):
@@ -301,7 +301,7 @@ def test_a_killed_training_process_leaves_nothing_behind(tmp_path, how, owner, w
 
 
 class _OwnError(Exception):
-    """Cannot be made from its text."""
+    """An error that cannot be made from its text."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -324,7 +324,7 @@ def _refuse(sample):
 
 
 def _unloadable():
-    """Is taken away from the module in the process that reads."""
+    """An error whose class is removed from the module in the process that reads."""
 
 
 def _errors_of(adapter, indices):
@@ -347,7 +347,7 @@ def _tell_errors(adapter, connection):
 
 @pytest.mark.filterwarnings("ignore:.*cannot be cached")
 def test_errors_reach_another_process_as_themselves():
-    """Type, sample, cause and attributes, and the library serves on."""
+    """Type, sample, cause and attributes survive, and the library continues to serve."""
     gone = ObjectNotFoundError("004.bin is not there", path="004.bin", source="data")
     source = FaultySource(_source(), [Fault(path="004.bin", error=gone)])
     ours, theirs = multiprocessing.Pipe()
@@ -355,21 +355,21 @@ def test_errors_reach_another_process_as_themselves():
         child = multiprocessing.get_context("fork").Process(target=_tell_errors, args=(adapter, theirs))
         child.start()
         theirs.close()
-        told = list(iter(ours.recv, None))
+        results = list(iter(ours.recv, None))
         child.join(30)
-        assert [(kind, path) for kind, _, path, *_ in told] == [
+        assert [(kind, path) for kind, _, path, *_ in results] == [
             (PrepareError, "001"),
             (PrepareError, "002"),
             (PrepareError, "003"),
             (ObjectNotFoundError, "004.bin"),
         ]
-        assert [source for *_, source, _ in told] == [None, None, None, "data"]
+        assert [source for *_, source, _ in results] == [None, None, None, "data"]
         for (_, text, _, _, cause), number, why in zip(
-            told[:3], "123", ("_OwnError", "Uncopyable", "AttributeError"), strict=True
+            results[:3], "123", ("_OwnError", "Uncopyable", "AttributeError"), strict=True
         ):
             assert f"sample {number}" in text
             assert why in cause
-        assert "['odd']" in told[1][1]
+        assert "['odd']" in results[1][1]
         _check([adapter[0]])
 
 
@@ -385,7 +385,7 @@ def test_attributes_survive_torchs_way_out_of_a_worker():
 
 
 class _Kept:
-    """A collate function of a user's, who saves what it gets."""
+    """A user's collate function that saves its samples."""
 
     def __call__(self, samples):
         saved = []
@@ -399,8 +399,8 @@ class _Kept:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_samples_given_to_a_users_function_own_their_memory(tmp_path, workers):
-    """A row that is kept or saved is not the batch that it was read with, in the worker and after it."""
+def test_samples_given_to_a_users_function_have_their_own_memory(tmp_path, workers):
+    """A row that is kept or saved is separate from the batch it was read with, in the worker and after it."""
     for i in range(COUNT):
         torch.save(torch.full((12,), i), tmp_path / f"{i:03d}.pt")
     with StreamingDatasetAdapter({"name": "data", "type": "local", "path": str(tmp_path)}) as adapter:
@@ -446,8 +446,8 @@ def _train(rank, adapter, workers, folder):
     passes = [[sample for batch in loader for sample in batch] for _ in range(2)]
     for samples in passes:
         _check(samples)
-    told = {"passes": [[sample["idx"] for sample in samples] for samples in passes], "state": loader.state_dict()}
-    (folder / f"{rank}.json").write_text(json.dumps(told))
+    results = {"passes": [[sample["idx"] for sample in samples] for samples in passes], "state": loader.state_dict()}
+    (folder / f"{rank}.json").write_text(json.dumps(results))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -457,17 +457,17 @@ def test_ranks_share_the_adapter_of_their_parent(tmp_path, method, workers):
     source = _source()
     with StreamingDatasetAdapter(source) as adapter:
         start_processes(_train, (adapter, workers, tmp_path), nprocs=2, start_method=method)
-        told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+        results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
         for number in range(2):
-            assert sorted(told[0]["passes"][number] + told[1]["passes"][number]) == list(range(COUNT))
-        assert {each["state"]["fingerprint"] for each in told} == {adapter.fingerprint}
+            assert sorted(results[0]["passes"][number] + results[1]["passes"][number]) == list(range(COUNT))
+        assert {each["state"]["fingerprint"] for each in results} == {adapter.fingerprint}
         assert set(source.reads.values()) == {1}
         stats = adapter.get_cache_stats()
         assert (stats["fetched_samples"], stats["total_hits"]) == (COUNT, COUNT)
 
 
 def _use_everything(rank, adapter, folder):
-    """What a trainer calls beside reading; each number is that of the parent's owner."""
+    """Make a trainer's other calls; each number is that of the parent's engine."""
     stats = adapter.get_cache_stats()
     assert stats["max_size_gb"] == 1.5  # not divided
     assert len(adapter) == len(adapter.index) == COUNT
@@ -497,12 +497,12 @@ def _use_everything(rank, adapter, folder):
 
 @pytest.mark.parametrize(("method", "owner"), [("fork", "thread"), ("spawn", "thread"), ("fork", "process")])
 def test_everything_works_in_a_rank(tmp_path, method, owner):
-    """Reading ahead, numbers, index and cache: calls in a rank reach the owner, which has the whole budget."""
+    """Reading ahead, numbers, index and cache: calls in a rank reach the engine, which has the whole budget."""
     for i in range(COUNT):
         (tmp_path / f"{i:03d}.bin").write_bytes(bytes([i]) * 2000)
     source = {"name": "data", "type": "local", "path": str(tmp_path)}
     with StreamingDatasetAdapter(source, transform=_fail_at_three, cache_size_gb=1.5, owner=owner) as adapter:
-        folder = tmp_path.parent / f"{tmp_path.name}-told"
+        folder = tmp_path.parent / f"{tmp_path.name}-results"
         folder.mkdir()
         start_processes(_use_everything, (adapter, folder), nprocs=1, start_method=method)
         assert (folder / "done").exists()
@@ -518,8 +518,8 @@ def _announce_and_wait(rank, adapter, connection):
 
 
 @pytest.mark.parametrize("how", ["it ends", "it is killed"])
-def test_what_an_ended_rank_announced_is_forgotten(how):
-    """Nothing is read ahead, and no room kept, for a rank that is gone; the orders of others stay."""
+def test_announcements_of_an_ended_rank_are_forgotten(how):
+    """Nothing is read ahead or reserved for a rank that is gone; the orders of others stay."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     with StreamingDatasetAdapter(_source(), prefetch_ahead=2) as adapter:
@@ -532,7 +532,7 @@ def test_what_an_ended_rank_announced_is_forgotten(how):
         if how == "it is killed":
             rank.kill()
         else:
-            ours.send("go on")
+            ours.send("continue")
         rank.join(30)
         current_runtime().run(_settle())
         reading = adapter.metrics_snapshot()
@@ -544,13 +544,13 @@ def test_what_an_ended_rank_announced_is_forgotten(how):
 
 
 async def _settle():
-    """Let every callback that is due run."""
+    """Let every due callback run."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 def test_an_order_is_not_taken_for_one_that_died():
-    """Orders are told apart though Python gives the place in memory of one to the next."""
+    """Orders are distinct even if Python reuses the memory of one for the next."""
     with StreamingDatasetAdapter(_source(), prefetch_ahead=1) as adapter:
         for first in range(0, COUNT, 4):
             adapter.announce(range(first, first + 4), type("Order", (), {})())

@@ -15,7 +15,7 @@ __all__ = ["AsyncPrefetcher", "CacheMetrics", "SmartLRUCache"]
 if not TYPE_CHECKING:  # or type checkers would take any name for one of this package
 
     def __getattr__(name: str) -> Any:
-        if name == "AsyncPrefetcher":  # lives beside the cache, not under it; importable from here for older code
+        if name == "AsyncPrefetcher":  # is in streaming.prefetch; older code imports it from here
             from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
             return AsyncPrefetcher

@@ -1,4 +1,4 @@
-"""Warnings about a cache whose settings cannot work, each said once with the setting to change."""
+"""Warnings about cache settings that cannot work, each logged once with the setting to change."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from streaming.core.logs import get_logger
 
 __all__ = ["FEW_SAMPLES", "Advice"]
 
-FEW_SAMPLES = 8  # of which a cache has to hold as many, so that one can be read ahead while others are used
+FEW_SAMPLES = 8  # a cache has to hold this many, so that some can be read ahead while others are used
 
 logger = get_logger(__name__)
 
 
 class Advice:
-    """Looks at what one cache meets.
+    """Compares the settings of one cache with the samples and epochs that it serves.
 
     Args:
-        max_bytes: its budget.
-        ttl_s: the age at which its entries are gone; None is never.
+        max_bytes: budget of the cache.
+        ttl_s: age at which its entries expire; None is never.
     """
 
     def __init__(self, max_bytes: int, ttl_s: float | None) -> None:
@@ -27,7 +27,7 @@ class Advice:
         self._is_small = False
 
     def on_read_ahead(self, nbytes: int) -> None:
-        """A sample of this size is to be read ahead."""
+        """Warn if samples of this size, which are about to be read ahead, are too large for the cache."""
         if nbytes * FEW_SAMPLES > self._max_bytes and not self._is_small:
             self._is_small = True
             logger.warning(
@@ -39,13 +39,13 @@ class Advice:
             )
 
     def on_epoch(self, epoch_s: float | None) -> None:
-        """The last epoch took so long; None if there was none yet."""
+        """Warn if entries expire in less than the last epoch took; None is no epoch yet."""
         if epoch_s is not None and epoch_s > self._ttl_s:
             logger.warning(
                 "cache_ttl_too_short max_ttl_seconds=%g epoch_seconds=%.3g next_step=%s",
                 self._ttl_s,
                 epoch_s,
-                "samples are gone before the next epoch reads them: set max_ttl_seconds=None, as a changed object is "
+                "samples expire before the next epoch reads them: set max_ttl_seconds=None, as a changed object is "
                 "noticed without it",
             )
             self._ttl_s = math.inf

@@ -1,4 +1,4 @@
-"""Good-fit allocation of byte ranges, in the manner of TLSF: bins of free blocks under an integer bitmap, O(1).
+"""Good-fit allocation of byte ranges, like TLSF: bins of free blocks under an integer bitmap, O(1).
 
 32 bins per power of two, so that the block found wastes under 4 % before its tail is split off and given back.
 Neighbours coalesce as soon as they are free. About 1.5 us for an allocation or a release.
@@ -7,11 +7,11 @@ Neighbours coalesce as soon as they are free. About 1.5 us for an allocation or 
 from __future__ import annotations
 
 UNIT = 64  # bytes: one cache line, and the alignment that every block and array gets
-_SCAN = 8  # blocks looked at in the bin of the size itself, where not each is large enough
+_SCAN = 8  # blocks tried in the bin of the size itself, where not every block is large enough
 
 
 def block_size(nbytes: int) -> int:
-    """Bytes that an allocation of `nbytes` occupies."""
+    """Return the bytes that an allocation of `nbytes` occupies."""
     return (nbytes + UNIT - 1) // UNIT * UNIT or UNIT
 
 
@@ -21,14 +21,14 @@ def _bin_of(units: int) -> int:
 
 
 class Allocator:
-    """Hands out ranges of [0, capacity); knows nothing of memory. Not thread-safe."""
+    """Hands out ranges of [0, capacity) without touching memory. Not thread-safe."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity // UNIT
         self.clear()
 
     def clear(self) -> None:
-        """Takes every range back."""
+        """Take every range back."""
         self._sizes: dict[int, int] = {}  # start of a free block -> its units
         self._ends: dict[int, int] = {}  # end of a free block -> its start
         self._bins: dict[int, dict[int, None]] = {}
@@ -37,7 +37,7 @@ class Allocator:
             self._insert(0, self._capacity)
 
     def allocate(self, nbytes: int) -> int | None:
-        """The start of a free range of `block_size(nbytes)`, now taken; None if no free block is long enough."""
+        """Take a free range of `block_size(nbytes)` and return its start; None if no free block is long enough."""
         units = (nbytes + UNIT - 1) // UNIT or 1
         start = self._find(units)
         if start is None:
@@ -48,7 +48,7 @@ class Allocator:
         return start * UNIT
 
     def release(self, start: int, nbytes: int) -> None:
-        """Gives back what `allocate(nbytes)` returned as `start`."""
+        """Give back the range that `allocate(nbytes)` returned as `start`."""
         start //= UNIT
         size = (nbytes + UNIT - 1) // UNIT or 1
         if start + size in self._sizes:
@@ -60,7 +60,7 @@ class Allocator:
         self._insert(start, size)
 
     def free_blocks(self) -> list[tuple[int, int]]:
-        """(start, bytes) of each free block, in order of address."""
+        """Return (start, bytes) of each free block, in order of address."""
         return [(start * UNIT, size * UNIT) for start, size in sorted(self._sizes.items())]
 
     def _find(self, units: int) -> int | None:

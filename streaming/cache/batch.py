@@ -1,8 +1,8 @@
-"""Several samples at once: straight from the arena into one tensor `[batch, ...]` per entry, whose rows they are.
+"""Read several samples at once, straight from the arena into the rows of one tensor `[batch, ...]` per entry.
 
-A batch then costs one copy, not two: collating samples that are the rows of one tensor, in order, is taking that tensor
-(`streaming.loader.collate`). A sample that anybody else looks at gets memory of its own then. Samples that differ in
-shapes or structure are read one by one.
+A batch then costs one copy, not two: to collate samples that are the rows of one tensor, in order, is to take that
+tensor (`streaming.loader.collate`). A sample that is accessed otherwise gets memory of its own first. Samples that
+differ in shapes or structure are read one by one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from streaming.cache.reading import STALE, PlaceTuple, load
 __all__ = ["Sample", "entries", "entry", "read_batch"]
 
 _MOST_PARTS = 1024  # buffers that one system call takes
-_LARGE_BYTES = 128 * 1024  # rows from which torch copies them, in several threads and without the GIL
+_LARGE_BYTES = 128 * 1024  # rows from this size on are copied by torch, in several threads and without the GIL
 _HEADER_BYTES = 512  # most headers of samples with arrays are shorter; a longer one is read with all of its head
 
 
 class Sample(dict[Any, Any]):
-    """A sample whose tensors are rows of its batch's tensors until somebody looks at it, and then memory of its own.
+    """A sample whose tensors are rows of its batch's tensors, until its first access gives them memory of their own.
 
-    Collating rows that nobody looked at costs no copy (`entry`); a sample that goes to a user's function, or is kept,
-    does not hold the batch that it was read with. Copies and pickles as a plain dict.
+    Rows that were not accessed are collated without a copy (`entry`). A sample that goes to a user's function, or is
+    kept, does not keep its batch in memory. Copies and pickles as a plain dict.
     """
 
     __slots__ = ("_rows",)
@@ -56,7 +56,7 @@ class Sample(dict[Any, Any]):
     def __reduce__(self) -> tuple[type, tuple[dict[Any, Any]]]:
         return dict, (dict(self),)
 
-    def __iter__(self) -> Iterator[Any]:  # a class with an iterator of its own is asked for its values, entry by entry
+    def __iter__(self) -> Iterator[Any]:  # defined so that `dict(sample)` reads each value by `__getitem__`
         return super().__iter__()
 
     def __or__(self, other: Any) -> Any:
@@ -66,7 +66,7 @@ class Sample(dict[Any, Any]):
         return other | dict(self)
 
     def copy(self) -> dict[Any, Any]:
-        """A plain dict."""
+        """Return a plain dict."""
         return dict(self)
 
 
@@ -91,12 +91,12 @@ _DICTS = frozenset({dict, Sample})
 
 
 def entry(sample: Any, key: Any) -> Any:
-    """`sample[key]` for who copies it: what is a row of its batch stays one."""
+    """Return `sample[key]` for a caller that copies it: a row of a batch stays one."""
     return dict.__getitem__(sample, key) if type(sample) is Sample else sample[key]
 
 
 def entries(samples: Sequence[Any], key: Any) -> list[Any]:
-    """`entry` of each sample."""
+    """Return `entry` of each sample."""
     if _DICTS.issuperset(map(type, samples)):
         return list(map(dict.__getitem__, samples, repeat(key)))
     return [entry(sample, key) for sample in samples]
@@ -105,19 +105,19 @@ def entries(samples: Sequence[Any], key: Any) -> list[Any]:
 def read_batch(
     memory: memoryview, generations: Sequence[int], places: Sequence[PlaceTuple], *, shared: bool = False
 ) -> list[Any]:
-    """The reader's own copies of the samples at these places, `STALE` for each that was evicted meanwhile.
+    """Return the reader's own copies of the samples at these places, `STALE` for each that was evicted meanwhile.
 
     Args:
-        memory: the arena.
-        generations: its table.
-        places: where the samples lie.
-        shared: take shared memory for the batch, so that a DataLoader worker hands it over without another copy.
+        memory: memory of the arena.
+        generations: table of the arena.
+        places: places of the samples.
+        shared: read into shared memory, so that a DataLoader worker passes the batch on without another copy.
     """
     opened = _open_alike(memory, generations, places) if len(places) > 1 else None
     if opened is None:
         return [load(memory, generations, place) for place in places]
     table, skeletons, payloads = opened
-    paths = tuple([row[0] for row in table])
+    paths = tuple([path for path, _, _, _, _ in table])
     for path, code, shape, start, nbytes in table:
         batch = _empty(code, (len(places), *shape), shared)
         if nbytes:
@@ -134,7 +134,7 @@ def read_batch(
 def _open_alike(
     memory: memoryview, generations: Sequence[int], places: Sequence[PlaceTuple]
 ) -> tuple[tuple[Any, ...], list[Any], list[memoryview]] | None:
-    """(leaf table, skeletons, payloads) of dicts whose tensors have the same shapes at the same places, else None."""
+    """Return (leaf table, skeletons, payloads) of dicts whose tensors have equal places and shapes, else None."""
     first: Any = None
     skeletons, payloads = [], []
     for offset, length, slot, generation, head in places:
@@ -173,7 +173,7 @@ def _empty(code: str, shape: tuple[int, ...], shared: bool) -> Any:
 
 
 def _copy_rows(batch: Any, rows: list[memoryview]) -> None:
-    """Fill a new batch. Shared pages that were never touched cost half as much in a system call as in page faults."""
+    """Fill a new batch. A system call fills untouched shared pages in half the time that page faults take."""
     import torch
 
     storage = batch.untyped_storage()
@@ -194,7 +194,7 @@ def _copy_rows(batch: Any, rows: list[memoryview]) -> None:
 
 
 def _put(skeletons: list[Any], path: Any, rows: Sequence[Any]) -> None:
-    """Put each row into its skeleton, where the path says: one key, or a tuple of keys."""
+    """Put each row into its skeleton at a path: one key, or a tuple of keys."""
     *outer, key = path if type(path) is tuple else (path,)
     for skeleton, row in zip(skeletons, rows, strict=True):
         for name in outer:

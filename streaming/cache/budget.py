@@ -1,4 +1,4 @@
-"""The one account of a cache's bytes: what is stored and what is being read, never more than the budget together."""
+"""Bytes that a cache stores and reads, together never more than its budget."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 
 from streaming.errors import ConfigError
 
-_ADMISSIONS = 256  # over which `mean_ahead` is averaged
+_ADMISSIONS = 256  # `mean_ahead` is averaged over as many
 
 UNKNOWN_BYTES = 8 << 20
 """Bytes reserved for a read whose size is not known."""
 
 
 def budget_bytes(max_size_gb: float, max_size_bytes: int | None) -> int:
-    """The budget, of which bytes count where both are given. Raises ConfigError unless it is finite and above 0."""
+    """Return the budget in bytes; `max_size_bytes` takes precedence. Raises ConfigError unless finite and above 0."""
     size = max_size_gb * 1e9 if max_size_bytes is None else max_size_bytes
     if not 1 <= size < math.inf:
         raise ConfigError(f"the cache needs a finite size above 0 bytes, not {size!r}; set max_size_gb")
@@ -21,13 +21,13 @@ def budget_bytes(max_size_gb: float, max_size_bytes: int | None) -> int:
 
 
 class Budget:
-    """Plain numbers; the cache holds its lock around every change.
+    """Counts the bytes of a cache, which holds its lock around every change.
 
     Attributes:
         max_bytes: the limit.
-        stored: bytes of stored blocks and of the bookkeeping for them.
+        stored: bytes of stored blocks and their bookkeeping.
         reserved: bytes in flight.
-        ahead: bytes of reads that nobody waits for yet: reserved, or stored for a reader to come.
+        ahead: bytes read ahead of their readers: reserved, or stored and unread.
         mean_ahead: average of `ahead` over the last admissions.
     """
 
@@ -41,11 +41,11 @@ class Budget:
         self.mean_ahead = 0.0
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether so many bytes more fit without evicting."""
+        """Whether this many bytes more fit without evicting."""
         return self.stored + self.reserved + nbytes <= self.max_bytes
 
     def hold(self, nbytes: int, demanded: bool) -> None:
-        """Adds bytes in flight, or takes them away where negative."""
+        """Add bytes in flight, or remove them where negative."""
         self.reserved += nbytes
         if not demanded:
             self.ahead += nbytes

@@ -1,4 +1,4 @@
-"""zstd where it pays: a short trial per kind of sample decides, so that random floats cost little more than nothing."""
+"""zstd where it pays. A short trial per kind of sample decides, so that random floats cost next to nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from streaming.cache.flat import Buffer, Encoded, as_text, encode
 from streaming.errors import ConfigError
 
 LEVEL = 3
-MIN_RATIO = 1.2  # under this the decompression of each hit costs more than the room is worth
-TEXT_GAIN = 0.96  # JSON text is taken where it is smaller by this much: reading it takes twice as long
-_MIN_BYTES = 128  # under two cache lines there is nothing to save
+MIN_RATIO = 1.2  # below this, decompressing each hit costs more than the room is worth
+TEXT_GAIN = 0.96  # JSON text is stored where it is this much smaller, as decoding it takes twice as long
+_MIN_BYTES = 128  # below two cache lines there is nothing to save
 _SLICES = 3
 _SLICE_BYTES = 64 * 1024
-_FIRST_TRIALS = 3  # entries of a kind that are tried whatever came before
-_RETRY_EVERY = 64  # then one entry in so many
+_FIRST_TRIALS = 3  # the first entries of a kind are always tried
+_RETRY_EVERY = 64  # one entry in this many is tried afterwards
 _MAX_KINDS = 1024
-_SMALL_FRAME = 4096  # frames under this are made with the dictionary too: a header weighs in them
+_SMALL_FRAME = 4096  # smaller frames are also tried with the dictionary, as headers are a large part of them
 
 
 class _Tools:
-    """One thread's: python-zstandard's objects are not for several threads at once."""
+    """Compressors of one thread, as python-zstandard's objects are not thread-safe."""
 
     def __init__(self) -> None:
         self.plain = zstandard.ZstdCompressor(level=LEVEL, write_dict_id=False)
@@ -55,12 +55,12 @@ def _compress(data: Buffer) -> bytes:
 
 
 def decompress(frame: Buffer) -> bytes:
-    """The bytes of a frame that `Compression` made. Any thread."""
+    """Return the bytes of a frame that `Compression` made. Any thread."""
     return _tools().decompress(frame)
 
 
 class Entry(NamedTuple):
-    """A sample encoded for `admit`: `nbytes` in `parts`, from `raw_nbytes`; `head` is 0 where compressed."""
+    """A sample encoded for `admit`: `nbytes` in `parts`, `raw_nbytes` before compression; `head` is 0 if compressed."""
 
     parts: list[Buffer]
     nbytes: int
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
 
 
 class _Kind:
-    """What the trials of one kind have shown."""
+    """Results of the trials of one kind."""
 
     __slots__ = ("flat_bytes", "pays", "seen", "text_bytes")
 
@@ -84,7 +84,7 @@ class _Kind:
 
 
 class Compression:
-    """Compresses payloads of kinds that pay. Thread-safe: counts are approximate when threads meet, results are not.
+    """Compresses payloads of kinds that pay. Thread-safe; the counts of a kind are approximate if threads race.
 
     Args:
         compression_type: "zstd" or "none".
@@ -97,7 +97,7 @@ class Compression:
         self._kinds: dict[Hashable, _Kind] = {}
 
     def encode(self, sample: Any, compress: bool) -> Entry:
-        """A sample ready to store. Raises Unsupported if it holds types that cannot be stored flat."""
+        """Return a sample ready to store. Raises Unsupported if it holds types that cannot be stored flat."""
         encoded = encode(sample)
         frame = self.compress(encoded, sample) if compress else None
         if frame is None:
@@ -105,13 +105,13 @@ class Compression:
         return Entry([frame], len(frame), 0, encoded.nbytes)
 
     def compress(self, encoded: Encoded, sample: Any) -> bytes | None:
-        """The payload as one zstd frame, or None if it is better stored as it is.
+        """Return the payload as one zstd frame, or None if it is better stored as it is.
 
-        The frame keeps python-zstandard's whole allocation: copy it soon.
+        The frame keeps the whole buffer that python-zstandard allocated: copy it soon.
 
         Args:
-            encoded: from `flat.encode`.
-            sample: what it was made from.
+            encoded: result of `flat.encode`.
+            sample: the sample that was encoded.
         """
         if not self.is_on or encoded.nbytes < _MIN_BYTES:
             return None
@@ -136,7 +136,7 @@ class Compression:
 
 
 def _smallest(encoded: Encoded, sample: Any, kind: _Kind, is_trial: bool) -> bytes:
-    """The frame of the payload in the form that this kind prefers; a trial makes and compares both."""
+    """Return the frame in the form that is smaller for this kind; a trial makes both and compares them."""
     text = as_text(sample) if encoded.is_json and (is_trial or kind.prefers_text()) else None
     if text is None:
         return _compress(b"".join(encoded.parts))

@@ -1,4 +1,4 @@
-"""What a cache counts."""
+"""Counts of a cache: hits, misses, evictions and the like."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class CacheMetrics:
     """Counts since the start or the last `reset_metrics`.
 
     Attributes:
-        hits, misses: reads answered from the cache, and not.
-        evictions: entries that left to make room.
-        prefetch_hits: prefetched entries that were read, each once.
-        total_bytes_saved: bytes that compression did not store.
+        hits, misses: reads that found their key, and that did not.
+        evictions: entries that were removed to make room.
+        prefetch_hits: prefetched entries that were read, each counted once.
+        total_bytes_saved: bytes that compression saved.
         total_bytes_stored: bytes that were stored.
-        expirations: entries that left because of their age.
+        expirations: entries that were removed because of their age.
         bypassed: samples and reads too large for the cache, or for what it may evict.
         uncacheable: samples that hold types which cannot be stored.
     """
@@ -38,12 +38,12 @@ class CacheMetrics:
 
     @property
     def compression_ratio(self) -> float:
-        """Bytes of what was stored over those it was stored in, 1.0 before the first."""
+        """Uncompressed bytes per byte stored, 1.0 before the first entry."""
         stored = self.total_bytes_stored
         return (stored + self.total_bytes_saved) / stored if stored else 1.0
 
     def as_stats(self) -> dict[str, float]:
-        """The counts by the names that `get_cache_stats` gives them."""
+        """Return the counts under the names of `get_cache_stats`."""
         return {
             "hit_rate": self.hit_rate,
             "total_hits": self.hits,

@@ -1,7 +1,7 @@
-"""What headers of samples look like, told to zstd beforehand: that of a small sample then costs 20 bytes, not 70.
+"""A zstd dictionary of typical sample headers: the header of a small sample then takes 20 bytes instead of 70.
 
-A mask of 4,096 places with 15 % set takes 97 % of the room that zstd over its bare bytes gives, without this 90 %. A
-frame can be read only with the dictionary it was made with: that is why this is a constant.
+A mask of 4,096 places with 15 % set reaches 97 % of the ratio of its bare bytes, and 90 % without the dictionary. A
+frame can be read only with the dictionary it was made with, so this is a constant.
 """
 
 from __future__ import annotations

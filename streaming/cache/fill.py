@@ -1,4 +1,4 @@
-"""`SmartLRUCache.prefetch`: bring keys in, each once however many ask, within the cache's budget for reading ahead."""
+"""`SmartLRUCache.prefetch`: fetch keys into the cache, each once for all callers, within its budget for reads ahead."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import Future
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from streaming.cache.budget import UNKNOWN_BYTES
-from streaming.cache.reservation import Reservation
 from streaming.core.logs import get_logger
+
+if TYPE_CHECKING:
+    from streaming.cache.sample import SmartLRUCache
 
 Fetch = Callable[[Any], Awaitable[Any]]
 
@@ -20,44 +22,22 @@ _FETCHES = 32
 logger = get_logger(__name__)
 
 
-class FillableCache(Protocol):
-    """What filling needs of the cache."""
-
-    def contains(self, key: Hashable) -> bool:
-        """Whether the key is held."""
-
-    def encode(self, sample: Any, compress: bool = True) -> Any:
-        """The sample ready for `admit`, or None."""
-
-    def admit(
-        self, key: Hashable, entry: Any, *, prefetched: bool = False, reservation: Reservation | None = None
-    ) -> bool:
-        """Store it."""
-
-    def reserve(self, nbytes: int, *, demanded: bool = False) -> Reservation | None:
-        """Room for a read in flight, or None."""
-
-    @property
-    def window(self) -> int:
-        """The most bytes that reads ahead may hold."""
-
-
 class Filler:
-    """Runs the fetches of one cache. Any loop, any thread: a key in flight elsewhere is waited for, not fetched again.
+    """Runs the fetches of one cache. Any loop, any thread: a key in flight elsewhere is awaited, not fetched again.
 
-    It does not refer to the cache, so that a cache that is dropped frees its memory at once.
+    It holds no reference to the cache, so that an unused cache frees its memory at once.
 
     Args:
-        most: keys that one call fetches, and fetches in flight; None: all, 32 at a time.
+        most: most keys that one call fetches, and most fetches in flight; None: all keys, 32 at a time.
     """
 
     def __init__(self, most: int | None) -> None:
         self._most = most
         self._concurrency = most or _FETCHES
         self._lock = threading.Lock()
-        self._flights: dict[Hashable, Future[bool | None]] = {}  # held now, failed, or None: its caller was cancelled
+        self._flights: dict[Hashable, Future[bool | None]] = {}  # whether it is held; None: cancelled
 
-    async def fill(self, cache: FillableCache, keys: Iterable[Hashable], fetch_fn: Fetch) -> dict[Hashable, bool]:
+    async def fill(self, cache: SmartLRUCache, keys: Iterable[Hashable], fetch_fn: Fetch) -> dict[Hashable, bool]:
         """See `SmartLRUCache.prefetch`."""
         limit = asyncio.Semaphore(self._concurrency)
 
@@ -70,7 +50,7 @@ class Filler:
             tasks = {key: group.create_task(one(key)) for key in islice(answer, self._most)}
         return answer | {key: task.result() for key, task in tasks.items()}
 
-    async def _fill_one(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
+    async def _fill_one(self, cache: SmartLRUCache, key: Hashable, fetch_fn: Fetch) -> bool:
         while True:
             with self._lock:
                 if cache.contains(key):
@@ -84,8 +64,8 @@ class Filler:
             if outcome is not None:
                 return outcome
 
-    async def _fly(self, cache: FillableCache, key: Hashable, flight: Future[bool | None], fetch_fn: Fetch) -> bool:
-        flight.set_running_or_notify_cancel()  # from now on a waiter that is cancelled does not cancel the others
+    async def _fly(self, cache: SmartLRUCache, key: Hashable, flight: Future[bool | None], fetch_fn: Fetch) -> bool:
+        flight.set_running_or_notify_cancel()  # a waiter that is cancelled does not cancel the others
         outcome: bool | None = None
         try:
             outcome = await self._fetch(cache, key, fetch_fn)
@@ -95,7 +75,7 @@ class Filler:
                 del self._flights[key]
             flight.set_result(outcome)
 
-    async def _fetch(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
+    async def _fetch(self, cache: SmartLRUCache, key: Hashable, fetch_fn: Fetch) -> bool:
         reservation = cache.reserve(min(UNKNOWN_BYTES, cache.window // self._concurrency))
         if reservation is None:
             logger.debug("cache_prefetch_skipped key=%s reason=no_room", key)

@@ -1,37 +1,37 @@
-"""Samples as flat bytes and back: a header, then the raw bytes of each array. No pickle; nothing in it can run.
+"""Samples as flat bytes and back: a header, then the raw bytes of each array. No pickle; decoding runs no code.
 
-The header is `marshal.dumps((skeleton, leaves, tuples, head))`: the sample with None where an array was, and where each
-array's bytes are. marshal loads 1.9 to 2.5 times as fast as JSON text. Real recordings compress 3 % better so, rounded
-floats and long lists of numbers worse: `as_text` is the other form for those, and `compression` takes the smaller.
-Arrays of under 32 kB come first, and a reader takes them with the header in one copy (`head` bytes); each larger array
-gets memory of its own. A 20 kB tensor decodes in about 2 us, half of it in PyTorch.
+The header is `marshal.dumps((skeleton, leaves, tuples, head))`: the sample with None for each array, and the place of
+each array's bytes. marshal loads 1.9 to 2.5 times as fast as JSON text. Real recordings compress 3 % better in this
+form, rounded floats and long lists of numbers worse. `as_text` writes those as JSON, and `compression` stores the
+smaller form. Arrays of under 32 kB come first, and a reader copies them with the header in one piece (`head` bytes);
+each larger array gets memory of its own. A 20 kB tensor decodes in about 2 us, half of it in PyTorch.
 
-What comes back: strided tensors and arrays are contiguous (channels_last and Fortran order become C order), views are
-compacted, all is writable and belongs to the caller.
+Decoded tensors and arrays are contiguous (channels_last and Fortran order become C order), views are compacted, and all
+is writable and belongs to the caller.
 """
 
 from __future__ import annotations
 
 import json
 import marshal
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from streaming.cache.leaves import Unsupported, code_of, plan_of, plans, raw_bytes
 
-__all__ = ["Encoded", "Leaf", "Unsupported", "build", "decode", "encode", "is_text", "read_header"]
+__all__ = ["Encoded", "Unsupported", "build", "decode", "encode", "is_text"]
 
 Buffer = bytes | bytearray | memoryview
 
 ALIGN = 64
 _BYTES = "b"  # the code of large `bytes`, which `marshal` would copy
 _LEAF_BYTES = 4096
-OWN_ALLOCATION = 32 * 1024  # bytes from which an array gets memory of its own; below, one copy for all is faster
+OWN_ALLOCATION = 32 * 1024  # arrays from this size on get memory of their own; below, one copy for all is faster
 _MAX_DEPTH = 1000
-_KIND_KEYS = 16  # arrays or keys named in a signature; samples with more are told apart by these
-_JSON_DEPTH = 100  # far from the recursion limit of `json`, wherever a reader stands
-_TEXT = b"J"  # no object of marshal starts like this
+_KIND_KEYS = 16  # arrays or keys that distinguish kinds; further ones are ignored
+_JSON_DEPTH = 100  # far below the recursion limit of `json`, however deep the stack of a reader is
+_TEXT = b"J"  # no marshal payload starts with this byte
 
 _SCALARS = frozenset({str, bytes, int, float, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
@@ -39,25 +39,15 @@ _JSON = frozenset({dict, list, str, int, float, bool, type(None)})
 _TEXT_KEYS = frozenset({str})
 
 
-class Leaf(NamedTuple):
-    """Where one array of a payload lies: `path` of keys to it, `code` of its type and dtype, and its bytes."""
-
-    path: Any
-    code: str
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
-
-
 class Encoded(NamedTuple):
-    """A flat payload in parts, to be stored one after the other; arrays among them are views, valid while unchanged.
+    """A flat payload in parts, to be stored one after the other. Views of the sample's arrays are among them.
 
     Attributes:
         parts: byte buffers.
-        nbytes: their total length.
+        nbytes: total length of the parts.
         head: bytes that a reader copies in one piece; `nbytes` if no array is large.
-        kind: samples of one kind (same arrays at the same places, same first keys) have an equal, hashable kind.
-        is_json: `as_text` can write it too.
+        kind: hashable; equal for samples with the same arrays at the same places and the same first keys.
+        is_json: whether `as_text` can write the sample too.
     """
 
     parts: list[Buffer]
@@ -71,7 +61,7 @@ def encode(sample: Any) -> Encoded:
     """Flatten a nest of tensor, array, numpy scalar, str, bytes, int, float, bool, None, list, tuple and dict.
 
     Raises:
-        Unsupported: another type is in it (subclasses count as other types), or it nests over 1,000 deep.
+        Unsupported: it holds another type (subclasses count as other types), or it nests over 1,000 deep.
     """
     name = type(sample).__name__
     lifted = _lift_shallow(sample) if name == "dict" else None
@@ -85,8 +75,8 @@ def encode(sample: Any) -> Encoded:
         lifted = _lift(sample, seen.containers)
     skeleton, arrays, tuples = lifted
     if len(arrays) > 1:
-        arrays.sort(key=lambda item: len(item[3]) >= OWN_ALLOCATION)
-    # Offsets are in the header whose length they depend on: leave room for the widest integers, check, else widen.
+        arrays.sort(key=_is_large)
+    # The header holds offsets that depend on its length: leave room for the widest integers, check, else widen.
     base = _align(len(_dumps((skeleton, _table(arrays, 0)[0], tuples, 0))) + 12 * len(arrays) + 16)
     while True:
         table, head, nbytes = _table(arrays, base)
@@ -94,13 +84,13 @@ def encode(sample: Any) -> Encoded:
         if len(header) <= base:
             break
         base = _align(len(header) + ALIGN)
-    parts = list(_padded(header, base, [row[3] for row in table], [raw for *_, raw in arrays]))
-    named = tuple(row[:2] for row in table[:_KIND_KEYS])
+    parts = list(_padded(header, base, [start for _, _, _, start, _ in table], [raw for _, _, _, raw in arrays]))
+    named = tuple([(path, code) for path, code, _, _, _ in table[:_KIND_KEYS]])
     return Encoded(parts, nbytes, head, (name, named, 2 * base > nbytes), False)
 
 
 def as_text(sample: Any) -> bytes | None:
-    """A payload of JSON text, for samples whose `Encoded.is_json`; None if JSON cannot write it (a huge integer)."""
+    """Return a sample that `is_json` as a payload of JSON text; None if JSON cannot write it (a huge integer)."""
     try:
         text = json.dumps(sample, ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
@@ -109,38 +99,28 @@ def as_text(sample: Any) -> bytes | None:
 
 
 def is_text(payload: Buffer) -> bool:
-    """Whether a payload is JSON text, without the header of others."""
+    """Whether a payload is JSON text, without a header."""
     return payload[0] == _TEXT[0]
 
 
 def decode(payload: Buffer) -> Any:
-    """The sample of a whole, validated payload, in memory of its own."""
+    """Return the sample of a whole, validated payload, in memory of its own."""
     if is_text(payload):
         return json.loads(str(memoryview(payload)[1:], "utf-8", "surrogatepass"))
-    header = marshal.loads(payload)
-    if not header[1]:
-        return header[0]
-    return build(header, bytearray(memoryview(payload)[: header[3]]), payload)
+    sample, table, tuples, head = marshal.loads(payload)
+    if not table:
+        return sample
+    return build(sample, table, tuples, head, bytearray(memoryview(payload)[:head]), payload)
 
 
-def read_header(payload: Buffer) -> tuple[Any, tuple[Leaf, ...]]:
-    """(skeleton, leaves) of a validated payload: the sample with None for each array, and where the arrays' bytes are.
-
-    `leaf.path` is the tuple of keys that leads to the array. Tuples that hold arrays are lists in this skeleton.
-    """
-    skeleton, table, _, _ = marshal.loads(payload)
-    return skeleton, tuple(Leaf(path if type(path) is tuple else (path,), *rest) for path, *rest in table)
-
-
-def build(header: tuple[Any, ...], small: Buffer, payload: Buffer) -> Any:
-    """Put the arrays back.
+def build(sample: Any, table: Sequence[_Row], tuples: Sequence[Any], head: int, small: Buffer, payload: Buffer) -> Any:
+    """Return the sample with its arrays.
 
     Args:
-        header: what `marshal.loads` gave for the payload.
-        small: the reader's own, writable copy of the payload's first `head` bytes.
-        payload: the whole, from which large arrays are copied.
+        sample, table, tuples, head: the header, as `marshal.loads` reads it from the payload.
+        small: the reader's own, writable copy of the first `head` bytes of the payload.
+        payload: the whole payload, from which large arrays are copied.
     """
-    sample, table, tuples, head = header
     for path, code, shape, start, nbytes in table:
         if code == _BYTES:
             leaf: Any = bytes(memoryview(small if start < head else payload)[start : start + nbytes])
@@ -182,14 +162,14 @@ def _dumps(header: tuple[Any, ...]) -> bytes:
 
 
 class _Scan:
-    """Looks at every value of a sample, level by level, and refuses what cannot be stored.
+    """Visits every value of a sample, level by level, and refuses types that cannot be stored.
 
-    `marshal` alone would write any object with a buffer (numpy scalars, bytearray) silently as bytes.
+    `marshal` alone would silently write any object with a buffer (numpy scalars, bytearray) as bytes.
 
     Attributes:
-        has_arrays: whether there is anything that is not a plain value.
-        containers: how many distinct lists, tuples and dicts there are.
-        is_json: whether JSON would give back exactly this: no tuple, no bytes, text as keys, nothing shared, not deep.
+        has_arrays: whether there is a value that is not plain.
+        containers: number of distinct lists, tuples and dicts.
+        is_json: whether JSON restores exactly this sample: no tuple or bytes, text as keys, nothing shared, not deep.
     """
 
     def __init__(self, sample: Any) -> None:
@@ -206,7 +186,7 @@ class _Scan:
         self.is_json = self._is_tree and self._has_text_keys and depth <= _JSON_DEPTH and self._kinds <= _JSON
 
     def _look(self, node: Any) -> list[Any]:
-        """The containers in this one that were not seen yet."""
+        """Return the containers in this one that were not seen yet."""
         values = node
         if type(node) is dict:
             values = node.values()
@@ -244,12 +224,15 @@ def _check_keys(keys: Iterable[Any]) -> None:
 _Array = tuple[Any, str, tuple[int, ...], memoryview]
 """Path, code, shape and bytes of one array."""
 
+_Row = tuple[Any, str, tuple[int, ...], int, int]
+"""Path, code and shape of one array in the header, the start of its bytes and their number."""
+
 _Lifted = tuple[Any, list[_Array], tuple[Any, ...]]
-"""A copy of the sample with None for arrays and lists for tuples, the arrays, the paths of tuples, outer first."""
+"""A copy of the sample with None for arrays and lists for tuples; the arrays; the paths of tuples, outer first."""
 
 
 def _lift_shallow(sample: dict[Any, Any]) -> _Lifted | None:
-    """Of a dict of plain values, arrays and dicts of these, as most samples are; None of others, or without arrays."""
+    """Lift the arrays of a dict of plain values, arrays and dicts of these, as most samples are; None for others."""
     skeleton = dict(sample)
     arrays: list[_Array] = []
     for key, value in sample.items():
@@ -300,14 +283,19 @@ def _lift(sample: Any, containers: int) -> _Lifted:
     return root[0], found, tuple(tuples)
 
 
+def _is_large(array: _Array) -> bool:
+    _, _, _, raw = array
+    return len(raw) >= OWN_ALLOCATION
+
+
 def _array(path: Any, value: Any) -> _Array:
     if type(value) is bytes:
         return path, _BYTES, (len(value),), memoryview(value)
     return path, code_of(value), tuple(value.shape), raw_bytes(value)
 
 
-def _table(arrays: list[_Array], base: int) -> tuple[tuple[tuple[Any, str, tuple[int, ...], int, int], ...], int, int]:
-    """(rows of the header's leaf table, bytes up to the first large array, total) with the first array at `base`."""
+def _table(arrays: list[_Array], base: int) -> tuple[tuple[_Row, ...], int, int]:
+    """Return (rows of the leaf table, bytes before the first large array, total), with the first array at `base`."""
     rows = []
     end = base
     head = None

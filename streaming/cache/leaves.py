@@ -1,10 +1,10 @@
-"""The arrays of a sample: which can be stored, what their bytes are, and how they are made again.
+"""The arrays of a sample: which can be stored, what their bytes are, and how they are rebuilt.
 
 A code names type and dtype: `t` + a torch dtype ("tfloat32"), `n` or `s` + a numpy dtype for an array or a scalar
-("n<f4"). numpy and torch are imported only when a sample holds something of theirs.
+("n<f4"). numpy and torch are imported only when a sample holds one of their types.
 
 Measured for a 20 kB tensor: `torch.from_numpy(np.ndarray(...))` 0.87 us, `torch.frombuffer(...).view(shape)` 2.28 us;
-copying 2.6 MB by numpy takes 0.9 of the time of `Tensor.clone`.
+copying 2.6 MB with numpy takes 0.9 of the time of `Tensor.clone`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _BIT_CASTS = {  # torch dtypes that numpy lacks -> the integers of the same widt
 }
 _TORCH = {"bool", "float16", "float32", "float64", "complex64", "complex128", *_BIT_CASTS}
 _TORCH |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_MAX_PLANS = 4096  # string arrays have a dtype per length
+_MAX_PLANS = 4096  # string arrays have one dtype per length
 
 LeafPlan = tuple[Callable[..., Any], Any, Callable[[Any], Any] | None]
 
 plans: dict[str, LeafPlan] = {}
-"""Code -> (`numpy.ndarray`, dtype, what makes the leaf of that array or None if it is the leaf); see `plan_of`."""
+"""Code -> (`numpy.ndarray`, dtype, function that makes the leaf from the array or None if it is one); see `plan_of`."""
 
 
 class Unsupported(TypeError):
-    """The sample holds something that cannot be stored flat; it is served, but not cached."""
+    """The sample holds a type that cannot be stored flat. It is served, but not cached."""
 
 
 def code_of(value: Any) -> str:
-    """The code of an array or numpy scalar.
+    """Return the code of an array or numpy scalar.
 
     Raises:
-        Unsupported: it is none, or a kind that cannot be copied as bytes (gradients, other devices, sparse, objects).
+        Unsupported: it is neither, or cannot be copied as bytes (gradients, other devices, sparse, objects).
     """
     kind = type(value)
     torch = sys.modules.get("torch")
@@ -81,14 +81,14 @@ def _dtype_code(dtype: Any) -> Any:
 
 @functools.cache
 def _plain_dtypes(torch: Any) -> frozenset[Any]:
-    """The dtypes whose arrays Python's own memoryview can cast to bytes."""
+    """Return the dtypes whose arrays Python's own memoryview can cast to bytes."""
     return frozenset(
         getattr(torch, name) for name in ("float32", "float64", "int64", "int32", "int16", "int8", "uint8")
     )
 
 
 def raw_bytes(value: Any) -> memoryview:
-    """The bytes of an array that has a code, in C order: a view where it is contiguous, else a compact copy."""
+    """Return the bytes of an array that has a code, in C order: a view if it is contiguous, else a compact copy."""
     import numpy as np
 
     torch = sys.modules.get("torch")
@@ -106,7 +106,7 @@ def raw_bytes(value: Any) -> memoryview:
 
 
 def plan_of(code: str) -> LeafPlan:
-    """How to make the leaf of this code; kept in `plans`."""
+    """Return how to make a leaf of this code, and keep it in `plans`."""
     import numpy as np
 
     kind, name = code[0], code[1:]

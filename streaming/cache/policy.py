@@ -1,7 +1,7 @@
-"""Which entry leaves when room is needed: `LRU`, or `Retain` (see `streaming.cache.retain`).
+"""Which entry is evicted when room is needed: `LRU`, or `Retain` (see `streaming.cache.retain`).
 
 Every method is called with the cache's lock held and takes O(log n) at most. Sizes are what an entry takes of the
-budget: its block and the bookkeeping for it.
+budget: its block and its bookkeeping.
 """
 
 from __future__ import annotations
@@ -14,47 +14,49 @@ from typing import Protocol
 __all__ = ["LRU", "NOTHING", "Policy"]
 
 NOTHING = object()
+"""Returned by `victim` if no key may be evicted."""
 
 
 class Policy(Protocol):
     """The order of eviction. Knows each stored key from `add` to `discard`."""
 
     touch: Callable[[Hashable], None]
-    """The key was read. Bound directly to C where possible: it is on the hit path."""
+    """Note that a key was read. Bound directly to C where possible, as it is on the hit path."""
 
     kept_bytes: int
-    """Bytes that `victim` gives up only as a last resort; the other half of the rest is free for reads ahead."""
+    """Bytes that `victim` gives up only as a last resort."""
 
-    window_bytes: float
-    """Bytes that are never kept."""
+    @property
+    def window_bytes(self) -> float:
+        """Bytes that are never kept."""
 
     def wants(self, key: Hashable, nbytes: int) -> bool:
-        """Whether an entry is worth storing beyond the read that brings it. Called once for each that comes."""
+        """Whether an entry is worth storing after the read that loaded it. Called once for each load."""
 
     def make_way(self, key: Hashable, nbytes: int) -> bool:
-        """Before room is taken for an entry: choose what gives way to it. False: not done yet, call again."""
+        """Choose what gives way to an entry, before room is taken for it. False: not done yet, call again."""
 
     def add(self, key: Hashable, nbytes: int, is_pinned: bool) -> None:
-        """The key, not known until now, was stored. Pinned: somebody will read it soon."""
+        """Note that a new key was stored. A pinned one is not evicted."""
 
     def unpin(self, key: Hashable) -> None:
-        """Whoever pinned the key has read it, or will not. The key may be gone."""
+        """Let a key be evicted again. It may be gone already."""
 
     def passes(self, key: Hashable) -> bool:
-        """Whether a stored key will make way for the next that come."""
+        """Whether a stored key will make way for the next ones."""
 
     def discard(self, key: Hashable) -> None:
-        """The key left, for whatever reason."""
+        """Note that a key was removed."""
 
     def victim(self, force: bool) -> Hashable:
-        """The key to evict next, `NOTHING` if none may go. `force`: kept ones may go too, as the last."""
+        """Return the key to evict next, or `NOTHING`. With `force`, kept keys may be evicted too, after all others."""
 
     def predicted_hit_rate(self, samples: int, ahead: float) -> float | None:
-        """Hits per read to expect of an epoch that reads so many samples once, in an order of its own.
+        """Return the expected hits per read of an epoch that reads each sample once, in a new order.
 
         Args:
-            samples: of an epoch.
-            ahead: bytes, on average, that samples take which were read ahead and not used yet.
+            samples: number of samples in the epoch.
+            ahead: average bytes of samples that were read ahead and not used yet.
         """
 
 
@@ -62,7 +64,7 @@ class MeanSize:
     """The running mean size of entries.
 
     Attributes:
-        count: how many there were.
+        count: number of entries so far.
     """
 
     __slots__ = ("_total", "count")
@@ -72,21 +74,21 @@ class MeanSize:
         self._total = 0
 
     def add(self, nbytes: int) -> None:
-        """One more."""
+        """Count one more entry."""
         self.count += 1
         self._total += nbytes
 
     def share(self, room: float, samples: int) -> float | None:
-        """How much of so many samples fits into a room, at the most 1; None before the first entry."""
+        """Return the share of this many samples that fits into a room; None before the first entry."""
         return min(1.0, room * self.count / (self._total * samples)) if self.count and samples else None
 
     def times(self, entries: int) -> float:
-        """Bytes that so many entries take; infinite before the first."""
+        """Return the bytes that this many entries take; infinite before the first."""
         return entries * self._total / self.count if self.count else math.inf
 
 
 class LRU:
-    """The entry not read for the longest time leaves first."""
+    """Evicts the entry that was not read for the longest time."""
 
     kept_bytes = 0
     window_bytes = 0.0
@@ -108,7 +110,7 @@ class LRU:
         self.order[key] = nbytes
 
     def unpin(self, key: Hashable) -> None:
-        """Nothing: what was read last leaves last."""
+        """Do nothing: what was read last is evicted last."""
 
     def passes(self, key: Hashable) -> bool:
         return False
@@ -120,6 +122,6 @@ class LRU:
         return next(iter(self.order), NOTHING)
 
     def predicted_hit_rate(self, samples: int, ahead: float) -> float | None:
-        """For a fresh shuffle in each epoch: c + (1 - c) ln(1 - c); docs/explanation/cache-policy.md derives it."""
+        """Return c + (1 - c) ln(1 - c), for a new shuffle in each epoch; see docs/explanation/cache-policy.md."""
         c = self._mean.share(self._max_bytes - ahead, samples)
         return c if c is None or c == 1 else c + (1 - c) * math.log(1 - c)

@@ -1,4 +1,4 @@
-"""The hit rate of late: what a dashboard shows, as the first epoch, all misses, says nothing about the next."""
+"""The recent hit rate, as the first epoch, which is all misses, says nothing about the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 __all__ = ["RecentHits"]
 
-_POINTS = 16  # noted per epoch, at the most
+_POINTS = 16  # most points kept per epoch
 
 
 class _Point(NamedTuple):
@@ -20,14 +20,14 @@ class _Point(NamedTuple):
 
 
 class RecentHits:
-    """Hits per read over the last epoch or a little more, from counts that go up all the time. Any thread.
+    """Computes hits per read over the last epoch or a little more from running counts. Any thread.
 
     Args:
-        samples: reads of an epoch.
+        samples: number of reads in an epoch.
         clock: monotonic seconds.
 
     Attributes:
-        epoch_s: seconds that the last `samples` reads took; None before there were so many.
+        epoch_s: seconds that the last `samples` reads took; None before that many reads.
     """
 
     def __init__(self, samples: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,10 +38,10 @@ class RecentHits:
         self._lock = threading.Lock()
 
     def note(self, reads: int, misses: int) -> float | None:
-        """Take the counts of this moment.
+        """Add the current counts.
 
         Returns:
-            Hits per read since the youngest moment noted that is an epoch back. Until there is one: since the first,
+            Hits per read since the latest point that is an epoch back, or since the first point until there is one.
             None before the first read.
         """
         with self._lock:

@@ -1,4 +1,4 @@
-"""From a place in the arena to a sample: copy, check, only then decode. The same in the owner and in its workers."""
+"""Read a sample at its place in the arena: copy, check, and only then decode. The same in the owner and in workers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from streaming.cache.compression import decompress
 from streaming.cache.flat import build, decode
 
 STALE: Final[Any] = object()
-"""What reading returns when the entry was evicted meanwhile: ask the owner again."""
+"""Returned by a read whose entry was evicted meanwhile: look the key up again."""
 
 PlaceTuple = tuple[int, int, int, int, int]
-"""(offset, length, slot, generation, head): an arena `Place`, and the bytes to copy first, 0 where compressed."""
+"""(offset, length, slot, generation, head): an arena `Place`, and the bytes to copy first, 0 if compressed."""
 
 
 def load(memory: memoryview, generations: Sequence[int], place: PlaceTuple) -> Any:
-    """The reader's own copy of the sample at `place`, or `STALE`. Bytes that may have changed are never decoded."""
+    """Return the reader's own copy of the sample at `place`, or `STALE`. Never decodes bytes that may have changed."""
     offset, length, slot, generation, head = place
     if not head:
         frame = bytes(memory[offset : offset + length])
@@ -25,10 +25,10 @@ def load(memory: memoryview, generations: Sequence[int], place: PlaceTuple) -> A
     small = bytearray(memory[offset : offset + head])
     if generations[slot] != generation:
         return STALE
-    header = loads(small)
-    if not header[1]:
-        return header[0]
+    sample, table, tuples, _ = loads(small)
+    if not table:
+        return sample
     if head == length:
-        return build(header, small, small)
-    sample = build(header, small, memory[offset : offset + length])
+        return build(sample, table, tuples, head, small, small)
+    sample = build(sample, table, tuples, head, small, memory[offset : offset + length])
     return sample if generations[slot] == generation else STALE

@@ -9,20 +9,20 @@ __all__ = ["Reservation", "ReservationState"]
 
 
 class ReservationState(enum.Enum):
-    """What the bytes of a reservation are held for."""
+    """What a reservation holds."""
 
     RESERVED = "reserved"
-    """A sample that is being read, or that its reader keeps outside the cache."""
+    """Room for a sample that is being read, or that its reader keeps outside the cache."""
 
     STORED_UNREAD = "stored unread"
-    """A sample that was read ahead and is stored. Its bytes count as read ahead, and it is not evicted."""
+    """A stored sample that was read ahead. Its bytes count as read ahead, and "retain" does not evict it."""
 
     RELEASED = "released"
     """Nothing."""
 
 
 class Reservation:
-    """Made by `reserve`, passed along with the read, given to `admit` with the sample. Release it in the end.
+    """Room for one read: `reserve` makes it, the read carries it, `admit` stores the sample in it. Release it last.
 
     Attributes:
         state: changed by the cache, under its lock.
@@ -45,10 +45,10 @@ class Reservation:
         self.key: Hashable = None
 
     def has_reader(self, is_shared: bool) -> bool:
-        """Whether the reader gets the sample from the read itself and leaves the cache's alone.
+        """Whether the reader gets the sample from the read itself and not from the cache.
 
-        A reader of this process does when the read was ahead of it. One of another process (`is_shared`: there are
-        some) does when it waited for the read.
+        A reader in this process does if the sample was read ahead. One in another process (`is_shared`) does if it
+        waits for the read.
         """
         return self.state is ReservationState.RESERVED and self.until_read and self.demanded == is_shared
 

@@ -1,8 +1,8 @@
 """`Retain`: keep a fixed, evenly spread set of samples, and let the others pass through a small window.
 
-With a fresh shuffle in each epoch no policy hits more than the cached fraction c, and LRU hits c + (1 - c) ln(1 - c).
-A fixed set hits c. Which samples are in it is decided by a hash of their key, so that the misses are spread evenly over
-an epoch in any order, also the sequential one, where keeping what comes first would leave all of them to the end.
+With a new shuffle in each epoch no policy hits more than the cached fraction c, and LRU hits c + (1 - c) ln(1 - c).
+A fixed set hits c. A hash of the key decides which samples are in it, so that the misses are spread evenly over an
+epoch in any order. In a sequential order, keeping the first samples would leave all misses to the end.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from collections.abc import Callable, Hashable
 
 import xxhash
 
-from streaming.cache.policy import LRU, NOTHING, MeanSize
+from streaming.cache.policy import LRU, NOTHING, MeanSize, Policy
 from streaming.errors import ConfigError
 
 __all__ = ["Retain"]
 
-WINDOW_SHARE = 0.015  # of the budget, left to what passes: with the account's own overhead, hits stay above 0.98 c
-WINDOW_ENTRIES = 6  # the least window: two or three reads ahead and as many demanded ones; at most half of the budget
+WINDOW_SHARE = 0.015  # of the budget, for what passes: with the bookkeeping, hits stay above 0.98 c
+WINDOW_ENTRIES = 6  # smallest window: two or three reads ahead and as many demanded; at most half of the budget
 _DEMOTIONS_PER_HOLD = 64  # of the lock: about 100 us
-_LARGE = 8  # of which the whole kept set would consist
+_LARGE = 8  # an entry is large if fewer than this of its size fill the kept set
 _ALL = 1 << 64
 
 
 class Retain:
-    """Keeps the keys of the lowest hashes, as many as fit, and evicts them only as a last resort.
+    """Keeps the keys with the lowest hashes, as many as fit, and evicts them only as a last resort.
 
     The kept set is the longest run of keys, in order of their hash, that fits into the budget without the window: a
     key is kept if its hash is below a threshold, which starts at `keep_fraction` of all and sinks to the hash of the
-    first key that did not fit. So the set does not depend on the order of reading, takes sizes as they are, and stands
-    once each key was seen: from the second epoch on. The threshold rises again only when keys left for good.
+    first key that did not fit. So the set does not depend on the order of reading, takes sizes as they are, and is
+    complete once each key was seen: from the second epoch on. The threshold rises again only when keys are removed.
 
     Args:
         max_bytes: the budget.
-        keep_fraction: the largest share of the keys to keep.
-        passing: entries there already, with their sizes, oldest first; each is kept once it is read, if its hash says
-            so, and makes way for others until then.
+        keep_fraction: largest share of the keys to keep.
+        passing: entries stored already, with their sizes, oldest first. Each may be evicted until it is read, and is
+            kept from then on if its hash is below the threshold.
 
     Raises:
         ConfigError: the fraction is not from 0 to 1.
@@ -54,20 +54,20 @@ class Retain:
         self._highest = int(keep_fraction * _ALL)
         self._threshold = self._highest
         self._kept: dict[int, tuple[Hashable, int]] = {}  # by hash: key and size
-        self._heap: list[int] = []  # hashes of the kept, negative: the highest first; also of some that left
-        self._passing: OrderedDict[Hashable, int] = passing or OrderedDict()  # who leaves first, first
+        self._heap: list[int] = []  # negative hashes of kept keys, highest first; some were removed
+        self._passing: OrderedDict[Hashable, int] = passing or OrderedDict()  # next to be evicted first
         self._pinned: dict[Hashable, int] = {}
         self._mean = MeanSize()
         self._largest = 0
 
     @property
     def window_bytes(self) -> float:
-        """What is left to those that pass."""
+        """Bytes for what passes."""
         return max(WINDOW_SHARE * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2))
 
     @property
     def _keep_bytes(self) -> float:
-        """Room for the kept set: the budget without the window."""
+        """Bytes for the kept set: the budget without the window."""
         return self._max_bytes - self.window_bytes
 
     # -- what to store
@@ -79,13 +79,13 @@ class Retain:
         return self._is_chosen(_hash(key), nbytes)
 
     def _is_large(self, nbytes: int) -> bool:
-        """Whether an entry would leave much unused if the set ended at it: it is kept where it fits, or passes."""
+        """Whether much would stay unused if the set ended at this entry: it is kept where it fits, or passes."""
         return nbytes * _LARGE > self._keep_bytes
 
     def _is_chosen(self, digest: int, nbytes: int) -> bool:
         if digest < self._threshold:
             return not self._is_large(nbytes) or self.kept_bytes + nbytes <= self._keep_bytes
-        # Less than this stays unused when the first key that does not fit is the largest.
+        # Less than this stays unused if the first key that does not fit is the largest.
         has_spare = self.kept_bytes + nbytes <= self._keep_bytes - 2 * max(self._largest, nbytes)
         if has_spare and digest < self._highest:
             self._threshold = digest + 1
@@ -128,7 +128,7 @@ class Retain:
     def _touch(self, key: Hashable) -> None:
         nbytes = self._passing.pop(key, None)
         if nbytes is not None:
-            self.add(key, nbytes, False)  # kept now, if it was there before this policy was and its hash says so
+            self.add(key, nbytes, False)  # kept now if it was stored before this policy and its hash is low
 
     # -- what leaves
 
@@ -143,10 +143,11 @@ class Retain:
         first = next(iter(self._passing), NOTHING)
         if first is not NOTHING or not force or self._pinned or not self._kept:
             return first
-        return self._kept[self._top()][0]
+        key, _ = self._kept[self._top()]
+        return key
 
     def _top(self) -> int:
-        """The highest hash of a kept key, -1 if there is none."""
+        """Return the highest hash of a kept key, -1 if there is none."""
         heap = self._heap
         while heap and -heap[0] not in self._kept:
             heapq.heappop(heap)
@@ -161,7 +162,7 @@ class Retain:
         return key, nbytes
 
     def predicted_hit_rate(self, samples: int, ahead: float) -> float | None:
-        """The share of the samples that is kept, or, until each was stored once, that will be by their mean size."""
+        """Return the share of the samples that is kept; until each was seen once, estimate it from their mean size."""
         if self._mean.count >= samples > 0:
             return min(1.0, len(self._kept) / samples)
         share = self._mean.share(self._keep_bytes, samples)
@@ -172,9 +173,9 @@ def _hash(key: Hashable) -> int:
     return xxhash.xxh3_64_intdigest(repr(key).encode("utf-8", "surrogatepass"))
 
 
-def make_policy(name: str, max_bytes: int, keep_fraction: float) -> LRU | Retain:
-    """The policy of this name; "auto" is LRU until the order is known. Raises ConfigError for others."""
-    retain = Retain(max_bytes, keep_fraction)  # which checks the fraction whatever the name
+def make_policy(name: str, max_bytes: int, keep_fraction: float) -> Policy:
+    """Return the policy of this name; "auto" is LRU until the order is known. Raises ConfigError for others."""
+    retain = Retain(max_bytes, keep_fraction)  # checks the fraction for every name
     if name in ("lru", "auto"):
         return LRU(max_bytes)
     if name == "retain":

@@ -23,7 +23,7 @@ def collate_rows(samples: Sequence[Any], *, collate_fn_map: Any = None) -> Any:
 
 
 def batch_of_rows(tensors: Sequence[Any]) -> Tensor | None:
-    """Return the tensor `[batch, ...]` of which these are all the rows, in order; None if they are not."""
+    """Return the tensor `[batch, ...]` whose rows these are, all and in order; None if there is no such tensor."""
     first = tensors[0]
     batch = first._base if isinstance(first, Tensor) else None
     if batch is None or batch.shape != (len(tensors), *first.shape):

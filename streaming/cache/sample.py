@@ -1,7 +1,8 @@
-"""`SmartLRUCache`: samples, ready to use, in shared memory under a hard budget of bytes.
+"""`SmartLRUCache`: decoded samples in shared memory under a hard budget of bytes.
 
 A hit costs a lock for O(1), one copy and the decoding, in the caller's thread: about 4 us for a 20 kB tensor. Readers
-copy outside the lock and then ask whether the entry was still there (see `arena`), so evicting never waits for reading.
+copy outside the lock and check afterwards that the entry was not evicted (see `arena`), so eviction never waits for
+readers.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from streaming.errors import ConfigError
 
 __all__ = ["CacheMetrics", "SmartLRUCache"]
 
-_INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop itself
+_INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop
 
-_SMALL_WINDOW = 16 << 20  # passes within 0.1 s at 160 MB/s, and a worker on a busy machine may take as long to copy
+_SMALL_WINDOW = 16 << 20  # replaced in 0.1 s at 160 MB/s; a worker on a busy machine may take that long to copy
 
 logger = get_logger(__name__)
 
@@ -41,30 +42,30 @@ logger = get_logger(__name__)
 class SmartLRUCache:
     """A cache of samples: nests of tensor, array, str, bytes, int, float, bool, None, list, tuple and dict.
 
-    Readers get copies of their own. Methods may be called from any thread; keys are any hashable. In a forked child
-    use `places` of the owner and `read_batch`, never the object itself: the parent's lock may be held for ever there.
+    Readers get copies of their own. Methods may be called from any thread; keys are any hashable. A forked child must
+    use `places` of the owner and `read_batch`, never the object: it may inherit a lock that is never released.
 
     Args:
         max_size_gb: budget for all that is stored or being read, in units of 10^9 bytes.
-        max_ttl_seconds: age at which an entry is gone; None is never.
+        max_ttl_seconds: age at which an entry expires; None is never.
         compression_type: "zstd" (where a trial on that kind of sample pays) or "none".
-        prefetch_ahead: the most keys that one `prefetch` fetches, and that an `AsyncPrefetcher` has fetched and nobody
-            has read yet; None is no bound.
+        prefetch_ahead: most keys that one `prefetch` fetches, and most unread keys that an `AsyncPrefetcher` has
+            fetched; None is no bound.
         max_size_bytes: the budget in bytes, instead of `max_size_gb`.
         policy: "lru"; "retain": keep a fixed set, evenly spread, and let the rest pass through a small window; "auto":
             "retain" from `retain()` on, "lru" before.
-        keep_fraction: the largest share of the keys that "retain" keeps; 1.0 is as many as fit.
-        samples: how many there are in all, for `predicted_hit_rate`; 0 where unknown.
+        keep_fraction: largest share of the keys that "retain" keeps; 1.0 is as many as fit.
+        samples: number of samples in the data set, for `predicted_hit_rate`; 0 if unknown.
         clock: monotonic seconds.
 
     Attributes:
         samples, prefetch_ahead: as above; `samples` may be set later.
         unread: keys that were fetched ahead and not read yet.
-        serves_processes: whether samples that were read ahead are read from here by other processes. Otherwise whoever
-            reads ahead under a key keeps the sample for its reader, and those that pass are not stored as well.
+        serves_processes: whether other processes read samples from the cache. Otherwise a read ahead keeps its sample
+            for the reader, and samples that pass are not stored as well.
 
     Raises:
-        ConfigError: an argument that cannot be used.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(
@@ -101,39 +102,34 @@ class SmartLRUCache:
         self._has_warned = False
 
     @property
-    def may_compress(self) -> bool:
-        """Whether `encode` may spend time on compression."""
-        return self._compression.is_on
-
-    @property
     def max_bytes(self) -> int:
         """The budget."""
         return self._store.budget.max_bytes
 
     @property
     def policy(self) -> str:
-        """The policy in force: "lru" or "retain"."""
+        """The current policy: "lru" or "retain"."""
         return "retain" if isinstance(self._store.policy, Retain) else "lru"
 
     @property
     def window(self) -> int:
-        """The most bytes that reads ahead may hold now."""
+        """Most bytes that reads ahead may hold now."""
         return self._store.window(self.serves_processes)
 
     @property
     def bytes_ahead(self) -> int:
-        """Bytes of the budget held by reads that nobody waits for yet."""
+        """Bytes of the budget held by reads ahead of their readers."""
         return self._store.budget.ahead
 
     def retain(self) -> None:
-        """Say that the order of reading is known: "auto" is "retain" from now on. Idempotent; O(1)."""
+        """Declare that the order of reading is known: "auto" is "retain" from now on. Idempotent; O(1)."""
         with self._lock:
             self._store.retain()
 
     # -- reading
 
     def get_nowait(self, key: Hashable, default: Any = MISS) -> Any:
-        """The caller's own copy of a sample, decoded in this thread, or `default`."""
+        """Return the caller's own copy of a sample, decoded in this thread, or `default`."""
         while True:
             with self._lock:
                 place = self._look_up(key)
@@ -143,11 +139,11 @@ class SmartLRUCache:
             sample = load(memory, generations, place)
             if sample is not STALE:
                 return sample
-            with self._lock:  # evicted between the look and the copy
+            with self._lock:  # evicted between the look-up and the copy
                 self._store.metrics.hits -= 1
 
     def get_many(self, keys: Sequence[Hashable], default: Any = MISS) -> list[Any]:
-        """Several samples at once; see `read_batch`. Each is the caller's own copy, or `default`."""
+        """Return the caller's own copies of several samples, `default` for each miss; see `read_batch`."""
         with self._lock:
             places = [self._look_up(key) for key in keys]
             memory, generations = self._memory, self._generations
@@ -155,30 +151,32 @@ class SmartLRUCache:
         read = [default if place is None else next(samples) for place in places]
         for at, key in enumerate(keys):
             if read[at] is STALE:
-                with self._lock:  # evicted between the look and the copy
+                with self._lock:  # evicted between the look-up and the copy
                     self._store.metrics.hits -= 1
                 read[at] = self.get_nowait(key, default)
         return read
 
     async def get(self, key: Hashable) -> Any:
-        """The caller's own copy of a sample, or None. Large ones are decoded off the event loop."""
+        """Return the caller's own copy of a sample, or None. Large samples are decoded off the event loop."""
         place = self._store.records.get(key)
-        if place is not None and place[1] > _INLINE_BYTES:
-            return await asyncio.to_thread(self.get_nowait, key, None)
+        if place is not None:
+            _, length, _, _, _ = place
+            if length > _INLINE_BYTES:
+                return await asyncio.to_thread(self.get_nowait, key, None)
         return self.get_nowait(key, None)
 
     def place(self, key: Hashable) -> PlaceTuple | None:
-        """Where a sample lies, for `read_batch` in a process that maps the arena; counts as a read."""
+        """Return the place of a sample, for `read_batch` in a process that maps the arena. Counts as a read."""
         with self._lock:
             return self._look_up(key)
 
     def places(self, keys: Sequence[Hashable]) -> list[PlaceTuple | None]:
-        """`place` of each key, in one hold of the lock."""
+        """Return `place` of each key, under one hold of the lock."""
         with self._lock:
             return [self._look_up(key) for key in keys]
 
     def is_fleeting(self, key: Hashable) -> bool:
-        """Whether a sample passes through a window so small that a reader had better take it now than by its place."""
+        """Whether a sample passes through so small a window that its place may be reused before a reader copies it."""
         with self._lock:
             return self._store.policy.passes(key) and self.window < _SMALL_WINDOW
 
@@ -195,9 +193,9 @@ class SmartLRUCache:
     # -- writing
 
     def encode(self, sample: Any, compress: bool = True) -> Entry | None:
-        """Encode a sample for `admit`; None, counted and warned of once, if it holds types that cannot be stored.
+        """Encode a sample for `admit`. None, counted and logged once, if it holds types that cannot be stored.
 
-        CPU only, any thread. The entry may look into the sample's arrays: admit it before they change.
+        CPU only, any thread. The entry may hold views of the sample's arrays: admit it before they change.
         """
         try:
             return self._compression.encode(sample, compress)
@@ -212,18 +210,18 @@ class SmartLRUCache:
     def admit(
         self, key: Hashable, entry: Entry, *, prefetched: bool = False, reservation: Reservation | None = None
     ) -> bool:
-        """Store an encoded sample, evicting what must go; replaces what the key held.
+        """Store an encoded sample, replacing the key's old one and evicting others if needed.
 
         Args:
             key: any hashable.
-            entry: from `encode`.
-            prefetched: its first read counts as a prefetch hit.
-            reservation: the room held for this read, which becomes the entry's. One that lasts until the sample is read
-                holds the entry of a read ahead until it is released; any other ends here, whatever is returned.
+            entry: result of `encode`.
+            prefetched: count the first read as a prefetch hit.
+            reservation: room held for this read, which becomes the entry's. A reservation `until_read` holds the entry
+                of a read ahead until it is released. Any other ends here in each case.
 
         Returns:
-            False if it cannot be held: larger than the cache, or than what may be evicted; or it passes, and the reader
-            has it already. The key is absent then.
+            False if the sample is not held: it is larger than the cache or than what may be evicted, or it passes and
+            its reader has it already. The key is absent then.
         """
         store = self._store
         with self._lock:
@@ -233,7 +231,7 @@ class SmartLRUCache:
                 if not is_wanted:
                     store.drop(key)
                     return False
-                if not reservation.demanded:  # it continues to hold what the reader keeps
+                if not reservation.demanded:  # it still holds the room of the reader's sample
                     reservation = None
         place = self._take_room(key, entry.nbytes, reservation)
         if place is None:
@@ -270,14 +268,14 @@ class SmartLRUCache:
     async def prefetch(
         self, keys: Iterable[Hashable], fetch_fn: Callable[[Any], Awaitable[Any]]
     ) -> dict[Hashable, bool]:
-        """Bring the first `prefetch_ahead` keys in with `await fetch_fn(key)`, concurrently, once over all callers.
+        """Fetch the first `prefetch_ahead` keys with `await fetch_fn(key)`, concurrently, each once for all callers.
 
-        Returns whether each of them is held now; a failed fetch is logged and False. The other keys are False.
+        Returns whether each of them is held now. A failed fetch is logged and False; so are the other keys.
         """
         return await self._filler.fill(self, keys, fetch_fn)
 
     def invalidate(self, key: Hashable) -> bool:
-        """Remove a key. Whether it was there."""
+        """Remove a key. Whether it was held."""
         with self._lock:
             return self._store.drop(key)
 
@@ -288,7 +286,7 @@ class SmartLRUCache:
         return Done(None)
 
     def close(self) -> None:
-        """Let the memory go. Reads miss and nothing is kept afterwards. Idempotent."""
+        """Free the memory. Afterwards reads miss and nothing is kept. Idempotent."""
         with self._lock:
             self._store.close()
             self._memory = self._generations = memoryview(b"")
@@ -300,15 +298,14 @@ class SmartLRUCache:
 
         Args:
             nbytes: expected size.
-            demanded: somebody waits: evicts what is stored, what "retain" keeps only if nothing else is in flight.
-                Else at most `window` is held this way.
-            until_read: hold it until the sample is read and not until it is admitted; room for the bookkeeping is
-                added.
+            demanded: a reader waits. Evicts what is stored; what "retain" keeps only if nothing else is in flight.
+                All other reads together hold at most `window`.
+            until_read: hold it until the sample is read, not only until it is admitted. Adds room for bookkeeping.
 
         Returns:
-            None if there is no room: a prefetch should wait; a demanded read that is larger than the budget goes
-            without (counted as bypassed), and one that meets other reads should wait for those that are demanded too,
-            or cancel the furthest of the others.
+            None if there is no room. A prefetch should wait then. A demanded read should wait for other demanded ones,
+            or cancel the furthest of the reads ahead; one that is larger than the budget goes without a reservation and
+            is counted as bypassed.
         """
         if until_read:
             nbytes = min(entry_size(nbytes), max(nbytes, self.max_bytes))
@@ -327,7 +324,7 @@ class SmartLRUCache:
     # -- numbers
 
     def get_metrics(self) -> CacheMetrics:
-        """The counts as they are now; they do not change afterwards."""
+        """Return a copy of the counts."""
         with self._lock:
             return replace(self._store.metrics)
 
@@ -337,7 +334,7 @@ class SmartLRUCache:
             self._store.metrics = CacheMetrics()
 
     def get_cache_stats(self) -> dict[str, Any]:
-        """What is held now, and the counts, by the names that dashboards know. Sizes in units of 10^9 bytes."""
+        """Return what is held now, and the counts, under the names of dashboards. Sizes in units of 10^9 bytes."""
         with self._lock:
             self._store.sweep()
             budget = self._store.budget
@@ -349,7 +346,7 @@ class SmartLRUCache:
                 "prefetched_unread": len(self.unread),
             }
             counts = self._store.metrics.as_stats()
-            ahead = budget.mean_ahead * (1 if self.serves_processes else 2)  # else in the cache and with who read them
+            ahead = budget.mean_ahead * (1 if self.serves_processes else 2)  # else in the cache and with their readers
             predicted = self._store.policy.predicted_hit_rate(self.samples, ahead) if self.samples else None
         rates = {"predicted_hit_rate": predicted, "policy": self.policy}
         return held | counts | rates | {"compression_type": self.compression_type}

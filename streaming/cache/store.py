@@ -1,4 +1,4 @@
-"""What a cache holds, as its lock protects it: places by key, their age and order, the account of bytes, the counts."""
+"""The entries of a cache: their places, age and order, the bytes they take, and the counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streaming.cache.arena import Arena, Place
 from streaming.cache.budget import Budget
 from streaming.cache.compression import Entry
 from streaming.cache.counts import CacheMetrics
-from streaming.cache.policy import LRU, NOTHING
+from streaming.cache.policy import LRU, NOTHING, Policy
 from streaming.cache.reading import PlaceTuple
 from streaming.cache.reservation import Reservation, ReservationState
 from streaming.cache.retain import Retain, make_policy
@@ -20,13 +20,13 @@ from streaming.cache.unread import Unread
 __all__ = ["ENTRY_OVERHEAD", "Store", "entry_size"]
 
 ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
-_EVICTIONS_PER_HOLD = 64  # under one hold of the lock: about 200 us
+_EVICTIONS_PER_HOLD = 64  # of the lock: about 200 us
 _AHEAD_SHARE = 3 / 4  # of the window of `retain`; the rest is for reads that are waited for
-_SWEEPS = 8  # expired entries removed beside each insertion
+_SWEEPS = 8  # most expired entries removed at each insertion
 
 
 def entry_size(nbytes: int) -> int:
-    """Bytes of the budget that an entry takes."""
+    """Return the bytes of the budget that an entry takes."""
     return block_size(nbytes) + ENTRY_OVERHEAD
 
 
@@ -35,18 +35,18 @@ class Store:
 
     Args:
         max_bytes: the budget.
-        ttl_s: age at which an entry is gone; None is never.
+        ttl_s: age at which an entry expires; None is never.
         policy: see `make_policy`.
         keep_fraction: see `make_policy`.
         clock: monotonic seconds.
 
     Attributes:
-        arena: where the bytes lie.
-        budget: the account of them.
+        arena: memory of the entries.
+        budget: bytes stored and in flight.
         metrics: the counts.
-        policy: which entry leaves first.
-        records: where each key's sample lies.
-        filling: places taken and being written.
+        policy: decides which entry is evicted first.
+        records: place of each key's sample.
+        filling: number of places that are being written.
         unread: entries that were fetched ahead and not read yet.
     """
 
@@ -67,26 +67,27 @@ class Store:
         self._deadlines: OrderedDict[Hashable, float] = OrderedDict()  # only with a TTL; in order of age
         self.unread = Unread()
 
-    def _set_policy(self, policy: LRU | Retain) -> None:
+    def _set_policy(self, policy: Policy) -> None:
         self.policy = policy
         self._touch = policy.touch
 
     def retain(self) -> None:
-        """The order of reading is known: "auto" keeps a fixed set from now on. What is there becomes part of it when
-        it is read again, or makes way."""
+        """Keep a fixed set from now on if the policy is "auto". A stored entry joins it when it is read again."""
         if self._name == "auto" and isinstance(self.policy, LRU):
             self._set_policy(Retain(self.budget.max_bytes, self._keep_fraction, self.policy.order))
 
     def window(self, is_shared: bool) -> int:
-        """The most bytes for reads ahead: half of what is not kept for good. The rest is for reads that are waited for,
-        and for what was read a moment ago and other processes may yet copy (`is_shared`: there are some)."""
+        """Return the most bytes for reads ahead: half of what is not kept, or more without other processes.
+
+        The rest is for demanded reads, and for samples that readers in other processes (`is_shared`) are copying.
+        """
         half = int(self.budget.max_bytes - self.policy.kept_bytes) // 2
         return half if is_shared else max(half, int(self.policy.window_bytes * _AHEAD_SHARE))
 
     # -- finding
 
     def look_up(self, key: Hashable) -> PlaceTuple | None:
-        """Where the sample of a key lies. Counts as a read."""
+        """Return the place of a key's sample. Counts as a read."""
         place = self.records.get(key)
         if place is None or (self._deadlines and self._expire(key)):
             self.metrics.misses += 1
@@ -98,13 +99,13 @@ class Store:
         return place
 
     def contains(self, key: Hashable) -> bool:
-        """Whether a key is held and not too old."""
+        """Whether a key is held and has not expired."""
         return key in self.records and not (self._deadlines and self._expire(key))
 
     # -- reads in flight
 
     def reserve(self, nbytes: int, demanded: bool, is_shared: bool) -> bool | None:
-        """Hold bytes for a read. False: there is no room. None: enough for one hold of the lock."""
+        """Hold bytes for a read. False: there is no room. None: not done yet, call again."""
         budget = self.budget
         if demanded and nbytes > budget.max_bytes:
             self.metrics.bypassed += 1
@@ -128,10 +129,10 @@ class Store:
     # -- adding
 
     def take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | Literal[False] | None:
-        """A place to be filled and published, in the room that was reserved and what else is free or evicted.
+        """Return a place to fill and publish, in the room that was reserved and what else is free or evicted.
 
-        The key is absent from now on: its old value is wrong, whether or not the new one fits. False: there can be no
-        place. None: enough for one hold of the lock.
+        Removes the key, as its old value is wrong even if the new one does not fit. False: there can be no place. None:
+        not done yet, call again.
         """
         self.drop(key)
         if reservation is None or reservation.state is not ReservationState.RESERVED:
@@ -161,7 +162,7 @@ class Store:
                 self.budget.stored += need
                 self.filling += 1
                 return place
-            has_room = None if self._evict_one(False) else False  # room, but in pieces: evict until one is whole
+            has_room = None if self._evict_one(False) else False  # room, but in pieces: evict until one is large enough
         if has_room is False:
             self.metrics.bypassed += 1
             return False
@@ -170,13 +171,13 @@ class Store:
     def publish(
         self, key: Hashable, place: Place, entry: Entry, *, is_whole: bool, is_unread: bool, is_pinned: bool
     ) -> None:
-        """Make a place that was filled the key's; give it back if it was not filled wholly."""
+        """Store a filled place under its key, or free it if it was not filled completely."""
         self.filling -= 1
         if self.is_closed:
             if not self.filling:
                 self.arena.close()
         elif is_whole:
-            self.drop(key)  # what another thread stored meanwhile
+            self.drop(key)  # stored by another thread meanwhile
             self.records[key] = (*place, entry.head)
             self.policy.add(key, entry_size(entry.nbytes), is_pinned)
             self.metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
@@ -191,7 +192,7 @@ class Store:
     # -- removing
 
     def make_room(self, nbytes: int, force: bool) -> bool | None:
-        """Evicts until so many bytes fit. False: nothing more may go. None: enough for one hold of the lock."""
+        """Evict until this many bytes fit. False: nothing more may be evicted. None: not done yet, call again."""
         self.sweep(_SWEEPS)
         for _ in range(_EVICTIONS_PER_HOLD):
             if self.budget.has_room(nbytes):
@@ -214,7 +215,7 @@ class Store:
         return self.drop(key)
 
     def sweep(self, limit: int | None = None) -> None:
-        """Remove entries that are too old, all or at most so many."""
+        """Remove expired entries, all of them or at most `limit`."""
         if limit is None:
             limit = len(self._deadlines)
         for _ in range(min(limit, len(self._deadlines))):
@@ -222,7 +223,7 @@ class Store:
                 return
 
     def drop(self, key: Hashable) -> bool:
-        """Remove a key. Whether it was there."""
+        """Remove a key. Whether it was held."""
         place = self.records.pop(key, None)
         if place is None:
             return False
@@ -245,7 +246,7 @@ class Store:
         self.arena.trim()
 
     def close(self) -> None:
-        """Let the memory go, with the last thread that still writes into it. Idempotent."""
+        """Free the memory, after the last thread that writes into it. Idempotent."""
         self.is_closed = True
         self.budget.stored = 0
         self._forget()

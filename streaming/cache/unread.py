@@ -1,4 +1,4 @@
-"""Which entries were fetched ahead of their reader and not read yet."""
+"""Keys that were fetched ahead of their reader and not read yet."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["Unread"]
 
 
 class Unread:
-    """Keys that were put into a cache by a prefetch, until their first read, or until they leave the cache.
+    """Keys that a prefetch stored in a cache, until they are read or removed.
 
-    Changed under the cache's lock, apart from `discard`, which any thread may call.
+    Changed under the cache's lock, except by `discard`, which any thread may call.
     """
 
     def __init__(self) -> None:
@@ -24,24 +24,24 @@ class Unread:
         return key in self._keys
 
     def add(self, key: Hashable) -> None:
-        """The next read of this key is its first."""
+        """Count a key as unread."""
         self._keys[key] = None
 
     def discard(self, key: Hashable) -> bool:
-        """The key was read, or is gone. Whether it was unread."""
+        """Note that a key was read or removed. Whether it was unread."""
         if key not in self._keys or self._keys.pop(key, self) is self:
             return False
-        self._tell()
+        self._notify()
         return True
 
     def clear(self) -> None:
-        """All keys are gone."""
+        """Note that all keys were removed."""
         if self._keys:
             self._keys.clear()
-            self._tell()
+            self._notify()
 
     def listen(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called when a key is no longer unread, in any thread, with the cache's lock held."""
+        """Call `callback()` when a key is no longer unread, in any thread, with the cache's lock held."""
         if callback not in self._callbacks:
             self._callbacks.append(callback)
 
@@ -50,6 +50,6 @@ class Unread:
         if callback in self._callbacks:
             self._callbacks.remove(callback)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for callback in self._callbacks:
             callback()

@@ -1,9 +1,9 @@
 """The event-loop thread of this process, and the bridge from synchronous code to it.
 
-All input happens on one loop in one daemon thread per process, started on first use. Synchronous code hands it a
-coroutine with `Runtime.run` and blocks; that is safe inside somebody else's running loop too, because the loop here is
-another one. The loop thread does not survive a fork: a forked child starts its own runtime when it first needs one,
-and never touches clients, sockets or locks of its parent's.
+All input happens on one loop in one daemon thread per process, started on first use. Synchronous code passes it a
+coroutine with `Runtime.run` and blocks, which is also safe inside a running loop of the caller: that is another loop.
+The loop thread does not survive a fork: a forked child starts its own runtime on first use, and never touches clients,
+sockets or locks of its parent.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ CLOSE_TIMEOUT_S = 5.0
 """How long `Runtime.close` waits for cancelled tasks; they only have to reach their next await."""
 
 
-_LAG_EVERY_S = 0.25  # between two looks, of some 20 us each
-_LAGS_KEPT = 40  # of 10 s
-_LAGS_LATER = 4  # a few long pauses are collections of garbage, or those of a busy machine
+_LAG_EVERY_S = 0.25  # between two measurements, of about 20 us each
+_LAGS_KEPT = 40  # 10 s of measurements
+_LAGS_LATER = 4  # ignored outliers: garbage collection, or a busy machine
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
@@ -70,13 +70,15 @@ class Runtime:
     def _run(self) -> None:
         try:
             self.loop.run_forever()
-        except BaseException as exc:  # SystemExit or KeyboardInterrupt of one task: its caller gets it, others go on
+        except BaseException as exc:  # SystemExit or KeyboardInterrupt in one task: its caller gets it, others continue
             logger.warning("loop_interrupted error=%s", type(exc).__name__)
 
     @property
     def lag_s(self) -> float:
-        """How late nine of ten timers of the loop were at most, in the last 10 seconds: what a read may wait for its
-        turn, as when the trainer's Python holds the interpreter's lock."""
+        """90th percentile of how late the loop's timers were in the last 10 seconds.
+
+        Reads wait about as long for their turn, for example while the trainer's Python holds the interpreter's lock.
+        """
         return sorted(self._lags)[-1 - _LAGS_LATER]
 
     def _watch_lag(self, due: float) -> None:
@@ -96,7 +98,7 @@ class Runtime:
         """Run a coroutine on the loop and block until it ends; an interrupt of the caller cancels it.
 
         Raises:
-            WrongThreadError: called on the loop thread, which would wait for itself for ever.
+            WrongThreadError: called on the loop thread, which would wait for itself forever.
         """
         if self.is_current_thread():
             coroutine.close()
@@ -119,7 +121,7 @@ class Runtime:
                 raise
 
     def close(self) -> None:
-        """Cancel what runs on the loop and end its thread. Idempotent."""
+        """Cancel the tasks of the loop and end its thread. Idempotent."""
         if not self._thread.is_alive() or self.is_current_thread():
             return
         self.submit(self._cancel_all())
@@ -137,11 +139,11 @@ class Runtime:
 
 _lock = threading.Lock()
 _runtime: Runtime | None = None
-_inherited: list[object] = []  # a parent's runtime: kept, because ending its client objects in a child may hang
+_inherited: list[object] = []  # the parent's runtime, kept because finalising its clients in a child may hang
 
 
 def current_runtime() -> Runtime:
-    """The runtime of this process, started on first use."""
+    """Return the runtime of this process, started on first use."""
     global _runtime
     if _runtime is None:
         with _lock:
@@ -180,7 +182,7 @@ class Done(Generic[T]):
 
 
 class Pending(Generic[T]):
-    """Work already under way on the runtime's loop; awaiting it on any loop waits for its end, ignoring it is fine."""
+    """Work in progress on the runtime's loop. It may be awaited on any loop, or ignored."""
 
     def __init__(self, future: Future[T]) -> None:
         self._future = future

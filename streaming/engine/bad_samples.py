@@ -1,4 +1,4 @@
-"""Samples that cannot be read or decoded: replaced by others, noted down, and no more than a share of them."""
+"""Bad samples, which cannot be read or decoded: each is replaced and recorded, up to a share of all samples."""
 
 from __future__ import annotations
 
@@ -33,28 +33,26 @@ __all__ = ["BAD", "BadSamples", "Replacing"]
 logger = get_logger(__name__)
 
 BAD: Final = (DecodeError, PrepareError, ObjectNotFoundError, ObjectChanged, TruncatedRead, BadRequest)
-"""Errors that belong to one sample. A source that is down or refuses the login is no matter of samples."""
+"""Errors of one sample, unlike those of a source that is down or refuses the login."""
 
 SUBSTITUTES = 8
-"""Candidates tried for one bad sample: where a tenth of all samples is bad, one in 10**8 finds none."""
+"""Candidates tried for one bad sample: if a tenth of all samples are bad, one in 10**8 finds none."""
 
-_LEAST = 10  # bad samples before their share says anything
+_LEAST = 10  # bad samples below which their share is not checked
 
 
 class BadSamples:
     """Finds a substitute for each bad sample, the same on every rank and in every run.
 
-    The k-th candidate for sample i is a permutation of all samples, keyed by seed and k, at i: so the substitutes are
-    spread evenly, and which one is taken depends on nothing but which samples are bad.
+    The k-th candidate for sample i is entry i of a permutation of all samples, keyed by seed and k. So substitutes are
+    spread evenly, and the choice depends only on which samples are bad.
 
     Args:
         n: samples in the data set.
         seed: of the order.
         quarantine: file to which a line of JSON is appended for each bad sample; None for none.
-        max_share: of the samples loaded; once more of them are bad, and more than ten, the run stops.
+        max_share: largest share of bad samples among those loaded; above it, and after ten, the run stops.
 
-    Attributes:
-        count: bad samples met, each counted once.
     """
 
     def __init__(self, n: int, seed: int, quarantine: Path | None, max_share: float) -> None:
@@ -67,22 +65,22 @@ class BadSamples:
 
     @property
     def count(self) -> int:
-        """Bad samples met, each counted once."""
+        """Number of bad samples, each counted once."""
         return len(self._known)
 
     def candidates(self, position: int) -> list[int]:
-        """The samples to try in place of a bad one, in this order; never itself, none twice."""
+        """Return the samples to try instead of a bad one, in this order: without itself and without duplicates."""
         found = [Permutation(self._n, self._seed, -1 - number)(position) for number in range(SUBSTITUTES)]
         return [sample for sample in dict.fromkeys(found) if sample != position]
 
     def note(self, position: int, name: str, error: StreamingError, loaded: int) -> None:
-        """Count and write down a bad sample, once.
+        """Count and record a bad sample, once.
 
         Args:
-            loaded: samples loaded so far, good ones.
+            loaded: number of good samples loaded so far.
 
         Raises:
-            TooManyBadSamples: if their share is above the limit; `error` is the cause.
+            TooManyBadSamples: the share of bad samples is above the limit; `error` is the cause.
         """
         with self._lock:
             if position in self._known:
@@ -103,7 +101,7 @@ class BadSamples:
             ) from error
 
     def _where(self) -> str:
-        return "set quarantine_path to see them all" if self._quarantine is None else f"look into {self._quarantine}"
+        return "set quarantine_path to see them all" if self._quarantine is None else f"see {self._quarantine}"
 
     def _write(self, position: int, name: str, error: StreamingError) -> None:
         line: dict[str, Any] = {
@@ -123,14 +121,14 @@ class BadSamples:
 
 
 class Replacing:
-    """Loads samples, and a substitute for each that is bad, which is cached in its place.
+    """Loads samples, and caches a substitute in place of each bad one.
 
     Args:
         load: loads one sample into the cache, by position, in the room that was reserved for it.
         bad: chooses the substitutes and counts.
         index: names the samples.
-        cache: where the samples are kept.
-        loaded: how many samples were loaded so far.
+        cache: holds the samples.
+        loaded: returns the number of samples loaded so far.
     """
 
     def __init__(
@@ -148,11 +146,11 @@ class Replacing:
         self._loaded = loaded
 
     async def load(self, position: int, reservation: Reservation | None) -> Any:
-        """One sample or its substitute, owned by the caller, or `IN_CACHE`.
+        """Return one sample or its substitute, owned by the caller, or `IN_CACHE`.
 
         Raises:
             TooManyBadSamples: see `BadSamples.note`.
-            StreamingError: the sample is bad and so are all candidates; or the source is down.
+            StreamingError: the sample and all candidates are bad, or the source is down.
         """
         try:
             return await self._load(position, reservation)

@@ -1,8 +1,8 @@
-"""A process that is only an owner: `python -m streaming.engine.child FD` reads for one training process.
+"""A child process that holds the engine of one training process: `python -m streaming.engine.child FD`.
 
-The descriptor is a stream pair to the training process. It sends the settings; the answer is what `RemoteEngine` needs,
-with the descriptors of the link and of the arena, or the error that opening met. From then on nothing more passes, and
-the end of the stream is the end of the training process, however that came about: this process then ends too.
+The descriptor is one end of a stream pair to the training process. It sends the settings and gets what `RemoteEngine`
+needs, with the descriptors of the link and of the arena, or the error that opening met. Nothing more is sent. When the
+training process ends, for any reason, the stream ends, and this process ends too.
 
 Everything else passes over the link, see `streaming.engine.link_service`.
 """
@@ -22,27 +22,27 @@ from typing import TYPE_CHECKING, Any
 
 from streaming.core.process_memory import resident_memory
 
-if TYPE_CHECKING:  # the rest is imported when the signals are set
+if TYPE_CHECKING:  # the rest is imported once the signals are set
     from streaming.engine.engine import Engine
     from streaming.telemetry.counters import MetricsSnapshot
 
 __all__ = ["main", "receive", "send"]
 
 END_TIMEOUT_S = 2.0
-"""How long reads under way have to end in order; the training process waits longer, and then kills."""
+"""How long reads in flight have to end in order; the training process waits longer, then kills this one."""
 
 _HEADER = struct.Struct("=Q")
 
 
 def send(line: socket.socket, message: Any, fds: list[int] | None = None) -> None:
-    """Send one message of the opening, and descriptors with it."""
+    """Send one message of the start, with descriptors."""
     body = pickle.dumps(message, protocol=5)
     socket.send_fds(line, [_HEADER.pack(len(body))], fds or [])
     line.sendall(body)
 
 
 def receive(line: socket.socket, most_fds: int = 0) -> tuple[Any, list[int]]:
-    """The next message of the opening, and the descriptors that came with it.
+    """Receive the next message of the start and the descriptors that came with it.
 
     Raises:
         EOFError: the other side ended.
@@ -62,12 +62,12 @@ def receive(line: socket.socket, most_fds: int = 0) -> tuple[Any, list[int]]:
 def _some(line: socket.socket, most: int) -> bytes:
     data = line.recv(most)
     if not data:
-        raise EOFError("the other side of the line ended")
+        raise EOFError("the other side of the stream ended")
     return data
 
 
 def main(fd: int) -> None:
-    """Serve until the other side of the line ends; then end this process. Never returns."""
+    """Serve until the training process closes its end of the stream, then end this process. Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the training process decides
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while this interpreter started
@@ -82,13 +82,13 @@ def main(fd: int) -> None:
 
 
 class _Service:
-    """What this process does for the training process."""
+    """Opens, serves and closes the engine of this process."""
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
 
     def open(self, line: socket.socket, settings: dict[str, Any]) -> None:
-        """Open the owner and say so, or say why not."""
+        """Open the engine and report it, or the error, to the training process."""
         from streaming.core.logs import configure
         from streaming.core.runtime import current_runtime
         from streaming.engine.link_service import LinkService
@@ -105,22 +105,18 @@ class _Service:
             return
         service = LinkService(engine, self.metrics_snapshot)
         self._server = LinkServer(current_runtime(), service.answer, service.left)
-        told = {"length": engine.length, "fingerprint": engine.fingerprint}
-        send(line, told, [self._server.hello_fd, engine.cache.arena.fd])
+        opened = {"length": engine.length, "fingerprint": engine.fingerprint}
+        send(line, opened, [self._server.hello_fd, engine.cache.arena.fd])
 
     def metrics_snapshot(self) -> MetricsSnapshot:
-        """Those of the owner, and the memory of this process."""
-        reading = self._opened.metrics_snapshot("owner")
-        memory = resident_memory()
-        return reading if memory is None else {**reading, "process_resident_memory_bytes": {("owner",): memory}}
-
-    @property
-    def _opened(self) -> Engine:
+        """Return the numbers of the engine as metrics, with the memory of this process."""
         assert self._engine is not None
-        return self._engine
+        snapshot = self._engine.metrics_snapshot("owner")
+        memory = resident_memory()
+        return snapshot if memory is None else {**snapshot, "process_resident_memory_bytes": {("owner",): memory}}
 
     def end_with(self, line: socket.socket) -> None:
-        """Wait for the end of the line, stop reading, and end this process."""
+        """Wait for the end of the stream, close the engine, and end this process."""
         with contextlib.suppress(OSError):
             while line.recv(1):
                 pass
@@ -129,7 +125,7 @@ class _Service:
 
         try:
             if self._engine is None:
-                current_runtime().close()  # cancels a listing under way
+                current_runtime().close()  # cancels a listing in flight
             else:
                 current_runtime().submit(self._engine.aclose()).result(END_TIMEOUT_S)
         except Exception as exc:
@@ -140,7 +136,7 @@ class _Service:
 
 
 def _load_settings(settings: dict[str, Any]) -> tuple[Any, Any]:
-    """The configuration and `prepare`, each of which may need a module that is not there."""
+    """Return the configuration and `prepare`, each of which may need a module that is missing here."""
     from streaming.core.adapter_config import AdapterConfig
     from streaming.errors import ConfigError
 
@@ -150,7 +146,7 @@ def _load_settings(settings: dict[str, Any]) -> tuple[Any, Any]:
             loaded.append(pickle.loads(data))
         except Exception as exc:
             text = f"{type(exc).__name__}: {exc}; define it in a module that can be imported, or use owner='thread'"
-            raise ConfigError(f"{what} cannot be loaded in the owner's process: {text}") from exc
+            raise ConfigError(f"{what} cannot be loaded in the child process: {text}") from exc
     options, prepare, *sources = loaded
     return AdapterConfig(sources=sources, **options), prepare
 

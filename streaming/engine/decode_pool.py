@@ -1,7 +1,7 @@
 """Threads for work that blocks or computes, fed by one event loop.
 
-Does what `run_in_executor` does, at a third of its cost per job (about 10 microseconds instead of 30): plain queues,
-and one wake-up of the loop for all results that are waiting.
+Like `run_in_executor`, at a third of its cost per job (about 10 us instead of 30): plain queues, and one wake-up of the
+loop for all results that are waiting.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["DecodePool"]
 
 _TOGETHER = 8
 _SHORT_JOB_S = 0.000_5
-"""Jobs of less than this on average run in one thread, and their results are told to the loop up to eight at once.
+"""Jobs shorter than this on average run in one thread, which delivers up to eight results to the loop at once.
 
-Such jobs hold the interpreter's lock most of the time: for reading and decoding local files of 20 kB a second thread
-brings 14 context switches a job instead of 4, and 0.6 of the rate. A wake-up of the loop costs as much as such a job.
+Such jobs hold the interpreter's lock most of the time: with a second thread, reading and decoding local files of 20 kB
+takes 14 context switches per job instead of 4 and has 0.6 of the rate. A wake-up of the loop costs as much as a job.
 """
 
 _STUCK_S = 0.02
-"""A job that takes this long gives up the lead: the next one starts in another thread."""
+"""A job that takes this long loses the lead: the next job starts in another thread."""
 
 _Job = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
@@ -37,8 +37,8 @@ class DecodePool:
     """Runs functions in threads for the coroutines of one loop.
 
     Args:
-        loop: where `run` is awaited.
-        threads: how many; None is one a processor. They start with the first job.
+        loop: the loop on which `run` is awaited.
+        threads: how many; None for one per processor. They start with the first job.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int | None = None) -> None:
@@ -49,14 +49,14 @@ class DecodePool:
         self._is_wake_due = False
         self._started: list[threading.Thread] = []
         self._is_closed = False
-        self._lead = threading.Lock()  # of the one thread that takes jobs
-        self._leading: list[float] = []  # when the job began that is run without giving up the lead
+        self._lead = threading.Lock()  # held by the one thread that takes jobs
+        self._leading: list[float] = []  # start of the job that runs while its thread keeps the lead
         self._mean_s = _SHORT_JOB_S
         self._unfinished = 0
         self._is_watched = False
 
     def run(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Start `function(*args)` in a thread; on the loop only. Cancelling the future skips a job not yet begun.
+        """Start `function(*args)` in a thread; on the loop only. Cancelling the future skips a job that has not begun.
 
         Raises:
             ClosedError: after `close`.
@@ -76,7 +76,7 @@ class DecodePool:
         return future
 
     def close(self) -> None:
-        """Let the threads end after the jobs they run, and wait for that; what has not begun is skipped. Idempotent."""
+        """Wait for the jobs that are running and skip the others, then end the threads. Idempotent."""
         self._is_closed = True
         for _ in self._started:
             self._jobs.put(None)
@@ -85,7 +85,7 @@ class DecodePool:
         self._started.clear()
 
     def _work(self) -> None:
-        """One thread leads: it waits for a job, and before a long one it lets the next thread lead."""
+        """Run jobs. One thread leads: it waits for a job, and before a long one it lets the next thread lead."""
         leads = False
         while True:
             if not leads:
@@ -100,12 +100,12 @@ class DecodePool:
             else:
                 self._lead.release()
             self._do(*job)
-            del job  # before the result is told: this thread then holds on to nothing
-            self._tell()
+            del job  # before the result is delivered: this thread must not keep it alive
+            self._schedule_delivery()
             leads = leads and self._take_back_lead()
 
     def _take_back_lead(self) -> bool:
-        """Whether the lead is still this thread's; whoever empties the list decides."""
+        """Return whether the thread still had the lead; the first caller to empty the list gets it."""
         try:
             self._leading.pop()
         except IndexError:
@@ -120,24 +120,29 @@ class DecodePool:
                 result = function(*args)
             except Exception as exc:
                 error = exc
-            except BaseException as exc:  # of SystemExit, the loop itself would end
+            except BaseException as exc:  # SystemExit would end the loop
                 error = _as_exception(exc)
-            if isinstance(error, StopIteration):  # which a future refuses
+            if isinstance(error, StopIteration):  # a future refuses it
                 error = _as_exception(error)
-        seconds = min(time.perf_counter() - started, 2 * _SHORT_JOB_S)  # one hiccup of the machine says nothing
+        seconds = min(time.perf_counter() - started, 2 * _SHORT_JOB_S)  # an outlier must not decide
         self._mean_s += (seconds - self._mean_s) / _TOGETHER
         self._results.append((future, result, error))
 
-    def _tell(self) -> None:
+    def _schedule_delivery(self) -> None:
         is_short = self._mean_s < _SHORT_JOB_S
         if is_short and len(self._results) < _TOGETHER and not self._jobs.empty():
-            return  # the next result comes soon, and both are told in one wake-up
-        if not self._is_wake_due:
-            self._is_wake_due = True
-            self._wake()
+            return  # the next result comes soon, and one wake-up delivers both
+        if self._is_wake_due:
+            return
+        self._is_wake_due = True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            if not self._loop.is_closed():  # else no one waits for the result
+                raise
 
     def _watch(self) -> None:
-        """Free the lead of a thread that is stuck in a job."""
+        """Take the lead from a thread that is stuck in a job."""
         began = self._leading[:1]  # in one step, as the thread may end its job and take the lead back meanwhile
         if began and time.perf_counter() - began[0] > _STUCK_S and self._take_back_lead():
             self._mean_s = 2 * _SHORT_JOB_S
@@ -145,13 +150,6 @@ class DecodePool:
         self._is_watched = self._unfinished > 0 and not self._is_closed
         if self._is_watched:
             self._loop.call_later(_STUCK_S, self._watch)
-
-    def _wake(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            if not self._loop.is_closed():  # else nobody waits any more
-                raise
 
     def _deliver(self) -> None:
         self._is_wake_due = False

@@ -1,9 +1,8 @@
-"""The one place of a training process that does input: fetches, caches, reads ahead, and answers the workers."""
+"""The engine, which does all input of a training process: it fetches, caches, reads ahead and serves workers."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 import weakref
@@ -39,27 +38,27 @@ logger = get_logger(__name__)
 
 
 class Engine:
-    """Serves samples by position to its own process (`read`, `read_many`) and to workers (through `handle`).
+    """The `SampleReader` of the process that does the input; it serves workers through `handle`.
 
     `read` and `read_many` may be called from any thread except the runtime's own; a hit is served in the caller's
-    thread. Everything else of an owner runs on the runtime's loop.
+    thread. Everything else runs on the runtime's loop.
 
     Args:
         runtime: the loop thread of this process.
-        reader: reads the bytes; closed with the owner.
+        reader: reads the bytes; closed with the engine.
         index: which bytes are which sample.
-        cache: keeps encoded samples under their position; closed with the owner.
+        cache: keeps encoded samples under their position; closed with the engine.
         prepare: see `SampleFetcher`.
-        prefetch_ahead: most samples read ahead of the one that is needed now (None adapts), and most that `fetch` has
-            brought and nobody has read (None is no bound).
+        prefetch_ahead: most samples read ahead of the one that is needed now (None: adaptive), and most unread samples
+            that `fetch` has loaded (None: unlimited).
         concurrency: most samples being read ahead at once; None for the default.
-        decode_threads: size of the pool; None for one a processor.
-        max_bytes: bound of one decoded object.
+        decode_threads: size of the pool; None for one per processor.
+        max_bytes: size limit of one decoded object.
         bad: replaces samples that cannot be loaded; None raises their errors.
-        revalidation: compares the index with the sources; started and closed with the owner.
+        revalidation: compares the index with the sources; started and closed with the engine.
 
     Attributes:
-        announces: this process says what it will read.
+        counters, read_counts, read_ahead: used by the `LinkService` too.
     """
 
     announces = True
@@ -106,7 +105,7 @@ class Engine:
             load,
             runtime.loop,
             max_ahead=prefetch_ahead,
-            # Enough for the threads to find work, and their results to be told together; more would only queue.
+            # Enough for the threads to find work, and to deliver their results together; more would only queue.
             concurrency=concurrency or (8 * self._pool.threads if reader.is_blocking else None),
             reserve=self._reserve,
             is_held=cache.contains,
@@ -130,13 +129,11 @@ class Engine:
     # -- from any thread of this process
 
     def read(self, position: int) -> Any:
-        """One sample, owned by the caller. Blocks while it is fetched."""
         self.counters.reads += 1
         sample = self._read_now(position)
         return self._wait([position])[0] if sample is MISS else sample
 
     def read_many(self, positions: Sequence[int]) -> list[Any]:
-        """Samples in the order asked, owned by the caller; those missing are fetched together."""
         began = time.perf_counter()
         self.counters.reads += len(positions)
         samples = self._read_many_now(positions)
@@ -149,17 +146,14 @@ class Engine:
         return samples
 
     def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """As `read_many`, and how often each sample was asked for in this way before."""
         draws = self.read_counts.count(positions)
         return self.read_many(positions), draws
 
     @property
     def reads(self) -> int:
-        """Samples that were asked for since the last `reset_metrics`, by this process and its workers."""
         return self.counters.reads
 
     def name_of(self, position: int) -> str:
-        """Name of a sample, for messages."""
         return self.index.name(position)
 
     def _read_now(self, position: int) -> Any:
@@ -180,33 +174,33 @@ class Engine:
         return samples
 
     def _wait(self, positions: Sequence[int]) -> list[Any]:
-        """Samples that are not there yet: the loop fetches what nobody fetches; the rest is waited for as it lands."""
+        """Return samples that are not ready: the loop fetches those that are not in flight; this thread waits."""
         started = time.perf_counter()
         try:
-            asked = [at for at, position in enumerate(positions) if not self.read_ahead.is_coming(position)]
-            self.counters.late += len(positions) - len(asked)
-            coming = sorted(set(range(len(positions))).difference(asked), reverse=True)
-            if not coming:
+            new = [at for at, position in enumerate(positions) if not self.read_ahead.is_coming(position)]
+            self.counters.late += len(positions) - len(new)
+            in_flight = sorted(set(range(len(positions))).difference(new), reverse=True)
+            if not in_flight:
                 return self._runtime.run(self._get_many(positions))
             samples = [MISS] * len(positions)
-            answer = self._runtime.submit(self._get_many([positions[at] for at in asked]))
+            fetched = self._runtime.submit(self._get_many([positions[at] for at in new]))
             try:
-                for at in coming:  # from the last on: once that is there, the others hardly wake this thread
+                for at in in_flight:  # the last first: once it has arrived, the others rarely wake this thread
                     samples[at] = self.read_ahead.wait(positions[at])
-                for at, sample in zip(asked, answer.result(), strict=True):
+                for at, sample in zip(new, fetched.result(), strict=True):
                     samples[at] = sample
             except BaseException:
-                answer.cancel()
+                fetched.cancel()
                 raise
             return [
-                self._read_or_ask(position) if sample is MISS or sample is IN_CACHE else sample
+                self._read_or_fetch(position) if sample is MISS or sample is IN_CACHE else sample
                 for position, sample in zip(positions, samples, strict=True)
             ]
         finally:
             ACCOUNTS.mine.add(self.note_wait(positions, started))
 
     def note_wait(self, positions: Sequence[int], started: float) -> list[float]:
-        """Count a wait for these samples that ends now; by stage."""
+        """Count a wait for these samples that ends now; return it in seconds by stage."""
         ended = time.perf_counter()
         seconds = self._fetcher.timelines.waited(positions, started, ended)
         counters = self.counters
@@ -215,27 +209,23 @@ class Engine:
         counters.waited = [before + more for before, more in zip(counters.waited, seconds, strict=True)]
         return seconds
 
-    def _read_or_ask(self, position: int) -> Any:
-        """A sample that is large, was asked for twice, failed, or was dropped while it was waited for."""
+    def _read_or_fetch(self, position: int) -> Any:
+        """Return a sample that is large, was wanted twice, failed, or was dropped during the wait."""
         sample = self._read_now(position)
         return self._runtime.run(self.get(position)) if sample is MISS else sample
 
     def announce(self, positions: Iterable[int], order: int) -> None:
-        """Say which samples will be read next, in order; announcements under one `order` continue each other."""
         self.cache.retain()
         self._advice.on_epoch(self._statistics.epoch_s())
         self._runtime.call_soon(self.read_ahead.announce, list(positions), order)
 
     def forget(self, order: int) -> None:
-        """Say that what was announced under this order will not be read."""
         self._runtime.call_soon(self.read_ahead.forget, order)
 
     def stop_fetching(self) -> None:
-        """Drop what `fetch` was asked for and has not begun."""
         self._runtime.call_soon(self._prefetch_queue.clear)
 
     def stats(self) -> dict[str, Any]:
-        """Return the numbers of `StreamingDatasetAdapter.get_cache_stats`."""
         return self._statistics.stats()
 
     def metrics_snapshot(self, process: str = "trainer") -> MetricsSnapshot:
@@ -247,32 +237,29 @@ class Engine:
         return {**self._statistics.metrics_snapshot(), "event_loop_lag_seconds": {(process,): self._runtime.lag_s}}
 
     def reset_metrics(self) -> None:
-        """Set every count back to zero."""
         self._statistics.reset()
 
     def refresh_index(self) -> Changes:
-        """See `StreamingDatasetAdapter.refresh_index`. Blocks meanwhile."""
         return self._runtime.run(self.revalidate())
 
     def clear(self) -> None:
-        """Drop every cached sample."""
         self.cache.clear()
 
     def handle(self) -> LinkHandle:
-        """What a child process needs to read through this owner; starts to listen for other processes."""
+        """Return what a child process needs to read through this engine; starts to listen for other processes."""
         if self._server is None:
             service = LinkService(self, self.metrics_snapshot)
             self._server = LinkServer(self._runtime, service.answer, service.left)
         return LinkHandle(self._server.hello_fd, self.cache.arena.fd)
 
     def as_worker(self) -> Worker:
-        """In a forked child: what reads through this owner, without the descriptors that are the parent's alone."""
+        """In a forked child: return a reader through this engine, and close the descriptors of the parent."""
         if self._server is not None:
             self._server.close_inherited()
         return Worker(self.handle())
 
     def close_with(self, holder: object) -> weakref.finalize[Any, Any]:
-        """Close when the holder is dropped, without blocking; return what calls that off."""
+        """Close in the background when the holder is garbage collected; return the finalizer, which can be detached."""
         finalizer = weakref.finalize(holder, _close_dropped, self, os.getpid())
         finalizer.atexit = False  # the runtime ends everything at interpreter exit
         return finalizer
@@ -284,10 +271,10 @@ class Engine:
     # -- on the loop
 
     async def fetch(self, positions: Iterable[int]) -> None:
-        """Bring these samples into the cache, and wait until all are there that may be before one of them is read.
+        """Load samples into the cache, and wait for as many as may be there before one of them is read.
 
-        At most `prefetch_ahead` of such samples are unread; the others follow as these are read. Those that are there,
-        or were announced, cost nothing. Failures surface at their reads.
+        At most `prefetch_ahead` of such samples are unread; the others follow as these are read. Samples that are
+        cached or were announced cost nothing. Failures surface at the reads.
         """
         wanted, prefetches, waiting = list(positions), self._prefetch_tasks, self._prefetch_queue.waiting
         self._prefetch_queue.add(wanted)
@@ -306,8 +293,9 @@ class Engine:
     async def _prefetch(self, position: int) -> None:
         self._fetcher.prefetching.add(position)
         try:
-            with contextlib.suppress(Exception):  # the read of this sample fetches again
-                await self.read_ahead.get(position)
+            await self.read_ahead.get(position)
+        except Exception as exc:  # the read of this sample fetches it again
+            logger.debug("prefetch_failed position=%d error=%s", position, exc)
         finally:
             self._fetcher.prefetching.discard(position)
             self._prefetch_queue.loading.discard(position)
@@ -344,7 +332,7 @@ class Engine:
             raise
 
     async def get(self, position: int) -> Any:
-        """One sample, from a load or, if that left it in the cache, from there; again if it was evicted meanwhile."""
+        """Return one sample from its load, or from the cache if the load left it there; retry if it was evicted."""
         while True:
             sample = await self.read_ahead.get(position)
             self.cache.unread.discard(position)
@@ -380,4 +368,4 @@ async def _close_logged(engine: Engine) -> None:
     try:
         await engine.aclose()
     except Exception as exc:
-        logger.warning("engine_not_closed error=%s", exc)
+        logger.debug("engine_not_closed error=%s", exc)

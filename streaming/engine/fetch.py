@@ -1,4 +1,4 @@
-"""Make one sample: read its parts from their sources, decode, prepare, and lay a copy into the cache."""
+"""Make one sample: read its parts from their sources, decode, prepare, and store a copy in the cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Marker(enum.Enum):
 
 
 IN_CACHE: Final = _Marker.IN_CACHE
-"""What `load` returns for a large sample that is in the cache, from where a reader takes its copy."""
+"""The result of `load` for a large sample: it is in the cache, where the reader takes its copy."""
 
 LARGE_BYTES = 256_000
 """From this size on, keeping the decoded sample for its reader costs more (page faults for memory that is not reused)
@@ -41,11 +41,11 @@ MOST_PLANNED = 4096  # rows remembered between `nbytes` and `load`
 
 INLINE_BYTES = 256_000
 INLINE_S = 0.000_2
-"""Samples of up to so many bytes, whose decoding has lately taken less than this, are decoded on the event loop: a hop
-to the pool costs 50 to 100 microseconds of thread switches, and there too the interpreter's lock would be held."""
+"""Samples of up to this size, whose decoding recently took less than this, are decoded on the event loop: a hop to the
+pool costs 50 to 100 us of thread switches, and the interpreter's lock would be held there too."""
 
 _LINE = "line.json"  # chooses the codec of a line
-_LATELY = 4  # times over which is averaged
+_AVERAGED = 4  # timed samples in the average
 _TIMED_EVERY = 8  # samples: a thread's own clock takes 1 to 16 us
 
 
@@ -54,15 +54,15 @@ class SampleFetcher:
 
     Args:
         index: what the samples are made of.
-        reader: reads the bytes of a row from whichever copy can.
+        reader: reads the bytes of a row from a replica that can serve it.
         cache: where each loaded sample is kept, under its position.
         prepare: deterministic function of a sample, run before the cache; None for none.
         pool: threads for decoding, and for sources whose reads block a thread.
-        counters: bumped for each sample before it is kept.
-        max_bytes: bound of one decoded object.
+        counters: count each sample before it is stored.
+        max_bytes: size limit of one decoded object.
 
     Attributes:
-        timelines: of the samples loaded last.
+        timelines: the timelines of the most recent samples.
         prefetching: positions that are loaded for no reader yet: their first read is a prefetch hit.
     """
 
@@ -89,15 +89,15 @@ class SampleFetcher:
         self._largest = 0
         self._counting = threading.Lock()
         self._scratch = threading.local()
-        self._finish_s = INLINE_S  # from the bytes of a sample to its place in the cache, lately
+        self._finish_s = INLINE_S  # recent average, from the bytes of a sample to its place in the cache
         self._is_stored_plain = False  # the last sample did not compress, so the next will hardly take time for it
         self.timelines = Timelines()
         self.prefetching: set[int] = set()
 
     def nbytes(self, position: int) -> int:
-        """Bytes that this sample's parts have in their sources, to be asked before `load`.
+        """Return the bytes that this sample's parts have in their sources; called before `load`.
 
-        Where a listing gave no size: what the largest sample so far had, 8 MiB before the first.
+        If a listing gave no size: those of the largest sample so far, 8 MiB before the first.
         """
         rows = self._planned.get(position)
         if rows is None:
@@ -133,7 +133,7 @@ class SampleFetcher:
         read = perf_counter()
         if self._is_short(blobs):
             return self._finish(position, rows, blobs, reservation, (began, read, read, read))
-        return await self._pool.run(self._finish_in_thread, position, rows, blobs, reservation, began, read)
+        return await self._pool.run(self._finish, position, rows, blobs, reservation, (began, read, None, read))
 
     async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
         reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
@@ -145,7 +145,7 @@ class SampleFetcher:
             raise
 
     def _count(self, rows: Sequence[Row], blobs: Sequence[Blob]) -> None:
-        """Count a sample before a reader can see it, so that nobody has read more than was fetched."""
+        """Count a sample before a reader can see it, so that never more is read than was fetched."""
         nbytes = sum([len(blob.data) for blob in blobs])
         counters = self._counters
         with self._counting:
@@ -164,21 +164,10 @@ class SampleFetcher:
         passed = (began, began, started, read)
         return self._finish(position, rows, blobs, reservation, passed, may_view=buffers[0] is not None)
 
-    def _finish_in_thread(
-        self,
-        position: int,
-        rows: Sequence[Row],
-        blobs: Sequence[Blob],
-        reservation: Reservation | None,
-        began: float,
-        read: float,
-    ) -> Any:
-        return self._finish(position, rows, blobs, reservation, (began, read, perf_counter(), read))
-
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
-        """This thread's memory for parts of a large sample that will be read from the cache; else None for each.
+        """Return this thread's memory for each part of a large sample that goes through the cache; else None for each.
 
-        Memory that is used again spares a sample of 2.6 MB a thousand page faults.
+        Reusing memory saves a sample of 2.6 MB a thousand page faults.
         """
         lengths = [row.length for row in rows]
         total = sum(lengths)
@@ -204,11 +193,19 @@ class SampleFetcher:
         rows: Sequence[Row],
         blobs: Sequence[Blob],
         reservation: Reservation | None,
-        passed: tuple[float, float, float, float],
+        passed: tuple[float, float, float | None, float],
         *,
         may_view: bool = False,
     ) -> Any:
-        """From the bytes to a sample in the cache; `passed` is when it began, queued, got a thread, and was read."""
+        """Turn the bytes into a sample in the cache.
+
+        Args:
+            passed: the moments at which its load began, it began to wait for a thread, got one (None: now), and its
+                bytes had arrived.
+        """
+        began, queued, got_thread, read = passed
+        if got_thread is None:
+            got_thread = perf_counter()
         is_timed = position % _TIMED_EVERY == 0
         started = time.thread_time() if is_timed else 0.0
         for row, blob in zip(rows, blobs, strict=True):
@@ -227,9 +224,11 @@ class SampleFetcher:
             if not self._cache.admit(position, entry, prefetched=prefetched, reservation=reservation):
                 entry = None
         if is_timed:
-            seconds = min(time.thread_time() - started, 2 * INLINE_S)  # one hiccup of the machine says nothing
-            self._finish_s += (seconds - self._finish_s) / _LATELY
-        self.timelines.note((position, *passed, decoded, prepared, perf_counter(), decompress_s))
+            seconds = min(time.thread_time() - started, 2 * INLINE_S)  # an outlier must not decide
+            self._finish_s += (seconds - self._finish_s) / _AVERAGED
+        self.timelines.note(
+            (position, began, queued, got_thread, read, decoded, prepared, perf_counter(), decompress_s)
+        )
         if entry is not None:
             self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
             if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
@@ -269,14 +268,14 @@ class SampleFetcher:
         if row.size >= 0 and blob.size != row.size:
             raise ObjectChanged(
                 f"{row.path!r} of source {source!r} has {blob.size} bytes and had {row.size} when it was indexed; "
-                "build the index anew to read the new object",
+                "build the index again to read the new object",
                 path=row.path,
                 source=source,
             )
         if self._reader.is_changed(row, blob):
             raise ObjectChanged(
-                f"{row.path!r} of source {source!r} was replaced since it was indexed: its ETag is another; "
-                "build the index anew to read the new object",
+                f"{row.path!r} of source {source!r} was replaced since it was indexed: its ETag differs; "
+                "build the index again to read the new object",
                 path=row.path,
                 source=source,
             )
@@ -293,7 +292,7 @@ class SampleFetcher:
             return self._prepare(sample)
         except StreamingError:
             raise
-        except BaseException as exc:  # also SystemExit: this is not the thread that it would end
+        except BaseException as exc:  # also SystemExit: it must not end this thread
             name = self._index.name(position)
             raise PrepareError(
                 f"prepare failed on sample {position} ({name!r}): {type(exc).__name__}: {exc}", path=name

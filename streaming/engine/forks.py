@@ -1,4 +1,4 @@
-"""What becomes of adapters when their process forks: in the child they read through the owner in the parent."""
+"""Let adapters survive a fork of their process: in the child they read through the engine of the parent."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ __all__ = ["Forkable", "follow_forks", "inherited"]
 
 
 class Forkable(Protocol):
-    """What has a reader that has to be another in a forked child."""
+    """An object whose reader must be replaced in a forked child."""
 
     def _before_fork(self) -> None:
-        """In the parent: prepare what the child will need."""
+        """Prepare in the parent what the child will need."""
 
     def _after_fork_in_child(self) -> None:
-        """Take another reader."""
+        """Replace the reader."""
 
 
 _followed: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
-_of_parents: Final[list[SampleReader]] = []  # never finalised in the child
+_kept: Final[list[SampleReader]] = []  # readers of the parent, which must not be finalised in the child
 
 
 def follow_forks(forkable: Forkable) -> None:
-    """Tell it of each fork while it lives."""
+    """Call the object's hooks at each fork while it lives."""
     _followed.add(forkable)
 
 
 def inherited(reader: SampleReader) -> SampleReader:
-    """In a forked child: a reader through the same owner, in place of that of the parent."""
-    _of_parents.append(reader)
+    """In a forked child: return a reader through the same engine, in place of the parent's."""
+    _kept.append(reader)
     return reader.as_worker()
 
 

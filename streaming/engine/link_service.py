@@ -1,4 +1,4 @@
-"""What an engine does for other processes: their reads, and the other calls that arrive over the link."""
+"""Serve other processes: their reads, and the other calls that arrive over the link."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from streaming.cache.reading import PlaceTuple
 from streaming.core.miss import MISS
 from streaming.engine.fetch import IN_CACHE
 from streaming.engine.order_tokens import new_token
@@ -28,7 +27,7 @@ class LinkService:
 
     Args:
         engine: reads, and carries out the calls.
-        metrics_snapshot: returns the numbers of this process as metrics.
+        metrics_snapshot: returns the current numbers of this process as metrics.
     """
 
     def __init__(self, engine: Engine, metrics_snapshot: Callable[[], MetricsSnapshot]) -> None:
@@ -39,18 +38,18 @@ class LinkService:
     async def answer(self, message: Any) -> Any:
         """Return the reply to a read, or the pickled result of a call."""
         if not isinstance(message[0], str):
-            return (await self._read(Request._make(message))).message()
+            return tuple(await self._read(Request._make(message)))
         name, *arguments = message
         result = CALLS[name](self, *arguments)
         return pickle.dumps(await result if isinstance(result, Awaitable) else result, protocol=5)
 
     def left(self, client: bytes) -> None:
-        """Forget what a process announced that has ended or closed its adapter."""
+        """Forget the announcements of a process that has ended or closed its adapter."""
         for token in self._tokens.pop(client, {}).values():
             self.engine.forget(token)
 
     def announce(self, client: bytes, order: int, positions: list[int]) -> None:
-        """Announce reads of a client, under a token of this process in place of its own."""
+        """Announce reads of a client, under a token of this process instead of the client's."""
         tokens = self._tokens.setdefault(client, {})
         if order not in tokens:
             tokens[order] = new_token()
@@ -76,55 +75,51 @@ class LinkService:
         held = [position for position, place in zip(positions, places, strict=True) if place is not None]
         # Some would be gone before a worker has copied them.
         fleeting = [at for at, place in enumerate(places) if place and cache.is_fleeting(positions[at])]
-        inline: dict[int, Inline] = {}
+        inline = {at: await self._inline(positions[at]) for at in fleeting}
         for at in fleeting:
-            inline[at], places[at] = await self._inline(positions[at]), None
+            places[at] = None
+        reply = Reply(draws, places, inline, None)
         try:
-            fetched, waited = await self._fetch([positions[at] for at in missing])
+            return await self._fetch(reply, positions, missing) if missing else reply
         finally:
             for position in held:  # not before: from then on they may be evicted for others
                 engine.read_ahead.used(position)
-        for at, found in zip(missing, fetched, strict=True):
-            if isinstance(found, Inline):
-                inline[at] = found
-            else:
-                places[at] = found
-        return Reply(draws, places, inline, waited)
 
-    async def _fetch(self, positions: Sequence[int]) -> tuple[list[PlaceTuple | Inline], list[float] | None]:
-        """Fetch samples; return where they are, and what was waited for."""
-        if not positions:
-            return [], None
+    async def _fetch(self, reply: Reply, positions: Sequence[int], missing: Sequence[int]) -> Reply:
+        """Fetch the samples that are missing, fill them in, and return the reply with the seconds waited."""
         started = time.perf_counter()
-        engine = self.engine
-        engine.counters.late += sum([engine.read_ahead.is_coming(position) for position in positions])
-        fetched = await asyncio.gather(*(self._fetch_one(position) for position in positions))
-        return fetched, engine.note_wait(positions, started)
+        engine, fetched = self.engine, [positions[at] for at in missing]
+        engine.counters.late += sum([engine.read_ahead.is_coming(position) for position in fetched])
+        await asyncio.gather(*(self._fetch_one(reply, at, positions[at]) for at in missing))
+        return reply._replace(waited=engine.note_wait(fetched, started))
 
-    async def _fetch_one(self, position: int) -> PlaceTuple | Inline:
+    async def _fetch_one(self, reply: Reply, at: int, position: int) -> None:
         cache = self.engine.cache
         try:
             sample = await self.engine.read_ahead.get(position)
             cache.unread.discard(position)
             place = None if cache.is_fleeting(position) else cache.place(position)
             if place is not None:
-                return place
-            return await self._inline(position) if sample is IN_CACHE else self._pickled(position, sample)
+                reply.places[at] = place
+            elif sample is IN_CACHE:
+                reply.inline[at] = await self._inline(position)
+            else:
+                reply.inline[at] = False, self._pickled(position, sample)
         except Exception as exc:
-            return Inline(True, pickle_error(exc))
+            reply.inline[at] = True, pickle_error(exc)
 
     async def _inline(self, position: int) -> Inline:
         try:
             sample = self.engine.cache.get_nowait(position, MISS)
             if sample is MISS:
                 sample = await self.engine.get(position)
-            return self._pickled(position, sample)
+            return False, self._pickled(position, sample)
         except Exception as exc:
-            return Inline(True, pickle_error(exc))
+            return True, pickle_error(exc)
 
-    def _pickled(self, position: int, sample: Any) -> Inline:
+    def _pickled(self, position: int, sample: Any) -> bytes:
         try:
-            return Inline(False, pickle_sample(sample))
+            return pickle_sample(sample)
         except Uncopyable as exc:
             raise uncopyable_sample(position, self.engine.name_of(position), exc) from exc
 

@@ -1,4 +1,4 @@
-"""From settings to an owner that reads: sources, index, cache."""
+"""Open what reads for an adapter, from its settings: sources, index, cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streaming.core.runtime import current_runtime
 from streaming.engine.bad_samples import BadSamples
 from streaming.engine.engine import Engine
 from streaming.engine.remote import RemoteEngine
-from streaming.engine.replicas import Entry, ReplicaReader, open_entries
+from streaming.engine.replicas import ReplicaReader, open_entries
 from streaming.errors import IndexFileError
 from streaming.index import SampleIndex, rules
 from streaming.index.revalidation import Revalidation, refreshed
@@ -26,9 +26,9 @@ logger = get_logger(__name__)
 
 
 def open_reader(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int) -> SampleReader:
-    """Return what reads for an adapter: an engine in this process, or in a child process with `owner="process"`.
+    """Return the reader of an adapter: an engine in this process, or in a child process if `owner="process"`.
 
-    The arguments and errors are those of `open_engine` and of `RemoteEngine`.
+    For the arguments and errors see `open_engine` and `RemoteEngine`.
     """
     if config.owner == "process":
         return RemoteEngine(config, prepare, shares)
@@ -36,12 +36,12 @@ def open_reader(config: AdapterConfig, prepare: Callable[[Any], Any] | None, sha
 
 
 def open_engine(config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> Engine:
-    """An owner in this process, its sources listed or its saved index opened. Blocks meanwhile.
+    """Return an engine in this process, its sources listed or its saved index opened. Blocks meanwhile.
 
     Args:
-        config: what it is made from.
+        config: the settings.
         prepare: see `Engine`.
-        shares: how many owners share the budget.
+        shares: number of engines that share the budget.
 
     Raises:
         ConfigError: a setting that cannot be used, or a mapping to an unknown source.
@@ -50,7 +50,7 @@ def open_engine(config: AdapterConfig, prepare: Callable[[Any], Any] | None, sha
     """
     runtime = current_runtime()
     entries = open_entries(config.sources, config.resilience, config.max_object_bytes)
-    index, revalidation = runtime.run(_load_index(config, entries))
+    index, revalidation = runtime.run(_load_index(config, [entry.source for entry in entries]))
     cache = SmartLRUCache(
         config.cache_size_gb / shares,
         config.max_ttl_seconds,
@@ -79,18 +79,21 @@ def _bad_samples(config: AdapterConfig, count: int) -> BadSamples | None:
     return BadSamples(count, config.seed, config.quarantine_path, config.max_bad_share)
 
 
-async def _load_index(config: AdapterConfig, entries: Sequence[Entry]) -> tuple[SampleIndex, Revalidation]:
-    """The index, and what compares it with the sources; where there is none, the sources are closed again."""
+async def _load_index(config: AdapterConfig, sources: Sequence[DataSource]) -> tuple[SampleIndex, Revalidation]:
+    """Return the index and its revalidation. Closes the sources on failure."""
     try:
-        return await _index_of(config, [entry.source for entry in entries])
+        return await _open_index(config, sources)
     except BaseException:
-        for entry in entries:
-            await entry.source.aclose()
+        for source in sources:
+            try:
+                await source.aclose()
+            except Exception as exc:  # the failure to open is what the caller sees
+                logger.warning("source_not_closed source=%s error=%s", source.name, exc)
         raise
 
 
-async def _index_of(config: AdapterConfig, sources: Sequence[DataSource]) -> tuple[SampleIndex, Revalidation]:
-    """As `_load_index`; the comparison is made in the background where the index was not made just now."""
+async def _open_index(config: AdapterConfig, sources: Sequence[DataSource]) -> tuple[SampleIndex, Revalidation]:
+    """Return the index and its revalidation, which runs in the background unless the index was made just now."""
     index, is_fresh = _saved_index(config, sources), False
     if index is None:
         index, is_fresh = await _build_index(config, sources), True
@@ -102,7 +105,7 @@ async def _index_of(config: AdapterConfig, sources: Sequence[DataSource]) -> tup
 
 
 def _saved_index(config: AdapterConfig, sources: Sequence[DataSource]) -> SampleIndex | None:
-    """What is saved for this configuration; None if nothing is, or nothing that can be used."""
+    """Return the index that was saved for this configuration; None if it is missing or cannot be used."""
     path = config.index_path
     if path is None or not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""How often each sample was read: for random transforms under loaders that the library cannot see."""
+"""Counts of the reads of each sample, for random transforms under loaders that the library does not know."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["ReadCounts"]
 class ReadCounts:
     """Counts the reads of each sample, over all threads and workers.
 
-    Takes 4 bytes a sample from the first count on; a count wraps after 2^32 reads.
+    Takes 4 bytes per sample from the first count on; a count wraps after 2^32 reads.
 
     Args:
-        samples: of the data set.
+        samples: number of samples in the data set.
     """
 
     def __init__(self, samples: int) -> None:
@@ -25,10 +25,10 @@ class ReadCounts:
         self._lock = threading.Lock()
 
     def count(self, positions: Sequence[int]) -> list[int]:
-        """Count one read of each sample and return how many there were before."""
+        """Count one read of each sample and return the counts before it."""
         with self._lock:
             if self._counts is None:
-                self._counts = np.zeros(self._samples, np.uint32)  # memory that is not touched is not taken
+                self._counts = np.zeros(self._samples, np.uint32)  # untouched memory costs nothing
             counts = self._counts
             before = []
             for position in positions:  # one by one: a sample may be in the batch twice

@@ -1,8 +1,8 @@
-"""The training process's side of `owner="process"`: a child that reads, and a line to it.
+"""The training process's side of `owner="process"`: it starts a child process that reads, and ends it.
 
-A trainer whose Python holds the interpreter's lock (GIL) makes a loop thread wait up to the switch interval, 5 ms,
-each time it wakes up. A child has a lock of its own. It is a fresh interpreter, never a fork, so it shares no lock,
-client or thread with the trainer; samples pass through its arena, which both map.
+If the trainer's Python holds the interpreter's lock (GIL), a loop thread waits up to the switch interval, 5 ms, each
+time it wakes up. A child process has its own lock. It is a fresh interpreter, never a fork, so it shares no lock,
+client or thread with the trainer. Samples pass through its arena, which both processes map.
 """
 
 from __future__ import annotations
@@ -31,25 +31,21 @@ from streaming.sources.memory import MemorySource
 __all__ = ["RemoteEngine"]
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long `close` waits for the child; more than the child gives its own reads, so that it is rarely killed."""
+"""How long `close` waits for the child: longer than the child waits for its reads, so that it is rarely killed."""
 
 
 class RemoteEngine(Worker):
-    """Serves samples by position as `Engine` does, from a child process: a worker that starts and ends its owner.
+    """A `SampleReader` over an engine in a child process, which it starts and ends.
 
     Args:
-        config: what the owner is made from.
-        prepare: see `Engine`; pickled, so a function of a module that the child can import.
-        shares: how many owners share the budget.
-
-    Attributes:
-        length: of the data set.
-        fingerprint: of its index.
+        config: the settings of the engine.
+        prepare: see `Engine`; pickled, so it must be a function of a module that the child can import.
+        shares: number of engines that share the budget.
 
     Raises:
         ConfigError: the configuration cannot be sent to another process.
         EngineGoneError: the child ended before it was ready.
-        Exception: whatever opening raised in the child.
+        Exception: what opening raised in the child.
     """
 
     announces = True
@@ -64,32 +60,32 @@ class RemoteEngine(Worker):
         self._fds: list[int] = []
         self._process, self._line = _start()
         try:
-            told = self._open(settings)
+            opened = self._open(settings)
         except BaseException:
             self.close()
             raise
-        self.length = told["length"]
-        self.fingerprint = told["fingerprint"]
+        self.length = opened["length"]
+        self.fingerprint = opened["fingerprint"]
         super().__init__(LinkHandle(*self._fds))
 
     def _open(self, settings: dict[str, Any]) -> dict[str, Any]:
         try:
             send(self._line, settings)
-            told, self._fds = receive(self._line, 2)
+            opened, self._fds = receive(self._line, 2)
         except (EOFError, OSError) as exc:
             raise self._gone() from exc
-        if "error" in told:
-            raise pickle.loads(told["error"])
-        result: dict[str, Any] = told
+        if "error" in opened:
+            raise pickle.loads(opened["error"])
+        result: dict[str, Any] = opened
         return result
 
     def forget(self, order: int) -> None:
-        """Say that what was announced under this order will not be read. Nothing happens once the child has ended."""
+        """Forget what was announced under this token; does nothing once the child has ended."""
         with contextlib.suppress(EngineGoneError):
             super().forget(order)
 
     def close(self) -> None:
-        """End the child and wait for its end. Idempotent; does nothing in a fork of the process that made this."""
+        """End the child and wait for its end. Idempotent; does nothing in a fork of the process that started it."""
         if os.getpid() != self._pid or self._line.fileno() < 0:
             return
         self._line.close()
@@ -118,17 +114,17 @@ class RemoteEngine(Worker):
             raise self._gone() from exc
 
     def _gone(self) -> EngineGoneError:
-        """The error for a child that does not answer, with how it ended."""
+        """Return the error for a child that does not answer, with how it ended."""
         try:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
-            how = "does not answer any more"
+            how = "no longer answers"
         else:
             how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         hint = ", often that means too little memory" if how.endswith("SIGKILL") else ""
         return EngineGoneError(
             f"the process {self._process.pid} that reads for this one {how}{hint}; "
-            "see what it wrote to stderr, and make a new adapter to go on"
+            "see what it wrote to stderr, and make a new adapter to continue"
         )
 
 
@@ -138,16 +134,16 @@ _lines: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A child, and the line whose end in this process alone keeps it alive."""
+    """Start a child; return it and our end of the stream, which keeps it alive."""
     if not hasattr(socket, "send_fds"):
         raise ConfigError(f"owner='process' needs Linux or macOS, this is {sys.platform}: use owner='thread'")
-    # -P: the folder that this process works in is no place for modules, unless it is in `sys.path` anyway.
+    # -P: modules are not imported from the working folder, unless it is in `sys.path` anyway.
     command = [sys.executable, "-P", "-m", "streaming.engine.child"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(path) or os.getcwd() for path in sys.path)}
     with FORK_LOCK:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         _lines.add(ours)
-        # An interrupt before the child ignores it would end it; a mask, unlike a handler, outlives the exec.
+        # An interrupt would end the child before it can ignore it; a mask, unlike a handler, survives the exec.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with theirs:
@@ -164,7 +160,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
 
 
 def _close_lines() -> None:
-    """In a forked child: a line kept open there would keep the owner alive when the training process is killed."""
+    """In a forked child: an open stream there would keep the engine alive after the training process was killed."""
     for line in list(_lines):
         line.close()
 
@@ -177,7 +173,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Pickler(pickle.Pickler):
-    """Refuses what would be something else in the child."""
+    """Refuses objects that would differ in the child."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, MemorySource):
@@ -188,7 +184,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _pickled(config: AdapterConfig, prepare: Callable[[Any], Any] | None) -> list[tuple[str, bytes]]:
-    """Options, `prepare` and each source, with a name for messages."""
+    """Return the pickled options, `prepare` and sources, each with a name for messages."""
     options = {name: getattr(config, name) for name in type(config).model_fields if name not in ("sources", "owner")}
     name = getattr(prepare, "__qualname__", None) or repr(prepare)
     parts = [("the configuration", options), (f"prepare={name}", prepare)]
@@ -202,7 +198,7 @@ def _pickle(what: str, value: Any) -> bytes:
         _Pickler(buffer, protocol=5).dump(value)
     except Exception as exc:
         raise ConfigError(
-            f"{what} cannot be sent to the owner's process: {exc}; "
-            "give what a module defines (no lambda, no object of this process), or use owner='thread'"
+            f"{what} cannot be sent to the child process: {exc}; "
+            "define it in a module (no lambda, no object of this process), or use owner='thread'"
         ) from exc
     return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""Copies of samples that the cache cannot hold: a copy for each reader, or the name of what cannot be copied.
+"""Copies of samples that the cache cannot hold: one for each reader, or an error that names what cannot be copied.
 
-Samples of plain values, tensors and arrays come out of the cache, each read with memory of its own. What `prepare` may
-return beyond that is copied here, and sent to other processes by pickle.
+Samples of plain values, tensors and arrays come out of the cache, each read with its own memory. Other values that
+`prepare` may return are copied here, and pickled for other processes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from streaming.errors import PrepareError
 __all__ = ["Uncopyable", "copy_sample", "pickle_sample", "uncopyable_sample"]
 
 _CONTAINERS = (Mapping, list, tuple, set, frozenset)
-_MOST_NODES = 100_000  # looked at for the leaf that an error names
+_MOST_NODES = 100_000  # visited in search of the leaf that an error names
 
 
 class Uncopyable(TypeError):
-    """A sample cannot be copied; the message names the leaf, and the cause is the error that it met."""
+    """A sample cannot be copied. The message names the leaf; the cause is the error."""
 
 
 def copy_sample(sample: Any) -> Any:
     """Return a copy that shares no memory with the sample.
 
-    A tensor keeps its values, its layout and whether it requires grad. What it was computed from is not copied: its
-    copy is a leaf of the autograd graph.
+    A tensor keeps its values, its layout and whether it requires grad, but not its history: the copy is a leaf of the
+    autograd graph.
 
     Raises:
-        Uncopyable: something in it cannot be copied, such as a generator.
+        Uncopyable: a value in the sample, such as a generator, cannot be copied.
     """
     try:
         return copy.deepcopy(sample)
-    except Exception:  # also of tensors whose values can be copied: those that have a history, sparse CSR, nested
+    except Exception:  # also for tensors that can be copied below: with a history, sparse CSR, nested
         pass
     copies = {id(leaf): _copy_tensor(leaf) for _, leaf in _leaves(sample) if isinstance(leaf, Tensor)}
     try:
@@ -47,10 +47,10 @@ def copy_sample(sample: Any) -> Any:
 
 
 def pickle_sample(sample: Any) -> bytes:
-    """Return the pickle of a sample for another process. Tensors do not require grad there: autograd ends here.
+    """Return the pickle of a sample for another process, where its tensors do not require grad.
 
     Raises:
-        Uncopyable: something in it cannot be pickled.
+        Uncopyable: a value in the sample cannot be pickled.
     """
     try:
         return _pickle(sample)
@@ -70,7 +70,7 @@ def uncopyable_sample(position: int, name: str, reason: Uncopyable) -> PrepareEr
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is Tensor and obj.requires_grad:
-            return obj.detach().__reduce_ex__(5)  # type: ignore[no-untyped-call]  # torch's own queues and its default collate refuse it otherwise
+            return obj.detach().__reduce_ex__(5)  # type: ignore[no-untyped-call]  # torch's queues and its default collate refuse it otherwise
         return NotImplemented
 
 
@@ -97,7 +97,7 @@ def _uncopyable(sample: Any, do: Callable[[Any], Any], error: Exception, done: s
 
 
 def _leaves(sample: Any) -> Iterator[tuple[str, Any]]:
-    """What is in the nest of dicts, lists and tuples, with its path; an object comes after its attributes."""
+    """Yield each leaf of nested dicts, lists and tuples with its path; an object comes after its attributes."""
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", sample)]
     objects: list[tuple[str, Any]] = []

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
 import xxhash
 
+from streaming.core.epoch_index import epoch_of
 from streaming.errors import PrepareError, StreamingError
+from streaming.link.sample_reader import SampleReader
+from streaming.telemetry.stages import ACCOUNTS, TRANSFORM
 
 __all__ = ["Transform"]
 
@@ -18,9 +22,8 @@ __all__ = ["Transform"]
 class Transform:
     """Calls `function(sample)`, or `function(sample, generator)` where it takes two.
 
-    The generator is seeded by (seed, draw, position of the sample in the data set), so that what it draws depends
-    neither on workers nor on the order of reads. The draw is the epoch, or where no loader tells it the number of
-    earlier reads of the sample.
+    The generator is seeded by (seed, draw, position of the sample), so its numbers depend neither on workers nor on the
+    order of reads. The draw is the epoch, or the number of earlier reads of the sample if the epoch is unknown.
 
     Attributes:
         takes_generator: whether the result depends on the draw.
@@ -31,17 +34,33 @@ class Transform:
         self._seed = seed
         self.takes_generator = _takes_two(function)
 
+    def read_many(self, reader: SampleReader, positions: Sequence[int], indices: Sequence[Any]) -> list[Any]:
+        """Return the transformed samples at these positions; the indices as the sampler gave them know the epoch."""
+        epochs = [epoch_of(index) for index in indices] if self.takes_generator else [0] * len(indices)
+        draws = [epoch for epoch in epochs if epoch is not None]
+        if len(draws) == len(indices):
+            samples = reader.read_many(positions)
+        else:  # the loader is unknown: each read of a sample is another draw
+            samples, draws = reader.read_drawn(positions)
+        began = perf_counter()
+        transformed = [
+            self(sample, draw, position, reader.name_of)
+            for sample, draw, position in zip(samples, draws, positions, strict=True)
+        ]
+        ACCOUNTS.mine.seconds[TRANSFORM] += perf_counter() - began
+        return transformed
+
     def __call__(self, sample: Any, draw: int, position: int, name_of: Callable[[int], str]) -> Any:
-        """Return what the function returns.
+        """Return the result of the function.
 
         Args:
             sample: the reader's own copy.
             draw: seeds the generator, with the position.
-            position: of the sample in the data set.
-            name_of: the name of the sample at a position, for the error.
+            position: position of the sample in the data set.
+            name_of: returns the name of the sample at a position, for the error.
 
         Raises:
-            PrepareError: if it raises anything that is not this library's; that is the cause.
+            PrepareError: the function raised an error that is not this library's; that error is the cause.
         """
         try:
             if not self.takes_generator:
@@ -63,6 +82,6 @@ class Transform:
 def _takes_two(function: Callable[..., Any]) -> bool:
     try:
         inspect.signature(function).bind(None, None)
-    except (TypeError, ValueError):  # one argument, or a builtin that shows no signature
+    except (TypeError, ValueError):  # one argument, or a builtin without a signature
         return False
     return True

@@ -1,12 +1,12 @@
-"""The line between an owner process and its workers: one message per batch, over a socket pair.
+"""The link between the engine's process and its workers: one message per batch, over a socket pair.
 
-A worker cannot share the owner's clients, and needs none: it asks the owner, by position, and the owner answers with
-places in the shared arena. To connect, a worker makes a stream pair and passes one end through a datagram pair that it
-inherited (fork) or was sent (spawn, forkserver); nothing has a name, so nothing can be left behind. When either side
-dies the kernel closes its end, and the other side sees that at its next read.
+A worker cannot share the engine's clients, and needs none: it sends positions, and the engine replies with places in
+the shared arena. To connect, a worker makes a stream pair and passes one end through a datagram pair that it inherited
+(fork) or was sent (spawn, forkserver). Nothing has a name, so nothing can be left behind. When either side dies, the
+kernel closes its end, and the other side sees that at its next read.
 
-Messages are an 8-byte length and a `marshal` value: both ends run the same interpreter, and only kin hold the line. A
-reply says whether it is a value, or the pickle of the error that the request met; the line goes on after errors.
+A message is an 8-byte length and a `marshal` value: both ends run the same interpreter, and only a process and its
+children hold the link. A reply is a value, or the pickle of the error that the request met; the link stays open.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _GONE = (
 )
 
 FORK_LOCK = threading.RLock()
-"""Held while this process has both ends of a pair: a child forked just then would keep the other end open for ever."""
+"""Held while this process has both ends of a pair: a child forked meanwhile would keep the other end open forever."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=FORK_LOCK.acquire, after_in_parent=FORK_LOCK.release, after_in_child=FORK_LOCK.release)
@@ -60,7 +60,7 @@ def is_spawning() -> bool:
 
 
 class LinkHandle:
-    """What a child process needs to connect: the datagram end and the arena, as file descriptors.
+    """File descriptors with which a child process connects: the datagram end and the arena.
 
     Pickles only while a child process is being started (`is_spawning`); the child gets descriptors of its own.
     """
@@ -82,11 +82,11 @@ class _Connection(NamedTuple):
 
 
 class LinkServer:
-    """The owner's side: answers each request with what `answer` returns for it, or with the error that it raises.
+    """The engine's side: replies to each request with what `answer` returns for it, or with the error that it raises.
 
     Args:
-        runtime: on whose loop the requests are answered.
-        answer: `await answer(request)` gives the reply; both are plain values that `marshal` knows.
+        runtime: answers the requests on its loop.
+        answer: `await answer(request)` returns the reply; both are plain values that `marshal` supports.
         on_left: `on_left(client)` is called on the loop when the last connection of a client has ended.
     """
 
@@ -141,7 +141,7 @@ class LinkServer:
         try:
             reader, writer = await asyncio.open_unix_connection(sock=connection)
         except BaseException:
-            connection.close()  # else the other side would wait for ever
+            connection.close()  # else the other side would wait forever
             raise
         try:
             while True:
@@ -165,7 +165,7 @@ class LinkServer:
             return _frame((True, pickle_error(RuntimeError(f"{type(exc).__name__}: {exc}"))))
 
     async def aclose(self) -> None:
-        """Stop answering; workers see the end of the line. Runs on the runtime's loop. Idempotent."""
+        """Stop answering; workers see the end of the link. Runs on the runtime's loop. Idempotent."""
         if self._mine.fileno() >= 0:
             self._runtime.loop.remove_reader(self._mine.fileno())
         self._mine.close()
@@ -177,14 +177,14 @@ class LinkServer:
             await asyncio.wait(tasks)
 
     def close_inherited(self) -> None:
-        """In a forked child: close the copies of the owner's ends, so that its death stays visible to every worker."""
+        """In a forked child: close the inherited ends, so that every worker sees when the engine's process dies."""
         for sock in (self._mine, *(connection.sock for connection in self._connections.values())):
             if sock.fileno() >= 0:
                 os.close(sock.detach())
 
 
 class LinkClient:
-    """A worker's side. Connects on first use in each process; threads that ask at once have a connection each.
+    """A worker's side. Connects on first use in each process; concurrent threads have a connection each.
 
     Args:
         hello_fd: the inherited or received datagram end.
@@ -201,7 +201,7 @@ class LinkClient:
 
     @property
     def client(self) -> bytes:
-        """What the other side knows this client by, in this process: all its connections have it."""
+        """Identifier of this client in this process, which all its connections share."""
         if self._pid != os.getpid():  # a fork of a worker shares no connection
             self._begin()
         return self._client
@@ -210,11 +210,11 @@ class LinkClient:
         """Send one request and wait for its reply.
 
         Args:
-            timeout_s: for each message of the line; None waits as long as the owner lives.
+            timeout_s: for each message; None waits while the engine's process lives.
 
         Raises:
-            EngineGoneError: the owner process has ended or closed its adapter, or the time is up.
-            Exception: what the owner met when it answered.
+            EngineGoneError: the engine's process has ended or closed its adapter, or the time is up.
+            Exception: the error that the engine met when it answered.
         """
         request = _frame(message)
         client = self.client
@@ -235,11 +235,11 @@ class LinkClient:
         return _value(reply)
 
     async def request_async(self, message: Any) -> Any:
-        """As `request`, on any loop; cancelling it ends only the waiting.
+        """Like `request`, on any loop; cancelling it ends only the wait.
 
         Raises:
-            EngineGoneError: the owner process has ended or closed its adapter.
-            Exception: what the owner met when it answered.
+            EngineGoneError: the engine's process has ended or closed its adapter.
+            Exception: the error that the engine met when it answered.
         """
         request = _frame(message)
         try:
@@ -257,7 +257,7 @@ class LinkClient:
         return _value(reply)
 
     def close(self) -> None:
-        """End the line. Idempotent; the next request opens it again."""
+        """Close the connections. Idempotent; the next request opens a new one."""
         free, self._free = self._free, []
         for connection in free:
             connection.close()
@@ -274,7 +274,7 @@ class LinkClient:
         return near
 
     def __reduce__(self) -> Any:
-        raise TypeError("a line belongs to its process; send the handle while a child process is being started")
+        raise TypeError("a link belongs to its process; send the handle while a child process is being started")
 
 
 def _value(reply: bytes | bytearray) -> Any:
@@ -290,6 +290,6 @@ def _receive(connection: socket.socket, size: int) -> bytearray:
     while view:
         count = connection.recv_into(view)
         if count == 0:
-            raise ConnectionResetError("end of the line")
+            raise ConnectionResetError("the other side of the link ended")
         view = view[count:]
     return data

@@ -1,4 +1,4 @@
-"""Errors for another process: with their type, attributes, notes and causes, also where they do not pickle."""
+"""Errors for another process, with their type, attributes, notes and causes, even if they do not pickle."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ class _Chain:
 def pickle_error(error: BaseException) -> bytes:
     """Return a pickle that loads as an equal error: same type, message, attributes, notes, `__cause__` and context.
 
-    What cannot cross is left behind: tracebacks; attributes that do not pickle, of which the text remains. An error of
-    a class that other processes cannot import becomes one of the nearest base class that they can, with the name in its
-    text.
+    Tracebacks are dropped, and attributes that do not pickle become their text. An error of a class that the other
+    process cannot import becomes one of its nearest base class there, with the name in its text.
     """
     links: list[_Link] = []
     seen: set[int] = set()
@@ -81,18 +80,18 @@ def _text(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as exc:
-        return f"(its text cannot be had: {exc!r})"
+        return f"(its text is not available: {exc!r})"
 
 
 def _pickled(error: BaseException, text: str) -> bytes | None:
-    """The first of several ways that works; an `__init__` of its own may make another error of the arguments."""
+    """Try several ways to pickle an error: a custom `__init__` may build a different error from the arguments."""
     bases = [base for base in type(error).__mro__[1:] if issubclass(base, BaseException)]
     parts = [partial(_Parts, type(error), error), *(partial(_Parts, base, error, text) for base in bases)]
     return _round_trip(lambda: error, error) or next(filter(None, map(_round_trip, parts)), None)
 
 
 def _round_trip(make: Callable[[], Any], like: BaseException | None = None) -> bytes | None:
-    """The pickle of what `make` returns, if it loads as an error, and one with the text and attributes of another."""
+    """Return the pickle of what `make` returns, if it loads as an error with the text and attributes of `like`."""
     try:
         data = pickle.dumps(make(), protocol=5)
         copy = pickle.loads(data)
@@ -103,7 +102,7 @@ def _round_trip(make: Callable[[], Any], like: BaseException | None = None) -> b
 
 
 class _Parts:
-    """Pickles as an error that is made without calling its `__init__`, whose arguments are not known."""
+    """Pickles as an error that is created without its `__init__`, whose arguments are unknown."""
 
     def __init__(self, kind: type[BaseException], error: BaseException, text: str | None = None) -> None:
         self._kind = kind

@@ -27,7 +27,7 @@ class SampleReader(Protocol):
 
     @property
     def index(self) -> SampleIndex:
-        """Which bytes of which object are which sample; a copy in another process than the engine's."""
+        """The index, which maps samples to bytes of objects; a copy in another process than the engine's."""
 
     @property
     def fingerprint(self) -> str:
@@ -59,7 +59,7 @@ class SampleReader(Protocol):
         """Return samples in the order of the positions, owned by the caller; missing ones are fetched together."""
 
     def read_drawn(self, positions: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """As `read_many`; also return how often each sample was read in this way before, by any process."""
+        """Like `read_many`; also return how often each sample was read in this way before, by any process."""
 
     def announce(self, positions: Iterable[int], order: int) -> None:
         """Announce which samples will be read next, in order; announcements under one token continue each other."""
@@ -68,7 +68,7 @@ class SampleReader(Protocol):
         """Forget what was announced under this token and was not read."""
 
     async def fetch(self, positions: Iterable[int]) -> None:
-        """Bring samples into the cache, and wait until all are there that may be before one of them is read.
+        """Load samples into the cache, and wait for as many as may be there before one of them is read.
 
         Failures surface at the reads.
         """
@@ -98,7 +98,7 @@ class SampleReader(Protocol):
         """In a forked child: return a reader through the same engine."""
 
     def close_with(self, holder: object) -> weakref.finalize[Any, Any]:
-        """Close when the holder is dropped; return what calls that off."""
+        """Close when the holder is garbage collected; return the finalizer, which can be detached."""
 
     def close(self) -> None:
         """Stop reading and release what the reader holds. Idempotent."""

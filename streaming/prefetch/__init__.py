@@ -1,1 +1,1 @@
-"""Reads ahead of the trainer in the announced order. It does not know the cache."""
+"""Reading ahead of the trainer in the announced order. It does not know the cache."""

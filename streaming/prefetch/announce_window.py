@@ -1,4 +1,4 @@
-"""How far ahead of a sampler its samples are announced: a little until it shows that they are read, then far."""
+"""How far ahead of a sampler its samples are announced: a little until most of them prove to be read, then far."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["HORIZON", "AnnounceWindow"]
 logger = get_logger(__name__)
 
 HORIZON = 8192
-"""Samples announced and not yet drawn, at most; twice the deepest read-ahead."""
+"""Most samples announced and not yet drawn: twice the deepest read-ahead."""
 
 FIRST = 64
-"""Samples announced ahead at first. It doubles with each batch that is read as it was drawn: seven make the horizon."""
+"""Samples announced ahead at first. Doubles with each batch that is read as it was drawn: seven make the horizon."""
 
 _FEWEST = 32  # samples drawn before a verdict
 _BATCHES = 4  # batches read before a verdict
-_OUTSTANDING = 4  # a verdict needs so many times what was drawn and not read when the first batch had been read
-_FILTERED = 0.75  # of what is drawn is read: less is a filter; two ranks read half, and every other rank less
-_WHOLE = 0.9
+_OUTSTANDING = 4  # a verdict needs this many times what was drawn and not read when the first batch had been read
+_FILTERED = 0.75  # if less of what is drawn is read, it is filtered: each of two ranks reads half
+_WHOLE = 0.9  # if this much is read, all of it is
 
 
 class _Moment(NamedTuple):
@@ -32,15 +32,15 @@ class _Moment(NamedTuple):
 class AnnounceWindow:
     """Compares what is drawn from a sampler with what is read.
 
-    Between a sampler and the data set there may be something that lets only a part through: Accelerate's and other
-    frameworks' loaders divide the batches of every rank's sampler among the ranks. Reading ahead would then fetch what
-    other ranks read. When that shows, `size` becomes 0, for good, and one warning says so.
+    A loader may read only a part of what it draws: those of Accelerate and other frameworks divide the batches of every
+    rank's sampler among the ranks. Reading ahead would then fetch what other ranks read. If this is detected, `size` is
+    0 from then on, and one warning is logged.
 
     Args:
-        reads: how many samples were read so far; None where all that is drawn is known to be read.
+        reads: returns the number of samples read so far; None if all that is drawn is known to be read.
 
     Attributes:
-        size: samples that may be announced and not drawn yet.
+        size: most samples that may be announced and not drawn yet.
     """
 
     def __init__(self, reads: Callable[[], int] | None) -> None:
@@ -49,7 +49,7 @@ class AnnounceWindow:
         self.begin()
 
     def begin(self) -> None:
-        """A pass over the sampler begins: what was drawn before and never read says nothing."""
+        """Begin a pass over the sampler. What was drawn before and never read is ignored."""
         self._drawn = 0
         self._announced = 0
         self._batches = 0
@@ -63,7 +63,7 @@ class AnnounceWindow:
         return self._reads is None
 
     def admit(self, count: int) -> bool:
-        """Return whether the next samples, so many of them, are announced: not far ahead of what was read at first."""
+        """Return whether the next `count` samples are announced: at first only close to what was read."""
         if self._reads is None:
             return self.size > 0
         if self._announced + count > self.size + self._reads() - self._begin.read:
@@ -72,7 +72,7 @@ class AnnounceWindow:
         return True
 
     def drawn(self, count: int) -> bool:
-        """Count samples that the loader took, and return whether it shows by now that it does not read them all."""
+        """Count samples that the loader drew, and return whether it is clear now that it does not read them all."""
         if self._reads is None:
             return False
         self._drawn += count
@@ -101,8 +101,8 @@ class AnnounceWindow:
                 "look_ahead_stopped drawn=%d read=%d next_step=%s",
                 drawn,
                 read,
-                "something between the sampler and the data set drops samples, as a loader does that divides batches "
-                "among ranks: wrap the sampler behind it, or use StreamingDataLoader, which divides by itself",
+                "a layer between the sampler and the data set drops samples, such as a loader that divides batches "
+                "among ranks: wrap the sampler behind it, or use StreamingDataLoader, which divides batches itself",
             )
             return True
         return False

@@ -1,4 +1,4 @@
-"""`AsyncPrefetcher`: fill a cache ahead of its reader, on the reader's own event loop."""
+"""`AsyncPrefetcher`: fill a cache ahead of its reader, on the reader's event loop."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["AsyncPrefetcher", "CountingCache", "SampleCache"]
 
 
 class SampleCache(Protocol):
-    """What a prefetcher needs of a cache."""
+    """The part of a cache that a prefetcher needs."""
 
     async def get(self, key: str) -> Any:
-        """The data of this key, or None."""
+        """Return the data of this key, or None."""
 
     async def put(self, key: str, data: Any) -> Any:
-        """Keep data under this key."""
+        """Store data under this key."""
 
 
 class UnreadKeys(Sized, Protocol):
     """The keys that were fetched into a cache and not read yet."""
 
     def discard(self, key: Hashable) -> bool:
-        """The key was read."""
+        """Note that a key was read."""
 
     def listen(self, callback: Callable[[], object]) -> None:
-        """Have `callback()` called, in any thread, when a key is no longer unread."""
+        """Call `callback()`, in any thread, when a key is no longer unread."""
 
     def unlisten(self, callback: Callable[[], object]) -> None:
         """End `listen`."""
@@ -41,32 +41,32 @@ class UnreadKeys(Sized, Protocol):
 
 @runtime_checkable
 class CountingCache(Protocol):
-    """A cache that knows which of its keys were fetched ahead and not read yet, as `SmartLRUCache` does."""
+    """A cache that keeps track of keys that were fetched ahead and not read yet, as `SmartLRUCache` does."""
 
     prefetch_ahead: int | None
-    """Most keys that may be fetched ahead and not read yet; None: no bound."""
+    """Most keys that may be unread; None: no bound."""
 
     unread: UnreadKeys
-    """Those that are now."""
+    """Keys that are unread now."""
 
     def __contains__(self, key: str) -> bool:
-        """Whether the key is held. Not a read."""
+        """Whether the key is held. Not counted as a read."""
 
     async def put(self, key: str, data: Any, *, prefetched: bool = False) -> Any:
-        """Keep data under this key; `prefetched`: unread until its first read."""
+        """Store data under this key; `prefetched`: unread until its first read."""
 
 
 class AsyncPrefetcher:
-    """Fetches queued keys into a cache; a reader's `get` joins a fetch under way instead of starting another.
+    """Fetches queued keys into a cache; a reader's `get` joins a fetch in flight instead of starting another.
 
-    The first read of a key that was queued, through `get` or through the cache, counts as a prefetch hit there. At most
-    `prefetch_ahead` of the cache such keys are unread: reading one lets the next be fetched.
+    The first read of a queued key, through `get` or the cache, counts as a prefetch hit of the cache. At most
+    `prefetch_ahead` keys (a setting of the cache) are unread: reading one lets the next be fetched.
 
     Args:
-        cache: anything with `await get(key)` (None when absent) and `await put(key, data)`; one that counts what is
-            unread, as `SmartLRUCache`, bounds it.
-        fetch_fn: `await fetch_fn(key)` brings the data; runs on the caller's loop, once per key however many ask.
-        queue_size: most keys waiting; an awaited `queue_item` waits while more are.
+        cache: any object with `await get(key)` (None when absent) and `await put(key, data)`. A cache that keeps track
+            of unread keys, as `SmartLRUCache` does, bounds them.
+        fetch_fn: `await fetch_fn(key)` returns the data; runs on the caller's loop, once per key for all readers.
+        queue_size: most keys waiting; an awaited `queue_item` waits while there are more.
         concurrency: most fetches in flight for queued keys.
 
     `start` and `stop` may be called with or without `await`. `get` works before `start` too: it then fetches on demand.
@@ -98,7 +98,7 @@ class AsyncPrefetcher:
         self._engine: ReadAhead | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the last one that this was used on
         self._is_running = False
-        self._joined: set[str] = set()  # keys on their way that a reader waits for
+        self._joined: set[str] = set()  # keys in flight that a reader waits for
         self._producers: list[asyncio.Future[None]] = []
 
     @property
@@ -107,7 +107,7 @@ class AsyncPrefetcher:
         return self._is_running
 
     def start(self) -> Done[None]:
-        """Begin to fetch queued keys. Idempotent; a stopped prefetcher can be started again."""
+        """Start fetching queued keys. Idempotent; a stopped prefetcher can be started again."""
         self._is_running = True
         if self._counting is not None:
             self._counting.unread.listen(self._wake_later)
@@ -115,7 +115,7 @@ class AsyncPrefetcher:
         return Done(None)
 
     def stop(self) -> Awaitable[None]:
-        """Cancel the fetches under way and forget the queue; awaiting it waits until no task is left. Idempotent."""
+        """Cancel the fetches in flight and clear the queue; awaiting it waits until no task is left. Idempotent."""
         self._is_running = False
         if self._counting is not None:
             self._counting.unread.unlisten(self._wake_later)
@@ -127,11 +127,11 @@ class AsyncPrefetcher:
         return engine.loop.create_task(engine.aclose())
 
     def queue_item(self, key: str) -> Awaitable[None]:
-        """Fetch this key into the cache in the background: at once, whether or not the result is awaited.
+        """Fetch this key into the cache in the background, whether or not the result is awaited.
 
-        Awaiting the result waits until at most `queue_size` keys wait for their fetch. Called in a thread without a
-        running loop, it queues for the loop that the prefetcher is used on. A failed fetch stays silent here and is
-        raised by the next `get` of this key.
+        Awaiting the result waits until at most `queue_size` keys wait for their fetch. In a thread without a running
+        loop, the key is queued for the loop that the prefetcher is used on. A failed fetch is not raised here but by
+        the next `get` of this key.
 
         Raises:
             ClosedError: the prefetcher was not started; when awaited, also if it was stopped meanwhile.
@@ -144,16 +144,16 @@ class AsyncPrefetcher:
         return _Queued(self, key)
 
     async def get(self, key: str) -> Any:
-        """The data of this key: from the cache, from the fetch under way, or from a fetch made now.
+        """Return the data of this key: from the cache, from the fetch in flight, or from a fetch started now.
 
         Raises:
-            Exception: whatever `fetch_fn` raised for this key; the next call fetches again.
+            Exception: what `fetch_fn` raised for this key; the next call fetches again.
         """
         data = await self.cache.get(key)
         if data is not None:
             return data
         engine = self._open_engine()
-        self._queue.waiting.pop(key, None)  # it need not wait for its turn
+        self._queue.waiting.pop(key, None)  # it does not wait for its turn
         self._release_producers()
         if key in self._queue.loading:
             self._joined.add(key)
@@ -168,14 +168,14 @@ class AsyncPrefetcher:
             raise _not_started(key)
 
     def _release_producers(self) -> None:
-        """Let those who wait for room look again."""
+        """Wake the producers that wait for room."""
         producers, self._producers = self._producers, []
         for room in producers:
             if not room.done():
                 room.set_result(None)
 
     def _wake(self) -> None:
-        """Fetch what may be fetched now: on the loop of the caller, or else soon on the last one."""
+        """Fetch what may be fetched now on the caller's loop, or else soon on the last loop."""
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -199,7 +199,7 @@ class AsyncPrefetcher:
         loop = asyncio.get_running_loop()
         if self._engine is None or self._engine.loop is not loop:
             self._leave_engine()
-            # The queue bounds what is in flight; whatever is announced here starts at once.
+            # The queue bounds what is in flight; all that is announced here starts at once.
             self._engine = ReadAhead(
                 self._load, loop, max_ahead=sys.maxsize, concurrency=sys.maxsize, keep_unused=False
             )
@@ -223,7 +223,7 @@ class AsyncPrefetcher:
         try:
             return await self._bring(key)
         except asyncio.CancelledError:
-            is_cancelled = True  # by `stop`, or because the loop ends: nothing new may start
+            is_cancelled = True  # by `stop`, or because the loop ends: no other fetch may start
             raise
         finally:
             self._joined.discard(key)
@@ -247,7 +247,7 @@ class AsyncPrefetcher:
 
 
 class _Queued:
-    """What `queue_item` returns: awaiting it waits for room, ignoring it is fine."""
+    """Result of `queue_item`: awaiting it waits for room; it may be ignored."""
 
     def __init__(self, prefetcher: AsyncPrefetcher, key: str) -> None:
         self._prefetcher = prefetcher

@@ -1,4 +1,4 @@
-"""The keys that shall be fetched into a cache, and which of them may be fetched now."""
+"""Keys to fetch into a cache, and which of them may be fetched now."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["PrefetchQueue"]
 
 
 class PrefetchQueue:
-    """Keys in the order in which they were added, of which few enough are fetched at a time. Belongs to one loop.
+    """Keys that are fetched in the order in which they were added, within bounds. Belongs to one event loop.
 
     Args:
-        start: begins the fetch of a key; False if the key needs none. Whoever fetches takes it out of `loading`.
-        unread: what was fetched into the cache and not read yet.
-        most_unread: most keys that are unread or on their way; None: no bound.
-        most_loading: most keys on their way.
+        start: starts the fetch of a key; False if the key needs none. The fetch removes the key from `loading`.
+        unread: keys that were fetched into the cache and not read yet.
+        most_unread: most keys that are unread or in flight; None: no bound.
+        most_loading: most keys in flight.
 
     Attributes:
-        waiting: keys whose fetch has not begun, in order.
-        loading: keys on their way.
+        waiting: keys whose fetch has not started, in order.
+        loading: keys in flight.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class PrefetchQueue:
         self.loading: set[Hashable] = set()
 
     def add(self, keys: Iterable[Hashable]) -> None:
-        """Append keys, each once, and begin what may begin."""
+        """Append keys, each once, and start what may start."""
         self.waiting.update(dict.fromkeys(key for key in keys if key not in self.loading))
         self.fill()
 
     def fill(self) -> None:
-        """Begin as many fetches as there is room for."""
+        """Start as many fetches as there is room for."""
         while self.waiting and self._has_room():
             key = next(iter(self.waiting))
             del self.waiting[key]
@@ -51,5 +51,5 @@ class PrefetchQueue:
         return self._most_unread is None or len(self._unread) + len(self.loading) < self._most_unread
 
     def clear(self) -> None:
-        """Forget the keys whose fetch has not begun."""
+        """Remove the keys whose fetch has not started."""
         self.waiting.clear()

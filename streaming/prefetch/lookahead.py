@@ -1,4 +1,4 @@
-"""A sampler that says what it will yield before it yields it."""
+"""A sampler that announces its indices before it yields them."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ class ReadsAhead(Protocol):
 
     @property
     def reads(self) -> int:
-        """Samples that were asked for so far, by any process."""
+        """Number of samples read so far, by any process."""
 
     def announce(self, indices: list[int], order: object) -> None:
-        """Expect these reads next, in order, after those that were announced under the same `order` before."""
+        """Expect these reads next, in order, after those announced under the same `order` before."""
 
     def forget(self, order: object) -> None:
-        """Expect no more of the reads that were announced under this `order`."""
+        """Expect no more of the reads announced under this `order`."""
 
 
 class LookAhead(Sampler[Any]):
     """Wraps a sampler, or a batch sampler, and announces its indices ahead of yielding them.
 
-    The indices and their order stay exactly those of the wrapped sampler. It is drawn from in chunks, on first use in
-    each epoch, so a sampler that draws its whole order at the start (torch's own do) sees the random state it would see
-    without this wrapper. Other attributes are those of the wrapped sampler, also when they are set: Accelerate gives
-    every rank's sampler one generator in this way.
+    The indices and their order are exactly those of the wrapped sampler. They are drawn in chunks, starting with the
+    first use in each epoch, so a sampler that draws its whole order at the start (torch's own do) sees the same random
+    state as without this wrapper. Other attributes are read from and set on the wrapped sampler: Accelerate gives every
+    rank's sampler one generator in this way.
 
-    Each iteration is an epoch, which goes along with its indices. Where the loader reads only a part of what is yielded
-    here, as one that divides batches among ranks does, little is announced at first and nothing once that shows.
+    Each iteration is an epoch, which is passed on with the indices. If the loader reads only a part of what is yielded
+    here, such as one that divides batches among ranks, little is announced at first and nothing once this is detected.
 
     Args:
         sampler: yields indices, or lists of indices.
-        dataset: is read by these indices, or is inside the wrappers of torch (`Subset` and the like) that are, where
-            the sampler says which data set it is of.
+        dataset: data set that is read by these indices; or a data set inside torch's wrappers (`Subset` and the like)
+            of it, if the sampler refers to the outermost one.
     """
 
     def __init__(self, sampler: Iterable[Any], dataset: ReadsAhead) -> None:
@@ -57,7 +57,7 @@ class LookAhead(Sampler[Any]):
         self._outer = _sampled(sampler, dataset)
         self._window = AnnounceWindow(partial(reads, dataset))
         self._next_epoch = 0
-        self._ended: list[_Order] = []  # announced to their end, and not forgotten
+        self._ended: list[_Order] = []  # announced completely, and not forgotten yet
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to the wrapped sampler, where it has this method, and use it for the next iteration."""
@@ -72,7 +72,7 @@ class LookAhead(Sampler[Any]):
         for ended in self._ended:
             self._dataset.forget(ended)
         self._ended.clear()
-        order = _Order()  # of this pass alone: several may be under way at once
+        order = _Order()  # of this pass alone: several may run at once
         window = self._window
         window.begin()
         items = iter(self.sampler)
@@ -122,11 +122,11 @@ class LookAhead(Sampler[Any]):
 
 
 class _Order:
-    """What the announcements of a pass belong to."""
+    """Identifies the announcements of one pass."""
 
 
 def _sampled(sampler: Any, dataset: ReadsAhead) -> Any:
-    """The data set whose indices a sampler yields: what it was made for, if `dataset` is in it, else `dataset`."""
+    """Return the data set whose indices a sampler yields: its own, if `dataset` is inside, else `dataset`."""
     while sampler is not None:
         for name in ("data_source", "dataset"):
             source = getattr(sampler, name, None)

@@ -1,7 +1,7 @@
-"""What torch's own data set wrappers hold: Subset, ConcatDataset, StackDataset, and nests of them.
+"""The data sets inside torch's wrappers: Subset, ConcatDataset, StackDataset, and nests of them.
 
-A sampler knows the indices of the outermost data set. What is read ahead, compared by its fingerprint and drawn by the
-epoch are the samples of the data sets inside. A subclass that reads in another way is not looked into.
+A sampler knows the indices of the outermost data set. Reading ahead, fingerprints and epochs concern the data sets
+inside. A subclass that overrides how samples are read counts as a data set of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def leaves(dataset: Any) -> list[Any]:
-    """Return the data sets that are read in the end, each once: of one that is no wrapper, itself."""
+    """Return the innermost data sets, each once; a data set that is not a wrapper is its own."""
     found: dict[int, Any] = {}
     for child in _children(dataset) or ():
         found.update((id(leaf), leaf) for leaf in leaves(child))
@@ -36,7 +36,7 @@ def leaves(dataset: Any) -> list[Any]:
 
 
 def reads_of(dataset: Any, indices: Iterable[int]) -> list[tuple[Any, list[int]]]:
-    """Return what is read for these indices: each data set inside with its own indices, in the order of the reads."""
+    """Return what these indices read: each data set inside with its own indices, in the order of the reads."""
     found: dict[int, tuple[Any, list[int]]] = {}
     for index in indices:
         for leaf, inside in _leaf_reads(dataset, index):
@@ -45,25 +45,25 @@ def reads_of(dataset: Any, indices: Iterable[int]) -> list[tuple[Any, list[int]]
 
 
 def announce(dataset: Any, indices: Iterable[int], order: object) -> None:
-    """Tell each data set inside which of its samples are read next, in order, if it has `announce`."""
-    tell = getattr(dataset, "announce", None)
-    if tell is not None:
-        tell(indices, order)
+    """Announce to each data set inside that has `announce` which of its samples are read next, in order."""
+    own = getattr(dataset, "announce", None)
+    if own is not None:
+        own(indices, order)
         return
     for leaf, inside in reads_of(dataset, indices) if _children(dataset) else ():
         announce(leaf, inside, order)
 
 
 def forget(dataset: Any, order: object) -> None:
-    """Tell each data set inside that what was announced under this order is not read, if it has `forget`."""
+    """Call `forget` of each data set inside that has it: what was announced under this order is not read."""
     for leaf in leaves(dataset):
-        tell = getattr(leaf, "forget", None)
-        if tell is not None:
-            tell(order)
+        own = getattr(leaf, "forget", None)
+        if own is not None:
+            own(order)
 
 
 def draws(dataset: Any) -> bool:
-    """Return whether samples may differ from one epoch to the next: so says the data set, or nobody knows."""
+    """Return whether samples may differ between epochs: a data set says so, or does not say."""
     for leaf in leaves(dataset):
         own = getattr(leaf, "draws", None)
         is_foreign = isinstance(leaf, Dataset) and not type(leaf).__module__.startswith("torch.")
@@ -73,12 +73,12 @@ def draws(dataset: Any) -> bool:
 
 
 def counts_reads(dataset: Any) -> bool:
-    """Return whether all data sets inside count what is read from them."""
+    """Return whether all data sets inside count their reads."""
     return all(hasattr(leaf, "reads") for leaf in leaves(dataset))
 
 
 def reads(dataset: Any) -> int:
-    """Return how many samples were read from the data sets inside so far."""
+    """Return the number of samples read from the data sets inside so far."""
     return sum(leaf.reads for leaf in leaves(dataset))
 
 
@@ -88,7 +88,7 @@ def seed_of(dataset: Any) -> int:
 
 
 def fingerprint_of(dataset: Any) -> str | None:
-    """Return what changes with the samples, their order and their choice; None if no data set inside has one."""
+    """Return a fingerprint of the samples, their order and choice; None if no data set inside has one."""
     own: str | None = getattr(dataset, "fingerprint", None)
     children = _children(dataset)
     if own is not None or children is None:
@@ -107,7 +107,7 @@ def fingerprint_of(dataset: Any) -> str | None:
 
 
 def _children(dataset: Any) -> list[Any] | None:
-    """The data sets that one of torch's wrappers holds; None of anything else."""
+    """Return the data sets that one of torch's wrappers holds; None for any other object."""
     for wrapper in (Subset, ConcatDataset, StackDataset):
         if isinstance(dataset, wrapper) and type(dataset).__getitem__ is wrapper.__getitem__:
             break

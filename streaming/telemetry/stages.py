@@ -1,4 +1,4 @@
-"""What a trainer may wait for, and the account in which each thread that makes batches notes where its time went."""
+"""The stages that a trainer may wait for, and the account in which each thread that makes batches records its time."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["ACCOUNTS", "STAGES", "Account", "Accounts", "by_stage"]
 STAGES: Final = ("source", "decompress", "decode", "prepare", "cache", "transform", "collate", "device", "queue")
 """In the order in which a sample passes them:
 
-- `source`: the bytes were on their way, with every retry, second request and place in the line of an endpoint;
-- `decompress`: of an object that ends in `.zst`;
+- `source`: transfer of the bytes, with retries, hedges and waits for the concurrency limit of the endpoint;
+- `decompress`: decompression of an object that ends in `.zst`;
 - `decode`: from bytes to a sample;
-- `prepare`, `transform`, `collate`: the functions given by the user, or the ones in their place; `collate` also what
-  the DataLoader takes around it, where the trainer makes its batches itself;
+- `prepare`, `transform`, `collate`: the user's functions, or the defaults; `collate` includes the DataLoader's work
+  around it, where the trainer makes its own batches;
 - `cache`: copying samples out of the cache, with their decompression, or encoding them for it;
 - `device`: starting the copies to an accelerator;
-- `queue`: none of these: the batch was finished and on its way from a worker, or a read waited for room in the budget.
+- `queue`: everything else: a finished batch was on its way from a worker, or a read waited for room in the budget.
 """
 
 SOURCE, DECOMPRESS, DECODE, PREPARE, CACHE, TRANSFORM, COLLATE, DEVICE, QUEUE = range(len(STAGES))
 
 
 def by_stage(seconds: Sequence[float]) -> dict[tuple[str, ...], float]:
-    """Return seconds by stage, under the stages' names."""
+    """Return the seconds under the names of their stages."""
     return {(stage,): part for stage, part in zip(STAGES, seconds, strict=True)}
 
 
@@ -35,8 +35,7 @@ class Account:
     """Seconds of one thread by stage.
 
     Attributes:
-        seconds: one number for each of `STAGES`; whoever wants to know what something takes puts another list in its
-            place meanwhile.
+        seconds: one number for each of `STAGES`; replaced by another list while one operation is measured.
     """
 
     __slots__ = ("seconds",)
@@ -45,28 +44,28 @@ class Account:
         self.seconds = [0.0] * len(STAGES)
 
     def add(self, seconds: Sequence[float]) -> None:
-        """Note so many seconds of each stage."""
+        """Add seconds to each stage."""
         self.seconds[:] = map(add, self.seconds, seconds)
 
 
 class Accounts(threading.local):
-    """Of each thread its own.
+    """One account per thread.
 
     Attributes:
-        mine: that of this thread.
+        mine: the account of this thread.
     """
 
-    def __init__(self) -> None:  # called anew in each thread that looks at it
+    def __init__(self) -> None:  # called in each thread on first use
         self.mine = Account()
 
 
 ACCOUNTS: Final = Accounts()
 
 
-def _begin_anew() -> None:
-    """In a forked child: a worker is forked while its parent waits for a batch."""
+def _reset_in_child() -> None:
+    """Start a new account in a forked child: a worker is forked while its parent waits for a batch."""
     ACCOUNTS.mine = Account()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset_in_child)

@@ -18,29 +18,17 @@ _NEIGHBOURS: Final = 32  # samples that show what the threads did while one wait
 
 
 class SampleTimeline(NamedTuple):
-    """When one sample passed each stage, in moments of `time.perf_counter`.
-
-    Attributes:
-        position: of the sample.
-        began: its load began.
-        queued: it began to wait for a thread.
-        started: it got a thread.
-        read: its bytes had arrived.
-        decoded: it was decoded.
-        prepared: `prepare` had returned.
-        ended: it was in the cache.
-        decompress_s: seconds of decompression, which are part of its decoding.
-    """
+    """When one sample passed each stage, in moments of `time.perf_counter`."""
 
     position: int
-    began: float
-    queued: float
-    started: float
-    read: float
+    began: float  # its load began
+    queued: float  # it began to wait for a thread
+    started: float  # it got a thread
+    read: float  # its bytes had arrived
     decoded: float
     prepared: float
-    ended: float
-    decompress_s: float
+    ended: float  # it was in the cache
+    decompress_s: float  # part of its decoding
 
 
 class Timelines:

@@ -1,4 +1,4 @@
-"""Places in the arena never overlap, come back whole, and go stale at once when freed."""
+"""Places in the arena never overlap, are read back whole, and are stale at once when freed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
 from typing import Any
@@ -22,10 +23,28 @@ from streaming.errors import ConfigError
 SIZES = st.one_of(st.integers(0, 300), st.integers(0, 20_000), st.sampled_from([64, 4096, 65_536]))
 
 
+def write(arena: Arena, parts: Sequence[bytes | bytearray]) -> Place | None:
+    """Store parts as one payload; None if there is no room for it."""
+    place = arena.allocate(sum(map(len, parts)))
+    if place is not None:
+        arena.fill(place, parts)
+    return place
+
+
+def view(arena: Arena | ArenaReader, place: Place) -> memoryview:
+    """Return the bytes at a place, not copied."""
+    return arena.memory[place.offset : place.offset + place.length]
+
+
+def is_current(arena: Arena | ArenaReader, place: Place) -> bool:
+    """Whether a place was not freed."""
+    return arena.generations[place.slot] == place.generation
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(SIZES, st.integers(0, 99)), max_size=120))
 def test_blocks_never_overlap_and_coalesce(steps: list[tuple[int, int]]) -> None:
-    """Whatever the order of taking and giving back, blocks are disjoint, and at the end there is one free block."""
+    """In any order of taking and releasing, blocks are disjoint, and at the end there is one free block."""
     capacity = 200_000 // 64 * 64
     allocator = Allocator(capacity)
     taken: dict[int, int] = {}
@@ -52,7 +71,7 @@ def test_blocks_never_overlap_and_coalesce(steps: list[tuple[int, int]]) -> None
 
 
 def test_a_block_of_the_whole_capacity() -> None:
-    """Exactly all can be taken, and nothing beside it; after `clear` again."""
+    """The whole capacity can be taken, and nothing more; after `clear` again."""
     allocator = Allocator(6400)
     assert allocator.allocate(6400) == 0
     assert allocator.allocate(1) is None
@@ -61,52 +80,52 @@ def test_a_block_of_the_whole_capacity() -> None:
 
 
 def test_written_parts_are_read_back() -> None:
-    """Parts lie one after the other, also those longer than one copying step."""
+    """Parts are stored one after the other, also those longer than one copying step."""
     arena = Arena(8 << 20)
     parts: list[bytes | bytearray] = [b"head", os.urandom(3 << 20), bytearray(b"tail"), b""]
-    place = arena.write(parts)
+    place = write(arena, parts)
     assert place is not None
-    assert arena.view(place) == b"".join(parts)
-    assert arena.is_current(place)
+    assert view(arena, place) == b"".join(parts)
+    assert is_current(arena, place)
     reader = ArenaReader(arena)
-    assert reader.view(place) == b"".join(parts)
-    assert reader.view(place).readonly
+    assert view(reader, place) == b"".join(parts)
+    assert view(reader, place).readonly
 
 
-def test_long_parts_into_room_that_was_used_before() -> None:
-    """Room that is used again takes long and short parts as fresh room does, and so does trimmed room."""
+def test_reused_room_takes_long_parts() -> None:
+    """Room that was used before, or trimmed, takes long and short parts as new room does."""
     arena = Arena(4 << 20)
     for turn in range(4):
         parts = [b"%d" % turn, os.urandom(3 << 20), *[b"x"] * 1500]
-        place = arena.write(parts)
+        place = write(arena, parts)
         assert place is not None
-        assert arena.view(place) == b"".join(parts)
+        assert view(arena, place) == b"".join(parts)
         arena.free(place)
         if turn == 2:
             arena.trim()
 
 
 def test_freed_places_are_stale_before_reuse() -> None:
-    """After `free` the place is stale for owner and reader, also when the same room and slot hold something new."""
+    """After `free` the place is stale for owner and reader, also when the same room and slot are used again."""
     arena = Arena(64, max_entries=1)
     reader = ArenaReader(arena.fd)
-    old = arena.write([b"a" * 64])
+    old = write(arena, [b"a" * 64])
     assert old is not None
-    assert arena.write([b"b"]) is None
+    assert write(arena, [b"b"]) is None
     arena.free(old)
-    assert not arena.is_current(old)
-    new = arena.write([b"b" * 64])
+    assert not is_current(arena, old)
+    new = write(arena, [b"b" * 64])
     assert new is not None
     assert (new.offset, new.slot) == (old.offset, old.slot)
-    assert not reader.is_current(old)
-    assert reader.is_current(new)
+    assert not is_current(reader, old)
+    assert is_current(reader, new)
 
 
 def test_slots_are_bounded() -> None:
-    """With all slots in use nothing more is stored, and the room that was looked at is not lost."""
+    """With all slots in use nothing more is stored, and no room is lost."""
     arena = Arena(6400, max_entries=2)
-    places = [arena.write([b"x"]), arena.write([b"y"])]
-    assert arena.write([b"z"]) is None
+    places = [write(arena, [b"x"]), write(arena, [b"y"])]
+    assert write(arena, [b"z"]) is None
     for place in places:
         assert place is not None
         arena.free(place)
@@ -116,30 +135,30 @@ def test_slots_are_bounded() -> None:
 def test_trim_gives_pages_back() -> None:
     """Pages of freed ranges return to the system, those in use stay."""
     arena = Arena(8 << 20)
-    kept = arena.write([b"k" * 100])
-    gone = arena.write([b"g" * (4 << 20)])
+    kept = write(arena, [b"k" * 100])
+    gone = write(arena, [b"g" * (4 << 20)])
     assert kept is not None
     assert gone is not None
     arena.free(gone)
     before = os.fstat(arena.fd).st_blocks
     arena.trim()
     assert os.fstat(arena.fd).st_blocks < before - 7000
-    assert arena.view(kept) == b"k" * 100
+    assert view(arena, kept) == b"k" * 100
 
 
 def test_close_with_views_held() -> None:
     """Closing twice, while a view is held, does not fail, and the view stays readable."""
     arena = Arena(1 << 16)
-    place = arena.write([b"data"])
+    place = write(arena, [b"data"])
     assert place is not None
     reader = ArenaReader(arena)
-    views = [arena.view(place), reader.view(place)]
+    views = [view(arena, place), view(reader, place)]
     for closable in (reader, arena, arena, reader):
         closable.close()
     assert views == [b"data", b"data"]
 
 
-def test_memory_goes_with_the_last_user() -> None:
+def test_memory_is_freed_with_its_last_user() -> None:
     """After closing, no mapping and no descriptor is left in the process."""
     gc.collect()
     before = _traces()
@@ -154,7 +173,7 @@ def test_memory_goes_with_the_last_user() -> None:
 
 
 def _traces() -> tuple[int, int]:
-    """(mappings, descriptors) of arenas in this process."""
+    """Return (mappings, descriptors) of arenas in this process."""
     with open("/proc/self/maps") as maps:
         mapped = maps.read().count("memfd:streaming-cache")
     return mapped, sum(_target(fd).startswith("/memfd:streaming-cache") for fd in os.listdir("/proc/self/fd"))
@@ -177,19 +196,19 @@ def test_impossible_size_is_refused() -> None:
 
 
 def test_fenced_table_reads_like_the_table() -> None:
-    """On machines that reorder loads the generations are the same, only ordered."""
+    """The table for machines that reorder loads has the same generations."""
     table = FencedTable(memoryview(bytearray(16)).cast("Q"))
     assert (table[1], len(table)) == (0, 2)
 
 
 def _read_places(handle: Any, pipe: Connection) -> None:
-    """In the child: read each place that comes; report wrong bytes (0 expected), good and stale reads."""
+    """In the child: read each place that is sent; report wrong bytes (0 expected), good and stale reads."""
     reader = ArenaReader(handle if isinstance(handle, int) else handle.detach())
     wrong = good = stale = 0
     while (item := pipe.recv()) is not None:
         place = Place(*item[:4])
-        copy = bytes(reader.view(place))
-        if not reader.is_current(place):
+        copy = bytes(view(reader, place))
+        if not is_current(reader, place):
             stale += 1
         elif copy == bytes([item[4]]) * place.length:
             good += 1
@@ -218,7 +237,7 @@ def test_child_reads_while_owner_evicts(method: str) -> None:
         while not stop.is_set():
             value = (value + 1) % 251
             with lock:
-                place = arena.write([bytes([value]) * 100_000])
+                place = write(arena, [bytes([value]) * 100_000])
                 if place is None:
                     arena.free(live.pop(0)[0])
                 else:
@@ -246,7 +265,7 @@ def test_child_reads_while_owner_evicts(method: str) -> None:
 
 
 class _SpawnHandle:
-    """A descriptor that travels to a spawned child while it starts."""
+    """A descriptor that is passed to a spawned child while it starts."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

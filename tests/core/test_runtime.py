@@ -27,12 +27,12 @@ async def _double(value):
 
 async def _hold(times, seconds):
     for _ in range(times):
-        threading.Event().wait(seconds)  # the loop's own thread: what is measured
+        threading.Event().wait(seconds)  # blocks the loop's thread, which is measured
         await asyncio.sleep(0.01)
 
 
-def test_a_loop_is_late_that_is_held_again_and_again(runtime):
-    """One long pause is none of the library's concern; short ones all the time are what reads wait for."""
+def test_lag_ignores_one_long_pause_and_shows_frequent_short_ones(runtime):
+    """Reads wait for short pauses that happen all the time."""
     runtime.run(_hold(1, 0.6))
     assert runtime.lag_s < 0.02
     runtime.run(_hold(6, 0.3))
@@ -45,7 +45,7 @@ def test_run_returns_the_result_of_a_coroutine(runtime):
 
 
 def test_run_raises_what_the_coroutine_raised(runtime):
-    """An error crosses the bridge as it is."""
+    """The caller gets the error unchanged."""
 
     async def fail():
         raise KeyError("name")
@@ -55,12 +55,12 @@ def test_run_raises_what_the_coroutine_raised(runtime):
 
 
 async def test_run_works_inside_a_running_loop(runtime):
-    """A caller that sits in a loop of its own may block on ours."""
+    """A caller inside its own loop may block on the library's."""
     assert runtime.run(_double(4)) == 8
 
 
 def test_run_on_the_loop_thread_is_refused(runtime):
-    """Waiting for itself is an error, not a hang."""
+    """The loop would wait for itself: this is an error, not a hang."""
 
     async def nested():
         runtime.run(_double(1))
@@ -69,19 +69,19 @@ def test_run_on_the_loop_thread_is_refused(runtime):
         runtime.run(nested())
 
 
-def test_close_cancels_what_runs_and_is_idempotent():
+def test_close_cancels_running_tasks_and_is_idempotent():
     """No task outlives its runtime."""
     runtime = Runtime()
     started, ended = threading.Event(), threading.Event()
 
-    async def wait_for_ever():
+    async def wait_forever():
         started.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
-    future = runtime.submit(wait_for_ever())
+    future = runtime.submit(wait_forever())
     assert started.wait(10)
     runtime.close()
     runtime.close()
@@ -114,12 +114,12 @@ assert current_runtime().run(value()) == os.getpid()
 
 
 def test_the_interpreter_ends_while_work_is_pending():
-    """Exit cancels what runs instead of waiting for it, and prints nothing."""
+    """Exit cancels the work instead of waiting for it, and prints nothing."""
     code = """
 import asyncio
 from streaming.core.runtime import current_runtime
-async def wait_for_ever(): await asyncio.Event().wait()
-current_runtime().submit(wait_for_ever())
+async def wait_forever(): await asyncio.Event().wait()
+current_runtime().submit(wait_forever())
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
     assert done.stderr == b""
@@ -148,13 +148,13 @@ except KeyboardInterrupt:
 
 
 async def test_done_may_be_awaited_or_not():
-    """A completed result is given to whoever awaits it."""
+    """Awaiting returns the completed result."""
     Done(1)
     assert await Done(2) == 2
 
 
 async def test_pending_waits_on_any_loop(runtime):
-    """Work on the runtime's loop can be awaited on the caller's, or waited for by blocking."""
+    """The caller may await the work on its own loop, or block."""
     assert await Pending(runtime.submit(_double(3))) == 6
     assert Pending(runtime.submit(_double(5))).result(10) == 10
 
@@ -167,7 +167,7 @@ def test_importing_starts_no_thread():
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_a_task_that_would_end_the_loop_ends_alone(runtime, error):
-    """Its caller gets the error; the loop goes on for everybody else."""
+    """Its caller gets the error; the loop continues for everyone else."""
 
     async def end():
         raise error

@@ -1,4 +1,4 @@
-"""Samples that are missing, damaged or refused: replaced alike everywhere, written down, and no more than a share."""
+"""Samples that are missing, damaged or refused: they are replaced alike everywhere and recorded, up to a share."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def indices(dataset: Any, workers: int = 0) -> list[int]:
     return [sample["idx"] for batch in DataLoader(dataset, 7, num_workers=workers, collate_fn=list) for sample in batch]
 
 
-def test_without_asking_the_error_is_raised() -> None:
-    """`on_error` is "raise" at first; another word is refused."""
+def test_by_default_the_error_is_raised() -> None:
+    """`on_error` is "raise" by default; an unknown value is refused."""
     with StreamingDatasetAdapter(source_of()) as adapter, pytest.raises(DecodeError, match=r"003\.json"):
         adapter[3]
     with pytest.raises(ConfigError, match="on_error"):
@@ -70,7 +70,7 @@ def test_without_asking_the_error_is_raised() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_substitutes_are_good_samples_and_the_same_in_every_run(workers: int, tmp_path: Path) -> None:
-    """Whoever reads, and in whatever order: the substitute tells its own number; each bad sample is noted once."""
+    """With any reader and order, the substitute has its own `idx`, and each bad sample is recorded once."""
     quarantine = tmp_path / "bad.jsonl"
     with replacing(source_of(), quarantine_path=quarantine) as adapter:
         found = indices(adapter, workers)
@@ -89,7 +89,7 @@ def test_substitutes_are_good_samples_and_the_same_in_every_run(workers: int, tm
 
 
 def test_a_substitute_is_cached_in_place_of_its_sample(tmp_path: Path) -> None:
-    """The bad object is not asked for at each read; after it was dropped from the cache it is noted no second time."""
+    """The bad object is not read each time; after an eviction it is not recorded again."""
     source = source_of()
     quarantine = tmp_path / "bad.jsonl"
     with replacing(source, quarantine_path=quarantine) as adapter:
@@ -103,7 +103,7 @@ def test_a_substitute_is_cached_in_place_of_its_sample(tmp_path: Path) -> None:
 
 
 def test_missing_changed_and_refused_samples_are_replaced() -> None:
-    """An object that is gone, one that was replaced, and one that `prepare` refuses."""
+    """An object was removed, one was replaced, and `prepare` refuses one."""
     source = source_of(())
 
     def refuse(sample: Any) -> Any:
@@ -119,8 +119,8 @@ def test_missing_changed_and_refused_samples_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("error", [AccessDenied, ObjectNotFoundError])
-def test_a_source_that_refuses_is_no_bad_sample(error: type[StreamingError]) -> None:
-    """A refused login stops the run; an object that is not there does not."""
+def test_a_source_that_refuses_the_login_is_not_a_bad_sample(error: type[StreamingError]) -> None:
+    """A refused login stops the run; a missing object does not."""
     source = FaultySource(source_of(()), [Fault(path="003.json", error=error("it said no"), times=None)])
     with replacing(source) as adapter:
         if error is ObjectNotFoundError:
@@ -131,30 +131,30 @@ def test_a_source_that_refuses_is_no_bad_sample(error: type[StreamingError]) -> 
 
 
 def test_more_than_the_share_stops_the_run() -> None:
-    """The error tells the numbers, the last sample and the next step."""
+    """The error has the numbers, the last sample and the next step."""
     with replacing(source_of(range(0, COUNT, 2)), max_bad_share=0.2) as adapter:
         with pytest.raises(TooManyBadSamples, match=r"max_bad_share allows 0\.2.*set quarantine_path") as caught:
             indices(adapter)
         assert isinstance(caught.value.__cause__, DecodeError)
     with replacing(source_of(range(8)), max_bad_share=0.0) as adapter:
-        assert len(indices(adapter)) == COUNT  # few are no share yet
+        assert len(indices(adapter)) == COUNT  # few are allowed, whatever their share
 
 
-def test_where_nothing_is_good_the_first_error_is_raised() -> None:
-    """All candidates are tried, and the sample that was asked for is named."""
+def test_if_all_candidates_are_bad_the_first_error_is_raised() -> None:
+    """All candidates are tried, and the error names the sample that was read."""
     with replacing(source_of(range(8), 8), max_bad_share=1) as adapter, pytest.raises(DecodeError, match=r"002\.json"):
         adapter[2]
 
 
-def test_a_quarantine_that_cannot_be_written_harms_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The samples are replaced, and one warning says it."""
+def test_an_unwritable_quarantine_file_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The samples are replaced all the same, with one warning."""
     with replacing(source_of(), quarantine_path=tmp_path / "none" / "bad.jsonl") as adapter:
         assert len(indices(adapter)) == COUNT
     assert sum("quarantine_failed" in record.message for record in caplog.records) == 1
 
 
 def test_candidates_are_spread_and_never_the_sample_itself() -> None:
-    """No sample stands in for many."""
+    """No sample replaces many others."""
     bad = BadSamples(1000, 0, None, 1.0)
     firsts = [bad.candidates(position)[0] for position in range(1000)]
     assert all(position not in bad.candidates(position) for position in range(1000))
@@ -164,7 +164,7 @@ def test_candidates_are_spread_and_never_the_sample_itself() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_ranks_stay_aligned_with_bad_samples_on_one_of_them(workers: int, tmp_path: Path) -> None:
-    """Two processes take equally many steps of equal batches, each ended by a collective call."""
+    """Two processes take the same number of steps with equal batches, each ended by a collective call."""
     (tmp_path / "data").mkdir()
     indices: Any = list(range(COUNT))
     loader = StreamingDataLoader(indices, 5, shuffle=True, rank=1, world_size=2, collate_fn=list)
@@ -177,6 +177,6 @@ def test_ranks_stay_aligned_with_bad_samples_on_one_of_them(workers: int, tmp_pa
         )
         for rank in range(2)
     ]
-    told = [json.loads(run.communicate(timeout=180)[0]) for run in runs]
-    assert [steps for steps, _ in told] == [6, 6]
-    assert told[1][1] >= len(of_rank_1)
+    results = [json.loads(run.communicate(timeout=180)[0]) for run in runs]
+    assert [steps for steps, _ in results] == [6, 6]
+    assert results[1][1] >= len(of_rank_1)

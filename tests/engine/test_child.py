@@ -1,4 +1,4 @@
-"""The owner in a child process: the same adapter, and what happens when one of the two processes ends."""
+"""The engine in a child process: the adapter behaves the same, and either process may end first."""
 
 import gc
 import os
@@ -77,7 +77,7 @@ def _fail(sample):
 
 
 def _wait_at_gate(sample):
-    """Stands still in the owner's process until the pipe that the object names was opened, written to and closed."""
+    """Blocks in the child process until the pipe that the object names was opened, written to and closed."""
     if sample["data"].startswith(b"/"):
         with open(sample["data"].decode()) as gate:
             gate.read()
@@ -85,7 +85,7 @@ def _wait_at_gate(sample):
 
 
 def _make_gate(tmp_path, i):
-    """Let reads of object `i` stand still; opening the result for writing waits until one does."""
+    """Let reads of object `i` block; opening the result for writing waits until one does."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     (tmp_path / "data" / f"{i:03d}.bin").write_bytes(os.fsencode(gate))
@@ -112,8 +112,8 @@ def _is_there(pid):
 # -- the contract of the adapter
 
 
-def test_samples_are_those_of_a_thread(tmp_path):
-    """Tensors and positions are equal, one by one and together, and each read gives the caller's own copy."""
+def test_samples_are_the_same_as_with_a_thread(tmp_path):
+    """Tensors and positions are equal, one by one and in batches, and each read returns the caller's own copy."""
     for i in range(COUNT):
         torch.save({"x": torch.full((3, 4), i), "name": f"n{i}"}, tmp_path / f"{i:03d}.pt")
     with _open(str(tmp_path)) as remote, StreamingDatasetAdapter(str(tmp_path)) as local:
@@ -152,7 +152,7 @@ def test_calls_reach_the_other_process(source):
             _ = adapter.cache
 
 
-def test_the_index_is_a_map_of_the_saved_file(source, tmp_path):
+def test_the_index_is_a_mapping_of_the_saved_file(source, tmp_path):
     """With `index_path` the child saves the index, and this process opens the file."""
     path = tmp_path / "data.index"
     with _open(source, index_path=path) as adapter:
@@ -173,13 +173,13 @@ def test_transform_gets_the_generator_of_the_epoch(source):
         assert seen[1] == seen[2]
 
 
-def test_announced_samples_are_read_before_they_are_asked_for(source, tmp_path):
-    """The order that `look_ahead` announces is followed in the child; what is forgotten or stopped is not."""
+def test_announced_samples_are_read_ahead(source, tmp_path):
+    """The child follows the order that `look_ahead` announces, unless it is forgotten or reading ahead stops."""
     gate = _make_gate(tmp_path, 5)
     with _open(source, prepare=_wait_at_gate) as adapter:
         batches = iter(adapter.look_ahead([[0, 1, 2], [3, 4, 5]]))
         first = next(batches)
-        gate.write_text("go on")  # returns once the child reads sample 5
+        gate.write_text("continue")  # returns once the child reads sample 5
         assert [sample["idx"] for sample in adapter.__getitems__(first)] == [0, 1, 2]
         assert [sample["idx"] for sample in adapter.__getitems__(next(batches))] == [3, 4, 5]
         batches.close()
@@ -211,14 +211,14 @@ def test_workers_read_through_the_same_child(source, method):
 
 
 def test_samples_larger_than_the_cache_are_sent(source):
-    """What cannot lie in the arena comes over the line."""
+    """They do not fit into the arena and come over the link."""
     with _open(source, cache_size_gb=1e-6) as adapter:
         _check(adapter.__getitems__(range(COUNT)))
         assert adapter.get_cache_stats()["bypassed"] >= COUNT
 
 
 def test_threads_do_not_wait_for_each_other(source, tmp_path):
-    """A read that stands still holds up no other thread."""
+    """A blocked read does not block another thread."""
     gate = _make_gate(tmp_path, 4)
     with _open(source, prepare=_wait_at_gate) as adapter, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(adapter.__getitem__, 4)
@@ -229,14 +229,14 @@ def test_threads_do_not_wait_for_each_other(source, tmp_path):
 
 
 def test_a_pickled_copy_has_a_child_of_its_own(source):
-    """A pickle is the configuration, the owner's place included."""
+    """A pickle is the configuration, including `owner`."""
     with _open(source, prepare=_stamp) as adapter, pickle.loads(pickle.dumps(adapter)) as copy:
         readers = {adapter[0]["reader"], copy[0]["reader"], os.getpid()}
         assert len(readers) == 3
 
 
-def test_from_config_knows_the_owner(source):
-    """The setting has its name in a configuration too, and a wrong value is refused."""
+def test_from_config_accepts_the_owner(source):
+    """The setting has the same name in a configuration, and an unknown value is refused."""
     with StreamingDatasetAdapter.from_config({"sources": [source], "owner": "process"}) as adapter:
         _check([adapter[1]])
     with pytest.raises(ConfigError, match="owner='fibre'"):
@@ -246,7 +246,7 @@ def test_from_config_knows_the_owner(source):
 # -- errors
 
 
-def test_errors_of_reads_are_those_of_a_thread(source, tmp_path):
+def test_errors_of_reads_are_the_same_as_with_a_thread(source, tmp_path):
     """A missing and a damaged object, and a failing `prepare`, raise their own exceptions here."""
     (tmp_path / "data" / "damaged.pt").write_bytes(b"PK\x03\x04 and no more")
     with _open(source) as adapter:
@@ -262,7 +262,7 @@ def test_errors_of_reads_are_those_of_a_thread(source, tmp_path):
 
 
 def test_errors_of_opening_are_raised_here(source, tmp_path):
-    """What the child meets at its start is raised by the constructor, as the same class."""
+    """The constructor raises the error that the child met at its start, as the same class."""
     with pytest.raises(ObjectNotFoundError, match="nowhere"):
         _open(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="labels"):
@@ -288,7 +288,7 @@ class _Deadly:
 
 
 def test_a_child_that_ends_at_its_start_is_an_error(source):
-    """Not a hang: what ended it, and the next step."""
+    """The constructor does not hang: the error says what ended the child, and the next step."""
     with pytest.raises(EngineGoneError, match=r"SIGKILL.*memory.*stderr"):
         _open(source, prepare=_Deadly())
 
@@ -302,7 +302,7 @@ def _defined_elsewhere(name):
 
 
 def test_what_cannot_be_sent_is_refused_by_name(source):
-    """A lambda, a function of the script, one of a module that the child lacks, objects in memory."""
+    """A lambda, a function of the script, a function of a module that the child lacks, objects in memory."""
     with pytest.raises(ConfigError, match=r"prepare=.*lambda.*owner='thread'"):
         _open(source, prepare=lambda sample: sample)
     with pytest.raises(ConfigError, match=r"prepare=prepare cannot be loaded .*only_here.*owner='thread'"):
@@ -321,9 +321,9 @@ def test_what_cannot_be_sent_is_refused_by_name(source):
 
 
 def test_closing_leaves_nothing(source):
-    """After close there is no process, descriptor or mapping; closing twice is fine, and every use says so."""
+    """After close, no process, descriptor or mapping is left, closing again is fine, and every use raises an error."""
     current_runtime()
-    gc.collect()  # what tests before left to it
+    gc.collect()  # what earlier tests left behind
 
     def held():
         fds = {
@@ -353,7 +353,7 @@ def test_closing_leaves_nothing(source):
 
 
 def test_a_dropped_adapter_ends_its_child(source):
-    """Without close, collecting the adapter does it."""
+    """Garbage collection of the adapter closes it."""
     adapter = _open(source, prepare=_stamp)
     reader = adapter[0]["reader"]
     del adapter
@@ -362,8 +362,8 @@ def test_a_dropped_adapter_ends_its_child(source):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_end_of_the_child_is_an_error_at_every_reader(source, tmp_path, how):
-    """Reads under way, the next ones, and those of workers raise; reading ahead and closing do not hang either."""
+def test_the_end_of_the_child_is_an_error_for_every_reader(source, tmp_path, how):
+    """Reads in flight, later ones, and those of workers raise; reading ahead and closing do not hang either."""
     gate = _make_gate(tmp_path, 4)
     with _open(source, prepare=_wait_at_gate) as adapter, ThreadPoolExecutor(1) as pool:
         workers = iter(
@@ -394,7 +394,7 @@ def test_the_end_of_the_child_is_an_error_at_every_reader(source, tmp_path, how)
         adapter.forget(adapter)
 
 
-def test_closing_does_not_wait_for_a_read_that_stands_still(source, tmp_path):
+def test_closing_does_not_wait_for_a_blocked_read(source, tmp_path):
     """The child has two seconds to end in order, and the thread that reads gets an error."""
     gate = _make_gate(tmp_path, 4)
     with ThreadPoolExecutor(1) as pool:
@@ -409,7 +409,7 @@ def test_closing_does_not_wait_for_a_read_that_stands_still(source, tmp_path):
 
 
 def test_closing_ends_a_child_that_is_stopped(source):
-    """A child that cannot end by itself is killed."""
+    """A child that cannot end on its own is killed."""
     with _open(source, prepare=_stamp) as adapter:
         reader = adapter[0]["reader"]
         os.kill(reader, signal.SIGSTOP)
@@ -456,18 +456,18 @@ def _child_of(process):
     ("how", "code"), [(None, 0), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
 )
 def test_the_child_ends_with_its_parent(source, how, code):
-    """At the end of the script, which closes nothing, and however it is killed; without a word."""
+    """It ends silently when the script ends without closing, and when the script is killed in any way."""
     with _run(RUN, source["path"]) as process:
         child = _child_of(process)
         if how is not None:
             process.send_signal(how)
-        _, errors = process.communicate("go on\n" if how is None else None, timeout=60)
+        _, errors = process.communicate("continue\n" if how is None else None, timeout=60)
         assert (process.returncode, errors) == (code, "")
         assert _has_ended(child)
 
 
-def test_an_interrupt_of_the_group_is_the_trainers(source):
-    """Ctrl-C reaches both processes: the child goes on serving until the trainer ends."""
+def test_an_interrupt_of_the_group_is_left_to_the_trainer(source):
+    """Ctrl-C reaches both processes: the child continues to serve until the trainer ends."""
     with _run(RUN, source["path"]) as process:
         child = _child_of(process)
         os.killpg(process.pid, signal.SIGINT)
@@ -488,7 +488,7 @@ OPEN = textwrap.dedent(
 
 
 def test_a_child_that_is_still_opening_ends_with_its_parent():
-    """A source that never answers its listing does not keep the child."""
+    """A source that never answers its listing does not keep the child alive."""
     with socket.create_server(("127.0.0.1", 0)) as silent, _run(OPEN, f"http://{_address(silent)}/") as process:
         silent.settimeout(60)
         connection, _ = silent.accept()
@@ -500,7 +500,7 @@ def test_a_child_that_is_still_opening_ends_with_its_parent():
 
 
 def test_an_interrupted_opening_leaves_no_child():
-    """Ctrl-C while the child lists: the trainer ends, and the child with it."""
+    """After Ctrl-C while the child lists, the trainer ends, and the child with it."""
     with socket.create_server(("127.0.0.1", 0)) as silent, _run(OPEN, f"http://{_address(silent)}/") as process:
         silent.settimeout(60)
         connection, _ = silent.accept()
@@ -534,19 +534,19 @@ FORK = textwrap.dedent(
 )
 
 
-def test_a_fork_neither_ends_nor_keeps_the_child(source):
-    """It reads and closes for itself; when the trainer is killed it may live on, and the owner does not."""
+def test_a_fork_neither_ends_the_child_nor_keeps_it_alive(source):
+    """The fork reads and closes on its own. When the trainer is killed, the fork may live, and the child ends."""
     with _run(FORK, source["path"]) as process:
-        owner, fork = (os.pidfd_open(int(pid)) for pid in process.stdout.readline().split())
+        child, fork = (os.pidfd_open(int(pid)) for pid in process.stdout.readline().split())
         process.kill()
-        assert _has_ended(owner)
+        assert _has_ended(child)
         process.stdin.close()
         assert _has_ended(fork)
         assert process.stderr.read() == ""
 
 
 def test_reads_of_many_threads_are_right(source):
-    """Threads that read at once, first of all, get what they asked for."""
+    """Threads whose first reads are concurrent get the right samples."""
     with _open(source) as adapter:
         barrier = threading.Barrier(6)
 

@@ -27,7 +27,7 @@ async def test_results_and_errors_come_back(pool):
         await bad
 
 
-async def test_jobs_run_side_by_side_in_no_more_threads_than_asked(pool):
+async def test_jobs_run_side_by_side_in_the_given_number_of_threads(pool):
     """Two jobs that wait for each other both end; a third thread never starts."""
     meeting = threading.Barrier(2)
     await asyncio.gather(*(pool.run(meeting.wait, 30) for _ in range(2)))
@@ -62,7 +62,7 @@ async def test_a_cancelled_job_does_not_begin(pool):
 
 
 async def test_close_waits_for_what_runs_and_refuses_more():
-    """After close no thread is left, and giving work says so."""
+    """After close no thread is left, and a new job raises an error."""
     pool = DecodePool(asyncio.get_running_loop(), 1)
     assert await pool.run(_thread_name)
     await asyncio.to_thread(pool.close)
@@ -72,8 +72,8 @@ async def test_close_waits_for_what_runs_and_refuses_more():
         pool.run(_thread_name)
 
 
-async def test_threads_hold_on_to_nothing(pool):
-    """A result lives no longer than its receiver keeps it, though the thread waits for its next job."""
+async def test_threads_keep_no_results_alive(pool):
+    """A result lives only while its receiver keeps it, although the thread waits for its next job."""
     result = await pool.run(_Big)
     gone = threading.Event()
     result.gone = gone
@@ -91,13 +91,13 @@ class _Big:
 
 
 async def test_short_jobs_run_in_one_thread(pool):
-    """Threads that only fought for the interpreter's lock would slow each other down."""
+    """Several threads would compete for the interpreter's lock and slow each other down."""
     await asyncio.gather(*(pool.run(int) for _ in range(50)))
     assert len(set(await asyncio.gather(*(pool.run(_thread_name) for _ in range(50))))) == 1
 
 
-async def test_a_job_that_is_stuck_among_short_ones_holds_nobody_up(pool):
-    """The lead passes to another thread, and comes back in order once the job ends."""
+async def test_a_job_that_is_stuck_among_short_ones_does_not_block_them(pool):
+    """The lead passes to another thread, and returns in order when the job ends."""
     await asyncio.gather(*(pool.run(int) for _ in range(50)))
     gate = threading.Event()
     for _ in range(3):
@@ -109,11 +109,11 @@ async def test_a_job_that_is_stuck_among_short_ones_holds_nobody_up(pool):
         gate.clear()
 
 
-async def test_a_job_that_ends_while_it_is_looked_at(pool):
-    """Its thread takes the lead back between two looks of the watch, which goes on."""
+async def test_a_job_may_end_while_the_watch_looks_at_it(pool):
+    """Its thread takes the lead back between two steps of the watch, which continues."""
 
     class Emptied(list):
-        """The list of who leads, which a thread empties once it was asked for its length."""
+        """The list of the leading thread, which that thread empties after its length was read."""
 
         def __len__(self):
             length = super().__len__()
@@ -129,10 +129,10 @@ def _raise(error):
 
 
 @pytest.mark.parametrize("error", [StopIteration(1), SystemExit(2), KeyboardInterrupt(), asyncio.CancelledError()])
-async def test_errors_that_mean_something_to_a_loop_reach_the_caller_alone(pool, error):
-    """A future or a loop that met them as they are would leave the caller waiting, or end with all others."""
+async def test_errors_that_a_loop_treats_specially_reach_only_the_caller(pool, error):
+    """Unwrapped, they would leave the caller waiting in a future, or end the loop."""
     others = [pool.run(pow, 2, i) for i in range(8)]
-    with pytest.raises(RuntimeError, match=type(error).__name__) as told:
+    with pytest.raises(RuntimeError, match=type(error).__name__) as caught:
         await pool.run(_raise, error)
-    assert told.value.__cause__ is error
+    assert caught.value.__cause__ is error
     assert await asyncio.gather(*others) == [2**i for i in range(8)]

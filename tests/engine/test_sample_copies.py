@@ -1,4 +1,4 @@
-"""Samples that the cache cannot hold: each reader gets a copy of its own, or an error that names what has none."""
+"""Samples that the cache cannot hold: each reader gets its own copy, or an error that names what cannot be copied."""
 
 import copy
 import dataclasses
@@ -72,13 +72,13 @@ def _method(workers):
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("prepare", [_with_history, _sparse, _nested, _in_an_object])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_sample_asked_for_many_times_at_once_is_a_copy_for_each(prepare, workers):
-    """What one read gives, every one of several gives: the values, in memory of its own, uncached and counted."""
+def test_concurrent_reads_of_a_sample_get_a_copy_each(prepare, workers):
+    """Each of several reads gets the values of a single read in its own memory, uncached and counted."""
     with _open(prepare) as adapter:
         expected = [_values(prepare({"idx": i})) for i in range(COUNT)]
         samples = _read(adapter, [3, 3, 3, 5, 1, 3, 1, 1], workers)
         assert [sample["idx"] for sample in samples] == [3, 3, 3, 5, 1, 3, 1, 1]
-        if prepare is not _nested:  # whose memory cannot be looked at
+        if prepare is not _nested:  # its memory is not accessible
             for sample in samples:
                 assert torch.equal(_values(sample), expected[sample["idx"]])
             dense = [sample["x"] for sample in samples if prepare is _with_history]
@@ -91,7 +91,7 @@ def test_a_sample_asked_for_many_times_at_once_is_a_copy_for_each(prepare, worke
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_weighted_sampler_over_samples_with_a_history_ends(workers):
-    """Forgetting `torch.no_grad` in `prepare` costs the cache, and no reader waits for ever."""
+    """A missing `torch.no_grad` in `prepare` only prevents caching; no reader waits forever."""
     with _open(_with_history) as adapter:
         loader = DataLoader(
             adapter,
@@ -105,8 +105,8 @@ def test_a_weighted_sampler_over_samples_with_a_history_ends(workers):
                 assert torch.equal(x, _with_history({"idx": idx})["x"])
 
 
-def test_what_has_no_copy_is_named_to_every_reader():
-    """One reader gets a generator as it is; of several each gets the name of the sample and of the leaf."""
+def test_every_reader_gets_the_name_of_what_cannot_be_copied():
+    """A single reader gets the generator; each of several gets the name of the sample and of the leaf."""
     with _open(_generator) as adapter:
         assert list(adapter[2]["deep"][1]["lines"]) == ["a", "b"]
         with pytest.raises(PrepareError, match=r"sample 2 \('2'\).*\['deep'\]\[1\]\['lines'\] is a generator") as error:
@@ -120,16 +120,16 @@ def test_what_has_no_copy_is_named_to_every_reader():
         assert (stats["in_flight"], stats["in_flight_gb"]) == (0, 0)
 
 
-def test_what_cannot_be_sent_to_a_worker_is_named():
-    """The worker gets the same error, not that its owner is gone, and reads on."""
+def test_a_worker_gets_the_name_of_what_cannot_be_sent():
+    """The worker gets the same error instead of `EngineGoneError`, and continues to read."""
     with _open(_generator) as adapter:
         with pytest.raises(PrepareError, match=r"sample 2 \('2'\).*\['deep'\]\[1\]\['lines'\] is a generator"):
             _read(adapter, [2], 1)
         assert adapter[2]["idx"] == 2
 
 
-def test_a_copy_keeps_types_and_what_is_shared():
-    """Named tuples, sets and the identity of equal parts survive the slow way too."""
+def test_a_copy_keeps_types_and_shared_parts():
+    """Named tuples, sets and the identity of parts survive the slow path too."""
     tensor = LAYER(torch.ones(3))
     sample = {"a": tensor, "b": (tensor, {1, 2}), "c": _Features(tensor), "lock": None}
     copied = copy_sample(sample)
@@ -143,8 +143,8 @@ def test_a_copy_keeps_types_and_what_is_shared():
 
 
 @pytest.mark.parametrize("do", [copy_sample, pickle_sample])
-def test_what_fails_is_named_by_its_path(do):
-    """Also in an attribute, and at the top, and in a nest that contains itself."""
+def test_a_leaf_that_cannot_be_copied_is_named_by_its_path(do):
+    """The leaf may be in an attribute, at the top, or in a container that contains itself."""
     loop: dict[str, Any] = {"features": _Features(threading.Lock())}
     loop["self"] = loop
     with pytest.raises(Uncopyable, match=r"\['features'\]\.values is a lock"):
@@ -158,7 +158,7 @@ def _exit(sample):
 
 
 def test_a_prepare_that_ends_the_process_is_an_error_of_its_sample():
-    """The library's own threads go on."""
+    """The library's threads continue."""
     with _open(_exit) as adapter:
         for _ in range(2):
             with pytest.raises(PrepareError, match=r"sample 4 \('4'\): SystemExit: enough"):

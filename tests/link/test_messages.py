@@ -1,4 +1,4 @@
-"""The line between an owner process and its workers."""
+"""The link between the engine's process and its workers."""
 
 import asyncio
 import multiprocessing
@@ -25,7 +25,7 @@ def runtime():
 
 @pytest.fixture
 def server(runtime):
-    """A server that answers with the request and its own pid."""
+    """A server that replies with the request and its own pid."""
 
     async def answer(request):
         await asyncio.sleep(0)
@@ -38,7 +38,7 @@ def server(runtime):
 
 @pytest.fixture
 def arena_fd():
-    """Any descriptor stands for the arena here."""
+    """A descriptor in place of the arena's."""
     fd = os.open(os.devnull, os.O_RDONLY)
     yield fd
     os.close(fd)
@@ -64,8 +64,8 @@ def _start(method, handle):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_children_of_every_start_method_reach_the_owner(server, arena_fd, method):
-    """Requests come back with the owner's answer; the child's end closes the line."""
+def test_children_of_every_start_method_reach_the_server(server, arena_fd, method):
+    """Requests get the server's reply; the end of the child closes the link."""
     process, pipe = _start(method, LinkHandle(server.hello_fd, arena_fd))
     big = list(range(100_000))
     for request in ([1, 2], big):
@@ -77,7 +77,7 @@ def test_children_of_every_start_method_reach_the_owner(server, arena_fd, method
 
 
 def test_a_killed_worker_leaves_the_others_served(server, arena_fd):
-    """Death of one worker is seen by the kernel and concerns nobody else."""
+    """The kernel closes the link of the dead worker and no other."""
     handle = LinkHandle(server.hello_fd, arena_fd)
     (first, first_pipe), (second, second_pipe) = _start("fork", handle), _start("fork", handle)
     for pipe in (first_pipe, second_pipe):
@@ -91,8 +91,8 @@ def test_a_killed_worker_leaves_the_others_served(server, arena_fd):
     second.join(30)
 
 
-def test_a_worker_sees_the_end_of_its_owner(runtime, server, arena_fd):
-    """After the owner closed, a request is an error with a next step, not a hang."""
+def test_a_worker_sees_the_end_of_the_server(runtime, server, arena_fd):
+    """After the server closed, a request raises an error with a next step and does not hang."""
     process, pipe = _start("spawn", LinkHandle(server.hello_fd, arena_fd))
     pipe.send("x")
     pipe.recv()
@@ -105,8 +105,8 @@ def test_a_worker_sees_the_end_of_its_owner(runtime, server, arena_fd):
     process.join(30)
 
 
-def test_threads_that_ask_at_once_do_not_wait_for_each_other(runtime):
-    """Each has a connection of its own, which the next request uses again; each gets its own reply."""
+def test_concurrent_threads_do_not_wait_for_each_other(runtime):
+    """Each has its own connection, which the next request reuses, and gets its own reply."""
     gate = asyncio.Event()
 
     async def answer(request):
@@ -132,7 +132,7 @@ def test_threads_that_ask_at_once_do_not_wait_for_each_other(runtime):
 
 
 async def test_a_request_can_be_awaited(runtime, server):
-    """On any loop, with the errors of a blocking request."""
+    """It works on any loop, with the errors of a blocking request."""
     client = LinkClient(server.hello_fd)
     assert await client.request_async([1, 2]) == [[1, 2], os.getpid()]
     await asyncio.wrap_future(runtime.submit(server.aclose()))
@@ -140,8 +140,8 @@ async def test_a_request_can_be_awaited(runtime, server):
         await client.request_async("x")
 
 
-def test_what_is_no_line_is_refused(arena_fd):
-    """A descriptor that is no line is an error with a next step, and a line does not travel by plain pickle."""
+def test_a_descriptor_that_is_not_a_link_is_refused(arena_fd):
+    """The error has a next step, and a link cannot be pickled on its own."""
     client = LinkClient(arena_fd)
     with pytest.raises(EngineGoneError):
         client.request("x")
@@ -157,7 +157,7 @@ class _Odd(Exception):
 
 @pytest.fixture
 def failing(runtime):
-    """A server that fails as it is asked to, and serves everything else."""
+    """A server that fails if the request says so, and serves everything else."""
 
     async def answer(request):
         match request:
@@ -189,8 +189,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("request_", "kind", "text"), CASES, ids=[kind.__name__ for _, kind, _ in CASES])
-async def test_a_failed_request_is_its_own_error_and_the_line_goes_on(failing, request_, kind, text):
-    """Not the end of the owner: this client and others are served, on the same connection."""
+async def test_a_failed_request_raises_its_own_error_and_the_link_stays_open(failing, request_, kind, text):
+    """This client and others are still served, on the same connection."""
     client, other = LinkClient(failing.hello_fd), LinkClient(failing.hello_fd)
     assert [client.request("a"), other.request("b")] == ["a", "b"]
     for _ in range(2):
@@ -206,8 +206,8 @@ async def test_a_failed_request_is_its_own_error_and_the_line_goes_on(failing, r
     other.close()
 
 
-def test_a_worker_without_descriptors_is_not_told_that_its_owner_is_gone(server):
-    """The error is that of the worker, which can be helped there."""
+def test_a_worker_without_descriptors_gets_its_own_error(server):
+    """The error is the worker's own, not `EngineGoneError`."""
     client = LinkClient(server.hello_fd)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))

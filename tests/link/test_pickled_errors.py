@@ -1,4 +1,4 @@
-"""Errors that cross to another process are the same there."""
+"""Errors are the same after they were sent to another process."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ from streaming.link.pickled_errors import pickle_error
 
 
 class _TwoArguments(Exception):
-    """As those of many clients: what it is made from is not what it keeps."""
+    """An error like those of many clients: its attributes are not its constructor's arguments."""
 
     def __init__(self, code, where):
         super().__init__(f"code {code} at {where}")
@@ -20,7 +20,7 @@ class _TwoArguments(Exception):
 
 
 class _Prefixed(ValueError):
-    """Would pickle, and load with another text."""
+    """An error that pickles, but loads with another text."""
 
     def __init__(self, key):
         super().__init__(f"no {key}")
@@ -57,7 +57,7 @@ def _crossed(error):
     ids=repr,
 )
 def test_type_text_and_attributes_survive(error):
-    """Whatever the class takes to be made."""
+    """They do so with any constructor."""
     error.add_note("seen at noon")
     crossed = _crossed(error)
     assert type(crossed) is type(error)
@@ -67,7 +67,7 @@ def test_type_text_and_attributes_survive(error):
 
 
 def test_causes_and_contexts_survive():
-    """The whole chain, each link as what it was; what was hidden with `from None` stays hidden."""
+    """The whole chain survives, each link in its role; a context hidden with `from None` stays hidden."""
     try:
         try:
             try:
@@ -95,7 +95,7 @@ def test_causes_and_contexts_survive():
     assert isinstance(_crossed(loop).__cause__, KeyError)
 
 
-def test_what_cannot_be_imported_is_of_the_nearest_class_that_can():
+def test_an_error_that_cannot_be_imported_becomes_one_of_the_nearest_class():
     """A handler for the base class works, and the text has the name."""
 
     class Local(FileNotFoundError):

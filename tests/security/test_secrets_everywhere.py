@@ -381,7 +381,7 @@ def test_commands_print_no_secret(server: str, tmp_path: Path) -> None:
         assert result.output, name
         found[name] = result.output
     check(found)
-    assert "takes connections" in found["doctor"]
+    assert "accepts connections" in found["doctor"]
     assert json.loads(found["live --json"])["urls"] == [f"http://{server}/metrics?token=***&odd=***"]
 
 

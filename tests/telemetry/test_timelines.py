@@ -1,4 +1,4 @@
-"""What a reader waited for, from the moments at which samples passed each stage."""
+"""Waits of readers by stage, from the moments at which samples passed each stage."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_wait_for_a_thread_has_the_proportions_of_what_the_threads_did() -> No
     assert wait_for([7], 10.0, 18.0, packed, waits) == {"source": 2.0, "decompress": 2.0, "decode": 4.0}
 
 
-def test_bytes_that_arrived_before_they_were_wanted_are_no_reason() -> None:
+def test_bytes_that_arrived_before_they_were_wanted_do_not_count() -> None:
     """They were read ahead and waited for a thread: a faster source would have changed nothing."""
     busy: TimelineTuple = (6, 5.0, 6.0, 6.0, 6.0, 14.0, 14.0, 14.0, 0.0)
     waits: TimelineTuple = (7, 6.0, 9.0, 14.0, 9.0, 18.0, 18.0, 18.0, 0.0)

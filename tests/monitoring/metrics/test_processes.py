@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 from torch.utils.data import DataLoader
@@ -144,8 +145,11 @@ def test_a_stopped_owner_blocks_no_scrape(registry: CollectorRegistry, tmp_path:
         assert adapter[0]["idx"] == 0
         numbers(registry)
         owner: Any = adapter._reader
-        os.kill(owner._process.pid, signal.SIGSTOP)
+        engine = psutil.Process(owner._process.pid)
+        engine.suspend()
         try:
+            while engine.status() != psutil.STATUS_STOPPED:  # the signal takes effect later than it is sent
+                pass
             for errors in (1, 2, 3):
                 assert other[0]["idx"] == 0
                 found = numbers(registry)
@@ -154,7 +158,7 @@ def test_a_stopped_owner_blocks_no_scrape(registry: CollectorRegistry, tmp_path:
                 assert found.of("scrape_errors_total", dataset="data") == errors
                 assert found.of("scrape_errors_total", dataset="other") == 0
         finally:
-            os.kill(owner._process.pid, signal.SIGCONT)
+            engine.resume()
         assert adapter[0]["idx"] == 0
         while numbers(registry).of("reads_total", dataset="data") != 2:
             pass

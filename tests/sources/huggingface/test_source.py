@@ -106,7 +106,7 @@ class TestContract(SourceContract):
         async with over(hub.url, repo) as source:
             yield source
 
-    async def test_etag_tells_a_change(self, source: DataSource, place: Place) -> None:
+    async def test_the_etag_changes_with_the_object(self, source: DataSource, place: Place) -> None:
         """An ETag stays, in parts and in listings; a new commit is not seen until a new source, with another ETag."""
         place("a.bin", CONTENT)
         first = await source.read("a.bin")
@@ -120,7 +120,7 @@ class TestContract(SourceContract):
         assert (bytes(changed.data), changed.size) == (CONTENT + b"more", len(CONTENT) + 4)
         assert changed.etag not in (first.etag, None)
 
-    async def test_fetch_file_takes_the_compressed_object_where_only_that_exists(
+    async def test_fetch_file_uses_the_compressed_object_if_only_that_exists(
         self, source: DataSource, place: Place
     ) -> None:
         """`x.json` comes from `x.json.zst` unless `x.json` exists, and at this commit it does not."""
