@@ -186,7 +186,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "first epoch",
         [waiting("source"), FIRST_EPOCH],
         "TrainerWaiting/source",
-        ["after the first epoch the cache answers 90 %"],
+        ["after the first epoch the cache serves 90 %"],
     ),
     (
         "breaker",
@@ -219,13 +219,13 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "small cache",
         [waiting("source"), SMALL],
         "CacheTooSmall",
-        ["the cache of 1 GB keeps 12 % of the data", "38 % of step", "raise it to about 8.33 GB a rank"],
+        ["the cache of 1 GB keeps 12 % of the data", "38 % of step", "raise it to about 8.33 GB per rank"],
     ),
     (
         "low hit rate",
         [{"cache_observed_hit_ratio": {(D,): 0.2}}],
         "HitRateLow",
-        ["hit rate 20 % where 90 % are predicted"],
+        ["hit rate 20 %, predicted 90 %"],
     ),
     (
         "types",
@@ -259,7 +259,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         [waiting("decode"), {"event_loop_lag_seconds": {("trainer",): 0.15}}],
         "TrainerWaiting/decode",
         [
-            "the reading loop wakes up 150 ms late, 38 % of step (decode): its Python or the trainer's",
+            "the event loop wakes up 150 ms late, 38 % of step (decode): its Python or the trainer's",
             "owner='process'; store",
         ],
     ),
@@ -267,7 +267,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "interpreter, where samples are copied",
         [waiting("cache"), {"event_loop_lag_seconds": {("trainer",): 0.04}}],
         "TrainerWaiting/cache",
-        ["the reading loop wakes up 40 ms late, 38 % of step (cache)", "owner='process'"],
+        ["the event loop wakes up 40 ms late, 38 % of step (cache)", "owner='process'"],
     ),
     (
         "interpreter, where the trainer's own thread gets it late",
@@ -279,7 +279,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "processors",
         [waiting("decode"), {"event_loop_lag_seconds": {("owner",): 0.15}}],
         "TrainerWaiting/decode",
-        ["too little of the processors"],
+        ["too little processor time"],
     ),
     (
         "bad samples",
@@ -366,7 +366,7 @@ def test_a_slow_rank_is_named_with_its_cause() -> None:
     assert verdict.findings[0].code == "RankSlow"
     assert verdict.findings[0].ranks == ("1",)
     assert verdict.sentence.startswith(
-        "rank 1 holds up the others, it waits 41 % of step where they wait 1 %: decompress, 41 % of step"
+        "rank 1 slows down the others, it waits 41 % of step and they wait 1 %: decompress, 41 % of step"
     )
     assert [finding.code for finding in verdict.findings] == ["RankSlow", "TrainerWaiting/decompress"]
 
@@ -481,9 +481,9 @@ def test_a_rank_that_is_gone_comes_first() -> None:
     before = parse(text_of({rank: begun(each) for rank, each in after.items()}), 2000.0)
     verdict = judge(before, parse(text_of({"0": after["0"]}), 2010.0))
     assert verdict.findings[0].code == "ScrapeGone"
-    assert verdict.sentence.startswith("rank 1 answered and no longer does")
+    assert verdict.sentence.startswith("rank 1 no longer answers")
     none = judge(before, parse("", 2010.0))
-    assert none.sentence.startswith("ranks 0, 1 answered and no longer do:")
+    assert none.sentence.startswith("ranks 0, 1 no longer answer:")
     assert len(none.figures) == 2  # from the start up to the first scrape
 
 
@@ -500,7 +500,7 @@ def test_before_the_first_step() -> None:
     idle: MetricsSnapshot = {"source_requests": {(D, "primary", "ok"): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
     verdict = verdict_on(reading({**NO_STEP, **idle, "prefetch_in_flight": {(D,): 0.0}}))
     assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", True)
-    assert "no batch was asked for yet" in verdict.sentence
+    assert "no batch was requested yet" in verdict.sentence
 
 
 def test_a_trainer_that_stands_by_itself() -> None:
@@ -509,7 +509,7 @@ def test_a_trainer_that_stands_by_itself() -> None:
     text = text_of({"0": reading(idle)})
     verdict = judge(parse(text, 2000.0), parse(text, 2010.0))
     assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", False)
-    assert "no step in 10 s, and it is not for want of data" in verdict.sentence
+    assert "no step in 10 s, but data is ready" in verdict.sentence
 
 
 def test_no_metric_of_this_library() -> None:
