@@ -77,8 +77,8 @@ def _breakers(case: Case) -> Iterator[Finding]:
         if state is None and (not opened or case.window.is_since_start):
             continue
         outcomes = _outcomes(case, source)
-        failed, asked = _failed(outcomes)
-        counts = f" ({failed:.0f} of {asked:.0f} requests failed: {_mix(outcomes)})" if failed else ""
+        failed, requests = _failed(outcomes)
+        counts = f" ({failed:.0f} of {requests:.0f} requests failed: {_mix(outcomes)})" if failed else ""
         what = f"the breaker of {source} is {state}" if state else f"the breaker of {source} opened {opened:.0f} times"
         yield _finding(
             case,
@@ -92,8 +92,8 @@ def _errors(case: Case) -> Iterator[Finding]:
     """Find errors of replicas whose circuit breaker is closed."""
     for source in case.window.values_of("source_requests", "source"):
         outcomes = _outcomes(case, source)
-        failed, asked = _failed(outcomes)
-        if source in case.figures.breakers or not asked or failed / asked <= ERROR_SHARE:
+        failed, requests = _failed(outcomes)
+        if source in case.figures.breakers or not requests or failed / requests <= ERROR_SHARE:
             continue
         most = max((name for name in outcomes if name not in _NO_ERRORS), key=lambda name: outcomes[name])
         retries = case.window.gained("source_retries", source=source)
@@ -102,7 +102,7 @@ def _errors(case: Case) -> Iterator[Finding]:
         yield _finding(
             case,
             "SourceErrors",
-            f"{source} {what} {percent(failed / asked)} of requests ({_mix(outcomes)}{again})",
+            f"{source} {what} {percent(failed / requests)} of requests ({_mix(outcomes)}{again})",
             _NEXT_STEP.get(most, _NEXT_STEP["other"]),
         )
 
