@@ -56,7 +56,7 @@ PICTURES: Final[dict[str, tuple[str, list[str]]]] = {
     "slow-codec": ("overview", [_TIME, "Latency"]),
     "slow-collate": ("overview", [_TIME, "Look-ahead"]),
     "small-cache": ("overview", [_TIME, "Hit ratio"]),
-    "short-ttl": ("cache", ["Samples that left, by reason", _HITS, "Reads, hits, fetches"]),
+    "short-ttl": ("cache", ["Evictions by reason", _HITS, "Reads, hits, fetches"]),
     "breaker-open": ("overview", ["Breakers", "Failed requests per second", "Latency"]),
     "slow-rank": ("overview", [_TIME, "Wait by rank"]),
     "trainer-bound": ("overview", [_TIME, "Samples per second"]),

@@ -1,4 +1,4 @@
-"""The sample cache and the look-ahead: what they hold, whether it is used, and what leaves too early."""
+"""Dashboard of the sample cache and prefetch: what they hold, whether it is used, and what expires too early."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def cache() -> dict[str, Any]:
     return assemble(
         "cache",
         "Streaming / Cache",
-        "Does the cache give what its budget lets expect, and is what comes next there in time?",
+        "Does the cache serve as much as its budget allows, and are samples ready when they are read?",
         {
             "At a glance": _tiles(),
             "Hits": [_reads(), _ratio(), _saved()],
-            "What leaves, what is held": [_evictions(), _refused(), _bytes(), _entries()],
+            "Evictions and contents": [_evictions(), _refused(), _bytes(), _entries()],
             "Look-ahead": [_depth(), _ahead_bytes(), _late()],
         },
         refresh="1m",
@@ -34,28 +34,28 @@ def cache() -> dict[str, Any]:
 def _tiles() -> list[Any]:
     observed = Text(
         "Observed of predicted",
-        "The observed hit ratio as a part of the predicted one.",
-        "above 70 % once an epoch is over.",
-        "see evictions by reason: ttl and capacity say which setting.",
+        "Observed hit ratio divided by the predicted one.",
+        "above 70 % after the first epoch.",
+        "see evictions by reason: ttl and capacity show which setting to change.",
         "StreamingHitRateLow",
     )
     ratio = Text(
         "Predicted hit ratio",
-        "Hits per read to be expected with this budget and order.",
-        "any; 100 % means that all fits.",
+        "Expected hits per read with this budget and order.",
+        "any; 100 % means that the whole data set fits.",
         "low while the trainer waits for source: the cache is too small for this data set.",
         "StreamingCacheTooSmall",
     )
     filled = Text(
         "Budget in use",
-        "Bytes held, with those held for reads under way, of the budget; the fullest rank.",
+        "Bytes used and reserved for reads in flight, as a share of the budget; the fullest rank.",
         "near 100 % when the data set is larger than the budget.",
-        "near 0 after an epoch: samples are refused or expire.",
+        "near 0 after an epoch: samples are not kept or expire.",
         "StreamingCacheExpiring",
     )
     expired = Text(
         "Samples expired",
-        "Samples that left by their age in the time shown.",
+        "Samples that expired in the time range.",
         "0: training data does not age.",
         "set max_ttl_seconds to None.",
         "StreamingCacheExpiring",
@@ -89,9 +89,9 @@ def _tiles() -> list[Any]:
 def _reads() -> Any:
     text = Text(
         "Reads, hits, fetches",
-        "Samples per second: served without a fetch, found because they were read ahead, and fetched.",
-        "fetches fall after the first epoch to what does not fit.",
-        "as many fetches as reads in every epoch: nothing is kept; see refused and evictions.",
+        "Samples per second: served without a fetch, prefetched, and fetched.",
+        "after the first epoch only what does not fit is fetched.",
+        "as many fetches as reads in every epoch: nothing is kept; see evictions and samples not kept.",
         "StreamingHitRateLow",
     )
     queries = {
@@ -105,9 +105,9 @@ def _reads() -> Any:
 def _ratio() -> Any:
     text = Text(
         "Hit ratio, observed and predicted",
-        "Hits per read over the last epoch, beside what budget and order let expect.",
+        "Hits per read over the last epoch, and the ratio expected with this budget and order.",
         "observed within 70 % of predicted after the first epoch.",
-        "lower: samples expire, are refused, or the order is not the one announced.",
+        "lower: samples expire, are not kept, or the order is not the one announced.",
         "StreamingHitRateLow",
     )
     queries = {
@@ -120,9 +120,9 @@ def _ratio() -> Any:
 def _saved() -> Any:
     text = Text(
         "Compression ratio",
-        "Bytes of the samples stored so far over what they were stored in.",
-        "1 for data that does not compress, 1.2 and more where compression pays.",
-        "near 1 with a busy stage cache: set compression_type to none.",
+        "Bytes of the samples stored so far, over the bytes they were stored in.",
+        "1 for data that does not compress, 1.2 or more where compression pays.",
+        "near 1 while the trainer waits for cache: set compression_type to none.",
         "StreamingCacheTooSmall",
     )
     return lines(text, "x", 8, {"{{dataset}}": total("cache_compression_ratio", "dataset", "avg")})
@@ -130,9 +130,9 @@ def _saved() -> Any:
 
 def _evictions() -> Any:
     text = Text(
-        "Samples that left, by reason",
-        "Samples per second that left: to make room (capacity), or by their age (ttl).",
-        "capacity alone, and no more than fetches.",
+        "Evictions by reason",
+        "Samples evicted per second: to make room (capacity), or by age (ttl).",
+        "only capacity, and no more than fetches.",
         "ttl: set max_ttl_seconds to None; capacity with a low hit ratio: give the cache more memory.",
         "StreamingCacheExpiring",
     )
@@ -142,9 +142,9 @@ def _evictions() -> Any:
 def _refused() -> Any:
     text = Text(
         "Samples not kept, by reason",
-        "Samples per second that were not kept: larger than the room (size), or of other types (type).",
+        "Samples per second that were not kept: too large (size), or of unsupported types (type).",
         "0.",
-        "size: the budget is smaller than a few samples; type: prepare returns objects that are no tensors or "
+        "size: the budget is smaller than a few samples; type: prepare returns objects that are not tensors or "
         "plain values.",
         "StreamingCacheTooSmall",
     )
@@ -154,9 +154,9 @@ def _refused() -> Any:
 def _bytes() -> Any:
     text = Text(
         "Bytes of the budget",
-        "What samples take, what is held for reads under way, and the budget; sums over the ranks.",
+        "Bytes used by samples, reserved for reads in flight, and the budget; summed over ranks.",
         "the sum below the budget at all times.",
-        "full with a low hit ratio: a larger budget holds more; the hit ratio grows with it in proportion.",
+        "full with a low hit ratio: the hit ratio grows in proportion to the budget.",
         "StreamingCacheTooSmall",
     )
     queries = {
@@ -171,7 +171,7 @@ def _entries() -> Any:
     text = Text(
         "Samples held",
         "Number of samples in the cache of each data set, all ranks.",
-        "grows through the first epoch, then level.",
+        "grows during the first epoch, then level.",
         "falls during an epoch: samples expire or grew larger.",
         "StreamingCacheExpiring",
     )
@@ -181,27 +181,27 @@ def _entries() -> Any:
 def _depth() -> Any:
     text = Text(
         "Samples read ahead",
-        "Read ahead or on their way, only on their way, announced and not begun, and the most that may be ahead.",
+        "Read ahead or in flight, only in flight, announced but not begun, and the limit.",
         "ahead near depth.",
-        "ahead near 0 and much waiting: no room in the budget, or the endpoint takes no more at a time.",
+        "ahead near 0 and many not begun: no room in the budget, or the concurrency limit of the endpoint is reached.",
         "StreamingPrefetchStarved",
     )
     queries = {
         "ahead": total("prefetch_buffered_samples"),
-        "on their way": total("prefetch_in_flight"),
+        "in flight": total("prefetch_in_flight"),
         "not begun": total("prefetch_queued_samples"),
         "depth": total("prefetch_depth"),
     }
-    colours = {"ahead": GOOD, "on their way": "#5794F2", "not begun": "#8E8E8E", "depth": LIMIT}
+    colours = {"ahead": GOOD, "in flight": "#5794F2", "not begun": "#8E8E8E", "depth": LIMIT}
     return lines(text, "short", 8, queries, colours=colours)
 
 
 def _ahead_bytes() -> Any:
     text = Text(
         "Bytes read ahead",
-        "Bytes of the budget held by what was read ahead, with the most that may be, and the ranks that find no room.",
-        "below the most; no rank without room for long.",
-        "at the most while the trainer waits for source: a larger cache lets the look-ahead go deeper.",
+        "Bytes of the budget used by samples read ahead, their limit, and the ranks without room.",
+        "below the limit; no rank without room for long.",
+        "at the limit while the trainer waits for source: a larger cache allows more prefetch.",
         "StreamingPrefetchStarved",
     )
     queries = {
@@ -216,9 +216,9 @@ def _ahead_bytes() -> Any:
 def _late() -> Any:
     text = Text(
         "Late reads ahead",
-        "Part of the reads whose sample was on its way, but not there.",
+        "Share of the reads whose sample was still in flight.",
         "near 0.",
-        "the look-ahead begins too late for this latency: raise prefetch_ahead or leave it to itself (None).",
+        "prefetch begins too late for this latency: raise prefetch_ahead, or set it to None (adaptive).",
         "StreamingPrefetchStarved",
     )
     return lines(text, "percentunit", 8, {"late": f"{rate('prefetch_late')} / {rate('reads')}"}, colours={"late": BAD})

@@ -1,4 +1,4 @@
-"""One colour for one thing, on every dashboard and in every picture."""
+"""The same colour for the same thing, on every dashboard and in every picture."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ OUTCOME: Final[dict[str, str]] = dict(
         strict=True,
     )
 )
-"""What came of a request."""
+"""Outcomes of a request."""
 
 BREAKER: Final = {0: ("closed", GOOD), 1: ("half-open", WARN), 2: ("open", BAD)}
 """The numbers that panels give to the states of a breaker, with their texts."""

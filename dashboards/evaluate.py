@@ -1,4 +1,4 @@
-"""Ask a Prometheus what a panel asks, as Grafana does: with the variables put in, over a time range or at its end."""
+"""Run the queries of a panel on a Prometheus as Grafana does: with its variables, over a time range or at its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER: Final = Path(__file__).resolve().parent
 TIMEOUT_S: Final = 30.0
 
 Values = Mapping[str, str | Sequence[str]]
-"""Variable to its value, or to several; what is missing has all values."""
+"""Value, or values, of each variable; a missing one has all values."""
 
 
 class PrometheusError(Exception):

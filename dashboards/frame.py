@@ -36,7 +36,7 @@ VARIABLES: Final[dict[str, tuple[str, str]]] = {
     ),
     "rank": ("Process of the training run.", 'label_values(streaming_start_time_seconds{job=~"$job"}, rank)'),
     "source": (
-        "A copy of the data.",
+        "A replica.",
         'label_values(streaming_source_requests_total{job=~"$job",dataset=~"$dataset"}, source)',
     ),
 }

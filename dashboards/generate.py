@@ -1,4 +1,4 @@
-"""Write the dashboards beside this file, or check that they are what this code makes.
+"""Write the dashboards next to this file, or check that they are up to date.
 
     python dashboards/generate.py            write overview.json sources.json cache.json training.json
     python dashboards/generate.py --check    write nothing; exit 1 and name those that are stale

@@ -1,4 +1,4 @@
-"""The first dashboard to open: does the trainer wait, for what, on which rank, since when, and what fires."""
+"""The first dashboard to open: does the trainer wait, for what, on which rank, since when, and which alerts fire."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dashboards.queries import (
 __all__ = ["HEALTHY_WAIT", "overview"]
 
 HEALTHY_WAIT: Final = 0.05
-"""Part of the time that a trainer may wait: the bound of the alert StreamingTrainerWaiting."""
+"""Share of its time that a trainer may wait: the threshold of the alert StreamingTrainerWaiting."""
 
 _WAITING: Final = ((None, GOOD), (HEALTHY_WAIT, WARN), (2 * HEALTHY_WAIT, BAD))
 _FIRING: Final = f'ALERTS{{alertstate="firing",{ALERTS}}}'
@@ -39,10 +39,10 @@ def overview() -> dict[str, Any]:
     return assemble(
         "overview",
         "Streaming / Overview",
-        "Who made the accelerator wait? Read from the top: the tiles, the stack of stages, what fires, then the cause.",
+        "Why does the accelerator wait? Read from the top: the tiles, the stages, the alerts, then the cause.",
         {
             "Does the trainer wait?": [*_tiles(), _stages(), _ranks()],
-            "What fires, and is there progress?": [_alerts(), _samples(), _position()],
+            "Alerts and progress": [_alerts(), _samples(), _position()],
             "Sources": [_breakers(), _errors(), _latency()],
             "Cache, look-ahead, memory": [_hits(), _ahead(), _memory()],
         },
@@ -53,46 +53,46 @@ def overview() -> dict[str, Any]:
 def _tiles() -> list[Any]:
     waits = Text(
         "Trainer waits",
-        "Part of the trainer's time that it waited for a batch, over all ranks.",
+        "Share of the trainer's time spent waiting for batches, over all ranks.",
         "below 5 %.",
         "the next tile names the stage to look at.",
         "StreamingTrainerWaiting",
     )
     mostly = Text(
         "Waits most for",
-        "The stage that took the largest part of the trainer's time, with this part.",
+        "The stage that the trainer waited for most, with its share of the time.",
         "any stage, with less than 5 %.",
         "source: see Sources below; decode, transform, collate: processor time of the trainer's host; "
-        "cache: see the cache dashboard; queue: too few workers or too small a budget.",
+        "cache: see the cache dashboard; queue: too few workers, or the budget is too small.",
         "StreamingTrainerWaiting",
     )
     slowest = Text(
         "Rank that waits most",
-        "The rank whose trainer waits the largest part of its time. The others wait for it at each step.",
-        "all ranks alike, below 5 %.",
-        "compare this rank with the others on the training dashboard; a single slow rank is its host or its network.",
+        "The rank whose trainer waits the largest share of its time. The others wait for it at each step.",
+        "all ranks similar, below 5 %.",
+        "compare this rank with the others on the training dashboard; if it alone is slow, check its host and network.",
         "StreamingRankSlow",
         "training",
     )
     since = Text(
         "Waiting for",
-        "How long the trainer has waited more than 5 % without a good minute, or since its start; at most 6 hours.",
+        "Time since the trainer last waited less than 5 %, or since its start; at most 6 hours.",
         "0 to 1 min.",
-        "set the time range to a little more than this, and look what changed then: blue marks are starts, "
+        "set the time range to a little more than this, and see what changed then: blue marks are starts, "
         "red ones alerts.",
         "StreamingTrainerWaiting",
     )
     steps = Text(
         "Batches per second",
-        "Batches handed to the trainers, all ranks.",
-        "what this run had an hour ago.",
-        "0: the run stands still or has ended; else the trainer is slower, or it waits.",
+        "Batches delivered to the trainers, all ranks.",
+        "the same as an hour ago.",
+        "0: the run hangs or has ended; else the trainer is slower, or it waits.",
         "StreamingNoProgress",
         "training",
     )
     firing = Text(
         "Alerts firing",
-        "Alerts of this library that fire for this job, without those that only inform.",
+        "Alerts of this library that fire for this job, not counting severity info.",
         "0.",
         "see the list below; each has a runbook.",
     )
@@ -129,9 +129,9 @@ def _tiles() -> list[Any]:
 def _stages() -> Any:
     text = Text(
         "Where the trainer's time goes",
-        "Each stage's part of the trainer's time; green is the trainer at work. All colours together are all of it.",
+        "Share of the trainer's time by stage; green is the trainer at work. All colours add up to its whole time.",
         "green nearly to the top.",
-        "the widest colour is what to change; its start is when it began. "
+        "change the stage with the widest colour; where it starts is when the problem began. "
         "Gaps: no step ended in that time, the trainer may hang in one wait.",
         "StreamingTrainerWaiting",
         "training",
@@ -146,7 +146,7 @@ def _stages() -> Any:
 def _ranks() -> Any:
     text = Text(
         "Wait by rank",
-        "The part of its time that each rank's trainer waits.",
+        "Share of its time that each rank's trainer waits.",
         "all lines low and together.",
         "one line above the others: a slow host or network; all lines high: a source, or settings.",
         "StreamingRankSlow",
@@ -158,9 +158,9 @@ def _ranks() -> Any:
 def _alerts() -> Any:
     text = Text(
         "Firing alerts",
-        "What fires now, of which stage, source or rank, and since when.",
-        "one row, none.",
-        "the page of docs/runbooks that has the alert's name.",
+        "Alerts that fire now, with their labels and since when.",
+        "one row: none.",
+        "see the page in docs/runbooks with the alert's name.",
     )
     columns = ("alertname", "severity", "dataset", "stage", "source", "rank")
     expression = f"{_SINCE} or on() {_NONE}"
@@ -170,9 +170,9 @@ def _alerts() -> Any:
 def _samples() -> Any:
     text = Text(
         "Samples per second",
-        "Samples handed to the trainers, by rank.",
+        "Samples delivered to the trainers, by rank.",
         "level; a dip at the start of an epoch is shorter than a minute.",
-        "0: see the runbook; lower: look whether busy or waiting grew above.",
+        "0: see the runbook; lower: see above whether busy or waiting grew.",
         "StreamingNoProgress",
         "training",
     )
@@ -182,9 +182,9 @@ def _samples() -> Any:
 def _position() -> Any:
     text = Text(
         "Position in the epoch",
-        "Samples of the epoch handed out so far, over all ranks.",
-        "saw teeth of one height.",
-        "flat: no progress; a step back without a new epoch: the run went on from an older state.",
+        "Samples of the epoch delivered so far, over all ranks.",
+        "a sawtooth of constant height.",
+        "flat: no progress; a step back without a new epoch: the run resumed from an older state.",
         "StreamingNoProgress",
         "training",
     )
@@ -194,9 +194,9 @@ def _position() -> Any:
 def _breakers() -> Any:
     text = Text(
         "Breakers",
-        "Whether requests go to a copy of the data: closed lets them, open keeps them back, half-open tries one.",
+        "State of each replica's circuit breaker: closed lets requests through, open blocks them, half-open tries one.",
         "green.",
-        "red: this copy failed again and again; another one serves if there is one. See its errors.",
+        "red: this replica failed repeatedly; another one serves if there is one. See its errors.",
         "StreamingBreakerOpen",
         "sources",
     )
@@ -206,9 +206,9 @@ def _breakers() -> Any:
 def _errors() -> Any:
     text = Text(
         "Failed requests per second",
-        "By what came of them; without those cancelled because another was faster.",
+        "By outcome, not counting requests cancelled because another was faster.",
         "0.",
-        "denied: credentials; throttled: ask less at a time; timeout, unavailable: the store or the way to it.",
+        "denied: credentials; throttled: lower concurrency; timeout, unavailable: the store or the network.",
         "StreamingSourceErrors",
         "sources",
     )
@@ -218,9 +218,9 @@ def _errors() -> Any:
 def _latency() -> Any:
     text = Text(
         "Latency",
-        "How long half, and 99 of 100, answered requests took.",
+        "Median and 99th percentile of the latency of answered requests.",
         "level; p99 below ten times the median.",
-        "both rose: the store or the network; p99 alone: a slow tail, which second requests cut.",
+        "both rose: the store or the network; p99 alone: a slow tail, which hedges shorten.",
         "StreamingTrainerWaiting",
         "sources",
     )
@@ -231,9 +231,9 @@ def _latency() -> Any:
 def _hits() -> Any:
     text = Text(
         "Hit ratio",
-        "Reads that needed no fetch, over the last epoch, beside what budget and order let expect.",
+        "Share of reads that needed no fetch over the last epoch, and the share expected with this budget and order.",
         "observed within 70 % of predicted.",
-        "lower: samples expire, are refused, or leave too early; both low: give the cache more memory.",
+        "lower: samples expire, are not kept, or are evicted too early; both low: give the cache more memory.",
         "StreamingHitRateLow",
         "cache",
     )
@@ -247,9 +247,9 @@ def _hits() -> Any:
 def _ahead() -> Any:
     text = Text(
         "Look-ahead",
-        "Samples read ahead or on their way, beside the most that may be.",
-        "the two together, or ahead falls only where all is cached.",
-        "ahead at 0 while the trainer waits: the look-ahead is starved; see the cache dashboard.",
+        "Samples read ahead or in flight, and their limit.",
+        "both lines together; ahead falls only where everything is cached.",
+        "ahead at 0 while the trainer waits: prefetch is starved; see the cache dashboard.",
         "StreamingPrefetchStarved",
         "cache",
     )
@@ -260,9 +260,9 @@ def _ahead() -> Any:
 def _memory() -> Any:
     text = Text(
         "Memory",
-        "Resident memory of the fullest trainer and owner process, with what a process may use.",
+        "Largest resident memory of a trainer and of a process that reads, and the memory limit.",
         "level after the first epoch, below 90 % of the limit.",
-        "make the cache smaller before the kernel ends the run.",
+        "make the cache smaller before the kernel kills the run.",
         "StreamingMemoryNearLimit",
         "training",
     )

@@ -44,7 +44,7 @@ Steps = Sequence[tuple[float | None, str]]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a panel says about itself.
+    """Title and description of a panel.
 
     Attributes:
         title: a few words.
@@ -64,7 +64,7 @@ class Text:
 
     @property
     def description(self) -> str:
-        """As Grafana shows it, in Markdown."""
+        """The description in Markdown, as Grafana shows it."""
         return f"{self.what}\n\n**Normal:** {self.normal}\n\n**If not:** {self.act}"
 
 
@@ -79,7 +79,7 @@ def lines(text: Text, unit: str, width: int, queries: Queries, *, height: int = 
 
 
 def stack(text: Text, unit: str, width: int, queries: Queries, *, height: int = 8, **look: Any) -> Panel:
-    """Areas one upon another, see `lines`."""
+    """Stacked areas, see `lines`."""
     panel = lines(text, unit, width, queries, height=height, fill=75, **look)
     return panel.line_width(0).stacking(common.StackingConfig().mode(shapes.StackingMode.NORMAL).group("A"))
 

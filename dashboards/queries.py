@@ -43,7 +43,7 @@ def selector(key: str, part: str = "", **fixed: str) -> str:
     Args:
         key: of the family.
         part: "_bucket", "_sum" or "_count" of a histogram.
-        fixed: labels with the regular expression that they shall match; one that starts with "!" shall not match.
+        fixed: labels with the regular expression that they must match; one that starts with "!" must not match.
 
     Raises:
         KeyError: no such family.
@@ -64,7 +64,7 @@ def by(aggregation: str, labels: str, inner: str) -> str:
 
 
 def rate(key: str, labels: str = "", **fixed: str) -> str:
-    """What a counter gains per second, summed to the labels."""
+    """Increase of a counter per second, summed by the labels."""
     return by("sum", labels, f"rate({selector(key, **fixed)}{WINDOW})")
 
 
@@ -74,7 +74,7 @@ def increase(key: str, labels: str = "", **fixed: str) -> str:
 
 
 def total(key: str, labels: str = "", aggregation: str = "sum", **fixed: str) -> str:
-    """A gauge as it is, brought to the labels."""
+    """Value of a gauge, aggregated by the labels."""
     return by(aggregation, labels, selector(key, **fixed))
 
 
@@ -104,7 +104,7 @@ def else_zero(expression: str) -> str:
 
 
 def share_by(labels: str) -> str:
-    """The part of its time that the trainer waited, 0 to 1, for each value of the labels."""
+    """Share of its time that the trainer waited, 0 to 1, by the labels."""
     wait, busy = rate("trainer_wait_seconds", labels), rate("trainer_busy_seconds", labels)
     return f"{wait} / ({wait} + {busy})"
 
@@ -113,4 +113,4 @@ STEP: Final = f"scalar({rate('trainer_wait_seconds')} + {rate('trainer_busy_seco
 """All of the trainer's time: seconds per second and rank."""
 
 WAIT: Final = share_by("")
-"""The part of it that is waiting."""
+"""The share of it that is waiting."""

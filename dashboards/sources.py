@@ -1,4 +1,4 @@
-"""Each copy of the data: what is asked of it, how it answers, and what is done when it does not."""
+"""Dashboard of the replicas: their requests, latency and errors, and how the library reacts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def sources() -> dict[str, Any]:
     return assemble(
         "sources",
         "Streaming / Sources",
-        "Is a copy of the data slow, failing or held back, and what did that cost?",
+        "Is a replica slow, failing or blocked, and what does that cost?",
         {
             "At a glance": _tiles(),
             "Requests": [_outcomes(), _bytes(), _errors()],
             "Latency": [_heat(), _quantiles()],
-            "What was done about it": [_breakers(), _retries(), _hedges(), _failovers()],
-            "How much at a time": [_in_flight(), _waiting(), _mismatches()],
+            "Breakers, retries, hedges, failovers": [_breakers(), _retries(), _hedges(), _failovers()],
+            "Concurrency and integrity": [_in_flight(), _waiting(), _mismatches()],
         },
         refresh="1m",
     )
@@ -32,30 +32,30 @@ def sources() -> dict[str, Any]:
 def _tiles() -> list[Any]:
     failed = Text(
         "Failed requests",
-        "Part of the requests that failed; without those cancelled because another was faster.",
+        "Share of failed requests, not counting those cancelled because another was faster.",
         "below 1 %.",
-        "see by outcome below.",
+        "see the outcomes below.",
         "StreamingSourceErrors",
     )
     tail = Text(
         "p99 latency",
-        "99 of 100 answered requests took no longer, all sources.",
-        "what this store had last week.",
+        "99th percentile of the latency of answered requests, all sources.",
+        "the same as last week.",
         "see the heatmap: a second band is a slow server, a broad one a slow network.",
         "StreamingTrainerWaiting",
     )
     opened = Text(
         "Breakers not closed",
-        "Copies that are kept back or just tried again, by any rank.",
+        "Replicas whose circuit breaker is open or half-open on any rank.",
         "0.",
         "see the states below.",
         "StreamingBreakerOpen",
     )
     over = Text(
         "Reads failed over",
-        "Reads in the time shown that another copy served than the one asked first.",
-        "0, or a few at a deployment of the store.",
-        "the first copy in the settings fails: see its errors. The run goes on as long as a copy answers.",
+        "Reads in the time range that were served by another replica than the first choice.",
+        "0, or a few while the store is being deployed.",
+        "the first replica in the settings fails: see its errors. The run continues while any replica answers.",
         "StreamingSourceErrors",
     )
     share = f"{errors()} / {rate('source_requests', outcome='!cancelled')}"
@@ -78,9 +78,9 @@ def _tiles() -> list[Any]:
 def _outcomes() -> Any:
     text = Text(
         "Requests by outcome",
-        "Requests per second by what came of them.",
-        "green, with a thin grey of second requests cancelled.",
-        "any other colour is a failure of that kind, see the runbook.",
+        "Requests per second by outcome.",
+        "green, with a thin grey line of cancelled hedges.",
+        "any other colour is a failure of that kind; see the runbook.",
         "StreamingSourceErrors",
     )
     return stack(text, "reqps", 8, {"{{outcome}}": rate("source_requests", "outcome")}, colours=OUTCOME)
@@ -89,9 +89,9 @@ def _outcomes() -> Any:
 def _bytes() -> Any:
     text = Text(
         "Bytes per second",
-        "What each copy sent.",
+        "Bytes received from each replica.",
         "high in the first epoch, then lower by the hit ratio.",
-        "at the limit of the network while the trainer waits: compress, keep more in the cache, or use a nearer copy.",
+        "at the limit of the network while the trainer waits: compress, cache more, or use a nearer mirror.",
         "StreamingTrainerWaiting",
     )
     return stack(text, "Bps", 8, {"{{source}}": rate("source_bytes", "source")})
@@ -100,9 +100,9 @@ def _bytes() -> Any:
 def _errors() -> Any:
     text = Text(
         "Failed requests by source",
-        "Failed requests per second of each copy.",
+        "Failed requests per second of each replica.",
         "0.",
-        "one copy: its store; all: the network of this host, or credentials.",
+        "one replica: its store; all: the network of this host, or credentials.",
         "StreamingSourceErrors",
     )
     return lines(text, "reqps", 8, {"{{source}}": errors("source")})
@@ -111,9 +111,9 @@ def _errors() -> Any:
 def _heat() -> Any:
     text = Text(
         "Latency of all requests",
-        "How many answered requests took how long, all sources chosen above.",
+        "Distribution of the latency of answered requests, for the sources chosen above.",
         "one narrow band.",
-        "a second band above: one slow server or cold objects; a band that climbs: the store is loaded.",
+        "a second band above: one slow server or cold objects; a rising band: the store is overloaded.",
         "StreamingTrainerWaiting",
     )
     bucket = selector("source_request_duration_seconds", "_bucket")
@@ -123,9 +123,9 @@ def _heat() -> Any:
 def _quantiles() -> Any:
     text = Text(
         "Latency by source",
-        "How long half, 90 and 99 of 100 answered requests took.",
+        "50th, 90th and 99th percentile of the latency of answered requests.",
         "level; p99 below ten times the median.",
-        "p99 alone rose: a slow tail, see second requests; all rose: move the source or add a mirror.",
+        "p99 alone rose: a slow tail, see hedges; all rose: move the source or add a mirror.",
         "StreamingTrainerWaiting",
     )
     queries = {f"p{round(100 * q)} {{{{source}}}}": quantile(q, "source") for q in (0.5, 0.9, 0.99)}
@@ -134,10 +134,10 @@ def _quantiles() -> Any:
 
 def _breakers() -> Any:
     text = Text(
-        "Breaker of each copy",
-        "The worst state on any rank: closed lets requests through, open keeps them back, half-open tries one.",
+        "Breaker of each replica",
+        "The worst state on any rank: closed lets requests through, open blocks them, half-open tries one.",
         "green.",
-        "red: the copy failed again and again. Repair it or take it out of the settings; no restart is needed "
+        "red: the replica failed repeatedly. Repair it or remove it from the settings; no restart is needed "
         "once it answers.",
         "StreamingBreakerOpen",
     )
@@ -147,9 +147,9 @@ def _breakers() -> Any:
 def _retries() -> Any:
     text = Text(
         "Retries and deadlines",
-        "Attempts beyond the first per second, and reads given up because their deadline passed.",
+        "Retries per second, and reads given up because their deadline passed.",
         "0, or a few at a time.",
-        "retries cost latency, which the stage source shows; deadlines passed reach the trainer as errors.",
+        "retries cost latency, which the stage source shows; passed deadlines are errors in the trainer.",
         "StreamingSourceErrors",
     )
     queries = {
@@ -161,10 +161,10 @@ def _retries() -> Any:
 
 def _hedges() -> Any:
     text = Text(
-        "Second requests",
-        "Requests sent beside one that was late, and those that answered first.",
+        "Hedges",
+        "Second requests sent because the first was late, and those that answered first.",
         "at most 5 % of the requests.",
-        "at 5 % and rarely winning: the whole store is slow, not its tail; a mirror helps, more requests do not.",
+        "at 5 % and rarely winning: the whole store is slow, not just its tail; a mirror helps, more requests do not.",
         "StreamingTrainerWaiting",
     )
     queries = {
@@ -177,9 +177,9 @@ def _hedges() -> Any:
 def _failovers() -> Any:
     text = Text(
         "Failovers",
-        "Reads per second that another copy served than the one asked first, by the one asked first.",
+        "Reads per second served by another replica than the first choice, by first choice.",
         "0.",
-        "a copy that never answers costs each read a wait until its breaker opens: repair it or list it last.",
+        "a replica that never answers delays each read until its breaker opens: repair it or list it last.",
         "StreamingSourceErrors",
     )
     return lines(text, "ops", 6, {"{{source}}": rate("source_failovers", "source")})
@@ -188,9 +188,9 @@ def _failovers() -> Any:
 def _in_flight() -> Any:
     text = Text(
         "In flight and limit",
-        "Requests under way to each copy's endpoint, with the most it is asked at a time.",
+        "Requests in flight to each replica's endpoint, and its concurrency limit.",
         "below the limit; the limit level.",
-        "at a limit that falls: the endpoint throttles or slows when asked more. At a level limit: it is the bound.",
+        "at a falling limit: the endpoint throttles or slows down under load. At a level limit: it is the bottleneck.",
         "StreamingTrainerWaiting",
     )
     queries = {
@@ -203,7 +203,7 @@ def _in_flight() -> Any:
 def _waiting() -> Any:
     text = Text(
         "Waiting for an endpoint",
-        "Requests that wait because the endpoint takes no more at a time.",
+        "Requests that wait for the endpoint's concurrency limit.",
         "0, or short peaks at the start of an epoch.",
         "always above 0 while the trainer waits: a second endpoint (a mirror) carries more.",
         "StreamingTrainerWaiting",
@@ -214,9 +214,9 @@ def _waiting() -> Any:
 def _mismatches() -> Any:
     text = Text(
         "Wrong or damaged answers",
-        "Answers per second that were not the object listed, or damaged; each was asked for anew.",
+        "Answers per second that were damaged, or not the object that was listed; each was requested again.",
         "0.",
-        "the copy was written to during the run, or differs from the others: build its index anew.",
+        "the replica was changed during the run, or differs from the others: build the index again.",
         "StreamingSourceErrors",
     )
     return lines(text, "ops", 8, {"{{source}}": rate("source_integrity_failures", "source")})

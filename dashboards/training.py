@@ -22,12 +22,12 @@ def training() -> dict[str, Any]:
     return assemble(
         "training",
         "Streaming / Training run",
-        "How fast the run is, where it stands, which rank or process is unlike the others.",
+        "How fast is the run, where is it, and which rank or process differs from the others?",
         {
             "At a glance": _tiles(),
-            "Speed and place": [_samples(), _batches(), _epoch(), _position()],
-            "Ranks side by side": [_matrix(), _slowest(), _stages(), _reads()],
-            "What the batches are made of": [_padding(), _bad(), _objects()],
+            "Speed and position": [_samples(), _batches(), _epoch(), _position()],
+            "Comparison of ranks": [_matrix(), _slowest(), _stages(), _reads()],
+            "Batches and samples": [_padding(), _bad(), _objects()],
             "Processes": [_memory(), _lag(), _scrape(), _builds()],
         },
         refresh="1m",
@@ -37,14 +37,14 @@ def training() -> dict[str, Any]:
 def _tiles() -> list[Any]:
     samples = Text(
         "Samples per second",
-        "Handed to the trainers, all ranks.",
-        "what this run had an hour ago.",
+        "Samples delivered to the trainers, all ranks.",
+        "the same as an hour ago.",
         "see below whether the trainers wait or are slower themselves.",
         "StreamingNoProgress",
     )
     epoch = Text(
         "Epoch",
-        "The epoch under way, of the rank that is furthest behind.",
+        "Current epoch of the rank that is furthest behind.",
         "grows.",
         "flat for longer than an epoch takes: no progress.",
         "StreamingNoProgress",
@@ -53,12 +53,12 @@ def _tiles() -> list[Any]:
         "Bad samples",
         "Samples replaced so far because they could not be loaded, each counted once.",
         "0.",
-        "the log names each with its reason; a whole range is a damaged upload.",
+        "the log names each with its error; many in a row are a damaged upload.",
         "StreamingBadSamples",
     )
     memory = Text(
         "Memory of the limit",
-        "Resident memory of trainer and owner process, with the cache they share once, of the limit: the fullest rank.",
+        "Resident memory of trainer and reading process (their shared cache once) over the limit; fullest rank.",
         "below 90 %.",
         "make the cache smaller, or give the job more memory.",
         "StreamingMemoryNearLimit",
@@ -87,9 +87,9 @@ def _tiles() -> list[Any]:
 def _samples() -> Any:
     text = Text(
         "Samples per second by rank",
-        "Samples handed to each rank's trainer; packs and groups count as one.",
+        "Samples delivered to each rank's trainer; packs and groups count as one.",
         "lines together and level.",
-        "all lower: waiting or a slower step; one lower: the ranks' data differ, they are not in step.",
+        "all lower: waiting or a slower step; one lower: the ranks are not in sync.",
         "StreamingNoProgress",
     )
     return lines(text, "short", 6, {"rank {{rank}}": rate("loader_samples", "rank")})
@@ -98,9 +98,9 @@ def _samples() -> Any:
 def _batches() -> Any:
     text = Text(
         "Batches per second by rank",
-        "Batches handed to each rank's trainer.",
+        "Batches delivered to each rank's trainer.",
         "the same on all ranks.",
-        "differs for long: the ranks are not in step, the run will hang at its next collective.",
+        "differs for long: the ranks are not in sync, and the run will hang at its next collective.",
         "StreamingRankSlow",
     )
     return lines(text, "short", 6, {"rank {{rank}}": rate("loader_batches", "rank")})
@@ -109,9 +109,9 @@ def _batches() -> Any:
 def _epoch() -> Any:
     text = Text(
         "Epoch by rank",
-        "The epoch under way, or that comes next.",
+        "Current epoch, or the next one between epochs.",
         "stairs, the same on all ranks.",
-        "ranks a step apart for longer than a batch: not in step; a step down: the run went on from an older state.",
+        "ranks an epoch apart for longer than a batch: not in sync; a step down: the run resumed from an older state.",
         "StreamingNoProgress",
     )
     return lines(text, "none", 6, {"rank {{rank}}": total("loader_epoch", "rank", "max")})
@@ -120,8 +120,8 @@ def _epoch() -> Any:
 def _position() -> Any:
     text = Text(
         "Position in the epoch",
-        "Samples or groups of the epoch, over all ranks, handed out so far.",
-        "saw teeth of one height.",
+        "Samples or groups of the epoch delivered so far, over all ranks.",
+        "a sawtooth of constant height.",
         "flat: no progress; cut short: the run was restarted without its state.",
         "StreamingNoProgress",
     )
@@ -131,7 +131,7 @@ def _position() -> Any:
 def _matrix() -> Any:
     text = Text(
         "Wait by rank and stage",
-        "Part of each rank's time that its trainer waited, by what it waited for.",
+        "Share of each rank's time that its trainer waited, by stage.",
         "green.",
         "a red column: this stage on all ranks; a red row: this rank's host or network.",
         "StreamingRankSlow",
@@ -144,8 +144,8 @@ def _matrix() -> Any:
 def _slowest() -> Any:
     text = Text(
         "Ranks that wait most",
-        "The ten ranks whose trainers wait the largest part of their time.",
-        "all alike, below 5 %.",
+        "The ten ranks whose trainers wait the largest share of their time.",
+        "all similar, below 5 %.",
         "the first far above the others: StreamingRankSlow; look at its host.",
         "StreamingRankSlow",
     )
@@ -157,7 +157,7 @@ def _slowest() -> Any:
 def _stages() -> Any:
     text = Text(
         "Waits by stage",
-        "What the waits of the ranks chosen above were for, as parts of the trainers' time.",
+        "Waits of the ranks chosen above by stage, as shares of the trainers' time.",
         "below 5 % together.",
         "choose one rank above to see its own.",
         "StreamingTrainerWaiting",
@@ -169,9 +169,9 @@ def _stages() -> Any:
 def _reads() -> Any:
     text = Text(
         "Waits of the reads, by stage",
-        "Seconds per second that reads of samples waited, in trainers and workers; several may wait at a time.",
+        "Seconds per second that reads waited, in trainers and workers; several may wait at once.",
         "near 0 after the first epoch.",
-        "high while the trainer does not wait: workers hide it, there is nothing to do.",
+        "high while the trainer does not wait: workers hide it, and nothing has to change.",
         "StreamingTrainerWaiting",
     )
     return stack(text, "s", 8, {"{{stage}}": rate("read_wait_seconds", "stage")}, colours=_STAGES)
@@ -180,7 +180,7 @@ def _reads() -> Any:
 def _padding() -> Any:
     text = Text(
         "Padding",
-        "Part of the batches of this epoch that is padding; 0 where lengths are not planned.",
+        "Share of padding in the batches of this epoch; 0 without batching by length.",
         "below 10 % with length buckets.",
         "higher: sort into buckets by length, or pack.",
         "StreamingTrainerBound",
@@ -194,7 +194,7 @@ def _bad() -> Any:
         "Bad samples so far",
         "Samples replaced because they could not be loaded, each counted once, since the start.",
         "0.",
-        "the log names each with its reason; beyond the share in the settings the run stops.",
+        "the log names each with its error; above max_bad_share the run stops.",
         "StreamingBadSamples",
     )
     return lines(text, "short", 8, {"{{dataset}}": total("samples_replaced", "dataset")})
@@ -205,7 +205,7 @@ def _objects() -> Any:
         "Reads and fetches",
         "Samples read, and objects fetched for them, per second.",
         "fetches fall after the first epoch by the hit ratio.",
-        "fetches above reads: samples have several objects, or the look-ahead reads what is not used.",
+        "fetches above reads: samples have several objects, or prefetch reads what is not used.",
         "StreamingHitRateLow",
     )
     queries = {"samples read": rate("reads"), "objects fetched": rate("fetched_objects")}
@@ -215,9 +215,9 @@ def _objects() -> Any:
 def _memory() -> Any:
     text = Text(
         "Memory by rank",
-        "Resident memory of each trainer and of the process that reads for it, with what a process may use.",
+        "Resident memory of each trainer and of the process that reads for it, and the memory limit.",
         "level after the first epoch, below 90 % of the limit.",
-        "grows on and on in the trainer: a leak in the training loop; in the owner: report it with the cache's bytes.",
+        "keeps growing in the trainer: a leak in the training loop; in the owner: report it with the cache's bytes.",
         "StreamingMemoryNearLimit",
     )
     queries = {
@@ -229,10 +229,10 @@ def _memory() -> Any:
 
 def _lag() -> Any:
     text = Text(
-        "Lag of the reading loop",
-        "How late nine of ten timers of the loop that reads were at most, in the last 10 s.",
+        "Event loop lag",
+        "90th percentile of how late timers of the event loop that reads ran, over the last 10 s.",
         "below 20 ms.",
-        "higher: the trainer's Python holds the interpreter; give the adapter owner='process'.",
+        "higher: the trainer's Python holds the interpreter lock; set owner='process' of the adapter.",
         "StreamingTrainerWaiting",
     )
     return lines(text, "s", 6, {"rank {{rank}} {{process}}": total("event_loop_lag_seconds", "rank,process", "max")})
@@ -241,9 +241,9 @@ def _lag() -> Any:
 def _scrape() -> Any:
     text = Text(
         "Cost of a scrape",
-        "How long the last reading of these numbers took, and readings that failed per second.",
+        "Duration of the last scrape of these numbers, and failed readings per second.",
         "below 20 ms, no failures.",
-        "failures: a data set is closing or its owner process is gone; the last numbers are shown meanwhile.",
+        "failures: a data set is closing or its reading process is gone; the last numbers are shown meanwhile.",
         "StreamingScrapeGone",
     )
     queries = {
@@ -256,10 +256,10 @@ def _scrape() -> Any:
 
 def _builds() -> Any:
     text = Text(
-        "What runs",
+        "Versions",
         "Versions of this library, Python and torch, by rank.",
         "the same on all ranks.",
-        "ranks that differ: rebuild the image, or find the host that has an old one.",
+        "ranks that differ: rebuild the image, or find the host with an old one.",
     )
     columns = ("rank", "version", "python", "torch")
     return rows(text, "none", 6, selector("build_info"), columns=columns, value="running", height=8)

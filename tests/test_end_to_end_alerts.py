@@ -1,4 +1,4 @@
-"""A run that degrades is told to a person: the alert arrives and is taken back, and the verdict names each fault."""
+"""A run degrades: the alert arrives and is resolved, and the verdict names each fault."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SHORTER = 150
 def test_an_alert_fires_while_the_source_is_slow_and_resolves_after(
     prometheus: Callable[..., Prometheus], tmp_path: Path
 ) -> None:
-    """Alertmanager is told for what the trainer waits while its source is slow, and that it is over once it is not."""
-    healthy = replace(HEALTHY, ahead=16)  # few samples are there by the time the source turns slow
+    """Alertmanager gets the alert while the source is slow, and its resolution afterwards."""
+    healthy = replace(HEALTHY, ahead=16)  # few samples are ready by the time the source turns slow
     slow = replace(healthy, line_s=0.03)
     rules = scaled(ALERTS, SHORTER, tmp_path / "alerts.yml")
     with Training(healthy) as run, start_metrics_server(0, registry=CollectorRegistry()) as metrics:
@@ -51,7 +51,7 @@ LOOKS = 6
 
 @pytest.mark.parametrize("name", ALONE)
 def test_the_verdict_names_the_planted_fault(name: str) -> None:
-    """Two scrapes of a run with a fault are enough to tell which it is."""
+    """Two scrapes of a run with a fault are enough to name it."""
     fault = FAULTS[name]
     registry = CollectorRegistry()
     registry.register(Collector())

@@ -1,1 +1,1 @@
-"""What people see of a run: metrics, diagnosis, charts beside the loss, a progress bar."""
+"""What people see of a run: metrics, diagnosis, charts next to the loss, a progress bar."""

@@ -1,7 +1,7 @@
-"""A bar over an epoch that never looks frozen: while nothing else moves, its time does, and it says what is waited for.
+"""A progress bar over an epoch that never looks frozen: its time always moves, and it shows what is waited for.
 
-All drawing is done by a thread of its own, twice a second; the trainer's thread counts and draws nothing, so that a
-slow terminal costs it nothing. tqdm alone draws when it is told of progress, and after a fast phase not even then.
+A separate thread draws it, twice a second; the trainer's thread only counts, so a slow terminal costs it nothing. tqdm
+by itself draws only on progress, and after a fast phase not even then.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from streaming.telemetry.stalls import account_of
 __all__ = ["ProgressBar", "progress_bar"]
 
 LONG_S = 2.0
-"""A wait or a step that lasts as long is told of while it lasts."""
+"""A wait or a step that takes longer is shown while it lasts."""
 JOIN_S = 2.0
-"""How long the end of an epoch waits for a stream that does not take text; the bar is left then."""
+"""How long the end of an epoch waits for a blocked stream before it gives up on the bar."""
 
 logger = get_logger(__name__)
 
-_DRAWING = threading.Lock()  # a child forked during a write would keep the stream's own lock for ever
+_DRAWING = threading.Lock()  # a child forked during a write would hold the stream's own lock forever
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_DRAWING.acquire, after_in_parent=_DRAWING.release, after_in_child=_DRAWING.release)
 
 
 class Screen(Protocol):
-    """Where the state of an epoch is shown."""
+    """Shows the state of an epoch."""
 
     def show(self, done: int, text: str) -> None: ...
     def close(self, done: int, text: str) -> None: ...
@@ -53,27 +53,27 @@ def progress_bar(
     rank: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> ProgressBar:
-    """The loader's batches, with a bar while they are iterated over.
+    """Wrap a loader so that iterating over it shows a progress bar.
 
-    The bar begins where a loaded state says. Beside it stand the share of its time that the trainer waited in this
-    epoch, the stage most waited for, and the hits per read.
+    The bar starts at the position of a loaded state. Next to it are the share of its time that the trainer waited in
+    this epoch, the stage it waited for most, and the hits per read.
 
     Args:
-        loader: a `StreamingDataLoader`, or what `streaming.monitor_stalls` made of another one.
-        unit: what is counted: batches of this rank, or samples of all ranks (of a `StreamingDataLoader` only).
-        desc: what stands before the bar; None is the number of the epoch.
-        stream: where it is drawn; None is stderr.
-        every_s: seconds between two drawings.
-        plain_every_s: seconds between two plain lines where the stream is no terminal; None shows nothing there.
-        rank: nothing is shown on another one than 0; None is the loader's own, or `RANK` of the environment.
-        clock: seconds that never go back.
+        loader: a `StreamingDataLoader`, or a loader returned by `streaming.monitor_stalls`.
+        unit: count batches of this rank, or samples of all ranks (only for a `StreamingDataLoader`).
+        desc: text before the bar; None is the number of the epoch.
+        stream: where the bar is drawn; None is stderr.
+        every_s: seconds between two updates.
+        plain_every_s: seconds between two plain lines if the stream is not a terminal; None shows nothing there.
+        rank: nothing is shown on ranks other than 0; None is the loader's rank, or `RANK` of the environment.
+        clock: monotonic clock in seconds.
 
     Raises:
-        ConfigError: the loader keeps no account of its steps, or knows no samples.
+        ConfigError: the loader does not account for its steps, or cannot count samples.
     """
     account_of(loader)
     if unit not in ("batch", "sample") or (unit == "sample" and _sampler_of(loader) is None):
-        raise ConfigError(f"unit={unit!r} of a {type(loader).__name__}: give 'batch'")
+        raise ConfigError(f"unit={unit!r} cannot be counted for a {type(loader).__name__}: give 'batch'")
     if rank is None:
         rank = int(getattr(loader, "rank", os.environ.get("RANK") or 0))
     stream = sys.stderr if stream is None else stream
@@ -87,7 +87,7 @@ def progress_bar(
 
 
 class ProgressBar:
-    """Each iteration over it is an epoch with a bar of its own. See `progress`."""
+    """Shows a bar for each iteration over it. See `progress_bar`."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class ProgressBar:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)  # goes to where a loaded state says
+        batches = iter(self.loader)  # moves to the position of a loaded state
         if self._interval_s is None:
             yield from batches
             return
@@ -120,7 +120,7 @@ class ProgressBar:
 
 
 class _Epoch:
-    """How far an epoch is, and what goes on. Written by the trainer's thread, read by any."""
+    """Progress of an epoch, and what the trainer is doing. Written by the trainer's thread, read by any."""
 
     def __init__(self, loader: Any, unit: str, clock: Callable[[], float]) -> None:
         self._loader = loader
@@ -145,7 +145,7 @@ class _Epoch:
         self._read = self._data()
 
     def watched(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches; a batch is done when the next one is asked for."""
+        """Iterate over the batches; a batch is done when the next one is requested."""
         for batch in batches:
             self._since_s, self._is_waiting = self._clock(), False
             yield batch
@@ -155,7 +155,7 @@ class _Epoch:
 
     @property
     def done(self) -> int:
-        """Units of the epoch, those before this iteration too."""
+        """Number of units of the epoch that are done, including those before this iteration."""
         if self._is_over:
             return self.total
         if not self._by_sample:
@@ -165,7 +165,7 @@ class _Epoch:
 
     @property
     def text(self) -> str:
-        """What goes on, how much was waited and for what, and the hits per read, as far as known."""
+        """Current activity, share and stage of the waits, and hits per read, as far as known."""
         data = self._data()
         stalls = self._loader.stalls
         waited = {stage: seconds - self._waited_s[stage] for stage, seconds in stalls.wait_seconds.items()}
@@ -190,7 +190,7 @@ class _Epoch:
         return f"waiting for {'source' if is_reading else 'data'} {seconds:.0f} s"
 
     def _data(self) -> dict[str, float]:
-        """The sums of what the data set counts; nothing where it is none of this library, or closed."""
+        """Return the sums of the data set's counters; empty if it is closed or not one of this library."""
         read: Callable[[], MetricsSnapshot] = getattr(self._loader.dataset, "metrics_snapshot", dict)
         families = ("reads", "cache_hits", "source_in_flight", "prefetch_in_flight")
         try:
@@ -201,7 +201,7 @@ class _Epoch:
 
 
 class _Ticker:
-    """Shows an epoch at intervals from a thread, until its end."""
+    """Shows an epoch at intervals, from a thread, until it ends."""
 
     def __init__(self, epoch: _Epoch, screen: Callable[[_Epoch], Screen], interval_s: float) -> None:
         self._epoch = epoch
@@ -224,18 +224,18 @@ class _Ticker:
                     break
             with _DRAWING:
                 self._screen.close(self._epoch.done, self._epoch.text)
-        except Exception as exc:  # a closed stream, say
+        except Exception as exc:  # such as a closed stream
             logger.warning("progress_failed error=%s", exc)
 
     def end(self) -> None:
         """Show the last state and stop."""
         self._ended.set()
-        if threading.current_thread() is not self._thread:  # where a forgotten iteration is collected
+        if threading.current_thread() is not self._thread:  # as when an abandoned iterator is garbage-collected
             self._thread.join(JOIN_S)
 
 
 class _Held:
-    """In place of tqdm's lock, which it keeps when a write fails: all drawing is done under `_DRAWING`."""
+    """Replaces tqdm's lock, which stays locked when a write fails: all drawing is done under `_DRAWING`."""
 
     def acquire(self, *_: object) -> bool:
         return True
@@ -251,7 +251,7 @@ class _Held:
 
 
 class _Tqdm(tqdm):  # type: ignore[type-arg]  # counts, iterates over nothing
-    """tqdm without its own thread and its locks."""
+    """tqdm without its thread and its locks."""
 
     monitor_interval = 0
 
@@ -273,7 +273,7 @@ class _Bar:
             miniters=1,
             dynamic_ncols=True,
         )
-        bar._time = clock  # type: ignore[attr-defined]  # tqdm's own may be set back, which stops it
+        bar._time = clock  # type: ignore[attr-defined]  # tqdm's own clock may be set back, which stops the bar
         bar.start_t = bar.last_print_t = epoch.began_s
 
     def show(self, done: int, text: str) -> None:
@@ -317,7 +317,7 @@ def _title(epoch: _Epoch, desc: str | None) -> str:
 
 
 def _sampler_of(loader: Any) -> StreamingSampler | None:
-    """What knows the place in the epoch, of a `StreamingDataLoader`."""
+    """Return the sampler that knows the position in the epoch, for a `StreamingDataLoader`."""
     for name in ("batch_sampler", "sampler"):
         if hasattr(loader, "state_dict") and isinstance(found := getattr(loader, name, None), StreamingSampler):
             return found

@@ -1,8 +1,8 @@
-"""What the trainer waited for, as charts beside the loss: numbers of a loader for Weights & Biases.
+"""Charts of the trainer's waits next to the loss: numbers of a loader for Weights & Biases.
 
-Numbers are taken over windows of some steps, from counters that are there anyway. A step between two windows costs a
-comparison; one that ends a window costs one `run.log`, at most once a second. Nothing here ever stops a training: what
-fails is said once in the log, and tried again after a minute, then less and less often.
+Numbers are computed over windows of some steps, from counters that exist anyway. A step within a window costs a
+comparison; one that ends a window costs one `run.log`, at most once a second. Nothing here ever stops training: a
+failure is logged once, and tried again after a minute, then less and less often.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streaming.telemetry.stalls import StallAccount, account_of
 __all__ = ["WandbLogger"]
 
 LEAST_S = 1.0
-"""Between two calls of `run.log`, each of which takes about 1 ms of the trainer's thread."""
+"""Least time between two calls of `run.log`, each of which takes about 1 ms of the trainer's thread."""
 RETRY_S = 60.0
 RETRY_MOST_S = 3600.0
 
@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 
 
 class Stepping(Protocol):
-    """A loader that accounts for its steps: `StreamingDataLoader`, or any other by `streaming.watch`."""
+    """A loader that measures its waits: `StreamingDataLoader`, or any other by `streaming.monitor_stalls`."""
 
     @property
     def stalls(self) -> StallAccount: ...
@@ -44,7 +44,7 @@ class Stepping(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """The counters at the border of two windows."""
+    """The counters at the boundary of two windows."""
 
     time_s: float
     steps: int
@@ -54,26 +54,25 @@ class _Moment:
     data: MetricsSnapshot
 
     def count(self, family: str) -> float:
-        """The sum of a family over its labels, 0.0 where there is none."""
+        """Return the sum of a family over its labels; 0.0 if it is absent."""
         values = self.loader.get(family) or self.data.get(family) or {}
         return float(sum(values.values()))
 
 
 class WandbLogger:
-    """Logs to a run how long steps wait for data and for what, the cache's hits, memory, and how fast bytes come.
+    """Logs waits for data by stage, cache hits, memory and throughput to a run.
 
-    `for batch in tracker:` in place of the loader, or `tracker.step()` once in each step. Not thread-safe.
+    Use `for batch in tracker:` in place of the loader, or call `tracker.step()` once in each step. Not thread-safe.
 
     Args:
-        loader: a `StreamingDataLoader`, or what `streaming.monitor_stalls` made of another one.
-        run: a run of wandb; None is the one that is active when there is something to log. Without any, nothing is
-            done.
-        every: steps of a window.
-        prefix: of all names.
-        clock: seconds that never go back.
+        loader: a `StreamingDataLoader`, or a loader returned by `streaming.monitor_stalls`.
+        run: a run of wandb; None is the active one at the time of logging. Without any, nothing is done.
+        every: number of steps of a window.
+        prefix: prefix of all names.
+        clock: monotonic clock in seconds.
 
     Raises:
-        ConfigError: the loader keeps no account of its steps, or `every` is no count.
+        ConfigError: the loader does not account for its steps, or `every` is not at least 1.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class WandbLogger:
     ) -> None:
         account_of(loader)
         if not (isinstance(every, int) and every > 0):
-            raise ConfigError(f"every={every!r}: give the steps of a window, at least 1")
+            raise ConfigError(f"every={every!r} must be the number of steps of a window, at least 1")
         self.loader = loader
         self._run = run
         self._every = every
@@ -101,12 +100,12 @@ class WandbLogger:
         self._next_s = clock()
         self._retry_s = RETRY_S
         self._has_warned = False
-        self._told_of: Any = None
+        self._defined_for: Any = None
         self._guarded(self._begin)
 
     @classmethod
     def create(cls, loader: Stepping, every: int = 50, prefix: str = "streaming/", **init: Any) -> WandbLogger:
-        """A tracker with a run of its own, which ends with `close`.
+        """Make a tracker with its own run, which ends with `close`.
 
         Args:
             init: as for `wandb.init`.
@@ -117,17 +116,17 @@ class WandbLogger:
         try:
             import wandb
         except ImportError as exc:
-            raise MissingExtra("a run is made by wandb: pip install 'aiprod-streaming[wandb]'") from exc
+            raise MissingExtra("WandbLogger.create needs wandb: pip install 'aiprod-streaming[wandb]'") from exc
         tracker = cls(loader, wandb.init(**init), every, prefix)
         tracker._is_own = True
         return tracker
 
     def step(self, step: int | None = None) -> None:
-        """A step is done, or its batch is there; logs at the end of a window.
+        """Count a step, and log at the end of a window.
 
         Args:
-            step: as the trainer passes it to `run.log(..., step=step)`, if it does; the numbers then share its step.
-                None: they have a step of their own.
+            step: the number that the trainer passes to `run.log(..., step=step)`, if it does; the numbers are then
+                logged with that step. None: they have their own steps.
         """
         self._steps += 1
         self._step = step
@@ -136,7 +135,7 @@ class WandbLogger:
             self._guarded(lambda: self._log(step))
 
     def __iter__(self) -> Iterator[Any]:
-        """The loader's batches, with a `step` for each."""
+        """Iterate over the loader's batches, with a `step` for each."""
         for batch in self.loader:
             self.step()
             yield batch
@@ -145,7 +144,7 @@ class WandbLogger:
         return len(self.loader)
 
     def close(self) -> None:
-        """Log what is left, and end a run that `create` made. Idempotent."""
+        """Log the last window, and end a run that `create` made. Idempotent."""
         is_failing = self._retry_s > RETRY_S
         if self._before is not None and self._before.steps < self.loader.stalls.steps and not is_failing:
             self._guarded(lambda: self._log(self._step))
@@ -191,8 +190,8 @@ class WandbLogger:
     def _log(self, step: int | None) -> None:
         run = self._run if self._run is not None else _active_run()
         if run is None:
-            if self._told_of is None:
-                self._told_of = "none"
+            if self._defined_for is None:
+                self._defined_for = "none"
                 logger.info("wandb_no_active_run reason=no_run")
             return
         before, now = self._before, self._now()
@@ -209,11 +208,11 @@ class WandbLogger:
         self._retry_s = RETRY_S
 
     def _define(self, run: Any) -> None:
-        """Have this library's numbers drawn over its own steps, whatever steps the trainer logs with."""
-        if self._told_of is not run:
+        """Set the library's own steps as the x axis of its numbers, whatever steps the trainer logs with."""
+        if self._defined_for is not run:
             run.define_metric(f"{self._prefix}step")
             run.define_metric(f"{self._prefix}*", step_metric=f"{self._prefix}step")
-            self._told_of = run
+            self._defined_for = run
 
     def _numbers(self, before: _Moment, now: _Moment) -> dict[str, float]:
         steps = max(now.steps - before.steps, 1)

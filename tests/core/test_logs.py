@@ -127,15 +127,15 @@ def test_the_reference_lists_every_event() -> None:
     rows = re.findall(
         r"^\| `(\w+)` \| ([A-Z, ]+) \| ((?:`\w+` ?)*)\| \S", (REPOSITORY / "docs/reference/logs.md").read_text(), re.M
     )
-    told = {event: (levels, re.findall(r"\w+", keys)) for event, levels, keys in rows}
-    assert list(told) == sorted(told)
+    documented = {event: (levels, re.findall(r"\w+", keys)) for event, levels, keys in rows}
+    assert list(documented) == sorted(documented)
     expected: dict[str, tuple[str, list[str]]] = {}
     for call in CALLS:
         event = call.message.split()[0]
         levels = "INFO, WARNING" if call.level == "level" else call.level.upper()
         keys = re.findall(r"(\w+)=", re.sub(r'"[^"]*"', "", call.message))
         assert expected.setdefault(event, (levels, keys)) == (levels, keys), call
-    assert told == expected
+    assert documented == expected
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.where)
@@ -237,14 +237,14 @@ def test_a_program_without_handlers_sees_warnings_alone() -> None:
     """They go to stderr by Python's last resort, without secrets; where a program sets up logging it has its way."""
     code = (
         "from streaming.core.logs import get_logger; logger = get_logger('streaming.tests'); logger.info('too_much'); "
-        "logger.warning('told url=%s', 'https://me:hunter2hunter2@host/')"
+        "logger.warning('an_event url=%s', 'https://me:hunter2hunter2@host/')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "told url=https://***@host/\n")
+    assert (done.stdout, done.stderr) == ("", "an_event url=https://***@host/\n")
 
 
 def test_the_library_adds_no_handler() -> None:
-    """Where lines go is up to the program; a logger has one filter, however often it is asked for."""
+    """Where lines go is up to the program; a logger has one filter, however often it is requested."""
     assert logging.getLogger("streaming").handlers == []
     logger = logs.get_logger("streaming.tests.once")
     assert logs.get_logger("streaming.tests.once").filters == logger.filters
@@ -324,7 +324,7 @@ def test_the_chain_of_an_error_is_masked(tracker: Tracker) -> None:
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Refuses, and repeats in its answer all that it was asked with, and a secret without a name."""
+    """Refuses, and repeats the whole request in its answer, and a secret without a name."""
 
     def do_GET(self) -> None:
         status = 500 if "500" in self.path else 403

@@ -94,7 +94,7 @@ def test_what_went_wrong_is_on_the_other_dashboards(shown: Shown) -> None:
     """Reads that another copy served, samples that were replaced, samples that left by their age."""
     assert max(values(shown, "sources", "Reads failed over")[""]) > 0
     assert values(shown, "training", "Bad samples") == {"": [2 * DAMAGED]}
-    assert max(values(shown, "cache", "Samples that left, by reason")["ttl"]) > 0
+    assert max(values(shown, "cache", "Evictions by reason")["ttl"]) > 0
     assert {*values(shown, "training", "Samples per second by rank")} == {"0", "1"}
 
 

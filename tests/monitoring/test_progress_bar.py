@@ -1,4 +1,4 @@
-"""The bar over an epoch: where it begins, what it says, that it moves while all else stands, and that it ends."""
+"""The progress bar: where it starts, what it shows, that it moves while nothing else does, and that it ends."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Clock:
 
 
 class Screen(io.StringIO):
-    """A stream that may be a terminal, and tells when it was written what one waits for."""
+    """A stream that may be a terminal, with an event for an expected text."""
 
     def __init__(self, is_terminal: bool = True) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_after_a_resume_it_begins_where_the_run_was(adapter: StreamingDatasetAda
 
 
 def test_packs_and_other_loaders(adapter: StreamingDatasetAdapter) -> None:
-    """Packs count as one each; a watched DataLoader has no place in an epoch to go on from, but waits."""
+    """Packs count as one each; a monitored DataLoader has no position to resume from, but has waits."""
     packs = StreamingDataLoader(
         adapter, batch_size=2, batching=SequencePacking([10] * SAMPLES, 20), collate_fn=len, drop_last=True
     )
@@ -187,11 +187,11 @@ def test_samples_are_counted_as_they_are_handed_out(loader: StreamingDataLoader)
     steps.close()  # type: ignore[attr-defined]
 
 
-# -- it moves while all else stands
+# -- it moves while nothing else does
 
 
 def test_it_says_what_is_waited_for(clock: Clock) -> None:
-    """While a source does not answer, the seconds and the elapsed time go on, and the count stays."""
+    """While a source does not answer, the seconds and the elapsed time move, and the count stays."""
     source = Gated(objects(), "010.npy")
     screen = Screen()
     with StreamingDatasetAdapter([source]) as adapter:
@@ -212,8 +212,8 @@ def test_it_says_what_is_waited_for(clock: Clock) -> None:
     assert "waiting" not in screen.last
 
 
-def test_a_long_step_is_told_of(loader: StreamingDataLoader, clock: Clock) -> None:
-    """While the trainer computes, or saves a checkpoint, time goes on."""
+def test_a_long_step_is_lines_of(loader: StreamingDataLoader, clock: Clock) -> None:
+    """While the trainer computes, or saves a checkpoint, time moves."""
     screen = Screen()
     steps = iter(progress_bar(loader, stream=screen, every_s=0.01, clock=clock))
     for seconds in (0, 33):
@@ -280,15 +280,15 @@ def test_an_error_of_the_data_ends_it(adapter: StreamingDatasetAdapter) -> None:
 def test_a_stream_that_cannot_be_written_is_warned_of(
     loader: StreamingDataLoader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Training goes on without a bar."""
+    """Training continues without a bar."""
 
     class Full(Screen):
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
 
     assert sum(1 for _ in progress_bar(loader, stream=Full())) == 20
-    told = [logs.parse(record.getMessage()) for record in caplog.records if record.name.startswith("streaming")]
-    assert [(pairs["event"], pairs["error"][:10]) for pairs in told] == [("progress_failed", "OSError: [")]
+    lines = [logs.parse(record.getMessage()) for record in caplog.records if record.name.startswith("streaming")]
+    assert [(pairs["event"], pairs["error"][:10]) for pairs in lines] == [("progress_failed", "OSError: [")]
     assert caplog.records[0].levelno == logging.WARNING
 
 
@@ -317,7 +317,7 @@ def test_a_closed_data_set_still_has_a_bar(adapter: StreamingDatasetAdapter, loa
     steps.close()  # type: ignore[attr-defined]
 
 
-# -- where nobody looks
+# -- without a terminal
 
 
 @pytest.mark.parametrize("environment", [{}, {"RANK": "3"}])
@@ -344,7 +344,7 @@ def test_silence_where_there_is_no_terminal(loader: StreamingDataLoader, capsys:
 
 
 def test_plain_lines_where_there_is_no_terminal(loader: StreamingDataLoader, clock: Clock) -> None:
-    """If asked for: one each interval, each whole, and one at the end."""
+    """On request: one per interval, each complete, and one at the end."""
     screen = Screen(is_terminal=False)
     steps = iter(progress_bar(loader, stream=screen, plain_every_s=0.01, clock=clock))
     next(steps)

@@ -166,7 +166,7 @@ def test_what_keeps_no_account_is_refused(loader: StreamingDataLoader) -> None:
 def test_a_run_that_fails_is_warned_of_once(
     error: Exception, loader: StreamingDataLoader, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Training goes on; it is tried again after a minute, then two, and works again by itself."""
+    """Training continues; it is tried again after a minute, then two, and recovers automatically."""
     run = Run(error)
     tracker = WandbLogger(loader, run, every=1, clock=clock)
     with caplog.at_level(logging.INFO, "streaming"):
@@ -214,7 +214,7 @@ def test_nothing_imports_wandb() -> None:
 def test_without_wandb_only_making_a_run_fails(
     loader: StreamingDataLoader, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Asked for a run, the error names the extra; not asked, batches come and one line says that nothing is logged."""
+    """`create` names the extra in its error; otherwise batches come, and one line says that nothing is logged."""
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtra, match=r"aiprod-streaming\[wandb\]"):
         WandbLogger.create(loader)
@@ -272,7 +272,7 @@ def written(folder: Path) -> list[dict[str, Any]]:
 def test_windows_in_a_real_run(
     offline: Path, loader: StreamingDataLoader, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The active run has each window beside the trainer's own numbers, which keep their own steps."""
+    """The active run has each window next to the trainer's own numbers, which keep their own steps."""
     import wandb
 
     with wandb.init(project="test", dir=str(offline)) as run:
@@ -310,6 +310,6 @@ def test_a_real_run_that_was_finished(
         clock.now += 2
         if number == 3:
             run.finish()
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("streaming")]
-    assert [logs.parse(message)["event"] for message in told] == ["wandb_log_failed"]
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("streaming")]
+    assert [logs.parse(message)["event"] for message in messages] == ["wandb_log_failed"]
     assert len(written(offline)) == 4

@@ -108,7 +108,7 @@ def test_equal_next_steps_are_told_once() -> None:
 
 
 class Picky(MemorySource):
-    """A source that cannot read every key that it lists, and is refused the rest of a listing when told so."""
+    """A source that cannot read every key that it lists, and whose listing fails half-way if `is_refused`."""
 
     is_refused = False
 
@@ -125,9 +125,9 @@ class Picky(MemorySource):
 
 
 WRAPS: list[Callable[[Sequence[DataSource]], DataSource]] = [
-    lambda copies: copies[0],
+    lambda replicas: replicas[0],
     stack,
-    lambda copies: LatencySource(copies[0], 0.0),
+    lambda replicas: LatencySource(replicas[0], 0.0),
 ]
 each_wrap = pytest.mark.parametrize("wrap", WRAPS, ids=["plain", "resilience", "testing"])
 Wrap = Callable[[Sequence[DataSource]], DataSource]
@@ -135,10 +135,10 @@ Wrap = Callable[[Sequence[DataSource]], DataSource]
 
 @each_wrap
 async def test_wrappers_pass_on_what_a_listing_left_out(wrap: Wrap, caplog: pytest.LogCaptureFixture) -> None:
-    """One copy or several, listed twice or once: the numbers are those of the last listing, and it is logged once."""
-    copies = [Picky(name, {"a.pt": b"", "odd.pt": b""}) for name in ("first", "second")]
+    """With one replica or several, listed once or twice, the numbers are those of the last listing, logged once."""
+    replicas = [Picky(name, {"a.pt": b"", "odd.pt": b""}) for name in ("first", "second")]
     for count in (1, 2):
-        source = wrap(copies[:count])
+        source = wrap(replicas[:count])
         for _ in range(2):
             caplog.clear()
             assert await source.list_files() == ["a.pt"]
@@ -148,19 +148,19 @@ async def test_wrappers_pass_on_what_a_listing_left_out(wrap: Wrap, caplog: pyte
 
 @each_wrap
 async def test_only_a_whole_listing_replaces_what_was_skipped(wrap: Wrap) -> None:
-    """One that fails at its end, or is left after its first object, says nothing about what is there."""
-    copy = Picky("data", {"a.pt": b"", "b.pt": b"", "odd.pt": b""})
-    source = wrap([copy])
+    """One that fails at its end, or is left after its first object, does not change the numbers."""
+    replica = Picky("data", {"a.pt": b"", "b.pt": b"", "odd.pt": b""})
+    source = wrap([replica])
     await source.list_files()
-    copy.put("odd2.pt", b"")
+    replica.put("odd2.pt", b"")
     async with aclosing(source.iter_files()) as files:  # type: ignore[type-var]
         await anext(files)
     assert source.skipped.total() == 1
-    copy.is_refused = True
+    replica.is_refused = True
     with pytest.raises(AccessDenied):
         await source.list_files()
     assert source.skipped.total() == 1
-    copy.is_refused = False
+    replica.is_refused = False
     await source.list_files()
     assert source.skipped.total() == 2
 
@@ -170,11 +170,11 @@ async def test_an_index_counts_and_warns_of_it_once(
     wrap: Wrap, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a source cannot read and what the index cannot use stand in one warning and one number, also when saved."""
-    copies = [Picky(name, {"a.pt": b"", "odd.pt": b"", "b.csv": b""}) for name in ("first", "second")]
-    index = await SampleIndex.build([wrap(copies)])
+    replicas = [Picky(name, {"a.pt": b"", "odd.pt": b"", "b.csv": b""}) for name in ("first", "second")]
+    index = await SampleIndex.build([wrap(replicas)])
     warning = the_warning(caplog)
-    for told in ("objects=2", "1 with a key that obstore cannot read (.pt 1; first 'odd.pt')", "'b.csv'", "rename"):
-        assert told in warning
+    for text in ("objects=2", "1 with a key that obstore cannot read (.pt 1; first 'odd.pt')", "'b.csv'", "rename"):
+        assert text in warning
     index.save(tmp_path / "a.index")
     for each in (index, SampleIndex.open(tmp_path / "a.index")):
         assert each.skips.counts == {"not_in_engine": {".pt": 1}, "unsupported_suffix": {".csv": 1}}

@@ -1,4 +1,4 @@
-"""What a trainer waits for is told by stage, and agrees with delays that were planted."""
+"""Waits of a trainer by stage agree with injected delays."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_wait_for_workers_is_told_by_stage(name: str) -> None:
 
 
 def test_workers_know_nothing_of_what_was_waited_for_before_them() -> None:
-    """Forked while the trainer waits, they begin at nothing: what took long in one epoch is not told in the next."""
+    """Forked while the trainer waits, they start at zero: long stages of one epoch do not count in the next."""
     collate = Pausing("collate", 0.05)
     with _adapter({}, 16) as adapter:
         loader = StreamingDataLoader(adapter, 2, num_workers=2, multiprocessing_context="fork", collate_fn=collate)
@@ -228,7 +228,7 @@ def test_copies_to_a_device_are_a_stage() -> None:
 
 
 def test_an_iteration_that_is_left_early_costs_nothing_later() -> None:
-    """Breaking off and beginning anew counts each batch once, and no time in between."""
+    """Stopping early and starting again counts each batch once, and no time in between."""
     with _adapter({}, 10) as adapter:
         loader = StreamingDataLoader(adapter)
         assert len(list(islice(loader, 3))) == 3
@@ -279,7 +279,7 @@ def test_no_stage_ever_sinks() -> None:
 
 
 def test_every_stage_has_a_number() -> None:
-    """The metrics of an account have each stage, also those that nobody waited for."""
+    """The metrics of an account have each stage, also those without waits."""
     reading = StallAccount(default_stage(workers=0)).metrics_snapshot()
     assert reading["trainer_wait_seconds"] == {(stage,): 0.0 for stage in STAGES}
 

@@ -96,8 +96,8 @@ def test_a_data_set_that_fails_gives_its_last_numbers() -> None:
     assert numbers(collector).of("reads_total", dataset="bad") == 6
 
 
-def test_a_data_set_that_never_answered_is_told_by_its_errors() -> None:
-    """One that failed from the first time on has no number but that of its errors."""
+def test_a_data_set_that_always_failed_has_errors() -> None:
+    """One that always failed has only the number of its errors."""
     stage = Stage()
     stage.open("bad", {}).error = RuntimeError("never worked")
     found = numbers(Collector(stage.totals))
@@ -116,7 +116,7 @@ def test_a_reading_of_another_shape_is_an_error() -> None:
 
 
 def test_absent_values_are_left_out() -> None:
-    """None is no number: neither 0 nor NaN is shown in its place."""
+    """None is left out: neither 0 nor NaN is shown in its place."""
     stage = Stage()
     stage.open("data", {"cache_predicted_hit_ratio": {(): None}, "cache_entries": {(): 0}})
     found = numbers(Collector(stage.totals))

@@ -1,8 +1,8 @@
-"""From two scrapes of the metrics to one sentence: who makes the trainer wait, and what to change.
+"""From two scrapes of the metrics to one sentence: what makes the trainer wait, and what to change.
 
 `parse` reads a text exposition, `judge` compares two of them. A verdict has the figures of each rank and data set and
-the findings, the most important first. Its first sentence names the cause and not what follows from it: while the
-breaker of a copy is open, the trainer waits for "source", and the breaker is what is told.
+the findings, the most important first. Its first sentence names the cause and not its effects: while the circuit
+breaker of a replica is open the trainer waits for "source", and the verdict names the breaker.
 """
 
 from __future__ import annotations

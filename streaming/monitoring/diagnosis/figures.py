@@ -1,4 +1,4 @@
-"""The figures of a verdict: for each rank and data set the shares of a step, and what stands beside them."""
+"""The figures of a verdict: for each rank and data set the shares of a step, with rates, cache and memory."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Figures:
     """One data set of one rank in one window.
 
     Attributes:
-        rank, dataset: of whom.
+        rank, dataset: labels of these figures.
         seconds: length of the window; 0.0 if unknown.
-        basis: "steps": shares are of the trainer's time, waited and busy; "reads": nobody took the trainer's time, so
-            they are of the window, waited by readers for fetches.
+        basis: "steps": shares are of the trainer's time, waited and busy; "reads": the steps were not measured, so
+            shares are of the window, and of waits of readers for fetches.
         steps: batches (with "reads": reads) in the window.
-        stages: `{stage: share}`, 0.0 to 1.0, of all stages; they and `busy` add up to 1 once there was a step.
-        busy: share that the trainer computed; None if unknown.
-        samples_per_s, bytes_per_s: handed out, and fetched from sources.
+        stages: `{stage: share}`, 0.0 to 1.0, for all stages; with `busy` they add up to 1 once there was a step.
+        busy: share of the time in which the trainer computed; None if unknown.
+        samples_per_s, bytes_per_s: samples delivered, and bytes fetched from sources.
         hit_ratio: hits per read in the window; None without a read.
         predicted_hit_ratio: as exposed; None if unknown.
-        in_flight, ahead, depth: samples on their way, read ahead, and the most of these, at the end; None if unknown.
-        memory_bytes: resident, of the trainer and the process that reads.
-        breakers: `{source: state}` where it is not closed.
+        in_flight, ahead, depth: samples in flight, samples read ahead, and their limit, at the end; None if unknown.
+        memory_bytes: resident memory of the trainer and the process that reads.
+        breakers: `{source: state}` of the circuit breakers that are not closed.
         is_since_start: whether the window reaches back to the start of the process.
     """
 
@@ -65,24 +65,24 @@ class Figures:
 
     @property
     def waited(self) -> float:
-        """Share waited, for all stages together."""
+        """Share of the time waited, over all stages."""
         return min(1.0, sum(self.stages.values()))
 
     @property
     def whole(self) -> str:
-        """What the shares are of, in a sentence."""
+        """Name of the time that the shares refer to, in a sentence."""
         return "step" if self.basis == "steps" else "the time"
 
     @property
     def top_stage(self) -> str:
-        """The stage waited for the longest."""
+        """Stage with the longest wait."""
         return max(self.stages, key=lambda stage: self.stages[stage])
 
 
 def figures_of(window: Window) -> Iterator[tuple[Window, Figures]]:
-    """Of each data set that the trainer steps over, or that is read without anybody taking the trainer's time.
+    """Yield the figures of each data set that the trainer steps over, or that is read without measured steps.
 
-    A loader over several adapters has a name that no adapter has: what the adapters say belongs to it.
+    A loader over several adapters has a name that no adapter has; the numbers of those adapters are part of it.
     """
     stepped = _datasets(window, _STEPS)
     read = _datasets(window, _READS)
@@ -90,7 +90,7 @@ def figures_of(window: Window) -> Iterator[tuple[Window, Figures]]:
     for dataset in sorted(stepped):
         seen = window.of({dataset} if dataset in read else {dataset, *parts})
         yield seen, _figures(seen, dataset, "steps")
-    if stepped <= read:  # no loader took what is left for its own
+    if stepped <= read:  # else the rest is part of a loader
         for dataset in sorted(parts):
             seen = window.of({dataset})
             yield seen, _figures(seen, dataset, "reads")
@@ -126,7 +126,7 @@ def _figures(window: Window, dataset: str, basis: str) -> Figures:
 
 
 def _shares(window: Window, basis: str) -> tuple[dict[str, float], float | None]:
-    """Of each stage, and of the trainer's own work. Several readers may wait at once: their sum is at most 1."""
+    """Return the shares of the stages and of the trainer's own work. Several readers may wait at once."""
     key = "trainer_wait_seconds" if basis == "steps" else "read_wait_seconds"
     waits = {stage: window.gained(key, stage=stage) for stage in STAGES}
     waited = sum(waits.values())
@@ -138,7 +138,7 @@ def _shares(window: Window, basis: str) -> tuple[dict[str, float], float | None]
 
 
 def _least(window: Window, key: str) -> float | None:
-    """Of several adapters the lowest."""
+    """Return the lowest value over several adapters."""
     return min(window.now.get(key, {}).values(), default=None)
 
 

@@ -1,4 +1,4 @@
-"""One thing that a verdict found, and what is known when causes are looked for."""
+"""A finding of a verdict, and the facts from which findings are made."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ INFO: Final = "info"
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, or that nothing is.
+    """Something that is wrong, or the fact that nothing is.
 
     Attributes:
         code: a stable name: that of the alert without "Streaming", and after a slash its stage.
-        severity: "critical" (training stands, or data are lost), "warning" (something must change) or "info".
+        severity: "critical" (training is blocked, or data is lost), "warning" (something must change) or "info".
         sentence: what is wrong and what to change, with figures.
-        share: of the step that it costs, 0.0 to 1.0.
-        ranks, dataset: of whom it was found; no data set for what is of a whole process.
+        share: share of the step that it costs, 0.0 to 1.0.
+        ranks, dataset: where it was found; the data set is empty for findings about a process.
     """
 
     code: str
@@ -39,12 +39,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """All that is known of one data set of one rank.
+    """The facts about one data set of one rank.
 
     Attributes:
         window: its numbers.
-        figures: what they come to.
-        others_move: whether another data set of this rank made steps, so that this one may rest.
+        figures: figures computed from them.
+        others_move: whether another data set of this rank made steps, so that this one may be idle.
     """
 
     window: Window
@@ -52,25 +52,25 @@ class Case:
     others_move: bool = False
 
     @property
-    def stands(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether the rank made no step."""
         return not self.figures.steps and not self.others_move and self.figures.seconds > 0
 
     @property
     def is_stuck(self) -> bool:
-        """Whether no step was made, and samples are still under way.
+        """Whether no step was made although samples are in flight.
 
-        While a trainer rests by itself, what is read ahead comes to its end. Samples that are there say nothing: they
-        may be later ones than the one that is waited for.
+        If the trainer itself is idle, prefetch finishes and nothing is in flight. Samples that are ready say nothing:
+        they may come after the one that the trainer waits for.
         """
         under_way = self.window.level("prefetch_in_flight") or self.window.level("source_in_flight") or 0.0
-        return self.stands and under_way > 0
+        return self.is_idle and under_way > 0
 
     @property
     def passes(self) -> float:
-        """How often each sample was read since the process began, on average; infinite if unknown.
+        """Average number of reads of each sample since the process began; infinite if unknown.
 
-        Before the first pass is over most reads are misses, whatever the size of the cache.
+        During the first pass most reads are misses, whatever the size of the cache.
         """
         samples, reads = self.window.level("dataset_samples"), self.window.level("reads")
         if samples and reads is not None:
@@ -80,7 +80,7 @@ class Case:
 
     @property
     def reads_nothing_ahead(self) -> bool:
-        """Whether samples are fetched, and hardly any of them before it is asked for."""
+        """Whether samples are fetched, but hardly any of them ahead of time."""
         window = self.window
         if (
             not window.has("prefetch_buffered_samples")
@@ -94,32 +94,32 @@ class Case:
 
     @property
     def latency_s(self) -> float | None:
-        """The median of answered requests; None without one."""
+        """Median latency of answered requests; None without one."""
         return self.window.quantile("source_request_duration_seconds", 0.5)
 
     @property
     def severity(self) -> str:
-        """Of a cause that the trainer waits for."""
+        """Severity of a cause of the trainer's waits."""
         return CRITICAL if self.is_stuck else WARNING
 
     def share(self, stage: str) -> float:
-        """Of the step, waited for a stage; all of it for the source while the trainer is stuck."""
+        """Return the share of the step spent waiting for a stage; while the trainer is stuck, all for the source."""
         return 1.0 if self.is_stuck and stage == "source" else self.figures.stages[stage]
 
     def cost(self, stage: str) -> str:
-        """The share as a sentence says it."""
+        """Return the share in words."""
         if self.is_stuck and stage == "source":
             return f"no step in {self.figures.seconds:.0f} s"
         return f"{percent(self.share(stage))} of {self.figures.whole}"
 
 
 def percent(share: float) -> str:
-    """`38 %`; below one with a digit after the point."""
+    """Format a share as `38 %`; below 1 % with one decimal."""
     return f"{share * 100:.1f} %" if 0 < share < 0.01 else f"{share * 100:.0f} %"
 
 
 def nbytes(number: float) -> str:
-    """Bytes in units of 1000, with three digits at the most where they say something."""
+    """Format bytes in units of 1000, with three significant digits."""
     for unit in ("B", "kB", "MB"):
         if abs(number) < 999.5:
             return f"{number:.3g} {unit}"

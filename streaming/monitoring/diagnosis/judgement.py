@@ -24,7 +24,7 @@ _OF_A_PROCESS: Final = ("MemoryNearLimit",)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What two scrapes tell.
+    """The result of comparing two scrapes.
 
     Attributes:
         figures: one for each rank and data set.
@@ -38,16 +38,16 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """What to change first, or that nothing has to."""
+        """The change to make first, or that none is needed."""
         return self.findings[0].sentence
 
     @property
     def is_fine(self) -> bool:
-        """Whether nothing must change."""
+        """Whether no change is needed."""
         return all(finding.severity == INFO for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: `verdict`, `code`, `is_fine`, `findings`, `ranks`, `notes`."""
+        """Return plain values: `verdict`, `code`, `is_fine`, `findings`, `ranks`, `notes`."""
         return {
             "verdict": self.sentence,
             "code": self.findings[0].code,
@@ -59,12 +59,12 @@ class Verdict:
 
 
 def judge(before: Scrape | None, after: Scrape, seconds: float | None = None) -> Verdict:
-    """What happened between two scrapes, and what to change.
+    """Judge what happened between two scrapes, and what to change.
 
     Args:
         before: the earlier one; None judges the time since the processes started.
-        after: the later one; if nothing answers any more, the figures are those from the start up to `before`.
-        seconds: between them; None takes what their `taken_at` say.
+        after: the later one; if no process answers any more, the figures are those from the start up to `before`.
+        seconds: between them; None computes it from their `taken_at`.
     """
     since, last = (None, before) if before is not None and not after.ranks else (before, after)
     cases = [
@@ -108,9 +108,9 @@ def _all_findings(case: Case) -> Iterator[Finding]:
 
 
 def _ordered(findings: Iterable[Finding]) -> list[Finding]:
-    """By severity, then by what it costs, then causes before what follows from them.
+    """Sort by severity, then by cost, then causes before their effects.
 
-    That nothing is wrong is told only where nothing is.
+    Findings of severity "info" are kept only if there are no others.
     """
     kept = list(findings)
     if any(finding.severity != INFO for finding in kept):
@@ -128,11 +128,11 @@ def _gone(before: Scrape | None, after: Scrape) -> Iterator[Finding]:
     gone = [] if before is None else sorted(before.ranks.keys() - after.ranks.keys(), key=_in_order)
     if gone:
         many = len(gone) > 1
-        shown = f"{'ranks' if many else 'rank'} {', '.join(gone)} answered and no longer {'do' if many else 'does'}"
+        shown = f"{'ranks' if many else 'rank'} {', '.join(gone)} no longer {'answer' if many else 'answers'}"
         yield Finding(
             "ScrapeGone",
             CRITICAL,
-            f"{shown}: the process ended or hangs; look into its log",
+            f"{shown}: the process ended or hangs; see its log",
             share=1.0,
             ranks=tuple(gone),
         )
@@ -156,7 +156,7 @@ def _notes(before: Scrape | None, cases: Iterable[Case]) -> Iterator[str]:
             yield f"rank {figures.rank}, {figures.dataset}: it started after the first scrape; figures are since then"
         if figures.basis == "reads" and figures.steps:
             yield (
-                f"rank {figures.rank}, {figures.dataset}: nobody takes the time of the trainer's steps, so shares are "
+                f"rank {figures.rank}, {figures.dataset}: the trainer's steps are not measured, so shares are "
                 "those of reads; iterate over streaming.monitor_stalls(dataloader), or use StreamingDataLoader"
             )
 

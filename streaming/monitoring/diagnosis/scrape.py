@@ -1,4 +1,4 @@
-"""What one scrape of the metrics says: the text exposition as readings by rank."""
+"""One scrape of the metrics: the text exposition as readings by rank."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _series() -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
 
 
 _KEYS, LABELS = _series()
-"""The key of each exposed name, and the names of the labels, without rank, of each key."""
+"""Key of each exposed name, and names of the labels, without rank, of each key."""
 
 _UNRANKED: Final = "0"
 
@@ -41,7 +41,7 @@ class Scrape:
     """The numbers of one moment.
 
     Attributes:
-        taken_at: when, in seconds since 1970.
+        taken_at: time of the scrape in seconds since 1970.
         ranks: `{rank: reading}`; empty if there was no metric of this library.
     """
 
@@ -50,11 +50,11 @@ class Scrape:
 
 
 def parse(text: str, taken_at: float | None = None) -> Scrape:
-    """The metrics of this library in a text exposition; those of others, and values that are no number, are left out.
+    """Return the metrics of this library in a text exposition, without values that are not finite numbers.
 
     Args:
-        text: what a metrics server answers.
-        taken_at: when it did, in seconds since 1970; None is now.
+        text: answer of a metrics server.
+        taken_at: time of the answer in seconds since 1970; None is now.
 
     Raises:
         DecodeError: it is not a text exposition.
@@ -79,9 +79,9 @@ def parse(text: str, taken_at: float | None = None) -> Scrape:
 
 
 def merge(scrapes: Iterable[tuple[str, Scrape]]) -> Scrape:
-    """Several processes' scrapes, each under the name of where it came from, as one.
+    """Merge the scrapes of several processes, each given with a name, into one.
 
-    A rank that more than one of them has (separate runs, or runs without RANK) is called `rank@name` in each.
+    A rank that occurs in more than one of them (separate runs, or runs without RANK) becomes `rank@name`.
     """
     named = list(scrapes)
     held = [rank for _, scrape in named for rank in scrape.ranks]

@@ -1,4 +1,4 @@
-"""What is found of a process or its data, whatever the trainer waits for."""
+"""Findings about a process or its data, whatever the trainer waits for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["bad_samples", "memory", "progress", "trainer_bound"]
 
 
 def bad_samples(case: Case) -> Iterator[Finding]:
-    """Samples replaced since the start, as `max_bad_share` counts them, which ends the run at 1 % by default."""
+    """Find samples replaced since the start; `max_bad_share` of them, by default 1 %, ends the run."""
     window = case.window
     bad, loaded = window.level("samples_replaced") or 0.0, window.level("cache_misses") or 0.0
     if bad > BAD_SHARE * (loaded + bad):
@@ -19,13 +19,13 @@ def bad_samples(case: Case) -> Iterator[Finding]:
             "BadSamples",
             WARNING,
             f"{bad:.0f} samples were replaced, {percent(bad / (loaded + bad))} of those loaded "
-            f"({window.gained('bad_samples'):.0f} just now): the file at quarantine_path names each with its error; "
-            "repair or remove them before max_bad_share ends the run",
+            f"({window.gained('samples_replaced'):.0f} just now): the file at quarantine_path lists them with their "
+            "errors; repair or remove them before max_bad_share ends the run",
         )
 
 
 def memory(case: Case) -> Iterator[Finding]:
-    """Resident memory of the trainer and the process that reads, near what their control group may use."""
+    """Find resident memory of the trainer and the process that reads close to their limit."""
     used = case.window.level("process_resident_memory_bytes")
     limit = case.window.level("process_memory_limit_bytes")
     if used and case.window.level("process_resident_memory_bytes", process="owner"):
@@ -42,41 +42,41 @@ def memory(case: Case) -> Iterator[Finding]:
 
 
 def progress(case: Case) -> Iterator[Finding]:
-    """No step in the whole window."""
+    """Find that no step was made in the whole window."""
     window, figures = case.window, case.figures
-    if not case.stands:
+    if not case.is_idle:
         return
     span = f"{figures.seconds:.0f} s"
     if case.is_stuck:
         yield Finding(
             "NoProgress",
             CRITICAL,
-            f"no step in {span}, while {window.peak('prefetch_in_flight'):.0f} samples are on their way: what they "
-            "wait for decides; run it again with --seconds longer than a step if steps are that long",
+            f"no step in {span}, while {window.peak('prefetch_in_flight'):.0f} samples are in flight: find out what "
+            "they wait for; if steps are that long, run this again with --seconds longer than a step",
             1.0,
         )
     elif not window.level("trainer_steps" if figures.basis == "steps" else "reads"):
-        yield Finding("NoProgress", INFO, "no batch was asked for yet: look again once the first step is made")
+        yield Finding("NoProgress", INFO, "no batch was requested yet: look again after the first step")
     else:
         yield Finding(
             "NoProgress",
             WARNING,
-            f"no step in {span}, and it is not for want of data: the trainer itself stands, saves, or computes longer "
-            "than that; look with --seconds longer than a step, or at its stack (`py-spy dump --pid PID`)",
+            f"no step in {span}, but data is ready: the trainer itself hangs, saves, or computes longer than that; "
+            "look with --seconds longer than a step, or at its stack (`py-spy dump --pid PID`)",
             1.0,
         )
 
 
 def trainer_bound(case: Case) -> Iterator[Finding]:
-    """The data are ready when they are asked for."""
+    """Find that data is ready whenever it is requested."""
     figures = case.figures
     if figures.basis == "reads":
         if figures.steps and figures.waited <= WAITING_SHARE:
             yield Finding(
                 "TrainerBound",
                 INFO,
-                f"reads hardly wait, {percent(figures.waited)} of the time; what else the trainer waits for is not "
-                "known without its steps: iterate over streaming.monitor_stalls(dataloader)",
+                f"reads hardly wait, {percent(figures.waited)} of the time; other waits of the trainer are not known "
+                "unless you iterate over streaming.monitor_stalls(dataloader)",
             )
     elif figures.busy is not None and figures.waited <= WAITING_SHARE:
         yield Finding(

@@ -1,4 +1,4 @@
-"""Findings of many ranks as those of the run: a slow rank is named, what all of them have is said once."""
+"""Findings of many ranks as those of the run: a slow rank is named, and common findings are joined."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from streaming.monitoring.diagnosis.thresholds import SLOW_RANK_FACTOR, WAITING_
 
 __all__ = ["joined", "slow_ranks"]
 
-_SHOWN = 4  # ranks of a list
+_SHOWN = 4  # ranks in a message
 
 
 def slow_ranks(found: Sequence[tuple[Case, Sequence[Finding]]]) -> list[Finding]:
-    """Ranks that wait much longer than the others on average, each with the cause that was found for it."""
+    """Return findings for ranks that wait much longer than the others on average, each with its cause."""
     by_dataset: dict[str, list[tuple[Case, Sequence[Finding]]]] = defaultdict(list)
     for case, findings in found:
         by_dataset[case.figures.dataset].append((case, findings))
@@ -40,7 +40,7 @@ def _slow(case: Case, findings: Sequence[Finding], share: float, usual: float) -
     cause = max(findings, key=lambda finding: finding.share, default=None)
     why = f": {cause.sentence}" if cause is not None and cause.share else ""
     sentence = (
-        f"rank {figures.rank} holds up the others, it waits {percent(share)} of {figures.whole} where they wait "
+        f"rank {figures.rank} slows down the others, it waits {percent(share)} of {figures.whole} and they wait "
         f"{percent(usual)}{why}"
     )
     severity = cause.severity if cause is not None else WARNING
@@ -48,11 +48,11 @@ def _slow(case: Case, findings: Sequence[Finding], share: float, usual: float) -
 
 
 def joined(findings: Sequence[Finding], ranks: Sequence[str], datasets: Sequence[str]) -> list[Finding]:
-    """One finding for each code and data set, in the words of the rank that it costs most.
+    """Join findings of the same code and data set, in the words of the rank with the highest cost.
 
     Args:
-        findings: of single ranks.
-        ranks, datasets: all there are; with one of them it is not named.
+        findings: findings of single ranks.
+        ranks, datasets: all of the run; a single one is not named.
     """
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:

@@ -1,4 +1,4 @@
-"""Why a trainer waits for its source: copies that fail, a cache that cannot keep the data, too little read ahead."""
+"""Why a trainer waits for its source: failing replicas, a cache that cannot keep the data, too little prefetch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from streaming.monitoring.diagnosis.thresholds import (
 
 __all__ = ["source_findings"]
 
-_NO_ERRORS = ("ok", "cancelled")  # cancelled: nobody waited any more, which says nothing of the copy
+_NO_ERRORS = ("ok", "cancelled")  # a cancelled request says nothing about the replica
 
 _NEXT_STEP = {
-    "not_found": "bring the copy up to date",
+    "not_found": "bring the replica up to date",
     "denied": "renew the credentials (`streaming doctor URL` names those in use)",
     "throttled": "ask for a higher quota, spread the objects over more prefixes, or add a mirror",
-    "timeout": "look at the network and the server (`streaming doctor URL`), or add a mirror",
-    "unavailable": "look at the server (`streaming doctor URL`), or add a mirror",
-    "truncated": "look for a proxy that cuts answers, or take the copy out of the sources",
-    "changed": "objects are not those that were listed: start anew, which lists them again",
-    "refused": "look at region, endpoint and max_object_bytes",
-    "other": "look into the log, where each kind of error is named once",
+    "timeout": "check the network and the server (`streaming doctor URL`), or add a mirror",
+    "unavailable": "check the server (`streaming doctor URL`), or add a mirror",
+    "truncated": "look for a proxy that cuts answers, or remove the replica from the sources",
+    "changed": "objects are not those that were listed: restart the run, which lists them again",
+    "refused": "check region, endpoint and max_object_bytes",
+    "other": "see the log, which names each kind of error once",
 }
 
 
 def source_findings(case: Case) -> Iterator[Finding]:
-    """What is wrong with the copies and the cache; where the trainer waits and that is not why, what bounds reading."""
+    """Yield problems of replicas and cache; if they do not explain the waits, also what limits reading."""
     found = [*_breakers(case), *_errors(case), *_cache(case)]
     yield from found
     if case.share("source") > WAITING_SHARE and not any(finding.share for finding in found):
@@ -42,14 +42,14 @@ def source_findings(case: Case) -> Iterator[Finding]:
 
 
 def _finding(case: Case, code: str, what: str, advice: str, *, explains: bool = True) -> Finding:
-    """One that costs what is waited for the source, if that is worth a change."""
+    """Make a finding that costs the wait for the source, if it explains that wait and is worth a change."""
     share = case.share("source")
     if not explains or share <= WAITING_SHARE:
         return Finding(code, "warning", f"{what}: {advice}")
     return Finding(code, case.severity, f"{what}, {case.cost('source')}: {advice}", share)
 
 
-# -- copies
+# -- replicas
 
 
 def _outcomes(case: Case, source: str) -> dict[str, float]:
@@ -59,13 +59,13 @@ def _outcomes(case: Case, source: str) -> dict[str, float]:
 
 
 def _failed(outcomes: dict[str, float]) -> tuple[float, float]:
-    """Requests that failed, and all that count."""
+    """Return the number of failed requests, and of all that count."""
     failed = sum(number for outcome, number in outcomes.items() if outcome not in _NO_ERRORS)
     return failed, failed + outcomes.get("ok", 0.0)
 
 
 def _mix(outcomes: dict[str, float]) -> str:
-    """`9 timeout, 3 unavailable`, the most frequent first."""
+    """Format errors as `9 timeout, 3 unavailable`, the most frequent first."""
     errors = {name: number for name, number in outcomes.items() if number and name not in _NO_ERRORS}
     return ", ".join(f"{number:.0f} {name}" for name, number in sorted(errors.items(), key=lambda item: -item[1]))
 
@@ -77,23 +77,23 @@ def _breakers(case: Case) -> Iterator[Finding]:
         if state is None and (not opened or case.window.is_since_start):
             continue
         outcomes = _outcomes(case, source)
-        failed, asked = _failed(outcomes)
-        told = f" ({failed:.0f} of {asked:.0f} requests failed: {_mix(outcomes)})" if failed else ""
+        failed, requests = _failed(outcomes)
+        counts = f" ({failed:.0f} of {requests:.0f} requests failed: {_mix(outcomes)})" if failed else ""
         what = f"the breaker of {source} is {state}" if state else f"the breaker of {source} opened {opened:.0f} times"
         yield _finding(
             case,
             "BreakerOpen",
-            f"{what}{told}",
-            f"{source} does not answer; bring it back (`streaming doctor URL` says why), or take it out of the sources",
+            f"{what}{counts}",
+            f"{source} does not answer; repair it (`streaming doctor URL` shows why), or remove it from the sources",
         )
 
 
 def _errors(case: Case) -> Iterator[Finding]:
-    """Of copies whose breaker lets requests through."""
+    """Find errors of replicas whose circuit breaker is closed."""
     for source in case.window.values_of("source_requests", "source"):
         outcomes = _outcomes(case, source)
-        failed, asked = _failed(outcomes)
-        if source in case.figures.breakers or not asked or failed / asked <= ERROR_SHARE:
+        failed, requests = _failed(outcomes)
+        if source in case.figures.breakers or not requests or failed / requests <= ERROR_SHARE:
             continue
         most = max((name for name in outcomes if name not in _NO_ERRORS), key=lambda name: outcomes[name])
         retries = case.window.gained("source_retries", source=source)
@@ -102,7 +102,7 @@ def _errors(case: Case) -> Iterator[Finding]:
         yield _finding(
             case,
             "SourceErrors",
-            f"{source} {what} {percent(failed / asked)} of requests ({_mix(outcomes)}{again})",
+            f"{source} {what} {percent(failed / requests)} of requests ({_mix(outcomes)}{again})",
             _NEXT_STEP.get(most, _NEXT_STEP["other"]),
         )
 
@@ -119,7 +119,7 @@ def _cache(case: Case) -> Iterator[Finding]:
             case,
             "CacheExpiring",
             f"cached samples expire before they are read again ({expired:.0f} by age, {misses:.0f} fetched)",
-            "set max_ttl_seconds=None, as a changed object is noticed without it, or to more than an epoch takes",
+            "set max_ttl_seconds=None, as changed objects are detected without it, or to longer than an epoch",
         )
         return
     if predicted is None:
@@ -127,21 +127,21 @@ def _cache(case: Case) -> Iterator[Finding]:
     if predicted < SMALL_CACHE_RATIO and case.share("source") > WAITING_SHARE:
         yield _small(case, predicted)
     observed = window.level("cache_observed_hit_ratio")
-    is_told = observed is not None and case.passes >= 2 and predicted > LEAST_PREDICTED
-    if is_told and observed is not None and observed < HIT_RATIO_SHARE * predicted:
+    is_known = observed is not None and case.passes >= 2 and predicted > LEAST_PREDICTED
+    if is_known and observed is not None and observed < HIT_RATIO_SHARE * predicted:
         yield _low(case, observed, predicted)
 
 
 def _small(case: Case, predicted: float) -> Finding:
     budget = case.window.level("cache_capacity_bytes")
     size = f" of {nbytes(budget)}" if budget else ""
-    needed = f"to about {nbytes(budget / predicted)} a rank" if budget and predicted else "as far as memory allows"
+    needed = f"to about {nbytes(budget / predicted)} per rank" if budget and predicted else "as far as memory allows"
     return _finding(
         case,
         "CacheTooSmall",
-        f"the cache{size} keeps {percent(predicted)} of the data and the source cannot bring the rest in time",
-        f"raise it {needed} (cache_size_gb, which is that of a node), or add a mirror",
-        explains=case.passes >= 1,  # before, a cache of no size could help
+        f"the cache{size} keeps {percent(predicted)} of the data and the source cannot deliver the rest in time",
+        f"raise it {needed} (cache_size_gb is per node), or add a mirror",
+        explains=case.passes >= 1,  # during the first pass no cache could help
     )
 
 
@@ -152,10 +152,8 @@ def _low(case: Case, observed: float, predicted: float) -> Finding:
         why = f"{kinds:.0f} samples were of types that cannot be cached, {sizes:.0f} were too large"
         advice = f"{why}; return tensors, arrays, text and numbers from prepare, and raise cache_size_gb"
     else:
-        advice = "samples leave before they are read again: let StreamingDataLoader or look_ahead tell the order"
-    return _finding(
-        case, "HitRateLow", f"hit rate {percent(observed)} where {percent(predicted)} are predicted", advice
-    )
+        advice = "samples are evicted before they are read again: use StreamingDataLoader or look_ahead"
+    return _finding(case, "HitRateLow", f"hit rate {percent(observed)}, predicted {percent(predicted)}", advice)
 
 
 # -- reading ahead
@@ -166,13 +164,13 @@ def _starved(case: Case) -> Finding:
         case,
         "PrefetchStarved",
         "nothing is read ahead",
-        "the order is not known before samples are asked for; use StreamingDataLoader, or wrap the sampler with "
+        "the order is not known before samples are read; use StreamingDataLoader, or wrap the sampler with "
         "adapter.look_ahead(sampler)",
     )
 
 
 def _slow(case: Case) -> Finding:
-    """What keeps more reads from being under way at once decides what helps."""
+    """Find what limits the number of reads in flight, which decides the advice."""
     window, figures = case.window, case.figures
     in_flight = window.peak("source_in_flight") or window.peak("prefetch_in_flight")
     limit = window.peak("source_concurrency_limit")
@@ -180,7 +178,7 @@ def _slow(case: Case) -> Finding:
     kind, change = "source latency", "raise look-ahead"
     if window.peak("source_queued_requests") and limit and in_flight >= AT_BOUND * limit:
         kind = "source bandwidth"
-        change = f"more requests at once would only make each slower (limit-bound at {limit:.0f}); raise cache_size_gb"
+        change = f"more requests at once would only slow each down (limit-bound at {limit:.0f}); raise cache_size_gb"
     elif window.peak("prefetch_budget_exhausted"):
         held = nbytes(window.peak("prefetch_max_bytes"))
         change = f"raise look-ahead (budget-bound: {ahead:.0f} samples fill its {held}) with cache_size_gb"
@@ -188,13 +186,13 @@ def _slow(case: Case) -> Finding:
         change = f"raise look-ahead (depth-bound at {depth:.0f}) with prefetch_ahead"
     elif in_flight:
         change = f"raise look-ahead (concurrency-bound at {in_flight:.0f}) with concurrency"
-    told = [f"p50 {p50 * 1e3:.0f} ms" for p50 in [case.latency_s] if p50 is not None]
-    told += [f"{in_flight:.0f} in flight"] if in_flight else []
-    told += [f"{nbytes(figures.bytes_per_s)}/s"] if figures.bytes_per_s else []
+    facts = [f"p50 {p50 * 1e3:.0f} ms" for p50 in [case.latency_s] if p50 is not None]
+    facts += [f"{in_flight:.0f} in flight"] if in_flight else []
+    facts += [f"{nbytes(figures.bytes_per_s)}/s"] if figures.bytes_per_s else []
     late, reads = window.gained("prefetch_late"), window.gained("reads")
-    told += [f"{percent(min(1.0, late / reads))} of reads late"] if late and reads else []
-    shown = f" ({', '.join(told)})" if told else ""
+    facts += [f"{percent(min(1.0, late / reads))} of reads late"] if late and reads else []
+    shown = f" ({', '.join(facts)})" if facts else ""
     sentence = f"{kind}, {case.cost('source')}{shown}; {change} or add a mirror"
     if case.passes < 1 and figures.predicted_hit_ratio:
-        sentence += f"; after the first epoch the cache answers {percent(figures.predicted_hit_ratio)}"
+        sentence += f"; after the first epoch the cache serves {percent(figures.predicted_hit_ratio)}"
     return Finding("TrainerWaiting/source", case.severity, sentence, case.share("source"))

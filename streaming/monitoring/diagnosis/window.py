@@ -1,4 +1,4 @@
-"""The time between two scrapes, of one rank: what counters gained and where gauges stood."""
+"""The time between two scrapes of one rank: increases of counters and values of gauges."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SAME_START_S = 0.5  # a process that began this much later is another
 
 @dataclass(frozen=True)
 class Window:
-    """What one rank did between two scrapes.
+    """The work of one rank between two scrapes.
 
     Attributes:
-        rank: its name.
-        seconds: how long the window is; 0.0 if unknown.
-        was, now: the readings at its begin and end; `was` is empty for a window since the start of the process.
+        rank: name of the rank.
+        seconds: length of the window; 0.0 if unknown.
+        was, now: readings at its beginning and end; `was` is empty for a window since the start of the process.
         is_since_start: whether it is such a window.
     """
 
@@ -31,7 +31,7 @@ class Window:
     is_since_start: bool = False
 
     def of(self, datasets: Collection[str]) -> Window:
-        """The same window with nothing of other data sets."""
+        """Return the same window without other data sets."""
         was, now = (_narrowed(reading, datasets) for reading in (self.was, self.now))
         return Window(self.rank, self.seconds, was, now, self.is_since_start)
 
@@ -40,38 +40,38 @@ class Window:
         return any(self.now.get(key) for key in keys)
 
     def values_of(self, key: str, label: str) -> list[str]:
-        """The values that this label has in a family at the end, sorted."""
+        """Return the sorted values of a label in a family at the end."""
         at = LABELS[key].index(label)
         return sorted({values[at] for values in self.now.get(key, ())})
 
     def level(self, key: str, **labels: str) -> float | None:
-        """Where a gauge stood at the end, added up over what matches; None if nothing does."""
+        """Return the value of a gauge at the end, summed over matching labels; None if none match."""
         return _total(self.now, key, labels)
 
     def peak(self, key: str, **labels: str) -> float:
-        """The higher of a gauge's two values; 0.0 if it has none."""
+        """Return the higher of a gauge's two values; 0.0 if it has none."""
         return max(_total(self.was, key, labels) or 0.0, _total(self.now, key, labels) or 0.0)
 
     def held(self, key: str, **labels: str) -> float:
-        """The lower of a gauge's two values; 0.0 if it has none, the last one since the start."""
+        """Return the lower of a gauge's two values, or the last one since the start; 0.0 if it has none."""
         now = _total(self.now, key, labels) or 0.0
         return now if self.is_since_start else min(now, _total(self.was, key, labels) or 0.0)
 
     def gained(self, key: str, **labels: str) -> float:
-        """What counters gained, added up over what matches. A counter that fell began anew at zero."""
+        """Return the increase of a counter, summed over matching labels. A counter that fell was reset to zero."""
         was = self.was.get(key, {})
         return sum(_gain(was.get(values, 0.0), number) for values, number in _matching(self.now, key, labels))
 
     def gained_by(self, key: str, label: str) -> dict[str, float]:
-        """What counters gained, by the values of one label."""
+        """Return the increase of a counter by the values of one label."""
         return {value: self.gained(key, **{label: value}) for value in self.values_of(key, label)}
 
     def per_second(self, key: str) -> float:
-        """What counters gained a second; 0.0 in a window of unknown length."""
+        """Return the increase of a counter per second; 0.0 in a window of unknown length."""
         return self.gained(key) / self.seconds if self.seconds > 0 else 0.0
 
     def quantile(self, key: str, q: float, **labels: str) -> float | None:
-        """Of what a histogram saw in the window, interpolated within its bucket as `histogram_quantile` does."""
+        """Return a quantile of a histogram in the window, interpolated as `histogram_quantile` does."""
         bounds = {le: _number(le) for le in self.values_of(f"{key}_bucket", "le")}
         below = [
             (bound, self.gained(f"{key}_bucket", le=le, **labels))
@@ -89,7 +89,7 @@ class Window:
 
 
 def open_window(rank: str, before: Scrape | None, after: Scrape, seconds: float | None) -> Window:
-    """The window of a rank that `after` has; since its start if it was not there before, or restarted meanwhile."""
+    """Return the window of a rank of `after`; since its start if it is new or restarted meanwhile."""
     now = after.ranks[rank]
     was = before.ranks.get(rank) if before is not None else None
     began = _began(now)

@@ -73,9 +73,12 @@ def wsgi_app(registry: CollectorRegistry | None = None) -> Callable[..., Iterabl
     shown = metrics_registry(registry)
 
     def app(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        asked = {"accept": environ.get("HTTP_ACCEPT", ""), "accept-encoding": environ.get("HTTP_ACCEPT_ENCODING", "")}
+        accepted = {
+            "accept": environ.get("HTTP_ACCEPT", ""),
+            "accept-encoding": environ.get("HTTP_ACCEPT_ENCODING", ""),
+        }
         status, headers, body = _for_get(
-            environ["REQUEST_METHOD"], lambda: exposition(shown, environ.get("QUERY_STRING", ""), asked)
+            environ["REQUEST_METHOD"], lambda: exposition(shown, environ.get("QUERY_STRING", ""), accepted)
         )
         start_response(_REASONS[status], [*headers.items(), ("Content-Length", str(len(body)))])
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
@@ -96,10 +99,10 @@ def asgi_app(registry: CollectorRegistry | None = None) -> Callable[..., Awaitab
     async def app(scope: Mapping[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if scope["type"] != "http":
             return
-        asked = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers_in = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         query = scope.get("query_string", b"").decode("latin-1")
         status, headers, body = await asyncio.to_thread(
-            _for_get, scope["method"], lambda: exposition(shown, query, asked)
+            _for_get, scope["method"], lambda: exposition(shown, query, headers_in)
         )
         pairs = [*headers.items(), ("Content-Length", str(len(body)))]
         encoded = [(name.lower().encode(), value.encode()) for name, value in pairs]

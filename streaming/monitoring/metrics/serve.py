@@ -245,8 +245,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        asked = {name.lower(): value for name, value in self.headers.items()}
-        status, headers, body = answer(self.server.registry, parts.path, parts.query, asked)
+        headers_in = {name.lower(): value for name, value in self.headers.items()}
+        status, headers, body = answer(self.server.registry, parts.path, parts.query, headers_in)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

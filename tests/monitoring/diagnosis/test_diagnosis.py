@@ -186,7 +186,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "first epoch",
         [waiting("source"), FIRST_EPOCH],
         "TrainerWaiting/source",
-        ["after the first epoch the cache answers 90 %"],
+        ["after the first epoch the cache serves 90 %"],
     ),
     (
         "breaker",
@@ -219,13 +219,13 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "small cache",
         [waiting("source"), SMALL],
         "CacheTooSmall",
-        ["the cache of 1 GB keeps 12 % of the data", "38 % of step", "raise it to about 8.33 GB a rank"],
+        ["the cache of 1 GB keeps 12 % of the data", "38 % of step", "raise it to about 8.33 GB per rank"],
     ),
     (
         "low hit rate",
         [{"cache_observed_hit_ratio": {(D,): 0.2}}],
         "HitRateLow",
-        ["hit rate 20 % where 90 % are predicted"],
+        ["hit rate 20 %, predicted 90 %"],
     ),
     (
         "types",
@@ -259,7 +259,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         [waiting("decode"), {"event_loop_lag_seconds": {("trainer",): 0.15}}],
         "TrainerWaiting/decode",
         [
-            "the reading loop wakes up 150 ms late, 38 % of step (decode): its Python or the trainer's",
+            "the event loop wakes up 150 ms late, 38 % of step (decode): its Python or the trainer's",
             "owner='process'; store",
         ],
     ),
@@ -267,7 +267,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "interpreter, where samples are copied",
         [waiting("cache"), {"event_loop_lag_seconds": {("trainer",): 0.04}}],
         "TrainerWaiting/cache",
-        ["the reading loop wakes up 40 ms late, 38 % of step (cache)", "owner='process'"],
+        ["the event loop wakes up 40 ms late, 38 % of step (cache)", "owner='process'"],
     ),
     (
         "interpreter, where the trainer's own thread gets it late",
@@ -279,7 +279,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "processors",
         [waiting("decode"), {"event_loop_lag_seconds": {("owner",): 0.15}}],
         "TrainerWaiting/decode",
-        ["too little of the processors"],
+        ["too little processor time"],
     ),
     (
         "bad samples",
@@ -294,7 +294,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
         "TrainerWaiting/source",
         ["source latency, no step in 10 s"],
     ),
-    ("stuck while later samples are there", [NO_STEP, OPEN], "BreakerOpen", ["no step in 10 s"]),
+    ("stuck while later samples are ready", [NO_STEP, OPEN], "BreakerOpen", ["no step in 10 s"]),
     (
         "stuck by a breaker",
         [NO_STEP, NOTHING_READY, OPEN],
@@ -306,7 +306,7 @@ CASES: list[tuple[str, list[Mapping[str, Any]], str, Sequence[str]]] = [
 
 @pytest.mark.parametrize(("changes", "code", "parts"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_the_first_sentence_names_the_cause(changes: list[Mapping[str, Any]], code: str, parts: Sequence[str]) -> None:
-    """Each planted state is told by its code first, in a sentence with its figures and the next step."""
+    """Each planted state is named first, in a sentence with its figures and the next step."""
     merged: dict[str, dict[tuple[str, ...], Any]] = {}
     for change in changes:
         for key, series in change.items():
@@ -323,7 +323,7 @@ def test_the_first_sentence_names_the_cause(changes: list[Mapping[str, Any]], co
         "PrefetchStarved",
         "TrainerWaiting/source",
     }
-    assert len(sources & {finding.code for finding in verdict.findings}) <= 1  # what is explained is not told again
+    assert len(sources & {finding.code for finding in verdict.findings}) <= 1  # effects of a named cause are not listed
 
 
 @pytest.mark.parametrize("changes", [[], [waiting("source"), OPEN], [NO_STEP, NOTHING_READY]])
@@ -361,12 +361,12 @@ def test_figures_of_a_window() -> None:
 
 
 def test_a_slow_rank_is_named_with_its_cause() -> None:
-    """The rank that holds up the others comes first, and why it is slow in the same sentence."""
+    """The rank that slows down the others comes first, with the reason in the same sentence."""
     verdict = verdict_on(reading(), reading(waiting("decompress", 0.41)), reading(), reading())
     assert verdict.findings[0].code == "RankSlow"
     assert verdict.findings[0].ranks == ("1",)
     assert verdict.sentence.startswith(
-        "rank 1 holds up the others, it waits 41 % of step where they wait 1 %: decompress, 41 % of step"
+        "rank 1 slows down the others, it waits 41 % of step and they wait 1 %: decompress, 41 % of step"
     )
     assert [finding.code for finding in verdict.findings] == ["RankSlow", "TrainerWaiting/decompress"]
 
@@ -379,7 +379,7 @@ def test_the_others_of_a_slow_rank_are_taken_on_average() -> None:
 
 
 def test_a_slow_rank_comes_before_what_it_has_alone() -> None:
-    """Who holds up the others is told first, and in the same sentence that its breaker is open."""
+    """The rank that slows down the others comes first, and the same sentence says that its breaker is open."""
     verdict = verdict_on(reading(), reading({**waiting("source", 0.41), **OPEN}))
     assert [finding.code for finding in verdict.findings] == ["RankSlow", "BreakerOpen"]
     assert "the breaker of primary is open, 41 % of step" in verdict.sentence
@@ -431,7 +431,7 @@ def test_a_loader_over_several_adapters_is_judged_by_what_they_say() -> None:
     assert verdict.findings[0].code == "BreakerOpen"
 
 
-def test_reads_are_judged_where_nobody_takes_the_time_of_steps() -> None:
+def test_reads_are_judged_without_measured_steps() -> None:
     """A plain DataLoader: shares are of the time, and the note says how to get more."""
     without = [key for key in reading() if key.startswith(("trainer_", "loader_"))]
     waits: MetricsSnapshot = {"read_wait_seconds": {(D, "source"): 4.0}, "read_waits": {(D,): 40.0}}
@@ -460,8 +460,8 @@ def test_a_restart_between_the_scrapes_is_said_and_counted_from_zero() -> None:
     assert "it started after the first scrape" in verdict.notes[0]
 
 
-def test_a_counter_that_fell_began_anew() -> None:
-    """As in Prometheus; without a start time there is nothing else to tell a restart by."""
+def test_a_counter_that_fell_was_reset() -> None:
+    """As in Prometheus; without a start time nothing else shows a restart."""
     before, after = reading({}, "start_time_seconds"), reading(waiting("decode"), "start_time_seconds")
     before["trainer_steps"] = {(D,): 5000.0}
     verdict = judge(parse(text_of({"0": before}), 2000.0), parse(text_of({"0": after}), 2010.0))
@@ -481,9 +481,9 @@ def test_a_rank_that_is_gone_comes_first() -> None:
     before = parse(text_of({rank: begun(each) for rank, each in after.items()}), 2000.0)
     verdict = judge(before, parse(text_of({"0": after["0"]}), 2010.0))
     assert verdict.findings[0].code == "ScrapeGone"
-    assert verdict.sentence.startswith("rank 1 answered and no longer does")
+    assert verdict.sentence.startswith("rank 1 no longer answers")
     none = judge(before, parse("", 2010.0))
-    assert none.sentence.startswith("ranks 0, 1 answered and no longer do:")
+    assert none.sentence.startswith("ranks 0, 1 no longer answer:")
     assert len(none.figures) == 2  # from the start up to the first scrape
 
 
@@ -496,20 +496,20 @@ def test_an_empty_window_says_so() -> None:
 
 
 def test_before_the_first_step() -> None:
-    """A run that starts is not one that stands."""
+    """A run that starts is not reported as stuck."""
     idle: MetricsSnapshot = {"source_requests": {(D, "primary", "ok"): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
     verdict = verdict_on(reading({**NO_STEP, **idle, "prefetch_in_flight": {(D,): 0.0}}))
     assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", True)
-    assert "no batch was asked for yet" in verdict.sentence
+    assert "no batch was requested yet" in verdict.sentence
 
 
-def test_a_trainer_that_stands_by_itself() -> None:
-    """Samples are there and nobody takes them: that is not for want of data."""
+def test_a_trainer_that_hangs() -> None:
+    """Samples are ready and not used: data is not the reason."""
     idle: MetricsSnapshot = {"prefetch_in_flight": {(D,): 0.0}, "source_in_flight": {(D, "primary"): 0.0}}
     text = text_of({"0": reading(idle)})
     verdict = judge(parse(text, 2000.0), parse(text, 2010.0))
     assert (verdict.findings[0].code, verdict.is_fine) == ("NoProgress", False)
-    assert "no step in 10 s, and it is not for want of data" in verdict.sentence
+    assert "no step in 10 s, but data is ready" in verdict.sentence
 
 
 def test_no_metric_of_this_library() -> None:
@@ -533,7 +533,7 @@ def test_a_value_that_is_no_number_is_none() -> None:
 
 
 def test_ranks_of_separate_runs_keep_their_numbers_apart() -> None:
-    """Two processes that both call themselves rank 0 are told apart by where they were read."""
+    """Two processes that both call themselves rank 0 are named after where they were read."""
     scrape = parse(text_of({"0": reading()}))
     other = parse(text_of({"1": reading()}))
     assert sorted(merge([("a:1", scrape), ("b:2", scrape), ("c:3", other)]).ranks) == ["0@a:1", "0@b:2", "1"]

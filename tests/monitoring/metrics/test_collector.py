@@ -29,7 +29,7 @@ def registry() -> CollectorRegistry:
     return metrics_registry(CollectorRegistry())
 
 
-def test_what_was_read_is_told(registry: CollectorRegistry) -> None:
+def test_what_was_read_is_counted(registry: CollectorRegistry) -> None:
     """Reads, fetches, bytes, requests and batches are those of the adapter and the loader."""
     with StreamingDatasetAdapter(memory_source()) as adapter:
         loader = StreamingDataLoader(adapter, 4)
@@ -65,9 +65,9 @@ def test_every_name_and_label_is_of_the_list(registry: CollectorRegistry) -> Non
                 assert all(sample.labels[label] in VALUES[label] for label in VALUES.keys() & sample.labels.keys())
 
 
-def test_promtool_finds_nothing_to_say(
+def test_promtool_finds_no_fault(
     registry: CollectorRegistry,
-    promtool: Callable[..., Any],  # this test is left out where there is none
+    promtool: Callable[..., Any],  # this test is skipped without it
 ) -> None:
     """The exposition parses, and keeps to the conventions for names, units and help texts."""
     with StreamingDatasetAdapter(memory_source()) as adapter:
@@ -93,7 +93,7 @@ def test_buckets_are_cumulative(registry: CollectorRegistry) -> None:
 
 
 def test_what_a_closed_adapter_counted_stays(registry: CollectorRegistry) -> None:
-    """The sums of a name outlive its data set, up to its last read, and the next one goes on from there."""
+    """The sums of a name outlive its data set, up to its last read, and the next one continues from there."""
     for round_ in (1, 2, 3):
         with StreamingDatasetAdapter(memory_source(), name="train") as adapter:
             adapter.__getitems__(range(COUNT - 1))
@@ -105,7 +105,7 @@ def test_what_a_closed_adapter_counted_stays(registry: CollectorRegistry) -> Non
 
 
 def test_an_adapter_that_no_scrape_saw_is_counted(registry: CollectorRegistry) -> None:
-    """What opens and closes between two scrapes counts all the same, also beside an open one of the same name."""
+    """What opens and closes between two scrapes is counted, also next to an open one of the same name."""
     with StreamingDatasetAdapter(memory_source()) as first:
         assert first[0]["idx"] == 0
     assert numbers(registry).of("reads_total", dataset="data") == 1
@@ -118,8 +118,8 @@ def test_an_adapter_that_no_scrape_saw_is_counted(registry: CollectorRegistry) -
     assert found.of("reads_total", dataset="data-2") is None
 
 
-def test_open_adapters_of_one_name_are_told_apart(registry: CollectorRegistry) -> None:
-    """The later one gets the lowest free number; its loaders use that name too; a freed name is taken again."""
+def test_open_adapters_of_one_name_get_numbers(registry: CollectorRegistry) -> None:
+    """The later one gets the lowest free number; its loaders use that name too; a freed name is used again."""
     first = StreamingDatasetAdapter(memory_source())
     first.__getitems__(range(1))
     numbers(registry)
@@ -139,8 +139,8 @@ def test_open_adapters_of_one_name_are_told_apart(registry: CollectorRegistry) -
             assert found.of("reads_total", dataset="data-2") == 2 + COUNT
 
 
-def test_setting_back_the_numbers_of_an_adapter_does_not_show(registry: CollectorRegistry) -> None:
-    """After `reset_metrics` counters go on from where they were."""
+def test_a_reset_of_an_adapter_does_not_show(registry: CollectorRegistry) -> None:
+    """After `reset_metrics` counters continue from where they were."""
     with StreamingDatasetAdapter(memory_source()) as adapter:
         adapter.__getitems__(range(COUNT))
         before = numbers(registry)
@@ -193,15 +193,15 @@ def test_a_loader_that_ends_between_scrapes_loses_no_step(registry: CollectorReg
 
 
 class _Nameless(list[int]):
-    """A data set whose name cannot be told."""
+    """A data set whose name fails."""
 
     @property
     def name(self) -> str:
         raise RuntimeError("no name")
 
 
-def test_loaders_of_any_data_set_are_told(registry: CollectorRegistry) -> None:
-    """A list has the name "data"; one that cannot say its name has no numbers; a part of an adapter has its name."""
+def test_loaders_of_any_data_set_are_counted(registry: CollectorRegistry) -> None:
+    """A list has the name "data"; one whose name fails has no numbers; a part of an adapter has its name."""
     with StreamingDatasetAdapter(memory_source(), name="train") as adapter:
         of_list = monitor_stalls(DataLoader([1, 2, 3]))  # type: ignore[arg-type]
         nameless = monitor_stalls(DataLoader(_Nameless([1])))  # type: ignore[arg-type]
@@ -214,8 +214,8 @@ def test_loaders_of_any_data_set_are_told(registry: CollectorRegistry) -> None:
     assert found.total("trainer_steps_total") == 5
 
 
-def test_two_collectors_tell_the_same(registry: CollectorRegistry) -> None:
-    """Each has sums of its own; one more registry, or one more scrape, changes no number."""
+def test_two_collectors_agree(registry: CollectorRegistry) -> None:
+    """One more registry, or one more scrape, changes no number."""
     other = metrics_registry(CollectorRegistry())
     for _ in range(2):
         with StreamingDatasetAdapter(memory_source()) as adapter:
@@ -249,7 +249,7 @@ def test_the_rank_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_time_is_measured_by_a_clock_that_may_be_set(registry: CollectorRegistry) -> None:
-    """The clock of the wall is asked once; how it goes after that changes nothing."""
+    """The wall clock is read once; later changes to it have no effect."""
     collector = Collector(clock=iter([5.0]).__next__)
     for _ in range(3):
         found = numbers(collector)

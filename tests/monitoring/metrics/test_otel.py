@@ -65,7 +65,7 @@ def test_after_the_end_nothing_is_exported() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
 def test_a_forked_child_exports_nothing() -> None:
-    """What the parent counted is not told a second time by a child that has the same provider."""
+    """A child with the same provider does not export what the parent counted."""
     reader = InMemoryMetricReader()
     with StreamingDatasetAdapter(memory_source()) as adapter, start_otel_metrics(MeterProvider([reader])) as running:
         assert adapter[0]["idx"] == 0
@@ -105,7 +105,7 @@ def test_metrics_are_sent_to_an_endpoint() -> None:
 
 
 def test_an_endpoint_that_refuses_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Training goes on; the library warns once."""
+    """Training continues; the library warns once."""
 
     class Refuse(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""The ways out that need no server: a file, and a Pushgateway."""
+"""The exporters that need no server: a file, and a Pushgateway."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.prometheus import pushgateway
 
 __all__ = ["pushgateway"]
 
-NOBODY = "http://127.0.0.1:9"  # the port for "discard", where nothing listens
+NO_SERVER = "http://127.0.0.1:9"  # the port for "discard", where nothing listens
 
 
 def reads_in(text: str) -> float:
-    """The number of reads that an exposition tells."""
+    """The number of reads in an exposition."""
     return sum(
         sample.value
         for family in text_string_to_metric_families(text)
@@ -89,7 +89,7 @@ def test_a_file_is_written_again_and_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_missing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One warning, however often it fails; when the folder is there the file is written."""
+    """One warning, however often it fails; once the folder exists the file is written."""
     caplog.set_level(logging.INFO, "streaming")
     path = tmp_path / "later" / "run.prom"
     with TextfileWriter(path, 0.01, CollectorRegistry()) as writer:
@@ -125,14 +125,14 @@ def test_a_forked_child_writes_and_pushes_nothing(tmp_path: Path) -> None:
 
 
 class _Gateway(http.server.BaseHTTPRequestHandler):
-    """Keeps what is put, and answers as it is told."""
+    """Keeps what is put, and answers as configured."""
 
-    asked: list[tuple[str, str | None, str]]
+    requests: list[tuple[str, str | None, str]]
     status = 200
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.asked.append((self.path, self.headers["Authorization"], body))
+        self.requests.append((self.path, self.headers["Authorization"], body))
         self.send_response(self.status)
         self.end_headers()
         self.wfile.write(b"said the gateway")
@@ -143,8 +143,8 @@ class _Gateway(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gateway() -> Iterator[tuple[str, type[_Gateway]]]:
-    """The address of a gateway of a few lines, and what it is asked."""
-    handler = type("Handler", (_Gateway,), {"asked": []})
+    """A minimal gateway: its address and the requests it got."""
+    handler = type("Handler", (_Gateway,), {"requests": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -161,19 +161,19 @@ def test_a_push_goes_to_the_group_of_the_rank(
     address, handler = gateway
     push(f"http://{address}", "train", CollectorRegistry())
     push(address, "run", CollectorRegistry(), instance="gpu-7")
-    paths = [path for path, _, _ in handler.asked]
+    paths = [path for path, _, _ in handler.requests]
     assert paths == [
         f"/metrics/job/train/instance/{socket.gethostname()}/rank/5",
         "/metrics/job/run/instance/gpu-7/rank/5",
     ]
-    assert 'streaming_start_time_seconds{rank="5"}' in handler.asked[0][2]
+    assert 'streaming_start_time_seconds{rank="5"}' in handler.requests[0][2]
 
 
 def test_a_login_goes_into_the_header_alone(gateway: tuple[str, type[_Gateway]]) -> None:
     """A login in the URL is sent as one, and not shown when something goes wrong."""
     address, handler = gateway
     push(f"http://me:h%40ha@{address}/", "run", CollectorRegistry())
-    assert handler.asked[0][1] == "Basic bWU6aEBoYQ=="
+    assert handler.requests[0][1] == "Basic bWU6aEBoYQ=="
     handler.status = 401
     with pytest.raises(BadRequest) as caught:
         push(f"http://me:h%40ha@{address}/", "run", CollectorRegistry())
@@ -194,12 +194,12 @@ def test_a_gateway_that_refuses_is_told(
 
 def test_a_gateway_that_is_down_is_told() -> None:
     """One push of its own raises, and says where it went."""
-    with pytest.raises(SourceUnavailable, match=NOBODY):
-        push(NOBODY, "run", CollectorRegistry())
+    with pytest.raises(SourceUnavailable, match=NO_SERVER):
+        push(NO_SERVER, "run", CollectorRegistry())
 
 
 @pytest.mark.parametrize(
-    ("url", "job"), [("", "run"), ("ftp://x", "run"), ("http://", "run"), ("http://x:port", "run"), (NOBODY, "")]
+    ("url", "job"), [("", "run"), ("ftp://x", "run"), ("http://", "run"), ("http://x:port", "run"), (NO_SERVER, "")]
 )
 def test_an_address_that_is_none_is_refused(url: str, job: str) -> None:
     """Before anything is sent."""
@@ -209,7 +209,7 @@ def test_an_address_that_is_none_is_refused(url: str, job: str) -> None:
 
 def test_a_gateway_that_is_down_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """In the background a failure is one warning, and the end is in order."""
-    with Pusher(NOBODY, "run", 0.01, CollectorRegistry()) as pusher:
+    with Pusher(NO_SERVER, "run", 0.01, CollectorRegistry()) as pusher:
         wait_until(lambda: pusher.failures > 3)
     [warned] = warnings_of(caplog)
     assert warned.startswith("metrics_export_failed way=push")
@@ -222,7 +222,7 @@ def test_a_background_pusher_refuses_an_address_that_is_none() -> None:
 
 
 def test_a_gateway_has_the_numbers_of_the_end(pushgateway: str) -> None:
-    """A real gateway takes them, a push replaces the one before, and what was read last is there after `close`."""
+    """A real gateway takes them, a push replaces the one before, and the last numbers remain after `close`."""
     registry = metrics_registry(CollectorRegistry())
     with StreamingDatasetAdapter(memory_source()) as adapter:
         with Pusher(pushgateway, "run", 0.05, registry, instance="here"):

@@ -43,7 +43,7 @@ def _stamp(sample: dict[str, Any]) -> dict[str, Any]:
 def test_a_killed_worker_is_neither_lost_nor_counted_twice(
     registry: CollectorRegistry, method: str, is_persistent: bool
 ) -> None:
-    """What a worker read counts when it was read; killed by `kill -9` it takes nothing along; the next one goes on."""
+    """A worker's reads count when they are made; nothing is lost when it is killed; the next one continues."""
     with StreamingDatasetAdapter(memory_source(), transform=_stamp) as adapter:
         options: Any = {
             "num_workers": 1,
@@ -104,7 +104,7 @@ def test_nothing_is_collected_in_workers(registry: CollectorRegistry, method: st
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
-def test_a_fork_begins_anew() -> None:
+def test_a_fork_starts_at_zero() -> None:
     """A collector that a child inherits has nothing of what its parent counted, also while the parent is scraped."""
     collector = Collector()
     with StreamingDatasetAdapter(memory_source()) as adapter:
@@ -189,7 +189,7 @@ def test_a_port_is_free_when_its_trainer_was_killed() -> None:
             assert server.port == port
 
 
-def test_a_trainer_ends_in_order_with_everything_running(tmp_path: Path) -> None:
+def test_a_trainer_ends_cleanly_with_everything_running(tmp_path: Path) -> None:
     """Server, file and pusher need not be closed: the interpreter ends at once, and the file has the last numbers."""
     code = """
         import sys

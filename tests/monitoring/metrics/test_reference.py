@@ -17,7 +17,7 @@ REFERENCE = REPOSITORY / "docs" / "reference" / "metrics.md"
 
 
 def test_the_reference_is_fresh() -> None:
-    """Otherwise write it anew: python -m streaming.monitoring.metrics.reference docs/reference/metrics.md"""
+    """Otherwise write it again: python -m streaming.monitoring.metrics.reference docs/reference/metrics.md"""
     assert REFERENCE.read_text() == markdown()
 
 

@@ -53,8 +53,8 @@ def test_metrics_are_served(server: MetricsServer) -> None:
     assert 'streaming_reads_total{dataset="data",rank="0"} 1.0' in text.splitlines()
 
 
-def test_open_metrics_are_served_to_who_asks(server: MetricsServer) -> None:
-    """With the header that Prometheus sends the other format comes, and is one."""
+def test_open_metrics_are_served_on_request(server: MetricsServer) -> None:
+    """The header that Prometheus sends selects this format, which parses."""
     answer = ask(server, Accept="application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     names = {family.name for family in text_string_to_metric_families(answer.body.decode())}
@@ -62,36 +62,36 @@ def test_open_metrics_are_served_to_who_asks(server: MetricsServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accepted", "is_packed"), [("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0", False), ("identity", False)]
+    ("accepted", "is_compressed"), [("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0", False), ("identity", False)]
 )
-def test_the_answer_is_packed_for_who_takes_that(server: MetricsServer, accepted: str, is_packed: bool) -> None:
-    """Gzip if it is accepted; the length is that of what is sent."""
+def test_the_answer_is_compressed_on_request(server: MetricsServer, accepted: str, is_compressed: bool) -> None:
+    """Gzip if it is accepted; the length is that of the compressed body."""
     answer = ask(server, Accept_Encoding=accepted)
-    assert (answer.headers["Content-Encoding"] == "gzip") == is_packed
+    assert (answer.headers["Content-Encoding"] == "gzip") == is_compressed
     assert int(answer.headers["Content-Length"]) == len(answer.body)
-    assert b"streaming_build_info" in (gzip.decompress(answer.body) if is_packed else answer.body)
+    assert b"streaming_build_info" in (gzip.decompress(answer.body) if is_compressed else answer.body)
 
 
-def test_health_is_told(server: MetricsServer) -> None:
-    """`/healthz` says that the process answers, for probes."""
+def test_health_is_served(server: MetricsServer) -> None:
+    """`/healthz` answers probes."""
     assert ask(server, "/healthz").body == b"ok\n"
 
 
 def test_other_paths_and_methods_are_refused(server: MetricsServer) -> None:
-    """Nothing else is there, and nothing can be sent."""
+    """Other paths are not found, and nothing can be sent."""
     assert ask(server, "/etc/passwd").status == 404
     assert ask(server, method="POST").status == 501
     assert (ask(server, method="HEAD").status, ask(server, method="HEAD").body) == (200, b"")
 
 
-def test_single_families_can_be_asked_for(server: MetricsServer) -> None:
+def test_single_families_can_be_selected(server: MetricsServer) -> None:
     """`name[]` restricts the answer."""
     lines = ask(server, "/metrics?name[]=streaming_build_info").body.decode().splitlines()
     assert {line.split("{")[0] for line in lines if not line.startswith("#")} == {"streaming_build_info"}
 
 
-def test_own_metrics_are_served_beside() -> None:
-    """With a registry of the user's both are there."""
+def test_own_metrics_are_served_too() -> None:
+    """A user's registry serves both."""
     mine = CollectorRegistry()
     Gauge("my_loss", "Of the model.", registry=mine).set(0.5)
     with start_metrics_server(0, registry=mine) as server:
@@ -105,8 +105,8 @@ class _Broken:
         raise RuntimeError("secret inside")
 
 
-def test_a_broken_collector_of_the_user_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """The client gets an error without its text, the log has it, and the server goes on."""
+def test_a_broken_collector_of_the_user_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets an error without its text, the log has it, and the server continues."""
     mine = CollectorRegistry()
     with start_metrics_server(0, registry=mine) as server:
         broken: Any = _Broken()
@@ -150,14 +150,14 @@ def free_port() -> int:
 def test_settings_that_never_work_are_refused(
     monkeypatch: pytest.MonkeyPatch, port: int, addr: str, local_rank: str, said: str
 ) -> None:
-    """They are named at once, with what to give instead."""
+    """The error names them at once, with what to give instead."""
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     with pytest.raises(ConfigError, match=said):
         start_metrics_server(port, addr, registry=CollectorRegistry())
 
 
 def test_a_port_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture, server: MetricsServer) -> None:
-    """Training goes on with one warning; once the port is free, it is used."""
+    """Training continues with one warning; once the port is free, it is used."""
     assert server.port is not None
     caplog.set_level(logging.INFO, "streaming")
     wanted = server.port
@@ -195,7 +195,7 @@ def test_a_port_is_free_at_once_when_its_server_is_closed() -> None:
         server.close()  # again
 
 
-def test_clients_that_say_nothing_keep_nobody_out(server: MetricsServer) -> None:
+def test_silent_clients_keep_no_one_out(server: MetricsServer) -> None:
     """However many connections are open, the next one is served, and there are never more threads than allowed."""
     assert server.port is not None
     with contextlib.ExitStack() as stack:
@@ -203,14 +203,14 @@ def test_clients_that_say_nothing_keep_nobody_out(server: MetricsServer) -> None
             silent = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             silent.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
         assert ask(server, "/healthz").status == 200
-        silent.sendall(b"not any more\r\n\r\n")  # the youngest of them, which nobody put out
+        silent.sendall(b"not any more\r\n\r\n")  # the youngest, which was not closed
         assert silent.recv(1000).startswith(b"HTTP/1.0 200 OK")
         threads = [thread for thread in threading.enumerate() if thread.name == "streaming-scrape"]
         assert len(threads) <= serve.MOST_CLIENTS
 
 
 def test_clients_that_leave_early_do_no_harm(server: MetricsServer) -> None:
-    """Ends in the middle of a request, and resets, are nobody's error."""
+    """A request that ends half-way, or a reset, is not an error."""
     assert server.port is not None
     for sent in (b"", b"GET", b"\x16\x03\x01 not http\r\n\r\n", b"GET /metrics HTTP/1.1\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", server.port)) as client:
