@@ -22,10 +22,17 @@ import pytest
 import streaming.codecs.registry
 import streaming.sources
 from streaming.core.source_config import SOURCE_TYPES
+from streaming.telemetry.totals import TOTALS
 
 SERVICES = Path(__file__).parent / "services"
 INSTALLED = Path(sys.prefix) / "services"
 """Folder in which `make services` installs servers that are Python packages."""
+
+
+@pytest.fixture(autouse=True)
+def _totals() -> None:
+    """Metrics of a test begin at zero."""
+    TOTALS.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -64,7 +64,7 @@ def main() -> None:
     root, latency_s = options.root / ".precomputed", options.latency_ms / 1000
     count = sum(1 for _ in root.glob("latents/**/*.pt"))
     with (
-        SlowServer(root, latency_s, dies_after=count // 2) as primary,
+        SlowServer(root, latency_s, stops_after=count // 2) as primary,
         SlowServer(root, latency_s) as mirror,
         # Three batches ahead, so that the server fails during the epoch and not before its first step.
         StreamingDatasetAdapter(sources(root, primary, mirror), prefetch_ahead=3 * BATCH) as adapter,

@@ -125,7 +125,7 @@ def test_overfit_batches_repeats_the_first_samples(make: Any, is_passed: bool, d
 
 def test_overfit_batches_is_refused_where_epochs_differ_in_their_batches(data: Any) -> None:
     """With packs the message names Lightning's setting and what to do; Lightning itself refuses batches by tokens."""
-    with pytest.raises(ConfigError, match=r"limit_train_batches in place of overfit_batches"):
+    with pytest.raises(ConfigError, match=r"limit_train_batches instead of overfit_batches"):
         trainer(overfit_batches=2, max_epochs=1).fit(Module(), MADE["packs"](data))
     with pytest.raises(TypeError, match="batch sampler"):
         trainer(overfit_batches=2, max_epochs=1).fit(Module(), MADE["tokens"](data))
