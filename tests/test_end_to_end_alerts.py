@@ -1,4 +1,4 @@
-"""A run that degrades is told to a person: the alert arrives and is taken back, and the verdict names each fault."""
+"""A run that degrades is reported: the alert fires and resolves, and the verdict names each fault."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHORTER = 150
 def test_an_alert_fires_while_the_source_is_slow_and_resolves_after(
     prometheus: Callable[..., Prometheus], tmp_path: Path
 ) -> None:
-    """Alertmanager is told for what the trainer waits while its source is slow, and that it is over once it is not."""
+    """Alertmanager receives the cause of the stall while the source is slow, and the end of the alert afterwards."""
     healthy = replace(HEALTHY, ahead=16)  # few samples are there by the time the source turns slow
     slow = replace(healthy, line_s=0.03)
     rules = scaled(ALERTS, SHORTER, tmp_path / "alerts.yml")
@@ -69,7 +69,7 @@ def test_the_verdict_names_the_planted_fault(name: str) -> None:
 
 
 def test_the_verdict_names_the_slow_rank() -> None:
-    """Of three processes that meet at every step, the one whose source is slow is named, with its source."""
+    """The slow one of three processes that synchronize at every step is named, with its source."""
     with started(FAULTS["slow-rank"]) as processes:
         scraper = Scraper([process.address for process in processes])
 
