@@ -69,7 +69,7 @@ def test_the_verdict_names_the_planted_fault(name: str) -> None:
 
 
 def test_the_verdict_names_the_slow_rank() -> None:
-    """Of three processes that meet at every step, the one whose source is slow is named, with its source."""
+    """The slow one of three processes that synchronize at every step is named, with its source."""
     with started(FAULTS["slow-rank"]) as processes:
         scraper = Scraper([process.address for process in processes])
 

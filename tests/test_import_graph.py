@@ -101,7 +101,7 @@ def test_the_top_holds_the_public_front_alone() -> None:
 
 
 def test_imports_point_down() -> None:
-    """No module imports from a folder above its own or beside it, not even late or for types alone."""
+    """No module imports from a folder above its own or next to it, not even late or only for types."""
     known = modules()
     edges = [
         f"{module} -> {target}"

@@ -34,14 +34,14 @@ PLAIN_WORDS = {
     r"half-way": "halfway",
     r"hence": "so",
     r"h(?:o|e)ld(?:s|ing|) up": "block, delay",
-    r"(?:is|are|was|were|be|been|being) asked": "is read, is queried, is requested",
-    r"(?<!twice )(?<!times )(?<!not )(?:as|so) long as": "while, if",
+    r"(?:is|are|was|were|be|been) asked": "is read, is queried, is requested",
+    r"(?<!twice )(?<!times )(?<!not )(?<!be )(?:as|so) long as": "while, if",
     r"lately": "recently",
     r"lest": "so that ... not",
     r"lie|lies": "is, is located",
     r"nobody": "no one, or the passive",
     r"shall": "must, should, will",
-    r"so many": "that many, up to N",
+    r"so many(?! \w+ that\b)": "that many, up to N",
     r"suffices?": "is enough",
     r"takes? the place of": "replace",
     r"tells|told": "says, reports, is given",
@@ -108,17 +108,18 @@ def avoided(name: str, prose: Prose) -> Iterator[str]:
 
 
 def comments(source: str) -> Iterator[Prose]:
-    """Yield each comment; lines that follow each other are one, so that a phrase may wrap."""
+    """Yield each comment; whole lines that follow each other are one, so that a phrase may wrap."""
     block: list[str] = []
     first = last = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             line = token.start[0]
-            if line != last + 1:
+            is_whole_line = token.line.lstrip().startswith("#")
+            if line != last + 1 or not is_whole_line:
                 yield Prose(first, "\n".join(block))
                 block, first = [], line
             block.append(token.string)
-            last = line
+            last = line if is_whole_line else 0
     yield Prose(first, "\n".join(block))
 
 
@@ -193,6 +194,7 @@ def test_an_offence_is_found(name: str, text: str) -> None:
         ("a.py", '"""Whether there is no `nobody`."""\n'),
         ("a.py", 'def test_it():\n    """What is read is counted."""\n'),
         ("a.py", '"""What does it cost?"""\n'),
+        ("a.py", "x = 1  # as it is\ny = 2  # no more\n"),
         ("a.md", "It implies.\n"),
         ("a.md", "It is no longer in `anew`, and no more than that.\n"),
     ],

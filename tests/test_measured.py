@@ -47,7 +47,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.parametrize("module", ["telemetry.stages", "engine.forks"])
 def test_a_fork_while_another_thread_calls_a_measured_function(tmp_path: Path, module: str) -> None:
-    """The child goes on, and saves what it measured."""
+    """The child continues, and saves what it measured."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     environment["COVERAGE_PROCESS_START"] = str(ROOT / "pyproject.toml")
     environment["COVERAGE_FILE"] = str(tmp_path / "data")

@@ -2,8 +2,8 @@
 
 Coverage's tracer holds a lock for an instant at each call of a measured function, in every thread. What is forked at
 such an instant of another thread, as a DataLoader worker may be while the loop thread answers others, would wait for
-that lock for ever: in the first hook after the fork, without a word. https://github.com/coveragepy/coveragepy/pull/1313
-is about a lock beside it.
+that lock forever, silently, in the first hook after the fork. https://github.com/coveragepy/coveragepy/pull/1313
+is about a related lock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Commit what lies in a repository of the Hub stand-in and show the commit: hub_publish.py DATA_DIR ORG/NAME.
+"""Commit the files of a repository of the Hub stand-in and show the commit: hub_publish.py DATA_DIR ORG/NAME.
 
 olah answers the API from the git repository, nginx the files from DATA_DIR/files/ORG/NAME/COMMIT. There each path is a
-link to DATA_DIR/shown/COMMIT/OID/, which holds the content as `data`: where a link leads tells nginx commit and ETag.
-Says the commit.
+link to DATA_DIR/shown/COMMIT/OID/, which holds the content as `data`: nginx takes commit and ETag from
+the target of the link. Prints the commit.
 """
 
 import os

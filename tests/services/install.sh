@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what the tests' servers need: Debian packages, and environments of Python below DIR.
-# install.sh DIR   Each that cannot be installed is named on standard error, and the others go on.
+# install.sh DIR   Each one that cannot be installed is named on standard error; the others are still installed.
 DIR=${1:-}
 . "$(dirname "$0")/lib.sh"
 usage_dir

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Hugging Face Hub, read-only, for dataset repos: olah answers the API from git repos, nginx
 # in front answers file GETs (ranges, ETag, X-Repo-Commit) from the same files, at any commit that
-# was published: hub_publish.py DATA_DIR ORG/NAME commits what lies in DATA_DIR/mirror/datasets/ORG/NAME.
+# was published: hub_publish.py DATA_DIR ORG/NAME commits the files in DATA_DIR/mirror/datasets/ORG/NAME.
 # HF_REPOS=REPOS_DIR start-hfhub.sh DATA_DIR [PORT]   REPOS_DIR/ORG/NAME/... are plain files
 #   env: PORT=8090 OLAH_PORT=PORT+1 VENV=DATA_DIR/venv. Clients: HF_ENDPOINT=<the printed URL>.
 DIR=${1:-}; PORT=${2:-${PORT:-8090}}; UP=${OLAH_PORT:-$((PORT + 1))}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Objects from files: nginx serves DATA_DIR/www/PATH at /PATH (GET, HEAD, ranges, ETag, If-Match, no auth), with
 # listings in HTML; /json/PATH is the same with listings in JSON. The ceiling of what one loopback server can give.
-# start-nginx.sh DATA_DIR [PORT]   env: PORT=9100 NGINX_WORKERS=1 NGINX_RATE=0 (bytes/s a connection, such as 2m; 0 is
-#   no cap) NGINX_FILE_CACHE="max=20000 inactive=60s" (off shows changes of files at once)
+# start-nginx.sh DATA_DIR [PORT]   env: PORT=9100 NGINX_WORKERS=1 NGINX_RATE=0 (bytes/s a connection, such as 2m; 0:
+#   unlimited) NGINX_FILE_CACHE="max=20000 inactive=60s" (off shows changes of files at once)
 DIR=${1:-}; PORT=${2:-${PORT:-9100}}
 . "$(dirname "$0")/lib.sh"
 usage_dir "$PORT"
