@@ -170,7 +170,7 @@ def test_no_secret_is_in_a_refusal(settings: dict[str, object]) -> None:
 
 
 def test_settings_survive_a_pickle_and_refuse_to_be_changed() -> None:
-    """A spawned child gets the same settings, secrets included; nobody changes them in place."""
+    """A spawned child gets the same settings, including secrets; they cannot be changed in place."""
     config = DataSourceConfig("a", "memory", "memory://a", {"token": "t0p"}, mirrors=["/b"])
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(ValueError, match="frozen"):
@@ -346,7 +346,7 @@ def test_a_page_for_people_is_not_taken_for_a_web_server(page, address):
 
 
 def test_files_of_the_hub_are_read_where_they_are_listed():
-    """With URLs or an index of its own, a source may read from the Hub's host as from any other."""
+    """With its own URLs or index, a source may read from the Hub's host as from any other."""
     root = "https://huggingface.co/datasets/org/name/resolve/main/"
     for options in ({"urls": ["a.bin"]}, {"index": "index.txt"}):
         assert parse_source({"path": root, "storage_options": options}).path_or_uri == root

@@ -29,7 +29,7 @@ def loader_of(
 
 
 def test_prepare_leaves_the_loader_and_saves_its_state(accelerator: Accelerator, tmp_path: Path) -> None:
-    """`prepare` gives back the same object, and `load_state` has it go on after the batch that was saved last."""
+    """`prepare` returns the same object, and `load_state` resumes it after the batch that was saved last."""
     loader = accelerator.prepare(loader_of(12, shuffle=True))
     assert type(loader) is StreamingDataLoader
     batches = iter(loader)

@@ -80,7 +80,7 @@ def test_each_epoch_has_an_order_of_its_own_and_set_epoch_gives_it_back() -> Non
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_state_counts_what_the_trainer_received(workers: int) -> None:
-    """However far workers are ahead: after the third batch the state goes on with the fourth, through JSON."""
+    """However far workers are ahead: after the third batch the state resumes with the fourth, through JSON."""
     data = torch.arange(COUNT)
     whole = [batch.tolist() for batch in loader_of(data)]
     options: dict[str, Any] = {"num_workers": workers, "prefetch_factor": 4} if workers else {}
@@ -216,7 +216,7 @@ def test_the_loaders_sampler_has_its_epoch_and_state() -> None:
 
 
 def test_of_two_iterations_the_newer_one_counts() -> None:
-    """An old one that goes on does not move the state."""
+    """An old iterator that continues does not move the state."""
     loader = loader_of(torch.arange(COUNT))
     old, new = iter(loader), iter(loader)
     next(old)
@@ -236,7 +236,7 @@ def test_two_iterations_of_one_loader_do_not_mix_their_samples() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_that_failed_is_not_counted(workers: int) -> None:
-    """The state after an error is that before its batch; once the object is repaired, it goes on with that."""
+    """The state after an error is that before its batch; once the object is repaired, it resumes with that batch."""
     source = MemorySource("data", {f"{number}.npy": b"no array" for number in range(4)})
     with StreamingDatasetAdapter(source) as adapter:
         loader = loader_of(adapter, 2, num_workers=workers)
@@ -256,16 +256,16 @@ def test_state_of_another_run_is_refused() -> None:
         "n was 50 and is 49": loader_of(data[:49], seed=1),
         "max_tokens": loader_of(data, None, seed=1, batching=TokenBudgetBatching(lengths, 40)),
     }
-    for told, loader in others.items():
+    for message, loader in others.items():
         before = loader.state_dict()
-        with pytest.raises(StateError, match=told):
+        with pytest.raises(StateError, match=message):
             loader.load_state_dict(state)
         assert loader.state_dict() == before
 
 
 @pytest.mark.parametrize("batching", [None, TokenBudgetBatching([5] * 40, 20, window=8)])
 def test_weights_may_change_ahead_of_a_state_and_not_behind(batching: Any) -> None:
-    """A run goes on with other weights from a later position; what was given before stays what it was."""
+    """A run can resume with other weights from a later position; what came before does not change."""
 
     def loader(changes: Any = None) -> StreamingDataLoader:
         streams = {"a": torch.arange(20), "b": torch.arange(100, 120)}
@@ -299,7 +299,7 @@ def test_a_changed_index_is_refused() -> None:
 
 
 def test_batches_by_tokens() -> None:
-    """Each batch holds at most so many tokens, padded; each sample comes once; ranks get equally many; it resumes."""
+    """Batches are within the token budget, each sample comes once, ranks get the same number, and it resumes."""
     lengths = (torch.arange(COUNT) % 7 + 1).numpy()
     data = torch.arange(COUNT)
     loaders = [
@@ -349,6 +349,6 @@ def test_settings_that_cannot_be_used() -> None:
         ("batch_size=4 with TokenBudgetBatching", {"batching": TokenBudgetBatching(lengths, 4)}),
         ("too few for 9 ranks", {"rank": 0, "world_size": 9}),
     ]
-    for told, options in refused:
-        with pytest.raises(ConfigError, match=told):
+    for message, options in refused:
+        with pytest.raises(ConfigError, match=message):
             loader_of(data, **options)

@@ -35,7 +35,7 @@ class Plain(Dataset[Any]):
 
 
 class Listening(Plain):
-    """Writes down what it is asked and told."""
+    """Records its reads and announcements."""
 
     def __init__(self, first: int, many: int) -> None:
         super().__init__(first, many)
@@ -116,7 +116,7 @@ def test_what_is_said_is_passed_on() -> None:
 
 
 def test_all_data_sets_are_closed_where_one_fails() -> None:
-    """The failure is told after the others were closed."""
+    """The failure is raised after the others were closed."""
 
     class Failing(Listening):
         def close(self) -> None:
@@ -159,7 +159,7 @@ def test_workers_read_through_the_adapters(stores: Stores, start_method: str) ->
 
 
 def test_a_pickled_one_has_the_same_order_and_fingerprint(stores: Stores) -> None:
-    """It opens its sources anew."""
+    """It opens its sources again."""
     mixed = MixedDataset(stores, temperature=2, seed=9)
     with pickle.loads(pickle.dumps(mixed)) as copy:
         assert copy.fingerprint == mixed.fingerprint

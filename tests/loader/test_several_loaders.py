@@ -51,20 +51,20 @@ KINDS: dict[str, Callable[[StreamingDatasetAdapter, int], Any]] = {
 def run_of(loader: Any) -> Iterator[Any]:
     """An epoch, one that is left, one from `set_epoch`: each batch, with the state and the counts after it."""
 
-    def told(batch: Any) -> Any:
+    def noted(batch: Any) -> Any:
         state = loader.state_dict() if isinstance(loader, StreamingDataLoader) else None
         return batch, state, loader.stalls.steps, loader.stalls.samples
 
     for batch in loader:
-        yield told(batch)
+        yield noted(batch)
     for number, batch in enumerate(loader):
-        yield told(batch)
+        yield noted(batch)
         if number == 2:
             break
     if isinstance(loader, StreamingDataLoader):
         loader.set_epoch(6)
     for batch in loader:
-        yield told(batch)
+        yield noted(batch)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -110,7 +110,7 @@ def test_a_window_holds_its_part_of_the_order(kind: str, order: Order) -> None:
 
 
 def test_units_come_in_a_random_order() -> None:
-    """Long batches do not follow each other, and each window and epoch has a turn of its own."""
+    """Long batches do not follow each other, and each window and epoch has its own shuffle."""
     lengths = np.arange(4096) % 500 + 1
     plan = TokenBudgetBatching(lengths, 2000, window=2048).plan(Sequential(4096))
     longest = [[max(lengths[sample] for sample in unit) for unit in whole(plan, epoch)] for epoch in (0, 1)]
@@ -186,7 +186,7 @@ def test_a_mixture_is_grouped_like_any_order() -> None:
 
 
 def test_lengths_come_from_a_file_too(tmp_path: Path) -> None:
-    """A `.npy` file gives what the array gives, in any integer type; the settings do not tell them apart."""
+    """A `.npy` file gives what the array gives, in any integer type; their settings are equal."""
     lengths = np.arange(1, 101)
     np.save(tmp_path / "lengths.npy", lengths.astype(np.uint16))
     plans = [
@@ -218,7 +218,7 @@ def test_settings_tell_plans_apart() -> None:
 
 
 def test_an_epoch_without_positions_has_no_units() -> None:
-    """Nothing to group is no error, and no padding."""
+    """An empty epoch is valid and has no padding."""
     plan = SequencePacking(np.zeros(0, np.int64), 8).plan(Shuffled(0))
     assert (plan.num_groups(0), plan.read(0, 0, 0), plan.padding(0)) == (0, [], 0)
 
