@@ -81,7 +81,7 @@ def config(folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_ls_prints_what_is_there(folder: Path, url: str) -> None:
+def test_ls_prints_the_objects(folder: Path, url: str) -> None:
     """`ls` gives path and size of each object, from a folder and from a web server, for people and for programs."""
     for root in (str(folder / "a"), url + "a/"):
         plain, rows = run("ls", root), run("ls", root, "--json").stdout.splitlines()
@@ -189,7 +189,7 @@ def test_index_refreshes_what_is_saved(folder: Path, tmp_path: Path) -> None:
     assert "other include or exclude" in result.stderr
 
 
-def test_index_tells_what_it_left_out(folder: Path) -> None:
+def test_index_reports_what_it_left_out(folder: Path) -> None:
     """Objects that are in no sample are counted by reason; `--include` and `--exclude` select for every URL."""
     (folder / "a" / "notes.docx").touch()
     (folder / "a" / "metadata.json").write_text("{}")
@@ -205,7 +205,7 @@ def test_index_tells_what_it_left_out(folder: Path) -> None:
     assert (printed["samples"], printed["skipped_objects"], printed["unlikely"]) == (5, 0, {})
 
 
-def test_what_a_source_cannot_read_is_told_alike(folder: Path) -> None:
+def test_unreadable_objects_are_reported_alike(folder: Path) -> None:
     """A name that no path has is left out, and counted by `index`, `ls` and `doctor` in the same words."""
     (folder / "a" / "\\odd.json").touch()
     printed = json.loads(run("index", folder / "a", "--json").stdout)
@@ -220,7 +220,7 @@ def test_what_a_source_cannot_read_is_told_alike(folder: Path) -> None:
     assert words in run("doctor", folder / "a").stdout
 
 
-def test_index_of_objects_that_are_no_samples(folder: Path) -> None:
+def test_index_of_objects_that_are_not_samples(folder: Path) -> None:
     """It fails with the counts, also under a mapping that names nothing there."""
     for path in (folder / "a").iterdir():
         path.rename(path.with_suffix(".parquet"))
@@ -230,7 +230,7 @@ def test_index_of_objects_that_are_no_samples(folder: Path) -> None:
         assert ".parquet 5" in result.stderr
 
 
-def test_ls_tells_what_cannot_be_listed(folder: Path) -> None:
+def test_ls_reports_what_cannot_be_listed(folder: Path) -> None:
     """Links to nothing are not listed, and said on standard error."""
     (folder / "a" / "gone.json").symlink_to("nothing.json")
     result = run("ls", folder / "a", "--json")

@@ -92,7 +92,7 @@ def test_a_web_server_that_works(nginx: WebServer) -> None:
     assert found["clock"]["detail"].startswith("differs from the server's by")
 
 
-def test_nobody_there() -> None:
+def test_no_server() -> None:
     """A port without a listener is named, with the usual cause."""
     code, found = findings("http://127.0.0.1:1/x/")
     assert code == 1

@@ -120,7 +120,7 @@ def test_for_people() -> None:
     assert [line.split()[0] for line in lines[-3:]] == ["rank", "0", "1"]
 
 
-def test_runs_with_the_same_rank_are_told_apart() -> None:
+def test_runs_with_the_same_rank_are_distinguished() -> None:
     """Two single processes are both rank 0: their addresses distinguish them."""
     with served(exposition(0), exposition(9)) as first, served(exposition(0), exposition(10, 0.5)) as second:
         code, printed = live(first, second)
@@ -140,7 +140,7 @@ def test_a_run_that_ends_between_the_scrapes() -> None:
 # -- what cannot be read
 
 
-def test_nobody_listens() -> None:
+def test_no_listener() -> None:
     """A port that is closed: the run, or the call in it."""
     result = run("doctor", "--live", "127.0.0.1:1")
     assert result.exit_code == 1
@@ -189,7 +189,7 @@ def test_what_does_not_speak_http(says: bytes, timeout_s: float, error: type[Exc
 @pytest.mark.parametrize(
     "target", ["s3://bucket/x", "nonsense", "http://", "host:port", "http://host:99999", "-1", "http://a b:1"]
 )
-def test_what_is_no_target(target: str) -> None:
+def test_bad_targets(target: str) -> None:
     """Neither a PID nor a URL of a metrics server: bad usage."""
     with pytest.raises(ConfigError, match="neither a PID nor the URL"):
         find_urls(target)
@@ -287,7 +287,7 @@ def test_no_such_process() -> None:
         find_urls("4194305")  # one more than the kernel gives
 
 
-def test_somebody_elses_process() -> None:
+def test_a_process_of_another_user() -> None:
     """Sockets of a process are for its user to see; the error says what else to give."""
     script = (
         "import os, sys; from streaming.cli.scraping import find_urls\n"

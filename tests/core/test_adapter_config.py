@@ -234,7 +234,7 @@ def test_a_bad_setting_is_refused_with_its_value_and_a_next_step(setting: str, v
     assert isinstance(caught.value, ValueError)
 
 
-def test_paths_of_one_name_are_told_apart() -> None:
+def test_paths_with_the_same_name_are_numbered() -> None:
     """Names taken from paths are numbered where they would be the same; given names are left alone."""
     config = AdapterConfig(sources=["/a/pre", "/b/pre", {"name": "pre-2", "path": "/c"}, "/d/pre"])
     assert [source.name for source in config.sources] == ["pre", "pre-3", "pre-2", "pre-4"]

@@ -86,7 +86,7 @@ def generated(seed: int, epoch: int) -> dict[int, int]:
 
 @pytest.mark.parametrize("workers", [(0, False), (2, False), (2, True)], ids=["none", "new", "persistent"])
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_torchs_loader_draws_anew_in_each_pass(wrap: Callable[..., Any], workers: tuple[int, bool]) -> None:
+def test_torchs_loader_draws_again_in_each_pass(wrap: Callable[..., Any], workers: tuple[int, bool]) -> None:
     """The two changed lines: the n-th read of a sample has the n-th draw, however many workers read."""
     count, persistent = workers
     with adapter_of(seed=5) as adapter:

@@ -68,7 +68,7 @@ def test_workers_give_the_same_order_and_share_the_fetches(method: str, is_persi
     assert set(source.reads.values()) == {1}
 
 
-def test_each_epoch_has_an_order_of_its_own_and_set_epoch_gives_it_back() -> None:
+def test_each_epoch_has_its_own_order_and_set_epoch_restores_it() -> None:
     """Without `set_epoch` epochs follow each other; every sample comes once in each."""
     loader = loader_of(torch.arange(COUNT))
     epochs = [torch.cat(list(loader)).tolist() for _ in range(3)]
@@ -111,7 +111,7 @@ def test_after_the_last_batch_the_state_is_the_next_epoch() -> None:
     assert sum(map(len, second)) == 10
 
 
-def test_a_state_goes_on_with_other_ranks_batches_and_workers() -> None:
+def test_a_state_resumes_with_other_ranks_batches_and_workers() -> None:
     """The global order continues where it was: 3 ranks of 4, then 2 of 5 with workers, then 1 of 7."""
     data = torch.arange(200)
     order = Shuffled(200).samples(0, 0, 200).tolist()
@@ -140,7 +140,7 @@ def test_ranks_get_equally_many_batches_of_one_size() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_pass_is_an_epoch_of_its_own_also_one_that_was_left(workers: int) -> None:
+def test_each_pass_is_a_new_epoch_also_one_that_was_left(workers: int) -> None:
     """Three passes of two batches are the beginnings of three epochs; the state is where the last one was left."""
     data = torch.arange(COUNT)
     options = {"num_workers": workers, "persistent_workers": workers > 0}

@@ -109,7 +109,7 @@ def test_a_loaded_state_counts_for_one_pass() -> None:
     assert begin(run) == (4, 0)
 
 
-def test_a_pass_that_goes_on_after_set_epoch_counts_on() -> None:
+def test_a_pass_that_continues_after_set_epoch_still_counts() -> None:
     """The state follows the pass under way; what was set for the next one holds, unless it is the epoch under way."""
     for epoch, following in ((3, (4, 0)), (9, (9, 0))):
         run = progress()

@@ -263,7 +263,7 @@ def test_lengths_that_cannot_be_used_are_refused(kind: Any, lengths: Any, option
         kind(lengths, 8, **options)
 
 
-def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_array_is_refused(tmp_path: Path) -> None:
     """Neither text nor a pickle is read."""
     (tmp_path / "lengths.npy").write_text("1 2 3")
     with pytest.raises(ConfigError, match=r"lengths\.npy cannot be read"):

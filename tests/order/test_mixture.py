@@ -85,7 +85,7 @@ def test_repeats_come_exactly(streams: list[tuple[int, float]], seed: int) -> No
     assert_strict(mixture, run_of(mixture, 3 * mixture.epoch_size))
 
 
-def test_half_a_pass_at_the_end_of_an_epoch_goes_on_in_the_next() -> None:
+def test_half_a_pass_at_the_end_of_an_epoch_continues_in_the_next() -> None:
     """2.5 passes an epoch are five over two epochs, and each sample comes 2 or 3 times in each."""
     mixture = Mixture({"code": 10}, repeats={"code": 2.5})
     came = [np.bincount(mixture.samples(epoch, 0, 25), minlength=10) for epoch in range(2)]
@@ -143,7 +143,7 @@ def test_tiny_shares_get_their_places() -> None:
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_the_counts_of_the_run_are_told(shuffle: bool) -> None:
+def test_the_counts_of_the_run_are_known(shuffle: bool) -> None:
     """At any position `counts` is what was delivered, near the shares, also after a change of weights."""
     changes: dict[int, dict[str, float]] = {5000: {"a": 1, "b": 0}, 9000: {"a": 0.1, "b": 0.9}}
     mixture = Mixture(
