@@ -155,7 +155,7 @@ def test_no_listener() -> None:
     [
         ("<html>hello</html>\n", DecodeError, "not a Prometheus text exposition"),
         ("# TYPE up gauge\nup 1\n", ObjectNotFoundError, "no metrics of this library"),
-        (404, ObjectNotFoundError, "mostly are at /metrics"),
+        (404, ObjectNotFoundError, "usually at /metrics"),
         (500, SourceUnavailable, "answered 500"),
     ],
 )
