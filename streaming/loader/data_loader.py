@@ -20,8 +20,8 @@ from streaming.loader.state import Pass
 from streaming.order.batching import BatchPlan, TokenBudgetBatching
 from streaming.order.permutation import Order, Sequential
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.live import add_loader
-from streaming.telemetry.stalls import StallAccount, accounted, arriving, rest_of
+from streaming.telemetry.stalls import StallAccount, attributed, default_stage, timing_collate
+from streaming.telemetry.totals import TOTALS
 
 __all__ = ["StreamingDataLoader"]
 
@@ -115,8 +115,8 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         else:
             super().__init__(dataset, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
         self._view = EpochDataset(dataset) if batching is not None or sampler.draws else None
-        self.stalls = StallAccount(rest_of(self.num_workers, self._device))
-        add_loader(self)
+        self.stalls = StallAccount(default_stage(self.num_workers, self._device))
+        TOTALS.add_loader(self)
 
     @property
     def plan(self) -> BatchPlan | None:
@@ -170,7 +170,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         step = self._per_batch * self.world_size
         self._begin(self._remainder(epoch, position))
         try:
-            for batch in self.stalls.steps_of(self._arriving):
+            for batch in self.stalls.steps_of(self._attributed):
                 left -= 1
                 self.stalls.add_samples(self._per_batch if left else last)
                 if left:
@@ -182,12 +182,12 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         finally:
             self._end()
 
-    def _arriving(self) -> Iterator[Any]:
-        batches = arriving(self._start, self.num_workers)
+    def _attributed(self) -> Iterator[Any]:
+        batches = attributed(self._start, self.num_workers)
         return batches if self._device is None else to_device(batches, self._device, self.prefetch_to_device)
 
     def _start(self) -> Iterator[Any]:
-        with accounted(self, self.stalls.rest), self._viewed():
+        with timing_collate(self, self.stalls.default_stage), self._viewed():
             return super().__iter__()
 
     @contextmanager

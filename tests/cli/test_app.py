@@ -211,7 +211,7 @@ def test_unreadable_objects_are_reported_alike(folder: Path) -> None:
     printed = json.loads(run("index", folder / "a", "--json").stdout)
     assert (printed["samples"], printed["skipped_objects"]) == (5, 1)
     assert printed["skipped"] == {"outside_root": {".json": 1}}
-    words = r"1 with a name that no path below the root has (.json 1; first '\\odd.json')"
+    words = r"1 with a name that is not a path below the root (.json 1; first '\\odd.json')"
     result = run("index", folder / "a")
     assert words in result.stdout
     result = run("ls", folder / "a")
