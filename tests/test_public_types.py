@@ -1,4 +1,4 @@
-"""What type checkers know of the public names."""
+"""Types of the public names, as type checkers see them."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_get_replaces_the_file_at_once(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("get", "a/s1.json"), ("index", "a")])
-def test_output_takes_the_place_of_files_alone(folder: Path, tmp_path: Path, command: tuple[str, str]) -> None:
+def test_output_replaces_only_files(folder: Path, tmp_path: Path, command: tuple[str, str]) -> None:
     """A folder or a pipe, or a device, given as output is refused and stays what it is."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")

@@ -63,7 +63,7 @@ def test_objects_that_cannot_be_samples(copies: tuple[Path, Path]) -> None:
 
 
 def test_a_listing_that_is_left_early(tmp_path: Path) -> None:
-    """Of a large source the first objects are looked at, and the finding says what is not known then."""
+    """Only the first objects of a large source are checked, and the result says what is then unknown."""
     for number in range(1001):
         (tmp_path / f"{number}.bin").touch()
     (tmp_path / "\\odd.bin").touch()
@@ -152,7 +152,7 @@ def test_mirrors_that_agree_and_that_do_not(copies: tuple[Path, Path]) -> None:
 
 
 def test_variables_are_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials of the environment are found by name; where the endpoint comes from the environment it is asked."""
+    """Credentials of the environment are found by name; an endpoint of the environment is queried."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "planted-secret")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     result = CliRunner().invoke(app, ["doctor", "s3://bucket/x"])
@@ -161,7 +161,7 @@ def test_variables_are_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> N
     assert "planted-secret" not in result.output
 
 
-def test_a_bucket_that_is_there_and_one_that_is_not(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_and_a_missing_bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys of the environment a bucket is read; a missing one and wrong keys give different results."""
     s3.make_bucket("doctor")
     s3.put("doctor", "a.bin", b"x" * 1000)

@@ -375,7 +375,7 @@ def test_top_on_a_terminal_leaves_it_as_it_was() -> None:
 
 
 def read_until(terminal: int, part: bytes | None) -> bytes:
-    """What comes until it holds this part, or until the end."""
+    """Read until this part has come, or until the end."""
     held = b""
     while part is None or part not in held:
         assert select.select([terminal], [], [], 60)[0], held

@@ -36,7 +36,7 @@ def test_a_whole_number_of_bytes_survives_as_text(size: int) -> None:
 
 
 @pytest.mark.parametrize("bad", ["8XB", "", "-1GB", -1, 1.5, True, None, float("nan"), "1e9"])
-def test_a_size_that_is_none_is_refused_with_its_value(bad: object) -> None:
+def test_a_bad_size_is_refused_with_its_value(bad: object) -> None:
     """Text without a known unit, negative numbers and fractions of a byte are refused, and the message shows them."""
     with pytest.raises(ConfigError, match="is not a size") as caught:
         parse_size(bad)  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def test_times_are_seconds_unless_they_say_otherwise(text: str | float, seconds:
 
 
 @pytest.mark.parametrize("bad", ["10 weeks", "", "-5s", -5, float("inf"), True, None, "m10"])
-def test_a_time_that_is_none_is_refused_with_its_value(bad: object) -> None:
+def test_a_bad_time_is_refused_with_its_value(bad: object) -> None:
     """Unknown units, negative and infinite times are refused, and the message shows them."""
     with pytest.raises(ConfigError, match="is not a time") as caught:
         parse_duration(bad)  # type: ignore[arg-type]
@@ -314,7 +314,7 @@ def test_settings_are_read_without_torch() -> None:
 
 
 def test_an_error_in_a_source_says_in_which() -> None:
-    """Of several sources, and of mirrors in one, the number and the name are in the message."""
+    """The message has the number and the name of the source or mirror."""
     bad = {"name": "b", "path": "/b", "timeout_s": "soon"}
     with pytest.raises(ConfigError, match=r"source 2 of 2 \('b'\): timeout_s='soon'"):
         AdapterConfig(sources=["/a", bad])

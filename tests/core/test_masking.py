@@ -1,4 +1,4 @@
-"""What is masked in any text, and what is left alone."""
+"""Secrets in any text are masked, and other text is left alone."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_the_rest_of_the_text_stays() -> None:
     assert mask_text(f"Cookie: a={SECRET}; b=1\nHost: h") == "Cookie: ***\nHost: h"
 
 
-def test_a_remembered_secret_is_masked_wherever_it_stands() -> None:
-    """Those under a secret's name, typed as one, or in a URL; also as a URL would quote them."""
+def test_a_remembered_secret_is_masked_anywhere() -> None:
+    """Secrets under a secret's name, typed as one, or in a URL; also in the quoting of URLs."""
     remember_secrets(
         {
             "credentials": {"username": "planted user", "deep": ["planted/list"]},

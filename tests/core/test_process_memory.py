@@ -1,4 +1,4 @@
-"""What memory a process has in use, and what it may use."""
+"""Memory that a process uses, and may use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_resident_memory_is_in_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "what"])
-def test_unknown_resident_memory_is_none(tmp_path: Path, text: str | None) -> None:
+def test_resident_memory_may_be_unknown(tmp_path: Path, text: str | None) -> None:
     """Without `/proc`, or with something else there, the result is None."""
     assert resident_memory(place(tmp_path, {} if text is None else {"proc/self/statm": text})) is None
 

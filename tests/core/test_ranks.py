@@ -96,7 +96,7 @@ def test_half_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, oth
 
 
 def run_ranks(script: str, file: Path) -> list[list[str]]:
-    """What two processes of a group print."""
+    """Return what two processes of a group print."""
     runs = [
         subprocess.Popen([sys.executable, "-c", script, str(rank), str(file)], stdout=subprocess.PIPE, text=True)
         for rank in range(2)

@@ -192,7 +192,7 @@ def test_ranks_that_cannot_be_compared_have_to_set_the_epoch() -> None:
 
 
 def test_a_pass_begins_with_its_first_batch() -> None:
-    """An iterator that nothing was asked of takes no epoch, which may still be set for it, as Lightning does."""
+    """An iterator that was not read takes no epoch, which may still be set for it, as Lightning does."""
     data = torch.arange(COUNT)
     whole = [batch.tolist() for batch in loader_of(data)]
     loader = loader_of(data)

@@ -63,7 +63,7 @@ def test_objects_with_their_own_way_to_a_device() -> None:
 
 
 def test_settings_that_cannot_be_used() -> None:
-    """A negative number of batches, and a device that is not there, are refused by name."""
+    """A negative number of batches, and a missing device, are refused by name."""
     with pytest.raises(ConfigError, match="prefetch_to_device=-1"):
         to_device(batches(1), torch.device("cpu"), -1)
     if not torch.cuda.is_available():

@@ -110,7 +110,7 @@ def test_keys_of_different_lengths_are_refused() -> None:
 
 
 def test_settings_that_cannot_be_used_are_refused() -> None:
-    """No tokens, no keys, or padding of a key that is not there."""
+    """No tokens, no keys, or padding of an unknown key."""
     with pytest.raises(ValueError, match="max_tokens=0"):
         PackCollate(0)
     with pytest.raises(ValueError, match="keys is empty"):

@@ -135,7 +135,7 @@ def test_random_cuts(kind: str, part: int) -> None:
 
 
 def limited_run(kind: str, dataset: Any, chance: random.Random, **options: Any) -> dict[int, list[list[int]]]:
-    """What the trainers of a run received, by epoch, which leave their passes early and are cut in or after one."""
+    """Return by epoch what the trainers received that leave their passes early and are cut in or after one."""
     found: dict[int, list[list[int]]] = {}
     epoch, state = 0, ""
     for world in WORLDS:

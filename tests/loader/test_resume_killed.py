@@ -92,7 +92,7 @@ class Nursery:
         return [json.loads(line) for line in lines]
 
     def _rest_of_output(self) -> bytes:
-        """What is in the pipe; the nursery keeps its other end open."""
+        """Return the content of the pipe; the nursery keeps its other end open."""
         os.set_blocking(self._read, False)
         with contextlib.suppress(BlockingIOError):
             while True:

@@ -80,7 +80,7 @@ def test_what_comes_is_announced_over_the_end_of_the_epoch() -> None:
 
 
 def test_the_horizon_bounds_what_is_announced() -> None:
-    """Of a billion samples some thousands are announced, at least half the horizon ahead of what is drawn."""
+    """A few thousand of a billion samples are announced, at least half the horizon ahead of what is drawn."""
     data = Listener(10**9)
     drawn = list(islice(StreamingSampler(data, rank=3, world_size=8), 3000))
     assert data.heard[:3000] == drawn
@@ -88,7 +88,7 @@ def test_the_horizon_bounds_what_is_announced() -> None:
 
 
 def test_leaving_in_the_middle_forgets_what_was_announced() -> None:
-    """The next epoch follows, unless another is asked for; the state is the place that was left."""
+    """The next epoch follows, unless another is set; the state is the position that was left."""
     data = Listener(50)
     sampler = StreamingSampler(data, rank=0, world_size=1)
     for epoch, taken in enumerate((1, 49)):

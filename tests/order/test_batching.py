@@ -81,7 +81,7 @@ def test_a_pack_is_within_its_budget(lengths: list[int], method: str, max_tokens
 @settings(deadline=None)
 @given(LENGTHS, KINDS, st.data())
 def test_reading_in_parts_changes_nothing(lengths: list[int], kind: str, data: st.DataObject) -> None:
-    """However the units are cut, by whom, in whatever order, counted before or not."""
+    """For any slices of the units, in any order, counted before or not."""
     order = Shuffled(len(lengths), 3)
     units = whole(batching(kind, lengths, 100).plan(order), 2)
     cuts = data.draw(st.lists(st.integers(0, len(units)), max_size=6))
