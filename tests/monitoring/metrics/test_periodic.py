@@ -70,7 +70,7 @@ def test_each_rank_has_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """With the reason and what to do."""
-    with pytest.raises(ConfigError, match=r"no-folder/run.prom.*make its folder"):
+    with pytest.raises(ConfigError, match=r"no-folder/run.prom.*create the folder"):
         write_textfile(tmp_path / "no-folder" / "run.prom", CollectorRegistry())
 
 
