@@ -94,7 +94,7 @@ async def test_the_cache_is_put_read_prefetched_and_counted():
 
 
 def test_an_unknown_compression_is_a_value_error():
-    """The error is that of the former system."""
+    """The error is the same as before."""
     with pytest.raises(ValueError, match="gzip"):
         SmartLRUCache(compression_type="gzip")
 

@@ -1,4 +1,4 @@
-"""The types of the public names, as type checkers see them."""
+"""Types of the public names, as type checkers see them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def demo(
     latency_ms: Annotated[float, typer.Option(min=0, help="Wait of the web server before each answer.")] = 20.0,
     workers: Annotated[int, typer.Option(min=0, help="DataLoader workers of the streamed run.")] = 0,
     kill_primary: Annotated[
-        bool, typer.Option("--kill-primary", help="Stop the server half-way; a mirror takes over.")
+        bool, typer.Option("--kill-primary", help="Stop the server halfway; a mirror takes over.")
     ] = False,
     step_ms: Annotated[float, typer.Option(min=0, help="How long the device takes for each step.")] = 0.0,
     loop: Annotated[bool, typer.Option("--loop", help="Stream until stopped, without the plain loop.")] = False,

@@ -154,7 +154,7 @@ async def _tried(check: str, look: Callable[..., Awaitable[str]], *args: object)
 
 
 class _Unsure(Exception):
-    """The check was not possible, which is no failure of the source."""
+    """The check was not possible, which is not a failure of the source."""
 
 
 def _failed(check: str, error: StreamingError) -> CheckResult:

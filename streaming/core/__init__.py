@@ -1,1 +1,1 @@
-"""What everything else stands on: configuration, units, logs, masked secrets, the event-loop thread, ranks."""
+"""Foundations: configuration, units, logs, masked secrets, the event-loop thread, ranks."""

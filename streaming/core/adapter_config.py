@@ -30,7 +30,7 @@ def parse_mapping(value: Mapping[str, str] | Sequence[str] | None) -> dict[str, 
     """Return `{name: key in the sample}` from such a mapping, or from a list of names that are their own keys.
 
     Raises:
-        ConfigError: the mapping is empty, names something twice, uses the reserved key ``idx``, or is no mapping.
+        ConfigError: the mapping is empty, names something twice, uses the reserved key ``idx``, or is not one.
     """
     if value is None:
         return None

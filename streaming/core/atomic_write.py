@@ -29,7 +29,7 @@ _APPEND = (
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = MODE) -> Iterator[BinaryIO]:
-    """Write a new file that takes the place of `path` when the block succeeds and is removed otherwise.
+    """Write a new file that replaces `path` when the block succeeds and is removed otherwise.
 
     A link at `path` is replaced, not followed. With several writers at once, the last one wins.
 

@@ -1,7 +1,7 @@
 """Configuration of a source: its settings, checked, from a path, a URL, a mapping or keyword arguments.
 
 A bad value is refused on construction by a `ConfigError` that holds the value; an unknown name is refused with the
-nearest valid one. Secrets are masked wherever a setting is printed.
+nearest valid one. Secrets are masked when a setting is printed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class DataSourceConfig(Settings):
         "of the local link",
     )
     listing_timeout_s: Seconds = Field(
-        300.0, description="the longest a listing may go on without another object; more than 0 s"
+        300.0, description="the longest a listing may take to yield another object; more than 0 s"
     )
     max_listing_page_bytes: Size = Field(
         64_000_000, description="a larger page of a listing, or index file, is refused before memory is taken for it"

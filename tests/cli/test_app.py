@@ -42,7 +42,7 @@ def wait_for_row(process: subprocess.Popen[str], label: str) -> None:
 
 
 def family_of(process: subprocess.Popen[str], workers: int) -> list[psutil.Process]:
-    """A process and those below it, as soon as it has its workers: each epoch starts new ones."""
+    """A process and its descendants, as soon as it has its workers: each epoch starts new ones."""
     parent = psutil.Process(process.pid)
     while process.poll() is None:
         children = parent.children(recursive=True)
@@ -81,7 +81,7 @@ def config(folder: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_ls_prints_what_is_there(folder: Path, url: str) -> None:
+def test_ls_prints_the_objects(folder: Path, url: str) -> None:
     """`ls` gives path and size of each object, from a folder and from a web server, for people and for programs."""
     for root in (str(folder / "a"), url + "a/"):
         plain, rows = run("ls", root), run("ls", root, "--json").stdout.splitlines()
@@ -97,9 +97,9 @@ def test_get_writes_the_bytes(folder: Path, url: str, tmp_path: Path) -> None:
     for object_url in (str(folder / "a" / "s1.json"), url + "a/s1.json", url + "a/%731.json?key=value#part"):
         assert run("get", object_url).stdout_bytes == content
         output = tmp_path / "out.json"
-        told = json.loads(run("get", object_url, "-o", output, "--json").stdout)
+        printed = json.loads(run("get", object_url, "-o", output, "--json").stdout)
         assert output.read_bytes() == content
-        assert (told["size"], told["output"]) == (len(content), str(output))
+        assert (printed["size"], printed["output"]) == (len(content), str(output))
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -123,7 +123,7 @@ def test_get_replaces_the_file_at_once(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("get", "a/s1.json"), ("index", "a")])
-def test_output_takes_the_place_of_files_alone(folder: Path, tmp_path: Path, command: tuple[str, str]) -> None:
+def test_output_replaces_only_files(folder: Path, tmp_path: Path, command: tuple[str, str]) -> None:
     """A folder or a pipe, or a device, given as output is refused and stays what it is."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -137,7 +137,7 @@ def test_output_takes_the_place_of_files_alone(folder: Path, tmp_path: Path, com
 
 
 def test_get_without_room_cleans_up(tmp_path: Path) -> None:
-    """When the disk takes only a part, the output stays as it was, nothing lies beside it, and one line says so."""
+    """When the disk takes only a part, the output is unchanged, no other file is left, and one line says so."""
     (tmp_path / "large.bin").write_bytes(bytes(100_000))
     output = tmp_path / "out.bin"
     output.write_text("before")
@@ -167,8 +167,8 @@ def test_index_counts_and_saves(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "saved.index"
     result = run("index", folder, "--mapping", "a=x", "--mapping", "b=y", "-o", output, "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert (told["samples"], told["parts"], told["dropped"]) == (5, ["x", "y"], 0)
+    printed = json.loads(result.stdout)
+    assert (printed["samples"], printed["parts"], printed["dropped"]) == (5, ["x", "y"], 0)
     assert len(SampleIndex.open(output)) == 5
     assert "5 samples of x, y" in run("index", folder, "--mapping", "a=x", "--mapping", "b=y", "-o", output).stdout
 
@@ -181,36 +181,36 @@ def test_index_refreshes_what_is_saved(folder: Path, tmp_path: Path) -> None:
     (folder / "a" / "new.json").write_text("{}")
     (folder / "a" / "s1.json").unlink()
     (folder / "a" / "s2.json").write_text('{"other": 1}')
-    told = json.loads(run(*command, "--refresh").stdout)
-    assert (told["samples"], told["changes"]) == (5, {"added": 1, "changed": 1, "removed": 1})
+    printed = json.loads(run(*command, "--refresh").stdout)
+    assert (printed["samples"], printed["changes"]) == (5, {"added": 1, "changed": 1, "removed": 1})
     assert "0 added, 0 changed, 0 removed since it was saved" in run(*command[:-1], "--refresh").stdout
     result = run(*command, "--refresh", "--exclude", "x")
     assert result.exit_code == 1
     assert "other include or exclude" in result.stderr
 
 
-def test_index_tells_what_it_left_out(folder: Path) -> None:
+def test_index_reports_what_it_left_out(folder: Path) -> None:
     """Objects that are in no sample are counted by reason; `--include` and `--exclude` select for every URL."""
     (folder / "a" / "notes.docx").touch()
     (folder / "a" / "metadata.json").write_text("{}")
     result = run("index", folder / "a", "--json")
-    told = json.loads(result.stdout)
-    assert (told["samples"], told["skipped_objects"]) == (6, 1)
-    assert told["skipped"] == {"unsupported_suffix": {".docx": 1}}
-    assert told["unlikely"] == {"metadata_name": {".json": 1}}
+    printed = json.loads(result.stdout)
+    assert (printed["samples"], printed["skipped_objects"]) == (6, 1)
+    assert printed["skipped"] == {"unsupported_suffix": {".docx": 1}}
+    assert printed["unlikely"] == {"metadata_name": {".json": 1}}
     shown = run("index", folder / "a")
     assert "1 objects in no sample: 1 with a suffix that no codec reads (.docx 1" in shown.stdout
     assert "metadata.json" in shown.stdout
-    told = json.loads(run("index", folder / "a", "--exclude", "metadata.*", "--include", "*.json", "--json").stdout)
-    assert (told["samples"], told["skipped_objects"], told["unlikely"]) == (5, 0, {})
+    printed = json.loads(run("index", folder / "a", "--exclude", "metadata.*", "--include", "*.json", "--json").stdout)
+    assert (printed["samples"], printed["skipped_objects"], printed["unlikely"]) == (5, 0, {})
 
 
-def test_what_a_source_cannot_read_is_told_alike(folder: Path) -> None:
+def test_unreadable_objects_are_reported_alike(folder: Path) -> None:
     """A name that no path has is left out, and counted by `index`, `ls` and `doctor` in the same words."""
     (folder / "a" / "\\odd.json").touch()
-    told = json.loads(run("index", folder / "a", "--json").stdout)
-    assert (told["samples"], told["skipped_objects"]) == (5, 1)
-    assert told["skipped"] == {"outside_root": {".json": 1}}
+    printed = json.loads(run("index", folder / "a", "--json").stdout)
+    assert (printed["samples"], printed["skipped_objects"]) == (5, 1)
+    assert printed["skipped"] == {"outside_root": {".json": 1}}
     words = r"1 with a name that is not a path below the root (.json 1; first '\\odd.json')"
     result = run("index", folder / "a")
     assert words in result.stdout
@@ -220,7 +220,7 @@ def test_what_a_source_cannot_read_is_told_alike(folder: Path) -> None:
     assert words in run("doctor", folder / "a").stdout
 
 
-def test_index_of_objects_that_are_no_samples(folder: Path) -> None:
+def test_index_of_objects_that_are_not_samples(folder: Path) -> None:
     """It fails with the counts, also under a mapping that names nothing there."""
     for path in (folder / "a").iterdir():
         path.rename(path.with_suffix(".parquet"))
@@ -230,7 +230,7 @@ def test_index_of_objects_that_are_no_samples(folder: Path) -> None:
         assert ".parquet 5" in result.stderr
 
 
-def test_ls_tells_what_cannot_be_listed(folder: Path) -> None:
+def test_ls_reports_what_cannot_be_listed(folder: Path) -> None:
     """Links to nothing are not listed, and said on standard error."""
     (folder / "a" / "gone.json").symlink_to("nothing.json")
     result = run("ls", folder / "a", "--json")
@@ -245,14 +245,14 @@ def test_index_missing_part(folder: Path) -> None:
     result = run(*mapped)
     assert result.exit_code == 1
     assert "s2" in result.stderr
-    told = json.loads(run(*mapped, "--missing", "drop").stdout)
-    assert (told["samples"], told["dropped"]) == (4, 1)
+    printed = json.loads(run(*mapped, "--missing", "drop").stdout)
+    assert (printed["samples"], printed["dropped"]) == (4, 1)
 
 
 def test_warm_reads_every_sample(config: Path) -> None:
     """`warm` reads each sample once and prints the adapter's numbers."""
-    told = json.loads(run("warm", config, "--json").stdout)
-    assert (told["samples"], told["failed"], told["num_items"]) == (5, 0, 5)
+    printed = json.loads(run("warm", config, "--json").stdout)
+    assert (printed["samples"], printed["failed"], printed["num_items"]) == (5, 0, 5)
     assert "5 of 5 samples read" in run("warm", config).stdout
 
 
@@ -262,17 +262,17 @@ def test_warm_names_what_cannot_be_read(config: Path, folder: Path) -> None:
     result = run("warm", config, "--json")
     assert result.exit_code == 1
     assert "s3.json" in result.stderr
-    told = json.loads(result.stdout)
-    assert (told["failed"], told["num_items"]) == (1, 4)
+    printed = json.loads(result.stdout)
+    assert (printed["failed"], printed["num_items"]) == (1, 4)
 
 
 def test_bench_compares_with_a_plain_loop(config: Path) -> None:
     """`bench` reports rates of a plain loop, a cold and a cached pass over the same samples."""
     result = run("bench", config, "--samples", "3", "--batch-size", "2", "--json")
-    told = json.loads(result.stdout)
-    assert told["samples"] == 3
-    assert set(told["samples_per_second"]) == {"plain", "cold", "cached"}
-    assert told["stats"]["num_items"] == 3
+    printed = json.loads(result.stdout)
+    assert printed["samples"] == 3
+    assert set(printed["samples_per_second"]) == {"plain", "cold", "cached"}
+    assert printed["stats"]["num_items"] == 3
     assert "cached" in result.stderr
     assert "cached" in run("bench", config).stdout
 
@@ -336,17 +336,19 @@ def test_demo_trains_from_the_cache() -> None:
     """The demo's loss falls, its second epoch comes from the cache, and the plain loop sees the same losses."""
     result = run("demo", "--epochs", "3", "--latency-ms", "1", "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    streamed = [epoch for epoch in told["epochs"] if epoch["loop"] == "streaming"]
+    printed = json.loads(result.stdout)
+    streamed = [epoch for epoch in printed["epochs"] if epoch["loop"] == "streaming"]
     assert [epoch["number"] for epoch in streamed] == [1, 2, 3]
     assert streamed[0]["loss"] > streamed[1]["loss"] > streamed[2]["loss"]
-    assert told["losses_equal"]
-    plain = [epoch for epoch in told["epochs"] if epoch["loop"] == "plain"]
+    assert printed["losses_equal"]
+    plain = [epoch for epoch in printed["epochs"] if epoch["loop"] == "plain"]
     assert streamed[0]["hit_rate"] < 0.1 < 0.9 < streamed[1]["hit_rate"]
-    assert sum(epoch["fetched_bytes"] for epoch in streamed) == plain[0]["fetched_bytes"] > told["recordings"]["bytes"]
+    assert (
+        sum(epoch["fetched_bytes"] for epoch in streamed) == plain[0]["fetched_bytes"] > printed["recordings"]["bytes"]
+    )
     assert streamed[2]["saved_bytes"] == plain[2]["fetched_bytes"]
-    assert told["cache"]["compression_ratio"] >= 2.3
-    assert told["speedup"] > 0
+    assert printed["cache"]["compression_ratio"] >= 2.3
+    assert printed["speedup"] > 0
     assert "recordings" in result.stderr
 
 
@@ -354,18 +356,18 @@ def test_demo_survives_the_death_of_its_server() -> None:
     """With --kill-primary the mirror serves the rest, and the losses are those of the plain loop."""
     result = run("demo", "--kill-primary", "--latency-ms", "1", "--json")
     assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["losses_equal"]
-    recordings = told["recordings"]["number"]
-    assert told["failover"]["primary_answers"] >= recordings // 2
-    assert told["failover"]["mirror_requests"] > 0
-    fetched = sum(epoch["fetched_bytes"] for epoch in told["epochs"] if epoch["loop"] == "streaming")
-    assert fetched == told["epochs"][-1]["fetched_bytes"]
+    printed = json.loads(result.stdout)
+    assert printed["losses_equal"]
+    recordings = printed["recordings"]["number"]
+    assert printed["failover"]["primary_answers"] >= recordings // 2
+    assert printed["failover"]["mirror_requests"] > 0
+    fetched = sum(epoch["fetched_bytes"] for epoch in printed["epochs"] if epoch["loop"] == "streaming")
+    assert fetched == printed["epochs"][-1]["fetched_bytes"]
     assert "the mirror took over" in run("demo", "--kill-primary", "--latency-ms", "1", "--epochs", "1").stdout
 
 
 def test_demo_shows_a_row_for_each_epoch() -> None:
-    """Without --json the rows of both loops and what they come to are on standard output."""
+    """Without --json the rows of both loops and the summary are on standard output."""
     lines = run("demo", "--epochs", "1", "--latency-ms", "0").stdout.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["epoch", "1", "1"]
     assert "plain" in lines[2]

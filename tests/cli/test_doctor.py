@@ -37,7 +37,7 @@ def copies(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_folder_that_works(copies: tuple[Path, Path]) -> None:
-    """Listing, latency and throughput are told; a folder has no endpoint, clock or credentials."""
+    """Listing, latency and throughput are reported; a folder has no endpoint, clock or credentials."""
     code, found = findings(copies[0])
     assert code == 0
     assert list(found) == ["source", "list", "samples", "read"]
@@ -53,8 +53,8 @@ def test_objects_that_cannot_be_samples(copies: tuple[Path, Path]) -> None:
     (copies[0] / "link.bin").symlink_to("nothing.bin")
     code, found = findings(copies[0])
     assert (code, found["samples"]["outcome"]) == (0, "warning")
-    for told in ("5 of 9 objects can be samples", ".csv 2", "1 hidden", "1 that link to nothing"):
-        assert told in found["samples"]["detail"]
+    for expected in ("5 of 9 objects can be samples", ".csv 2", "1 hidden", "1 that link to nothing"):
+        assert expected in found["samples"]["detail"]
     for path in copies[0].glob("*.bin"):
         path.unlink()
     code, found = findings(copies[0])
@@ -63,7 +63,7 @@ def test_objects_that_cannot_be_samples(copies: tuple[Path, Path]) -> None:
 
 
 def test_a_listing_that_is_left_early(tmp_path: Path) -> None:
-    """Of a large source the first objects are looked at, and the finding says what is not known then."""
+    """Only the first objects of a large source are checked, and the result says what is then unknown."""
     for number in range(1001):
         (tmp_path / f"{number}.bin").touch()
     (tmp_path / "\\odd.bin").touch()
@@ -73,7 +73,7 @@ def test_a_listing_that_is_left_early(tmp_path: Path) -> None:
 
 
 def test_metadata_among_samples(copies: tuple[Path, Path]) -> None:
-    """What is named like metadata and would become a sample is told."""
+    """An object that is named like metadata and would become a sample is reported."""
     (copies[0] / "metadata.json").touch()
     code, found = findings(copies[0])
     assert (code, found["samples"]["outcome"]) == (0, "warning")
@@ -81,7 +81,7 @@ def test_metadata_among_samples(copies: tuple[Path, Path]) -> None:
 
 
 def test_a_web_server_that_works(nginx: WebServer) -> None:
-    """Connecting and the server's clock are told too."""
+    """Connecting and the server's clock are reported too."""
     folder = nginx.root / "doctor"
     folder.mkdir(exist_ok=True)
     (folder / "a.bin").write_bytes(b"x" * 1000)
@@ -92,8 +92,8 @@ def test_a_web_server_that_works(nginx: WebServer) -> None:
     assert found["clock"]["detail"].startswith("differs from the server's by")
 
 
-def test_nobody_there() -> None:
-    """A port that nobody listens at is named, with what that mostly means."""
+def test_no_server() -> None:
+    """A port without a listener is named, with the usual cause."""
     code, found = findings("http://127.0.0.1:1/x/")
     assert code == 1
     assert "127.0.0.1:1 cannot be reached" in found["endpoint"]["detail"]
@@ -110,7 +110,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[FaultServer]:
-    """A server that answers as told."""
+    """A server with configurable answers."""
     async with FaultServer() as server:
         yield server
 
@@ -126,7 +126,7 @@ async def test_a_refused_login(server: FaultServer) -> None:
 
 
 async def test_clocks_that_differ(server: FaultServer) -> None:
-    """A clock that is off by years is told, as signatures fail then."""
+    """A clock that is off by years is reported, because signatures fail then."""
     server.answers["/"] = respond(Date="Mon, 01 Jan 2001 00:00:00 GMT")
     code, found = await asyncio.to_thread(findings, server.url)
     assert code == 1
@@ -143,16 +143,16 @@ def test_mirrors_that_agree_and_that_do_not(copies: tuple[Path, Path]) -> None:
     (copies[1] / "new.bin").write_bytes(b"")
     code, found = findings("--mirrors", *copies)
     assert code == 1
-    for told in (
+    for expected in (
         "1 missing (first '1.bin')",
         "1 not in the other (first 'new.bin')",
         "1 of another size (first '2.bin')",
     ):
-        assert told in found["mirror"]["detail"]
+        assert expected in found["mirror"]["detail"]
 
 
 def test_variables_are_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials of the environment are found by name; where the endpoint comes from the environment it is asked."""
+    """Credentials of the environment are found by name; an endpoint of the environment is queried."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "planted-secret")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     result = CliRunner().invoke(app, ["doctor", "s3://bucket/x"])
@@ -161,8 +161,8 @@ def test_variables_are_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> N
     assert "planted-secret" not in result.output
 
 
-def test_a_bucket_that_is_there_and_one_that_is_not(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With keys of the environment a bucket is read; a missing one, and wrong keys, are told apart."""
+def test_an_existing_and_a_missing_bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keys of the environment a bucket is read; a missing one and wrong keys give different results."""
     s3.make_bucket("doctor")
     s3.put("doctor", "a.bin", b"x" * 1000)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)

@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def exposition(steps: int, waited: float = 0.0, stage: str = "decode", rank: int = 0) -> str:
-    """A run that has made so many steps of 0.1 s, of which it waited so much for a stage."""
+    """Metrics of a run after `steps` steps of 0.1 s, of which it waited `waited` seconds for a stage."""
     labels = f'dataset="data",rank="{rank}"'
     return (
         "# TYPE streaming_trainer_steps_total counter\n"
@@ -85,20 +85,20 @@ def live(*arguments: str) -> tuple[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("form", ["{}", "http://{}", "http://{}/", "http://{}/metrics"])
 def test_a_run_that_waits_fails(form: str) -> None:
-    """What must change is told with exit code 1; host and port are enough of a URL."""
+    """What must change is reported with exit code 1; host and port are enough of a URL."""
     with served(exposition(100, 1.0), exposition(200, 5.0)) as address:
-        code, told = live(form.format(address))
+        code, printed = live(form.format(address))
     assert code == 1
-    assert told["code"] == "TrainerWaiting/decode"
-    assert told["verdict"].startswith("decode, 40 % of step")
-    assert told["urls"] == [f"http://{address}/metrics"]
+    assert printed["code"] == "TrainerWaiting/decode"
+    assert printed["verdict"].startswith("decode, 40 % of step")
+    assert printed["urls"] == [f"http://{address}/metrics"]
 
 
 def test_a_run_whose_data_are_ready_is_fine() -> None:
     """Exit code 0, and the first word says that the trainer is what bounds."""
     with served(exposition(100), exposition(200)) as address:
-        code, told = live(address)
-        assert (code, told["is_fine"]) == (0, True)
+        code, printed = live(address)
+        assert (code, printed["is_fine"]) == (0, True)
         result = run("doctor", "--live", "--seconds", "0", address)
     assert result.exit_code == 0
     assert result.stdout.startswith("info TrainerBound  trainer-bound: the data is ready")
@@ -120,27 +120,27 @@ def test_for_people() -> None:
     assert [line.split()[0] for line in lines[-3:]] == ["rank", "0", "1"]
 
 
-def test_runs_with_the_same_rank_are_told_apart() -> None:
-    """Two single processes are both rank 0: their addresses tell which is meant."""
+def test_runs_with_the_same_rank_are_distinguished() -> None:
+    """Two single processes are both rank 0: their addresses distinguish them."""
     with served(exposition(0), exposition(9)) as first, served(exposition(0), exposition(10, 0.5)) as second:
-        code, told = live(first, second)
+        code, printed = live(first, second)
     assert code == 1
-    assert [row["rank"] for row in told["ranks"]] == sorted([f"0@{first}", f"0@{second}"])
+    assert [row["rank"] for row in printed["ranks"]] == sorted([f"0@{first}", f"0@{second}"])
 
 
 def test_a_run_that_ends_between_the_scrapes() -> None:
     """That is the finding; the figures are what it had done until then."""
     with served(exposition(100, 5.0), 503) as address:
-        code, told = live(address)
+        code, printed = live(address)
     assert code == 1
-    assert told["code"] == "ScrapeGone"
-    assert told["ranks"][0]["stages"]["decode"] == pytest.approx(0.5)
+    assert printed["code"] == "ScrapeGone"
+    assert printed["ranks"][0]["stages"]["decode"] == pytest.approx(0.5)
 
 
 # -- what cannot be read
 
 
-def test_nobody_listens() -> None:
+def test_no_listener() -> None:
     """A port that is closed: the run, or the call in it."""
     result = run("doctor", "--live", "127.0.0.1:1")
     assert result.exit_code == 1
@@ -155,7 +155,7 @@ def test_nobody_listens() -> None:
     [
         ("<html>hello</html>\n", DecodeError, "not a Prometheus text exposition"),
         ("# TYPE up gauge\nup 1\n", ObjectNotFoundError, "no metrics of this library"),
-        (404, ObjectNotFoundError, "mostly are at /metrics"),
+        (404, ObjectNotFoundError, "usually at /metrics"),
         (500, SourceUnavailable, "answered 500"),
     ],
 )
@@ -189,14 +189,14 @@ def test_what_does_not_speak_http(says: bytes, timeout_s: float, error: type[Exc
 @pytest.mark.parametrize(
     "target", ["s3://bucket/x", "nonsense", "http://", "host:port", "http://host:99999", "-1", "http://a b:1"]
 )
-def test_what_is_no_target(target: str) -> None:
+def test_bad_targets(target: str) -> None:
     """Neither a PID nor a URL of a metrics server: bad usage."""
     with pytest.raises(ConfigError, match="neither a PID nor the URL"):
         find_urls(target)
 
 
 def test_a_login_in_the_url_is_refused_and_not_shown() -> None:
-    """Metrics servers have none; the secret is not told."""
+    """Metrics servers have none; the secret is not shown."""
     result = run("doctor", "--live", "http://me:secret@127.0.0.1:1/metrics")
     assert result.exit_code == 2
     assert "use a URL without login" in result.stderr
@@ -282,12 +282,12 @@ def test_a_process_that_serves_nothing() -> None:
 
 
 def test_no_such_process() -> None:
-    """A PID that nobody has."""
+    """A PID that does not exist."""
     with pytest.raises(ObjectNotFoundError, match=r"there is no process 4194305 .* or a URL"):
         find_urls("4194305")  # one more than the kernel gives
 
 
-def test_somebody_elses_process() -> None:
+def test_a_process_of_another_user() -> None:
     """Sockets of a process are for its user to see; the error says what else to give."""
     script = (
         "import os, sys; from streaming.cli.scraping import find_urls\n"
@@ -312,8 +312,8 @@ def test_top_once() -> None:
     assert lines[0].split()[:3] == ["rank", "data", "set"]
     assert "TrainerWaiting/decode  decode, 30 % of step" in result.stdout
     with served(exposition(100), exposition(200, 3.0)) as address:
-        told = json.loads(run("top", "--once", "--json", "--seconds", "0.01", address).stdout)
-    assert told["code"] == "TrainerWaiting/decode"
+        printed = json.loads(run("top", "--once", "--json", "--seconds", "0.01", address).stdout)
+    assert printed["code"] == "TrainerWaiting/decode"
 
 
 def test_top_without_a_run() -> None:
@@ -375,13 +375,13 @@ def test_top_on_a_terminal_leaves_it_as_it_was() -> None:
 
 
 def read_until(terminal: int, part: bytes | None) -> bytes:
-    """What comes until it holds this part, or until the end."""
+    """Read until this part has come, or until the end."""
     held = b""
     while part is None or part not in held:
         assert select.select([terminal], [], [], 60)[0], held
         try:
             more = os.read(terminal, 1 << 16)
-        except OSError:  # as a terminal's end is told on Linux
+        except OSError:  # how Linux reports the end of a terminal
             more = b""
         if not more:
             assert part is None, held
@@ -445,7 +445,7 @@ def test_a_real_run_is_judged_by_its_pid(
         assert line_of(process) == "training"
         result = calmly(lambda: run("doctor", "--live", "--json", "--seconds", "1", str(process.pid)))
     assert result.stderr == ""
-    told = json.loads(result.stdout)
-    assert (told["code"], result.exit_code) == (code, 1), told["verdict"]
-    assert words in told["verdict"]
-    assert told["ranks"][0]["stages"][code.partition("/")[2]] > 0.5
+    printed = json.loads(result.stdout)
+    assert (printed["code"], result.exit_code) == (code, 1), printed["verdict"]
+    assert words in printed["verdict"]
+    assert printed["ranks"][0]["stages"][code.partition("/")[2]] > 0.5

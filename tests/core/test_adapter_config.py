@@ -36,7 +36,7 @@ def test_a_whole_number_of_bytes_survives_as_text(size: int) -> None:
 
 
 @pytest.mark.parametrize("bad", ["8XB", "", "-1GB", -1, 1.5, True, None, float("nan"), "1e9"])
-def test_a_size_that_is_none_is_refused_with_its_value(bad: object) -> None:
+def test_a_bad_size_is_refused_with_its_value(bad: object) -> None:
     """Text without a known unit, negative numbers and fractions of a byte are refused, and the message shows them."""
     with pytest.raises(ConfigError, match="is not a size") as caught:
         parse_size(bad)  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def test_times_are_seconds_unless_they_say_otherwise(text: str | float, seconds:
 
 
 @pytest.mark.parametrize("bad", ["10 weeks", "", "-5s", -5, float("inf"), True, None, "m10"])
-def test_a_time_that_is_none_is_refused_with_its_value(bad: object) -> None:
+def test_a_bad_time_is_refused_with_its_value(bad: object) -> None:
     """Unknown units, negative and infinite times are refused, and the message shows them."""
     with pytest.raises(ConfigError, match="is not a time") as caught:
         parse_duration(bad)  # type: ignore[arg-type]
@@ -170,7 +170,7 @@ def test_no_secret_is_in_a_refusal(settings: dict[str, object]) -> None:
 
 
 def test_settings_survive_a_pickle_and_refuse_to_be_changed() -> None:
-    """A spawned child gets the same settings, secrets included; nobody changes them in place."""
+    """A spawned child gets the same settings, including secrets; they cannot be changed in place."""
     config = DataSourceConfig("a", "memory", "memory://a", {"token": "t0p"}, mirrors=["/b"])
     assert pickle.loads(pickle.dumps(config)) == config
     with pytest.raises(ValueError, match="frozen"):
@@ -234,7 +234,7 @@ def test_a_bad_setting_is_refused_with_its_value_and_a_next_step(setting: str, v
     assert isinstance(caught.value, ValueError)
 
 
-def test_paths_of_one_name_are_told_apart() -> None:
+def test_paths_with_the_same_name_are_numbered() -> None:
     """Names taken from paths are numbered where they would be the same; given names are left alone."""
     config = AdapterConfig(sources=["/a/pre", "/b/pre", {"name": "pre-2", "path": "/c"}, "/d/pre"])
     assert [source.name for source in config.sources] == ["pre", "pre-3", "pre-2", "pre-4"]
@@ -314,7 +314,7 @@ def test_settings_are_read_without_torch() -> None:
 
 
 def test_an_error_in_a_source_says_in_which() -> None:
-    """Of several sources, and of mirrors in one, the number and the name are in the message."""
+    """The message has the number and the name of the source or mirror."""
     bad = {"name": "b", "path": "/b", "timeout_s": "soon"}
     with pytest.raises(ConfigError, match=r"source 2 of 2 \('b'\): timeout_s='soon'"):
         AdapterConfig(sources=["/a", bad])
@@ -346,7 +346,7 @@ def test_a_page_for_people_is_not_taken_for_a_web_server(page, address):
 
 
 def test_files_of_the_hub_are_read_where_they_are_listed():
-    """With URLs or an index of its own, a source may read from the Hub's host as from any other."""
+    """With its own URLs or index, a source may read from the Hub's host as from any other."""
     root = "https://huggingface.co/datasets/org/name/resolve/main/"
     for options in ({"urls": ["a.bin"]}, {"index": "index.txt"}):
         assert parse_source({"path": root, "storage_options": options}).path_or_uri == root

@@ -68,7 +68,7 @@ WRAPPERS: dict[str, Callable[[StreamingDatasetAdapter], Any]] = {
 
 
 def pairs(batches: Iterable[Any]) -> dict[int, int]:
-    """What each sample of a pass was drawn as."""
+    """Return the draw of each sample in a pass."""
     found: dict[int, int] = {}
     for batch in batches:
         for item in batch:
@@ -79,14 +79,14 @@ def pairs(batches: Iterable[Any]) -> dict[int, int]:
 
 
 def generated(seed: int, epoch: int) -> dict[int, int]:
-    """What each sample is drawn as in an epoch, by definition."""
+    """Return the draw of each sample in an epoch, by definition."""
     with adapter_of(seed=seed) as adapter:
         return dict(adapter[EpochIndex(index, epoch)] for index in range(COUNT))
 
 
 @pytest.mark.parametrize("workers", [(0, False), (2, False), (2, True)], ids=["none", "new", "persistent"])
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_torchs_loader_draws_anew_in_each_pass(wrap: Callable[..., Any], workers: tuple[int, bool]) -> None:
+def test_torchs_loader_draws_again_in_each_pass(wrap: Callable[..., Any], workers: tuple[int, bool]) -> None:
     """The two changed lines: the n-th read of a sample has the n-th draw, however many workers read."""
     count, persistent = workers
     with adapter_of(seed=5) as adapter:
@@ -164,7 +164,7 @@ def test_a_sample_that_is_read_twice_in_a_pass_is_drawn_twice() -> None:
 
 
 def test_the_epoch_of_a_read() -> None:
-    """That of the index, else that of the loader around it; such an index can be pickled and used as any other."""
+    """The epoch is that of the index, else of the loader around it; such an index pickles and works like any other."""
     index = EpochIndex(3, 7)
     copy = pickle.loads(pickle.dumps(index))
     assert (copy, copy.epoch, [0, 1, 2, "x"][copy]) == (3, 7, "x")

@@ -1,4 +1,4 @@
-"""Which paths a pattern selects, and how patterns are refused."""
+"""Patterns select paths, and bad patterns are refused."""
 
 from __future__ import annotations
 

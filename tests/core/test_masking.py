@@ -1,4 +1,4 @@
-"""What is masked in any text, and what is left alone."""
+"""Secrets in any text are masked, and other text is left alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_secret_is_masked_by_its_name_or_shape(text: str) -> None:
     ],
 )
 def test_plain_text_is_left_alone(text: str) -> None:
-    """Keys of samples, counts of tokens and talk about logins are no secrets."""
+    """Keys of samples, counts of tokens and talk about logins are not secrets."""
     assert mask_text(text) == text
 
 
@@ -76,8 +76,8 @@ def test_the_rest_of_the_text_stays() -> None:
     assert mask_text(f"Cookie: a={SECRET}; b=1\nHost: h") == "Cookie: ***\nHost: h"
 
 
-def test_a_remembered_secret_is_masked_wherever_it_stands() -> None:
-    """Those under a secret's name, typed as one, or in a URL; also as a URL would quote them."""
+def test_a_remembered_secret_is_masked_anywhere() -> None:
+    """Secrets under a secret's name, typed as one, or in a URL; also in the quoting of URLs."""
     remember_secrets(
         {
             "credentials": {"username": "planted user", "deep": ["planted/list"]},
@@ -87,8 +87,8 @@ def test_a_remembered_secret_is_masked_wherever_it_stands() -> None:
             "region": "plain-region",
         }
     )
-    told = "planted user, planted%20user, planted/list, planted-typed, planted/password, planted+sig, planted%2Bsig"
-    assert mask_text(f"<{told}>") == f"<{', '.join(['***'] * 7)}>"
+    listed = "planted user, planted%20user, planted/list, planted-typed, planted/password, planted+sig, planted%2Bsig"
+    assert mask_text(f"<{listed}>") == f"<{', '.join(['***'] * 7)}>"
     assert mask_text("plain-page of plain-region") == "plain-page of plain-region"
 
 
@@ -127,7 +127,7 @@ FORMS = st.sampled_from(
 
 @given(PIECES, FORMS, PIECES)
 def test_nothing_around_a_secret_uncovers_it(before: str, secret: str, after: str) -> None:
-    """Other names, half open quotation marks and parts of other forms are no way around the mask."""
+    """Other names, half open quotation marks and parts of other forms do not get around the mask."""
     assert SECRET not in mask_text(before + secret + after)
 
 
@@ -139,7 +139,7 @@ def test_what_is_looked_for_first_hides_nothing(text: str) -> None:
 
 
 def test_masking_takes_time_in_proportion_to_the_text() -> None:
-    """Long words, quotation marks without end and rows of names are no trap: a megabyte of each passes."""
+    """Long words, quotation marks without end and rows of names are not slow: a megabyte of each is masked in time."""
     for unit in (
         "a",
         "token",

@@ -1,4 +1,4 @@
-"""What memory a process has in use, and what it may use."""
+"""Memory that a process uses, and may use."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_resident_memory_is_in_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "what"])
-def test_resident_memory_that_is_not_told_is_absent(tmp_path: Path, text: str | None) -> None:
-    """Without `/proc`, or with something else there, there is no number."""
+def test_resident_memory_may_be_unknown(tmp_path: Path, text: str | None) -> None:
+    """Without `/proc`, or with something else there, the result is None."""
     assert resident_memory(place(tmp_path, {} if text is None else {"proc/self/statm": text})) is None
 
 

@@ -32,12 +32,12 @@ import os, sys
 from torch import distributed
 from streaming.core.ranks import rank_and_world
 from streaming.loader.sampler import StreamingSampler
-early, told = StreamingSampler(10, shuffle=False), StreamingSampler(10, shuffle=False, rank=0, world_size=1)
+early, given = StreamingSampler(10, shuffle=False), StreamingSampler(10, shuffle=False, rank=0, world_size=1)
 rank, file = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
 os.environ["WORLD_SIZE"] = "2"
 assert rank_and_world() == (rank, 2)
-assert list(told) == list(range(10))
+assert list(given) == list(range(10))
 assert list(StreamingSampler(10, shuffle=False)) == list(range(rank, 10, 2))
 try:
     list(early)
@@ -88,7 +88,7 @@ def test_what_cannot_be(rank: object, world: object) -> None:
 
 @pytest.mark.parametrize(("name", "other"), [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
 def test_half_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, other: str) -> None:
-    """One of the variables without the other is named, where no process group tells."""
+    """One of the variables without the other is named if there is no process group."""
     monkeypatch.setenv(name, "1")
     monkeypatch.delenv(other, raising=False)
     with pytest.raises(ConfigError, match=f"{name} is set and {other} is not"):
@@ -96,7 +96,7 @@ def test_half_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str, oth
 
 
 def run_ranks(script: str, file: Path) -> list[list[str]]:
-    """What two processes of a group print."""
+    """Return what two processes of a group print."""
     runs = [
         subprocess.Popen([sys.executable, "-c", script, str(rank), str(file)], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
@@ -105,23 +105,23 @@ def run_ranks(script: str, file: Path) -> list[list[str]]:
 
 
 def test_a_loader_that_was_made_before_the_process_group(tmp_path: Path) -> None:
-    """Found to be alone it refuses to give every rank everything; told so outright it does; half the environment, as
+    """Alone it refuses to give every rank everything; with an explicit rank it does; half the environment, as
     Lightning sets it, leaves it to the group."""
-    for rank, told in enumerate(run_ranks(LATER, tmp_path / "group")):
-        assert f"made as rank 0 of 1 and the process group says {rank} of 2" in "".join(told)
+    for rank, printed in enumerate(run_ranks(LATER, tmp_path / "group")):
+        assert f"made as rank 0 of 1 and the process group says {rank} of 2" in "".join(printed)
 
 
 def test_a_rank_that_alone_left_a_pass_is_named(tmp_path: Path) -> None:
-    """It would train on another epoch than the other; both are told, and go on with `set_epoch`."""
-    told = run_ranks(PEEK, tmp_path / "group")
-    assert told[0] == told[1] == [told[0][0], "0 20 5 8"]
-    assert "rank 1 has the last pass left at position=None where rank 0 has 8" in told[0][0]
+    """It would train on another epoch than the other; both get an error, and continue after `set_epoch`."""
+    printed = run_ranks(PEEK, tmp_path / "group")
+    assert printed[0] == printed[1] == [printed[0][0], "0 20 5 8"]
+    assert "rank 1 has the last pass left at position=None where rank 0 has 8" in printed[0][0]
 
 
 def test_ranks_that_do_not_agree_are_named(tmp_path) -> None:
     """Over a real process group both ranks get the same error: which rank differs in what, or who has whose number."""
     file = tmp_path / "group"
-    told = run_ranks(AGREE, file)
-    assert told[0] == told[1]
-    assert "rank 1 has seed=1 where rank 0 has 0" in told[0][0]
-    assert "the ranks of the 2 trainers are [0, 0]" in told[0][1]
+    printed = run_ranks(AGREE, file)
+    assert printed[0] == printed[1]
+    assert "rank 1 has seed=1 where rank 0 has 0" in printed[0][0]
+    assert "the ranks of the 2 trainers are [0, 0]" in printed[0][1]

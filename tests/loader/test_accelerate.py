@@ -29,7 +29,7 @@ def loader_of(
 
 
 def test_prepare_leaves_the_loader_and_saves_its_state(accelerator: Accelerator, tmp_path: Path) -> None:
-    """`prepare` gives back the same object, and `load_state` has it go on after the batch that was saved last."""
+    """`prepare` returns the same object, and `load_state` resumes it after the batch that was saved last."""
     loader = accelerator.prepare(loader_of(12, shuffle=True))
     assert type(loader) is StreamingDataLoader
     batches = iter(loader)
@@ -41,7 +41,7 @@ def test_prepare_leaves_the_loader_and_saves_its_state(accelerator: Accelerator,
 
 
 def test_the_last_batch_of_an_epoch_ends_the_accumulation(accelerator: Accelerator) -> None:
-    """Of six batches the fourth and the last take a step, in each epoch; between epochs no loader is being read."""
+    """The fourth and the last of six batches take a step, in each epoch; between epochs no loader is being read."""
     loader = accelerator.prepare(loader_of(12))
     for _ in range(2):
         ends = []

@@ -57,8 +57,8 @@ def test_lists_of_different_lengths_are_refused():
         StackCollate()([{"a": [1, 2]}, {"a": [1]}])
 
 
-def test_padding_fills_to_the_longest_and_tells_the_lengths():
-    """Values stay, the rest is the padding value of that key, lengths come beside."""
+def test_padding_fills_to_the_longest_and_adds_the_lengths():
+    """Values stay, the rest is the padding value of that key, lengths are added."""
     samples = [{"tokens": torch.arange(1, n + 1), "mask": torch.ones(n, dtype=torch.bool), "idx": n} for n in (2, 4)]
     batch = PadCollate({"tokens": -100})(samples)
     assert batch["tokens"].tolist() == [[1, 2, -100, -100], [1, 2, 3, 4]]

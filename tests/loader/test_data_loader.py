@@ -68,7 +68,7 @@ def test_workers_give_the_same_order_and_share_the_fetches(method: str, is_persi
     assert set(source.reads.values()) == {1}
 
 
-def test_each_epoch_has_an_order_of_its_own_and_set_epoch_gives_it_back() -> None:
+def test_each_epoch_has_its_own_order_and_set_epoch_restores_it() -> None:
     """Without `set_epoch` epochs follow each other; every sample comes once in each."""
     loader = loader_of(torch.arange(COUNT))
     epochs = [torch.cat(list(loader)).tolist() for _ in range(3)]
@@ -80,7 +80,7 @@ def test_each_epoch_has_an_order_of_its_own_and_set_epoch_gives_it_back() -> Non
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_state_counts_what_the_trainer_received(workers: int) -> None:
-    """However far workers are ahead: after the third batch the state goes on with the fourth, through JSON."""
+    """However far workers are ahead: after the third batch the state resumes with the fourth, through JSON."""
     data = torch.arange(COUNT)
     whole = [batch.tolist() for batch in loader_of(data)]
     options: dict[str, Any] = {"num_workers": workers, "prefetch_factor": 4} if workers else {}
@@ -111,7 +111,7 @@ def test_after_the_last_batch_the_state_is_the_next_epoch() -> None:
     assert sum(map(len, second)) == 10
 
 
-def test_a_state_goes_on_with_other_ranks_batches_and_workers() -> None:
+def test_a_state_resumes_with_other_ranks_batches_and_workers() -> None:
     """The global order continues where it was: 3 ranks of 4, then 2 of 5 with workers, then 1 of 7."""
     data = torch.arange(200)
     order = Shuffled(200).samples(0, 0, 200).tolist()
@@ -140,7 +140,7 @@ def test_ranks_get_equally_many_batches_of_one_size() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_pass_is_an_epoch_of_its_own_also_one_that_was_left(workers: int) -> None:
+def test_each_pass_is_a_new_epoch_also_one_that_was_left(workers: int) -> None:
     """Three passes of two batches are the beginnings of three epochs; the state is where the last one was left."""
     data = torch.arange(COUNT)
     options = {"num_workers": workers, "persistent_workers": workers > 0}
@@ -192,7 +192,7 @@ def test_ranks_that_cannot_be_compared_have_to_set_the_epoch() -> None:
 
 
 def test_a_pass_begins_with_its_first_batch() -> None:
-    """An iterator that nothing was asked of takes no epoch, which may still be set for it, as Lightning does."""
+    """An iterator that was not read takes no epoch, which may still be set for it, as Lightning does."""
     data = torch.arange(COUNT)
     whole = [batch.tolist() for batch in loader_of(data)]
     loader = loader_of(data)
@@ -216,7 +216,7 @@ def test_the_loaders_sampler_has_its_epoch_and_state() -> None:
 
 
 def test_of_two_iterations_the_newer_one_counts() -> None:
-    """An old one that goes on does not move the state."""
+    """An old iterator that continues does not move the state."""
     loader = loader_of(torch.arange(COUNT))
     old, new = iter(loader), iter(loader)
     next(old)
@@ -236,7 +236,7 @@ def test_two_iterations_of_one_loader_do_not_mix_their_samples() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_batch_that_failed_is_not_counted(workers: int) -> None:
-    """The state after an error is that before its batch; once the object is repaired, it goes on with that."""
+    """The state after an error is that before its batch; once the object is repaired, it resumes with that batch."""
     source = MemorySource("data", {f"{number}.npy": b"no array" for number in range(4)})
     with StreamingDatasetAdapter(source) as adapter:
         loader = loader_of(adapter, 2, num_workers=workers)
@@ -256,16 +256,16 @@ def test_state_of_another_run_is_refused() -> None:
         "n was 50 and is 49": loader_of(data[:49], seed=1),
         "max_tokens": loader_of(data, None, seed=1, batching=TokenBudgetBatching(lengths, 40)),
     }
-    for told, loader in others.items():
+    for message, loader in others.items():
         before = loader.state_dict()
-        with pytest.raises(StateError, match=told):
+        with pytest.raises(StateError, match=message):
             loader.load_state_dict(state)
         assert loader.state_dict() == before
 
 
 @pytest.mark.parametrize("batching", [None, TokenBudgetBatching([5] * 40, 20, window=8)])
 def test_weights_may_change_ahead_of_a_state_and_not_behind(batching: Any) -> None:
-    """A run goes on with other weights from a later position; what was given before stays what it was."""
+    """A run can resume with other weights from a later position; what came before does not change."""
 
     def loader(changes: Any = None) -> StreamingDataLoader:
         streams = {"a": torch.arange(20), "b": torch.arange(100, 120)}
@@ -299,7 +299,7 @@ def test_a_changed_index_is_refused() -> None:
 
 
 def test_batches_by_tokens() -> None:
-    """Each batch holds at most so many tokens, padded; each sample comes once; ranks get equally many; it resumes."""
+    """Batches are within the token budget, each sample comes once, ranks get the same number, and it resumes."""
     lengths = (torch.arange(COUNT) % 7 + 1).numpy()
     data = torch.arange(COUNT)
     loaders = [
@@ -349,6 +349,6 @@ def test_settings_that_cannot_be_used() -> None:
         ("batch_size=4 with TokenBudgetBatching", {"batching": TokenBudgetBatching(lengths, 4)}),
         ("too few for 9 ranks", {"rank": 0, "world_size": 9}),
     ]
-    for told, options in refused:
-        with pytest.raises(ConfigError, match=told):
+    for message, options in refused:
+        with pytest.raises(ConfigError, match=message):
             loader_of(data, **options)

@@ -40,7 +40,7 @@ def batches(count: int, fails_at: int | None = None) -> Iterator[Any]:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("ahead", [0, 1, 3, 10])
 def test_same_batches_in_the_same_order(device: str, ahead: int) -> None:
-    """Values, nesting and what is no tensor are kept; tensors are on the device."""
+    """Values, nesting and other leaves are kept; tensors are on the device."""
     found = list(to_device(batches(5), torch.device(device), ahead))
     assert [batch["x"].tolist() for batch in found] == [[number] * 3 for number in range(5)]
     assert [batch["name"] for batch in found] == [f"n{number}" for number in range(5)]
@@ -63,7 +63,7 @@ def test_objects_with_their_own_way_to_a_device() -> None:
 
 
 def test_settings_that_cannot_be_used() -> None:
-    """A negative number of batches, and a device that is not there, are refused by name."""
+    """A negative number of batches, and a missing device, are refused by name."""
     with pytest.raises(ConfigError, match="prefetch_to_device=-1"):
         to_device(batches(1), torch.device("cpu"), -1)
     if not torch.cuda.is_available():
@@ -73,7 +73,7 @@ def test_settings_that_cannot_be_used() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_state_counts_what_was_given_to_the_trainer(device: str) -> None:
-    """Batches copied ahead are not counted: a state taken after the second batch goes on with the third."""
+    """Batches copied ahead are not counted: a state saved after the second batch resumes with the third."""
     data: Any = [torch.tensor(number) for number in range(40)]
     loader = StreamingDataLoader(data, 4, shuffle=True, device=device, prefetch_to_device=3, rank=0, world_size=1)
     whole = [batch.tolist() for batch in StreamingDataLoader(data, 4, shuffle=True, rank=0, world_size=1)]

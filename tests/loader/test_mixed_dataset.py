@@ -35,7 +35,7 @@ class Plain(Dataset[Any]):
 
 
 class Listening(Plain):
-    """Writes down what it is asked and told."""
+    """Records its reads and announcements."""
 
     def __init__(self, first: int, many: int) -> None:
         super().__init__(first, many)
@@ -85,7 +85,7 @@ def values(batch: dict[str, Any]) -> torch.Tensor:
 
 
 def test_samples_are_numbered_over_the_data_sets() -> None:
-    """Those of the first, then those of the second; negative indices count from the end; beyond is refused."""
+    """Indices count through the first, then the second; negative ones count from the end; others are refused."""
     mixed = MixedDataset({"a": Plain(0, 3), "b": Plain(10, 2)})
     assert [mixed[at] for at in range(len(mixed))] == [0, 1, 2, 10, 11]
     assert mixed[-1] == 11
@@ -95,7 +95,7 @@ def test_samples_are_numbered_over_the_data_sets() -> None:
             mixed[index]
 
 
-def test_each_data_set_is_asked_once_for_a_batch() -> None:
+def test_each_data_set_is_read_once_for_a_batch() -> None:
     """With its part of the batch in order; the answers are put back in their places."""
     first, second = Listening(0, 5), Listening(10, 5)
     mixed = MixedDataset({"a": first, "b": second, "c": Plain(20, 2)})
@@ -116,7 +116,7 @@ def test_what_is_said_is_passed_on() -> None:
 
 
 def test_all_data_sets_are_closed_where_one_fails() -> None:
-    """The failure is told after the others were closed."""
+    """The failure is raised after the others were closed."""
 
     class Failing(Listening):
         def close(self) -> None:
@@ -129,7 +129,7 @@ def test_all_data_sets_are_closed_where_one_fails() -> None:
 
 
 def test_adapters_are_read_ahead_of(stores: Stores) -> None:
-    """What is announced is fetched before it is asked for, by each adapter its part; statistics are per stream."""
+    """Each adapter fetches its announced part before it is read; statistics are per stream."""
     mixed = MixedDataset(stores, {"web": 0.5, "code": 0.5}, seed=3)
     order = mixed.order.samples(0, 0, 24).tolist()
     mixed.announce(order, mixed)
@@ -159,7 +159,7 @@ def test_workers_read_through_the_adapters(stores: Stores, start_method: str) ->
 
 
 def test_a_pickled_one_has_the_same_order_and_fingerprint(stores: Stores) -> None:
-    """It opens its sources anew."""
+    """It opens its sources again."""
     mixed = MixedDataset(stores, temperature=2, seed=9)
     with pickle.loads(pickle.dumps(mixed)) as copy:
         assert copy.fingerprint == mixed.fingerprint

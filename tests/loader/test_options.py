@@ -19,7 +19,7 @@ DATA = torch.arange(COUNT)
 
 
 class Workers(Dataset[int]):
-    """Each sample is what tells the worker that read it."""
+    """Each sample identifies the worker that read it."""
 
     def __init__(self) -> None:
         self.mark = 0
@@ -62,7 +62,7 @@ def loader_of(data: Any = DATA, batch_size: int | None = 4, **options: Any) -> S
 
 
 def resumed(loader: StreamingDataLoader, **options: Any) -> list[Any]:
-    """The batches of a run that is cut after two of them and goes on in another loader."""
+    """The batches of a run that is cut after two of them and resumed in another loader."""
     head = list(islice(loader, 2))
     rest = loader_of(**options)
     rest.load_state_dict(loader.state_dict())
@@ -129,10 +129,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("told", "options"), REFUSED.values(), ids=REFUSED)
-def test_what_would_break_a_promise_is_refused_with_the_reason(told: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("message", "options"), REFUSED.values(), ids=REFUSED)
+def test_what_would_break_a_promise_is_refused_with_the_reason(message: str, options: dict[str, Any]) -> None:
     """At construction, before anything is read."""
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         loader_of(**options)
 
 

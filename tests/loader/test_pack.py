@@ -22,7 +22,7 @@ def sample(*tokens: int, **more: Any) -> dict[str, Any]:
 
 
 def test_samples_follow_each_other_in_a_row() -> None:
-    """Tokens, then padding; documents are numbered from 0, positions begin anew in each."""
+    """Tokens, then padding; documents are numbered from 0, positions start from 0 in each."""
     batch = PackCollate(6)([[sample(7, 8), sample(9, 10, 11)], [sample(1, 2, 3, 4, 5, 6)]])
     assert batch["input_ids"].tolist() == [[7, 8, 9, 10, 11, 0], [1, 2, 3, 4, 5, 6]]
     assert batch["document_ids"].tolist() == [[0, 0, 1, 1, 1, -1], [0] * 6]
@@ -31,7 +31,7 @@ def test_samples_follow_each_other_in_a_row() -> None:
 
 
 def test_each_key_is_padded_with_its_own_value() -> None:
-    """Labels of another type beside the tokens, as tensors or arrays; other entries are left out."""
+    """Labels of another type next to the tokens, as tensors or arrays; other entries are left out."""
     packs = [[sample(1, 2, labels=np.array([3.5, 4.5]), idx=8)]]
     batch = PackCollate(3, ("input_ids", "labels"), {"labels": -100})(packs)
     assert batch["input_ids"].tolist() == [[1, 2, 0]]
@@ -110,7 +110,7 @@ def test_keys_of_different_lengths_are_refused() -> None:
 
 
 def test_settings_that_cannot_be_used_are_refused() -> None:
-    """No tokens, no keys, or padding of a key that is not there."""
+    """No tokens, no keys, or padding of an unknown key."""
     with pytest.raises(ValueError, match="max_tokens=0"):
         PackCollate(0)
     with pytest.raises(ValueError, match="keys is empty"):

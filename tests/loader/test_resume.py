@@ -1,4 +1,4 @@
-"""A run that is cut anywhere, and goes on with other ranks, batches and workers, is the run that was not cut.
+"""A run that is cut anywhere, and resumed with other ranks, batches and workers, equals the run that was not cut.
 
 Each cut goes through 1, 2, 3 and 1 ranks, from one state to the next, and resumes a second time right after the first.
 The seed of the cuts stands in the first lines that pytest prints; `STREAMING_CUTS_SEED` gives it back.
@@ -93,7 +93,7 @@ class Uncut:
 
 
 def cut_run(kind: str, dataset: Any, chance: random.Random, most: int, **options: Any) -> dict[int, list[list[int]]]:
-    """What the trainers of a run received, by epoch, which was cut after at most so many steps of each set of ranks."""
+    """Return by epoch what the trainers received in a run cut after at most `most` steps of each world size."""
     found: dict[int, list[list[int]]] = {}
     state = ""
     for world in WORLDS:
@@ -135,7 +135,7 @@ def test_random_cuts(kind: str, part: int) -> None:
 
 
 def limited_run(kind: str, dataset: Any, chance: random.Random, **options: Any) -> dict[int, list[list[int]]]:
-    """What the trainers of a run received, by epoch, which leave their passes early and are cut in or after one."""
+    """Return by epoch what the trainers received that leave their passes early and are cut in or after one."""
     found: dict[int, list[list[int]]] = {}
     epoch, state = 0, ""
     for world in WORLDS:

@@ -1,4 +1,4 @@
-"""A job that is killed at any moment goes on from the state it saved last, and leaves nothing behind.
+"""A job that is killed at any moment resumes from the state it saved last, and leaves nothing behind.
 
 Jobs are forked from one process that has imported everything, so that fifty of them take seconds.
 """
@@ -34,7 +34,7 @@ folder, workers = Path(sys.argv[1]), int(sys.argv[2])
 
 def train():
     state = folder / "state.json"
-    with StreamingDatasetAdapter(str(folder / "data"), cache_size_gb=0.01) as adapter, open(3, "w") as told:
+    with StreamingDatasetAdapter(str(folder / "data"), cache_size_gb=0.01) as adapter, open(3, "w") as output:
         loader = StreamingDataLoader(
             adapter, 4, shuffle=True, seed=5, num_workers=workers, collate_fn=lambda batch: [s["idx"] for s in batch]
         )
@@ -43,7 +43,7 @@ def train():
         steps = 0
         while True:
             for batch in loader:
-                print(json.dumps(batch), file=told, flush=True)
+                print(json.dumps(batch), file=output, flush=True)
                 steps += 1
                 if steps % 3 == 0:
                     (folder / "state.new").write_text(json.dumps(loader.state_dict()))
@@ -67,7 +67,7 @@ class Nursery:
     def __init__(self, folder: Path, workers: int) -> None:
         self._read, write = os.pipe()
         os.set_inheritable(write, True)
-        self._told = b""
+        self._output = b""
         command = f"exec {sys.executable} -c '{NURSERY}' {folder} {workers} 3>&{write}"
         self._process = subprocess.Popen(
             ["bash", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=[write]
@@ -75,31 +75,31 @@ class Nursery:
         os.close(write)
 
     def run_and_kill(self, steps: int) -> list[list[int]]:
-        """What a job got until it was killed with all its processes, some time after so many steps."""
+        """Return what a job received until it was killed with all its processes, some time after `steps` steps."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         job = int(self._process.stdout.readline())
-        while self._told.count(b"\n") < steps:
-            self._told += os.read(self._read, 1 << 16)
+        while self._output.count(b"\n") < steps:
+            self._output += os.read(self._read, 1 << 16)
         pids = {job, *processes_of(job)}
         os.killpg(job, signal.SIGKILL)
         assert self._process.stdout.readline() == "over\n"
-        lines = self._all_told().splitlines()
+        lines = self._rest_of_output().splitlines()
         wait_until(lambda: not processes_of(job))
         wait_until(lambda: not left_by(pids))
         return [json.loads(line) for line in lines]
 
-    def _all_told(self) -> bytes:
-        """What is in the pipe; the nursery keeps its other end open."""
+    def _rest_of_output(self) -> bytes:
+        """Return the content of the pipe; the nursery keeps its other end open."""
         os.set_blocking(self._read, False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._told += os.read(self._read, 1 << 16)
+                self._output += os.read(self._read, 1 << 16)
         os.set_blocking(self._read, True)
-        told, self._told = self._told, b""
-        return told
+        output, self._output = self._output, b""
+        return output
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -118,7 +118,7 @@ def processes_of(session: int) -> list[int]:
 
 
 def left_by(pids: set[int]) -> list[str]:
-    """Names in shared memory that tell one of these processes, and named semaphores of whomever."""
+    """Return the names in shared memory of one of these processes, and all named semaphores."""
     names = os.listdir("/dev/shm")
     return [name for name in names if name.startswith("sem.") or any(f"_{pid}_" in name for pid in pids)]
 
@@ -141,7 +141,7 @@ def nursery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nursery]
 
 
 def expected(begin: int, count: int) -> list[list[int]]:
-    """Batches of a run that nobody killed."""
+    """Batches of a run that was not killed."""
     order = Shuffled(COUNT, 5)
     each = COUNT // BATCH
     return [
@@ -161,14 +161,14 @@ def saved(folder: Path) -> int:
 
 @pytest.mark.parametrize("part", range(5))
 def test_killed_at_random_moments(part: int, nursery: Nursery, tmp_path: Path) -> None:
-    """Five jobs, fifty in all, each go on from the state that the one before saved last; nothing of them is left."""
+    """Five jobs, fifty in all, each resume from the state that the one before saved last; nothing is left behind."""
     chance = random.Random(f"{os.environ['STREAMING_CUTS_SEED']} killed {part}")
     for _ in range(5):
         begin = saved(tmp_path)
         found = nursery.run_and_kill(chance.randint(1, 60))
         assert found == expected(begin, len(found))
         after = saved(tmp_path)
-        assert after <= begin + len(found) + 1  # the last step may have been saved and not told whole
+        assert after <= begin + len(found) + 1  # the last step may have been saved and not printed completely
         assert (after - begin) % SAVES_EVERY == 0
     files = {path.name for path in tmp_path.iterdir()} - {"state.new"}  # the trainer's own, killed while writing it
     assert files <= {"data", "state.json"}

@@ -18,18 +18,18 @@ from streaming.prefetch.announce_window import HORIZON
 
 
 class Listener:
-    """A data set that takes down what it is told is coming."""
+    """A data set that records what is announced to it."""
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.told: list[int] = []
+        self.heard: list[int] = []
         self.forgotten = 0
 
     def __len__(self) -> int:
         return self.n
 
     def announce(self, indices: list[int], order: object) -> None:
-        self.told.extend(indices)
+        self.heard.extend(indices)
 
     def forget(self, order: object) -> None:
         self.forgotten += 1
@@ -41,7 +41,7 @@ def ranks(n: int, world: int, **options: Any) -> list[StreamingSampler]:
 
 @given(st.integers(1, 300), st.integers(1, 8), st.booleans(), st.booleans(), st.integers(0, 400))
 def test_ranks_make_the_order_together(n: int, world: int, drop_last: bool, shuffle: bool, begin: int) -> None:
-    """Interleaved they yield the order from a position on; all are equally long, by dropping or by beginning anew."""
+    """Interleaved they yield the order from a position on; all have the same length, by dropping or by repeating."""
     if n < world:
         return
     position = min(begin, n)
@@ -71,24 +71,24 @@ def test_what_comes_is_announced_over_the_end_of_the_epoch() -> None:
     iterator = iter(sampler)
     first = [next(iterator)]
     order = Shuffled(100)
-    assert data.told == [*order.samples(0, 0, 100), *order.samples(1, 0, 100)]
-    assert [*first, *iterator] == data.told[:100]
+    assert data.heard == [*order.samples(0, 0, 100), *order.samples(1, 0, 100)]
+    assert [*first, *iterator] == data.heard[:100]
     before = data.forgotten
-    assert list(sampler) == data.told[100:200]
+    assert list(sampler) == data.heard[100:200]
     assert data.forgotten == before
-    assert len(data.told) == 300
+    assert len(data.heard) == 300
 
 
 def test_the_horizon_bounds_what_is_announced() -> None:
-    """Of a billion samples some thousands are announced, at least half the horizon ahead of what is drawn."""
+    """A few thousand of a billion samples are announced, at least half the horizon ahead of what is drawn."""
     data = Listener(10**9)
     drawn = list(islice(StreamingSampler(data, rank=3, world_size=8), 3000))
-    assert data.told[:3000] == drawn
-    assert HORIZON // 2 <= len(data.told) - 3000 <= HORIZON
+    assert data.heard[:3000] == drawn
+    assert HORIZON // 2 <= len(data.heard) - 3000 <= HORIZON
 
 
 def test_leaving_in_the_middle_forgets_what_was_announced() -> None:
-    """The next epoch follows, unless another is asked for; the state is the place that was left."""
+    """The next epoch follows, unless another is set; the state is the position that was left."""
     data = Listener(50)
     sampler = StreamingSampler(data, rank=0, world_size=1)
     for epoch, taken in enumerate((1, 49)):
@@ -103,7 +103,7 @@ def test_leaving_in_the_middle_forgets_what_was_announced() -> None:
 
 
 def test_set_epoch_and_state() -> None:
-    """An epoch is drawn again by its number; a state goes on behind what was drawn, for other ranks too."""
+    """An epoch is drawn again by its number; a state resumes after what was drawn, for other ranks too."""
     sampler = StreamingSampler(60, seed=5, rank=0, world_size=1)
     sampler.set_epoch(4)
     whole = list(sampler)

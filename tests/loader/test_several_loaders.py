@@ -51,25 +51,25 @@ KINDS: dict[str, Callable[[StreamingDatasetAdapter, int], Any]] = {
 def run_of(loader: Any) -> Iterator[Any]:
     """An epoch, one that is left, one from `set_epoch`: each batch, with the state and the counts after it."""
 
-    def told(batch: Any) -> Any:
+    def noted(batch: Any) -> Any:
         state = loader.state_dict() if isinstance(loader, StreamingDataLoader) else None
         return batch, state, loader.stalls.steps, loader.stalls.samples
 
     for batch in loader:
-        yield told(batch)
+        yield noted(batch)
     for number, batch in enumerate(loader):
-        yield told(batch)
+        yield noted(batch)
         if number == 2:
             break
     if isinstance(loader, StreamingDataLoader):
         loader.set_epoch(6)
     for batch in loader:
-        yield told(batch)
+        yield noted(batch)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_interleaved_loaders_give_what_they_give_alone(workers: int) -> None:
-    """Samples, order, draws, states and counts, whatever the turns in which they are asked."""
+    """Samples, order, draws, states and counts do not depend on the turns in which they are read."""
     alone = {}
     for name, make in KINDS.items():
         with adapter_of() as adapter:
@@ -89,7 +89,7 @@ def test_interleaved_loaders_give_what_they_give_alone(workers: int) -> None:
 
 
 def test_waits_go_to_the_loader_that_waited() -> None:
-    """The account of one that has not been asked stays empty, and a wait is in one account alone."""
+    """The account of an unread loader stays empty, and a wait is in only one account."""
     with adapter_of() as adapter:
         first, second = streaming(adapter, 0), streaming(adapter, 0)
         batches = iter(first)

@@ -18,7 +18,7 @@ def progress(**changes: Any) -> LoaderState:
 
 
 def at(epoch: int, position: int, **changes: Any) -> LoaderState:
-    """A run whose pass under way has come to this place."""
+    """A run whose current pass is at this position."""
     run = progress(**changes)
     run.set_epoch(epoch)
     run.advance(run.begin(), position)
@@ -55,7 +55,7 @@ def loaded(epoch: int, position: int, then: int | None = None) -> LoaderState:
     return run
 
 
-def told(run: LoaderState, epoch: int) -> LoaderState:
+def set_to(run: LoaderState, epoch: int) -> LoaderState:
     run.set_epoch(epoch)
     return run
 
@@ -68,14 +68,14 @@ def told(run: LoaderState, epoch: int) -> LoaderState:
         (at(3, 40), (3, 40), (4, 0)),
         (at(3, 0), (3, 0), (4, 0)),
         (loaded(3, 40), (3, 40), (3, 40)),
-        (told(at(3, 40), 3), (3, 0), (3, 0)),
-        (told(at(3, 40), 7), (7, 0), (7, 0)),
-        (told(ended(3), 3), (3, 0), (3, 0)),
-        (told(progress(), 5), (5, 0), (5, 0)),
+        (set_to(at(3, 40), 3), (3, 0), (3, 0)),
+        (set_to(at(3, 40), 7), (7, 0), (7, 0)),
+        (set_to(ended(3), 3), (3, 0), (3, 0)),
+        (set_to(progress(), 5), (5, 0), (5, 0)),
         (loaded(3, 40, then=3), (3, 40), (3, 40)),
-        (told(loaded(3, 40, then=3), 3), (3, 40), (3, 40)),
+        (set_to(loaded(3, 40, then=3), 3), (3, 40), (3, 40)),
         (loaded(3, 40, then=5), (5, 0), (5, 0)),
-        (told(loaded(3, 40, then=5), 3), (3, 0), (3, 0)),
+        (set_to(loaded(3, 40, then=5), 3), (3, 0), (3, 0)),
     ],
     ids=[
         "new",
@@ -94,7 +94,7 @@ def told(run: LoaderState, epoch: int) -> LoaderState:
     ],
 )
 def test_where_a_pass_begins(run: LoaderState, state: tuple[int, int], start: tuple[int, int]) -> None:
-    """The table of `LoaderState`: each pass is an epoch of its own, and the state is the place where a run was left."""
+    """The table of `LoaderState`: each pass is a new epoch, and the state is the position where a run was left."""
     assert (run.epoch, run.position) == state
     assert begin(run) == start
     assert (run.epoch, run.position) == start
@@ -109,7 +109,7 @@ def test_a_loaded_state_counts_for_one_pass() -> None:
     assert begin(run) == (4, 0)
 
 
-def test_a_pass_that_goes_on_after_set_epoch_counts_on() -> None:
+def test_a_pass_that_continues_after_set_epoch_still_counts() -> None:
     """The state follows the pass under way; what was set for the next one holds, unless it is the epoch under way."""
     for epoch, following in ((3, (4, 0)), (9, (9, 0))):
         run = progress()
@@ -125,7 +125,7 @@ def test_a_pass_that_goes_on_after_set_epoch_counts_on() -> None:
 
 
 def test_of_two_passes_the_newer_one_counts() -> None:
-    """Neither an older one that goes on or ends, nor one from before a state was loaded, moves the state."""
+    """Neither an older pass that continues or ends, nor one from before a state was loaded, moves the state."""
     run = progress()
     old, new = run.begin(), run.begin()
     run.advance(new, 5)
@@ -139,8 +139,8 @@ def test_of_two_passes_the_newer_one_counts() -> None:
 
 
 def test_going_back_behind_a_loaded_state_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    """A trainer that counts epochs from 0 after a resume would repeat them without a word; going on is no loss."""
-    loaded(3, 40, then=4), loaded(3, 40, then=3), told(at(3, 40), 0)
+    """A trainer that counts epochs from 0 after a resume would repeat them silently; continuing loses nothing."""
+    loaded(3, 40, then=4), loaded(3, 40, then=3), set_to(at(3, 40), 0)
     assert caplog.records == []
     loaded(3, 40, then=0)
     assert "state_dropped loaded_epoch=3 loaded_position=40 epoch=0" in caplog.text
@@ -156,7 +156,7 @@ def test_an_epoch_is_a_number_from_0_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"version": VERSION + 1}, "version"),
         ({"version": None}, "version"),
@@ -173,11 +173,11 @@ def test_an_epoch_is_a_number_from_0_up() -> None:
         ({"position": None}, "damaged"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], told: str) -> None:
+def test_what_does_not_fit_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     """The error says what differs, and nothing is changed."""
     run = at(1, 10)
     before = run.state_dict()
-    with pytest.raises(StateError, match=told):
+    with pytest.raises(StateError, match=message):
         run.load_state_dict({**before, **changes})
     assert run.state_dict() == before
 

@@ -81,7 +81,7 @@ def test_a_pack_is_within_its_budget(lengths: list[int], method: str, max_tokens
 @settings(deadline=None)
 @given(LENGTHS, KINDS, st.data())
 def test_reading_in_parts_changes_nothing(lengths: list[int], kind: str, data: st.DataObject) -> None:
-    """However the units are cut, by whom, in whatever order, counted before or not."""
+    """For any slices of the units, in any order, counted before or not."""
     order = Shuffled(len(lengths), 3)
     units = whole(batching(kind, lengths, 100).plan(order), 2)
     cuts = data.draw(st.lists(st.integers(0, len(units)), max_size=6))
@@ -110,7 +110,7 @@ def test_a_window_holds_its_part_of_the_order(kind: str, order: Order) -> None:
 
 
 def test_units_come_in_a_random_order() -> None:
-    """Long batches do not follow each other, and each window and epoch has a turn of its own."""
+    """Long batches do not follow each other, and each window and epoch has its own shuffle."""
     lengths = np.arange(4096) % 500 + 1
     plan = TokenBudgetBatching(lengths, 2000, window=2048).plan(Sequential(4096))
     longest = [[max(lengths[sample] for sample in unit) for unit in whole(plan, epoch)] for epoch in (0, 1)]
@@ -186,7 +186,7 @@ def test_a_mixture_is_grouped_like_any_order() -> None:
 
 
 def test_lengths_come_from_a_file_too(tmp_path: Path) -> None:
-    """A `.npy` file gives what the array gives, in any integer type; the settings do not tell them apart."""
+    """A `.npy` file gives what the array gives, in any integer type; their settings are equal."""
     lengths = np.arange(1, 101)
     np.save(tmp_path / "lengths.npy", lengths.astype(np.uint16))
     plans = [
@@ -218,7 +218,7 @@ def test_settings_tell_plans_apart() -> None:
 
 
 def test_an_epoch_without_positions_has_no_units() -> None:
-    """Nothing to group is no error, and no padding."""
+    """An empty epoch is valid and has no padding."""
     plan = SequencePacking(np.zeros(0, np.int64), 8).plan(Shuffled(0))
     assert (plan.num_groups(0), plan.read(0, 0, 0), plan.padding(0)) == (0, [], 0)
 
@@ -263,7 +263,7 @@ def test_lengths_that_cannot_be_used_are_refused(kind: Any, lengths: Any, option
         kind(lengths, 8, **options)
 
 
-def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_array_is_refused(tmp_path: Path) -> None:
     """Neither text nor a pickle is read."""
     (tmp_path / "lengths.npy").write_text("1 2 3")
     with pytest.raises(ConfigError, match=r"lengths\.npy cannot be read"):

@@ -85,7 +85,7 @@ def test_repeats_come_exactly(streams: list[tuple[int, float]], seed: int) -> No
     assert_strict(mixture, run_of(mixture, 3 * mixture.epoch_size))
 
 
-def test_half_a_pass_at_the_end_of_an_epoch_goes_on_in_the_next() -> None:
+def test_half_a_pass_at_the_end_of_an_epoch_continues_in_the_next() -> None:
     """2.5 passes an epoch are five over two epochs, and each sample comes 2 or 3 times in each."""
     mixture = Mixture({"code": 10}, repeats={"code": 2.5})
     came = [np.bincount(mixture.samples(epoch, 0, 25), minlength=10) for epoch in range(2)]
@@ -106,7 +106,7 @@ def test_large_passes_are_permutations_too() -> None:
 def test_reading_in_parts_changes_nothing(
     sizes: list[int], weights: list[float], seed: int, cuts: list[int], shuffle: bool
 ) -> None:
-    """However the epochs are cut, whoever asks, in whatever order."""
+    """For any slices of the epochs, in any order."""
 
     def made() -> Mixture:
         changes = {1500: named(weights[::-1][: len(sizes)])}
@@ -136,14 +136,14 @@ def test_shares_are_kept_within_one(weights: list[int], number: int) -> None:
 
 
 def test_tiny_shares_get_their_places() -> None:
-    """Many streams of a few samples beside a huge one: each sample once an epoch."""
+    """Many streams of a few samples next to a huge one: each sample once per epoch."""
     sizes = {"web": 2_000_000, **{f"tiny{at}": at % 7 + 1 for at in range(50)}}
     mixture = Mixture(sizes)
     assert np.array_equal(np.sort(mixture.samples(3, 0, mixture.epoch_size)), np.arange(mixture.epoch_size))
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_the_counts_of_the_run_are_told(shuffle: bool) -> None:
+def test_the_counts_of_the_run_are_known(shuffle: bool) -> None:
     """At any position `counts` is what was delivered, near the shares, also after a change of weights."""
     changes: dict[int, dict[str, float]] = {5000: {"a": 1, "b": 0}, 9000: {"a": 0.1, "b": 0.9}}
     mixture = Mixture(
@@ -200,8 +200,8 @@ def test_a_stream_without_weight_never_comes() -> None:
 
 def test_another_stream_does_not_change_the_order_within_a_stream() -> None:
     """A stream's passes depend on its name, its size and the seed alone."""
-    alone, beside = Mixture({"a": 2000}), Mixture({"z": 77, "a": 2000}, {"a": 0.9, "z": 0.1})
-    streams, inside = beside.stream_of(run_of(beside, 5000))
+    alone, mixed = Mixture({"a": 2000}), Mixture({"z": 77, "a": 2000}, {"a": 0.9, "z": 0.1})
+    streams, inside = mixed.stream_of(run_of(mixed, 5000))
     ours = inside[streams == 1]
     assert np.array_equal(run_of(alone, len(ours)), ours)
 
@@ -234,7 +234,7 @@ def test_settings_are_short_and_tell_mixtures_apart() -> None:
 
 
 def test_it_is_an_order_and_can_be_copied() -> None:
-    """It has what `Shuffled` has, and a pickled one goes on as the first."""
+    """It has what `Shuffled` has, and a pickled copy continues like the original."""
     mixture = Mixture({"a": 30, "b": 70}, {"a": 1, "b": 1})
     assert {name for name in dir(Shuffled(1)) if name[0] != "_"} <= set(dir(mixture))
     assert (mixture.epoch_size, mixture.num_samples) == (100, 100)

@@ -114,7 +114,7 @@ def test_keys_out_of_range_are_refused() -> None:
 
 
 def test_numbers_out_of_range_are_refused() -> None:
-    """Positions and samples below 0, of n or more, or that are no integers; an empty order has none."""
+    """Positions and samples below 0, of n or more, or that are not integers; an empty order has none."""
     order = Permutation(5)
     for numbers in (np.array([0, 5]), np.array([-1]), np.array([0.5]), np.array(["0"])):
         with pytest.raises(IndexError, match="n - 1 = 4"):

@@ -118,12 +118,12 @@ def test_commands_print_by_one_function() -> None:
     """Which escapes; what else is printed is JSON, an object's bytes, or the demo's own words."""
     found = [
         f"{path.name}: {line.strip()}"
-        for path in sorted(COMMANDS.glob("*.py"))
+        for path in sorted(COMMANDS.rglob("*.py"))
         for line in path.read_text().splitlines()
-        if re.search(r"typer\.echo\(|click\.echo\(|\bprint\(", line) and path.name != "show.py"
+        if re.search(r"typer\.echo\(|click\.echo\(|\bprint\(", line) and path.name != "printing.py"
     ]
-    assert [line for line in found if "_console()" not in line and "console.print(_frame" not in line] == [
-        "demo.py: typer.echo(_summary(result), err=as_json)"
+    assert [line for line in found if "open_console()" not in line and "console.print(_frame" not in line] == [
+        "command.py: typer.echo(_summary(result), err=as_json)"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The demo that runs until it is stopped, and what it tells of itself meanwhile."""
+"""The demo that runs until it is stopped, and its metrics meanwhile."""
 
 from __future__ import annotations
 

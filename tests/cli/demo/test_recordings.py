@@ -73,7 +73,7 @@ def test_damaged_recording_is_named(small: Path, tmp_path: Path, change: str, ki
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"recordings": []}', '{"recordings": [{"file": "x"}]}'])
 def test_bad_manifest_is_refused(tmp_path: Path, text: str) -> None:
-    """A manifest that is no JSON, or lists nothing usable, is a configuration error that names it."""
+    """A manifest that is not JSON, or lists nothing usable, is a configuration error that names it."""
     (tmp_path / "MANIFEST.json").write_text(text)
     with pytest.raises(ConfigError, match=r"MANIFEST\.json"):
         unpack(tmp_path, tmp_path)

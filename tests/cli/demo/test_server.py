@@ -20,7 +20,7 @@ def _get(url: str, headers: dict[str, str] | None = None) -> tuple[int, bytes, d
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder to serve, with a secret beside it."""
+    """A folder to serve, with a secret next to it."""
     (tmp_path / "secret").write_text("secret")
     folder = tmp_path / "root"
     (folder / "events").mkdir(parents=True)
