@@ -3,17 +3,17 @@
 #
 #   make demo    environment, install, and a small model trained on recordings that are streamed over HTTP
 #   make test    environment, install, the servers that tests need, the tests
-#   make check   everything that must hold before a change lands: lint, deploy/, types, the tests with their coverage
-#   make fuzz    ten minutes of nearly valid bytes for all parsers together; FUZZ_SECONDS=60 chooses the time
-#   make demo DEMO=--kill-primary    the same, and the server dies half-way: a mirror takes over
-#   make clean   remove the environment and what tools left behind
+#   make check   all checks before a change lands: lint, deploy/, types, the tests with coverage
+#   make fuzz    damaged input for every parser, for ten minutes or FUZZ_SECONDS=60
+#   make demo DEMO=--kill-primary    the same, and the server dies halfway: a mirror takes over
+#   make clean   remove the environment and the files of tools
 #
-# PYTHON=python3.12 chooses the interpreter, JOBS=4 the processes that test, OPTIONS='-k cache' what else pytest gets.
+# PYTHON=python3.12 chooses the interpreter, JOBS=4 the number of test processes, OPTIONS='-k cache' adds pytest options.
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
-# Where Debian puts nginx, which is not on the path of every user.
+# Debian installs nginx here, which is not on the PATH of every user.
 export PATH := $(PATH):/usr/sbin
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -30,7 +30,7 @@ test: $(VENV)/.dev services
 
 check: lint lint-deploy types coverage
 
-# Hypothesis keeps no examples here: each run tries others. A failure names its parser, its seed and a file with the input.
+# Hypothesis keeps no examples: each run tries others. A failure names its parser, its seed and a file with the input.
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.security.fuzz $(or $(FUZZ_SECONDS),600)
 
@@ -38,14 +38,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# deploy/ by the tools of those who read it: Docker, Prometheus, Alertmanager, Kubernetes.
+# deploy/ with the tools of Docker, Prometheus, Alertmanager and Kubernetes.
 lint-deploy: $(VENV)/.dev services
 	PATH="$(abspath $(BIN)):$$PATH" deploy/lint.sh
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# The import graph and the language go first: they take seconds, and what they find would only be found later otherwise.
+# The import graph and the language go first: they take seconds.
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/test_import_graph.py tests/test_language.py
 	@rm -f .coverage .coverage.*
@@ -60,17 +60,17 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
-	@echo "installing into $(VENV); torch is large, so the first time takes minutes"
+	@echo "installing into $(VENV); torch is large, so the first run takes minutes"
 	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
-	@echo "installing into $(VENV); torch is large, so the first time takes minutes"
+	@echo "installing into $(VENV); torch is large, so the first run takes minutes"
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.core
 
-# Servers for the tests, by apt and pip where they are missing; the tests start and stop them themselves. Where one cannot
-# be installed the tests run without it, and their last lines say so.
+# Install missing servers for the tests with apt and pip; the tests start and stop them. If one cannot be installed, its
+# tests are left out, and the last lines of the run say so.
 services: $(VENV)/.made
 	@tests/services/install.sh $(VENV)/services
 

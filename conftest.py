@@ -1,5 +1,4 @@
-"""What holds for all tests: those whose server is not installed are left out, and the last lines say so; one seed;
-SIGINT as in a terminal; forks that coverage does not stop."""
+"""Hooks for all tests: leave out and report tests without their server; set one seed; enable SIGINT; measure forks."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ import pytest
 pytest_plugins = ["tests.time_limit"]
 
 INSTALLED = Path(sys.prefix) / "services"
-"""Where `make services` puts servers that are Python packages."""
+"""Folder in which `make services` installs servers that are Python packages."""
 
 
 def _has(*commands: str) -> bool:
@@ -42,11 +41,11 @@ NEEDED: dict[str, tuple[str, Callable[[], bool]]] = {
     "promtool": ("rules of alerts with promtool", lambda: _has("promtool")),
     "pushgateway": ("metrics pushed to a gateway", lambda: _has("prometheus-pushgateway", "curl")),
 }
-"""By fixture: what is tested with it, and whether it can be started here."""
+"""For each fixture, the tests that need it and a function that says whether its server is installed."""
 
 
 MEASURED = Path(__file__).parent / "tests" / "measured"
-"""What processes import that coverage measures: this one here, those that tests start by themselves."""
+"""Folder of the hook for coverage that this process runs here, and that processes started by tests import."""
 
 if "COVERAGE_PROCESS_CONFIG" in os.environ and str(MEASURED) not in os.environ.get("PYTHONPATH", ""):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MEASURED), os.environ.get("PYTHONPATH")]))
@@ -54,16 +53,16 @@ if "COVERAGE_PROCESS_CONFIG" in os.environ and str(MEASURED) not in os.environ.g
 
 
 def _missing() -> dict[str, str]:
-    return {fixture: what for fixture, (what, is_there) in NEEDED.items() if not is_there()}
+    return {fixture: what for fixture, (what, is_installed) in NEEDED.items() if not is_installed()}
 
 
 def pytest_configure() -> None:
-    """Draw the seed of tests that cut runs at random places; the processes of xdist inherit it."""
+    """Choose the seed of tests that interrupt runs at random places; the workers of xdist inherit it."""
     os.environ.setdefault("STREAMING_CUTS_SEED", str(random.SystemRandom().randrange(2**32)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what asks for a server that is not there."""
+    """Leave out tests that need a missing server."""
     missing = _missing()
     left_out = [item for item in items if missing.keys() & set(getattr(item, "fixturenames", ()))]
     if left_out:
@@ -73,10 +72,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> Iterator[None]:
-    """Let SIGINT interrupt this process and the processes that it starts, also where the tests run in the background.
+    """Let SIGINT interrupt this process and the processes that it starts, also when the tests run in the background.
 
     A shell starts a background job with SIGINT ignored, and every process below inherits that. The process that only
-    hands tests out to those of xdist goes on ignoring it.
+    distributes tests to the workers of xdist still ignores it.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -85,9 +84,9 @@ def interruptible() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say with which seed runs were cut, what was not run, and why."""
+    """Print the seed of the interrupted runs, and which tests were not run and why."""
     terminalreporter.write_line(f"STREAMING_CUTS_SEED={os.environ['STREAMING_CUTS_SEED']}")
     for what in _missing().values():
         terminalreporter.write_sep("=", f"NOT RUN: the tests of {what}", yellow=True)
     if _missing():
-        terminalreporter.write_line("`make services` installs the servers where it may: it needs apt, root, and PyPI.")
+        terminalreporter.write_line("`make services` installs the servers: it needs apt, root, and PyPI.")

@@ -1,9 +1,9 @@
-"""What share of the time is the accelerator used, by the rule of MLPerf Storage: time needed / time taken?
+"""What is the accelerator utilization, as MLPerf Storage defines it (time needed / time taken)?
 
-Two workloads with simulated steps, over a source with 30 ms latency and a cache that holds half of the samples:
-ResNet-50 (400 raw objects of 115 kB in each 0.224 s step) and latents (8 of 2.6 MB in each 0.25 s step). The second
-epoch counts.
-Beside it a plain torch DataLoader with two workers, whose data set reads one object at a time from the same source.
+Two workloads with simulated steps, over a source with 30 ms latency, and a cache for half of the samples: ResNet-50
+(400 raw objects of 115 kB in each 0.224 s step) and latents (8 of 2.6 MB in each 0.25 s step). The second epoch is
+measured. The comparison is a plain torch DataLoader with two workers, whose data set reads one object at a time from
+the same source.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ FRACTION = 0.5
 
 @dataclass(frozen=True)
 class Workload:
-    """Objects of a size in bytes, so many to a batch, the seconds of a step, and the steps of an epoch.
+    """Size of the objects in bytes, objects per batch, seconds per step, and steps per epoch.
 
-    The data sets are as small as they may be for the window of the cache, 1.5 % of it, to hold the misses of a batch.
+    The data sets are as small as possible: the read-ahead window, 1.5 % of the cache, must hold the misses of a batch.
     """
 
     nbytes: int
@@ -43,7 +43,7 @@ WORKLOADS = {"resnet50": Workload(115_000, 400, 0.224, 133), "latents": Workload
 
 
 class Plain(Dataset[torch.Tensor]):
-    """Reads one object after the other, as a data set over a store does without a loader of its own."""
+    """A data set that reads one object at a time, as without a streaming loader."""
 
     def __init__(self, count: int, work: Workload) -> None:
         self._count = count
@@ -62,13 +62,13 @@ class Plain(Dataset[torch.Tensor]):
 
 
 def plain(work: Workload, samples: int, seed: int) -> Steps:
-    """A few steps with torch alone."""
+    """Take a few steps with a plain torch DataLoader."""
     loader = DataLoader(Plain(samples, work), work.batch, sampler=Epochs(samples, seed), num_workers=PLAIN_WORKERS)
     return take_steps(loader, work.step_s, PLAIN_STEPS)
 
 
 def streamed(work: Workload, samples: int, most: int, workers: int, seed: int) -> tuple[Steps, float]:
-    """Steps of the second epoch, and the hit rate."""
+    """Return the steps of the second epoch, and the hit rate."""
     source, _ = distant(samples, work.nbytes, LATENCY_S)
     budget = FRACTION * samples * (work.nbytes + 1_000)
     with StreamingDatasetAdapter(source, cache_size_gb=budget / 1e9) as adapter:
@@ -84,7 +84,7 @@ def streamed(work: Workload, samples: int, most: int, workers: int, seed: int) -
 
 
 def stack(samples: list[dict[str, Any]]) -> torch.Tensor:
-    """The raw objects of a batch, uint8 [batch, bytes]."""
+    """Stack the raw objects of a batch, uint8 [batch, bytes]."""
     batch = np.empty((len(samples), len(samples[0]["data"])), np.uint8)
     for row, sample in zip(batch, samples, strict=True):
         row[:] = np.frombuffer(sample["data"], np.uint8)
@@ -94,12 +94,12 @@ def stack(samples: list[dict[str, Any]]) -> torch.Tensor:
 def main() -> None:
     """Run everything and print a table and one line of JSON."""
     parser = report.options(__doc__, repeats=3)
-    parser.add_argument("--steps", type=int, default=100, help="of the second epoch that count")
+    parser.add_argument("--steps", type=int, default=100, help="steps of the second epoch to measure")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[list[object]] = [["workload", "use", "least", "plain DataLoader", "hit rate"]]
+    rows: list[list[object]] = [["workload", "utilization", "min", "plain DataLoader", "hit rate"]]
     figures: dict[str, Any] = {"latency_s": LATENCY_S, "fraction": FRACTION}
     for name in arguments.workloads:
         work = WORKLOADS[name]
@@ -115,7 +115,7 @@ def main() -> None:
         figures[f"{name}_use"] = report.spread(uses)
         figures[f"{name}_plain_use"] = report.spread(plains)
         figures[f"{name}_hit_rate"] = report.spread(hits)
-    report.table("Share of the time that the steps need", rows)
+    report.table("Accelerator utilization", rows)
     report.emit("accelerator_use", figures, seed=arguments.seed)
 
 

@@ -1,10 +1,10 @@
-"""How near does the adapter come to a bare loop over the same client library?
+"""How fast is the adapter vs. a bare loop over the same client library?
 
 Objects of 100 kB in servers of S3, GCS, the Hub and HTTP on this machine, 64 reads in flight, in shuffled order. The
-bare loop has 64 tasks over the client library itself, no batch barrier and nothing that survives a failure; the
-adapter is made from its configuration, with all of that. Both decode with the same codec and stack batches of 64. Half
-of the objects are read before the clock starts, so that the adapter writes into cache memory that was used before.
-Server and reader share the processor: the rates compare the two, and say little of a cloud.
+bare loop has 64 tasks on the client library, no batch barrier and no resilience; the adapter has its default
+configuration. Both decode with the same codec and stack batches of 64. Half of the objects are read before the clock
+starts, so that the adapter writes into cache memory that was used before. Server and reader share the processor: the
+rates compare the two, and say little about a real cloud.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from streaming.adapter import StreamingDatasetAdapter
 
 BUCKET = "bench"
-CACHE_GB = 0.04  # full before the clock starts; by `lru`, as no object is read twice
+CACHE_GB = 0.04  # full before the clock starts; `lru`, because no object is read twice
 KEYS = {"aws_access_key_id": "testkey", "aws_secret_access_key": "testsecret"}
 OBSTORE_OPTIONS = {"allow_http": True}
 Read = Callable[[str], Awaitable[Any]]
@@ -52,7 +52,7 @@ class Engine:
 
     Attributes:
         source: the configuration for the adapter.
-        opened: opens a client, and gives what reads an object by it.
+        opened: opens a client and yields a function that reads an object with it.
         cpu: seconds per 1,000 objects of each run so far, by contender.
     """
 
@@ -61,7 +61,7 @@ class Engine:
     cpu: dict[str, list[float]] = field(default_factory=lambda: {"bare": [], "adapter": []})
 
     def run_bare(self, names: list[str]) -> float:
-        """Objects per second of the bare loop."""
+        """Return the objects per second of the bare loop."""
 
         async def run() -> tuple[float, float]:
             async with self.opened() as read:
@@ -70,7 +70,7 @@ class Engine:
         return self._noted("bare", *uvloop.run(run()))
 
     def run_adapter(self, seed: int) -> float:
-        """Objects per second of adapter, look-ahead and DataLoader; the index is built before."""
+        """Return the objects per second of adapter, look-ahead and DataLoader, without building the index."""
         options = {"concurrency": IN_FLIGHT, "cache_size_gb": CACHE_GB, "policy": "lru"}
         with StreamingDatasetAdapter(self.source, **options) as adapter:
             order = RandomSampler(adapter, generator=torch.Generator().manual_seed(seed))
@@ -87,7 +87,7 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def by_obstore(make: Callable[[], Any]) -> AsyncIterator[Read]:
-    """Reads by a store of obstore."""
+    """Yield a function that reads with a store of obstore."""
     store = make()
 
     async def read(name: str) -> Any:
@@ -98,7 +98,7 @@ async def by_obstore(make: Callable[[], Any]) -> AsyncIterator[Read]:
 
 @contextlib.asynccontextmanager
 async def by_aioboto3(url: str) -> AsyncIterator[Read]:
-    """Reads by a client of aioboto3."""
+    """Yield a function that reads with a client of aioboto3."""
     async with s3_client(url) as client:
 
         async def read(name: str) -> bytes:
@@ -111,8 +111,8 @@ async def by_aioboto3(url: str) -> AsyncIterator[Read]:
 
 @contextlib.asynccontextmanager
 async def by_gcsfs(url: str) -> AsyncIterator[Read]:
-    """Reads by a file system of gcsfs."""
-    import gcsfs  # after the variable that it looks at once is set
+    """Yield a function that reads with a file system of gcsfs."""
+    import gcsfs  # reads a variable once at import, so that must be set before
 
     files = gcsfs.GCSFileSystem(endpoint_url=url, token="anon", asynchronous=True, skip_instance_cache=True)
     session = await files._set_session()
@@ -126,7 +126,7 @@ async def by_gcsfs(url: str) -> AsyncIterator[Read]:
 
 @contextlib.asynccontextmanager
 async def by_aiohttp(url: str) -> AsyncIterator[Read]:
-    """Reads by a session of aiohttp."""
+    """Yield a function that reads with a session of aiohttp."""
     connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
 
@@ -139,19 +139,19 @@ async def by_aiohttp(url: str) -> AsyncIterator[Read]:
 
 
 def s3_client(url: str) -> Any:
-    """A client of aioboto3, to be opened by `async with`."""
+    """Return a client of aioboto3, to be opened by `async with`."""
     return aioboto3.Session(**KEYS).client("s3", endpoint_url=url, region_name="us-east-1", config=s3_config())
 
 
 def s3_config() -> Config:
-    """One request for each object, where newer versions would read it in pieces to check it: so is the faster way."""
+    """Configure one request per object; newer versions would read it in checked parts, which is slower."""
     checks = {"request_checksum_calculation", "response_checksum_validation"} & set(Config.OPTION_DEFAULTS)
     settings: dict[str, Any] = dict.fromkeys(checks, "when_required")
     return Config(max_pool_connections=IN_FLIGHT, s3={"addressing_style": "path"}, **settings)
 
 
 def s3_store(url: str) -> obstore.store.S3Store:
-    """A store of obstore over the bucket."""
+    """Return a store of obstore over the bucket."""
     return obstore.store.S3Store(
         BUCKET,
         endpoint=url,
@@ -164,7 +164,7 @@ def s3_store(url: str) -> obstore.store.S3Store:
 
 
 def s3_source(url: str, engine: str) -> dict[str, Any]:
-    """The configuration of a source over the bucket."""
+    """Return the configuration of a source over the bucket."""
     options = {"endpoint_url": url, "region": "us-east-1"}
     root = {"name": "data", "type": "s3", "path": f"s3://{BUCKET}", "engine": engine}
     return {**root, "credentials": KEYS, "storage_options": options}
@@ -172,7 +172,7 @@ def s3_source(url: str, engine: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def served(script: str, folder: Path, **environment: str) -> Iterator[str]:
-    """Run a server of `tests/services` at free ports; gives its URL, and ends it."""
+    """Run a server of `tests/services` on free ports and yield its URL."""
     try:
         command = ["bash", str(SERVICES / script), str(folder), str(free_ports())]
         started = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
@@ -182,7 +182,7 @@ def served(script: str, folder: Path, **environment: str) -> Iterator[str]:
 
 
 def free_ports() -> int:
-    """A port that is free together with the next one, which some servers need too."""
+    """Return a free port whose next port is free too, as some servers need both."""
     while True:
         with socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", 0))
@@ -235,7 +235,7 @@ def gcs(folder: Path, objects: Path, names: list[str], venvs: Path) -> Iterator[
 
 @contextlib.contextmanager
 def hub(folder: Path, objects: Path, names: list[str], venvs: Path) -> Iterator[dict[str, Engine]]:
-    """A stand-in of the Hub: nginx gives the files."""
+    """A stand-in for the Hub: nginx serves the files."""
     data = folder / "repos" / "org"
     data.mkdir(parents=True)
     (data / "data").symlink_to(objects)
@@ -268,16 +268,16 @@ CLOUDS = {"s3": s3, "gcs": gcs, "hub": hub, "http": http}
 
 
 def place(names: list[str], put: Callable[[str], Any]) -> None:
-    """Put all objects, some at once."""
+    """Put all objects, several at a time."""
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(put, names))
 
 
 def measure(engine: Engine, names: list[str], repeats: int, seed: int) -> dict[str, Any]:
-    """The figures of one engine."""
+    """Measure one engine and return its figures."""
     shuffled = random.Random(seed).sample(names, len(names))
     runs = {"bare": lambda: engine.run_bare(shuffled), "adapter": lambda: engine.run_adapter(seed)}
-    for run in runs.values():  # imports and first connections are no part of the question
+    for run in runs.values():  # imports and first connections are not measured
         run()
     engine.cpu = {name: [] for name in runs}
     rates = report.interleaved(repeats, runs)
@@ -289,7 +289,7 @@ def measure(engine: Engine, names: list[str], repeats: int, seed: int) -> dict[s
 
 
 def show(figures: dict[str, dict[str, Any]]) -> None:
-    """The table for people."""
+    """Print the table."""
     rows: list[list[object]] = [["engine", "ratio", "min", "max", "bare/s", "adapter/s", "bare cpu", "adapter cpu"]]
     for name, of_engine in figures.items():
         ratio, rates, cpu = of_engine.values()
@@ -301,17 +301,17 @@ def show(figures: dict[str, dict[str, Any]]) -> None:
             cpu["adapter"]["median"],
         ]
         rows.append([name, *cells])
-    report.table("adapter over bare loop; CPU in seconds per 1,000 objects", rows)
+    report.table("adapter vs. bare loop; CPU in seconds per 1,000 objects", rows)
 
 
 def main() -> None:
     """Run everything and print a table and one line of JSON."""
     parser = report.options(__doc__, repeats=7)
-    parser.add_argument("--objects", type=int, default=2048, help="a run (default 2048)")
+    parser.add_argument("--objects", type=int, default=2048, help="objects per run (default 2048)")
     parser.add_argument("--clouds", nargs="*", default=list(CLOUDS), choices=list(CLOUDS), help="default: all")
-    parser.add_argument("--venvs", type=Path, help="folder of the servers' own environments (default: made anew)")
+    parser.add_argument("--venvs", type=Path, help="folder of the servers' own environments (default: create them)")
     arguments = parser.parse_args()
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # or gcsfs asks by gRPC, 60 s for a bucket
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # otherwise gcsfs uses gRPC, 60 s for a bucket
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)

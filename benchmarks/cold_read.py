@@ -1,7 +1,7 @@
-"""What does a cold read cost beside a bare loop of read and decode?
+"""How fast is a cold read vs. a bare loop of read and decode?
 
-Local `.pt` files of 20 kB and 2.6 MB, read once each: the adapter with look-ahead against `open().read()` and
-`torch.load`. Then the same objects behind 5 ms of latency, at fixed look-ahead depths: the rate against
+Local `.pt` files of 20 kB and 2.6 MB, read once each: the adapter with look-ahead vs. `open().read()` and
+`torch.load`. Then the same objects behind 5 ms of latency, at fixed look-ahead depths: the rate vs.
 min(depth / latency, own rate without latency).
 """
 
@@ -26,13 +26,13 @@ LATENCY_S = 0.005
 
 
 def write_samples(root: Path, shape: tuple[int, ...], count: int) -> None:
-    """`count` latents of this shape, as a precomputing trainer writes them."""
+    """Write `count` latents of this shape, like a precomputing trainer."""
     for i in range(count):
         torch.save({"latents": torch.randn(shape)}, root / f"{i:05d}.pt")
 
 
 def bare_loop(root: Path) -> float:
-    """Samples per second of read and torch.load, one after the other."""
+    """Return the samples per second of read and torch.load, one after the other."""
     paths = sorted(root.iterdir())
     started = time.perf_counter()
     for path in paths:
@@ -43,7 +43,7 @@ def bare_loop(root: Path) -> float:
 
 
 def streamed(source: object, **options: object) -> float:
-    """Samples per second of an adapter with look-ahead, from the first sample to the last."""
+    """Return the samples per second of an adapter with look-ahead, from the first sample to the last."""
     with StreamingDatasetAdapter(source, **options) as adapter:  # type: ignore[arg-type]
         count = len(adapter)
         started = time.perf_counter()
@@ -55,7 +55,7 @@ def streamed(source: object, **options: object) -> float:
 
 
 def streamed_again(source: object) -> float:
-    """The same with a cache whose memory was used before, as in a run that has gone on for a while."""
+    """Return the same with a cache whose memory was used before, as later in a run."""
     with StreamingDatasetAdapter(source) as adapter:
         count = len(adapter)
         for index in adapter.look_ahead(range(count)):
@@ -69,12 +69,12 @@ def streamed_again(source: object) -> float:
 
 
 def delayed(root: Path, latency_s: float, depth: int) -> float:
-    """Samples per second behind a latency, at a fixed look-ahead."""
+    """Return the samples per second behind a latency, at a fixed look-ahead."""
     return streamed(behind_latency(root, latency_s), prefetch_ahead=depth)
 
 
 def behind_latency(root: Path, latency_s: float) -> LatencySource:
-    """The files of `root` in memory, each read delayed."""
+    """Return a source with the files of `root` in memory, each read delayed."""
     memory = MemorySource(DataSourceConfig("memory", "memory", "memory://bench"))
     for path in root.iterdir():
         memory.put(path.name, path.read_bytes())

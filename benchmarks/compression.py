@@ -1,8 +1,8 @@
-"""Does the cache store samples as small as `zstd -3` makes them one by one, and waste no time where that is nothing?
+"""Does the cache store samples as small as `zstd -3` does, and waste no time on data that does not shrink?
 
-Token ids, masks and text are compared with zstd over their bare bytes, which no reader could make a sample of; JSON and
-the recordings with zstd over their text. "npy" is zstd over an array as a .npy file, header and all. Random floats show
-what the trials cost: processor time of `encode` with and without compression, beside that of the trials alone.
+Token ids, masks and text are compared with zstd over their bare bytes, which a reader could not decode; JSON and the
+recordings with zstd over their text. "npy" is zstd over a complete .npy file. Random floats show the cost of the
+trials: CPU time of `encode` with and without compression, vs. that of the trials only.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import zstandard
 from streaming.cache import SmartLRUCache
 
 RECORDINGS = Path(__file__).parent.parent / "examples" / "data" / "recordings"
-Case = tuple[Any, bytes]  # a sample, and the bytes that zstd alone is given
+Case = tuple[Any, bytes]  # a sample, and the bytes for zstd
 
 
 def token_ids(dtype: type, count: int, seed: int) -> Iterator[Case]:
-    """Sequences of 256 to 4,096 ids, Zipf over 50,000."""
+    """Generate sequences of 256 to 4,096 ids, Zipf over 50,000."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         ids = rng.zipf(1.2, 40_000)
@@ -36,7 +36,7 @@ def token_ids(dtype: type, count: int, seed: int) -> Iterator[Case]:
 
 
 def mlm_masks(count: int, seed: int) -> Iterator[Case]:
-    """15 % of 4,096 places, at random."""
+    """Generate masks of 15 % of 4,096 places, at random."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         mask = rng.random(4096) < 0.15
@@ -44,7 +44,7 @@ def mlm_masks(count: int, seed: int) -> Iterator[Case]:
 
 
 def segment_masks(count: int, seed: int) -> Iterator[Case]:
-    """Images of 256 x 256 with 24 to 64 overlapping rectangles, as labels 0 to 9."""
+    """Generate images of 256 x 256 with 24 to 64 overlapping rectangles, as labels 0 to 9."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         mask = np.zeros((256, 256), np.uint8)
@@ -54,13 +54,13 @@ def segment_masks(count: int, seed: int) -> Iterator[Case]:
 
 
 def texts() -> Iterator[Case]:
-    """The chapters of Python's own manual."""
+    """Yield the chapters of Python's manual."""
     for text in pydoc_data.topics.topics.values():
         yield {"text": text}, text.encode()
 
 
 def records(count: int, seed: int) -> Iterator[Case]:
-    """Nested JSON of some 20 kB, half of it numbers."""
+    """Generate nested JSON of some 20 kB, half of it numbers."""
     choose = random.Random(seed)
     for number in range(count):
         events = [
@@ -72,7 +72,7 @@ def records(count: int, seed: int) -> Iterator[Case]:
 
 
 def recordings(folder: Path) -> Iterator[Case]:
-    """Browser sessions as they were recorded."""
+    """Yield recorded browser sessions."""
     for path in sorted(folder.glob("*.json.zst")):
         text = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
         yield json.loads(text), text
@@ -88,7 +88,7 @@ def as_npy(sample: Any, raw: bytes) -> bytes:
 
 
 def measure(cases: Iterator[Case]) -> dict[str, float]:
-    """Bytes in, bytes that zstd and the cache make of them, and the ratios."""
+    """Return the size of the samples, their size with zstd and in the cache, and the ratios."""
     cache = SmartLRUCache(max_size_bytes=1_000_000)
     zstd = zstandard.ZstdCompressor(level=3)
     raw_bytes = zstd_bytes = npy_bytes = stored = count = 0
@@ -110,7 +110,7 @@ def measure(cases: Iterator[Case]) -> dict[str, float]:
 
 
 def random_floats(repeats: int, seed: int) -> dict[str, Any]:
-    """Processor time per encoding of 1.3 MB that does not shrink, in its 200 first encodings, beside its trials."""
+    """Measure the CPU time of the first 200 encodings of 1.3 MB that does not shrink, vs. the trials only."""
     array = np.random.default_rng(seed).standard_normal(320_000).astype(np.float32)
     entry = SmartLRUCache(max_size_bytes=10_000_000).encode({"x": array})
     assert entry is not None
@@ -146,7 +146,7 @@ def cpu_time(function: Callable[[], Any]) -> float:
 def main() -> None:
     """Run every kind, print a table and one line of JSON."""
     parser = report.options(__doc__)
-    parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="a directory of *.json.zst")
+    parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="a folder of *.json.zst")
     arguments = parser.parse_args()
     seed = arguments.seed
     figures: dict[str, Any] = {
@@ -161,9 +161,9 @@ def main() -> None:
     rows: list[list[Any]] = [["kind", "samples", "bytes each", "ratio", "of zstd -3 bare", "of zstd -3 .npy"]]
     rows += [[name, *map(float, figure.values())] for name, figure in figures.items()]
     figures["random_floats"] = floats = random_floats(arguments.repeats, seed)
-    report.table("Stored size beside zstd -3 sample by sample (above 1: smaller than that)", rows)
+    report.table("Stored size vs. zstd -3 per sample (above 1: smaller than zstd)", rows)
     extra = floats["extra_over_trials"]["median"]
-    print(f"random floats: ratio {floats['compression_ratio']:.3f}, processor time {extra:.2f} of the trials'")
+    print(f"random floats: ratio {floats['compression_ratio']:.3f}, CPU time {extra:.2f}x that of the trials")
     report.emit("compression", figures, seed=seed)
 
 

@@ -1,9 +1,8 @@
-"""How long does a training loop pause when its source dies, or falls silent, and how fast does it go on?
+"""How long does a training loop pause when its source dies or hangs, and how fast does it continue?
 
-One epoch of raw objects of 20 kB in batches of 64. The primary is a TCP relay in front of nginx, which refuses
-everything from half of the epoch on, or says nothing any more on any connection; the mirror is nginx itself. The rate
-of the last quarter is set beside that of an adapter that has the mirror alone. Each epoch starts cold, in a process of
-its own.
+One epoch of raw objects of 20 kB in batches of 64. The primary is a TCP relay in front of nginx. Halfway
+through the epoch it refuses all connections, or hangs on all of them; the mirror is nginx itself. The rate of the last
+quarter is compared with that of an adapter that has only the mirror. Each epoch starts cold, in its own process.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Epoch(NamedTuple):
 
 
 def epoch(url: str, fault: str) -> Epoch:
-    """An epoch over a relay to the URL with a mirror there, or over the URL alone if there is no fault."""
+    """Run an epoch over a relay to the URL with a mirror, or over the URL only if there is no fault."""
     if not fault:
         return _epoch(StreamingDatasetAdapter(servers.at(url)), None)
     with Relay(url) as relay:
@@ -67,7 +66,7 @@ def _epoch(adapter: StreamingDatasetAdapter, break_it: object) -> Epoch:
 
 def main() -> None:
     parser = report.options(__doc__, repeats=3)
-    parser.add_argument("--objects", type=int, default=24_576, help="of an epoch (default 24576)")
+    parser.add_argument("--objects", type=int, default=24_576, help="objects per epoch (default 24576)")
     arguments = parser.parse_args()
     found: dict[str, list[Epoch]] = {"killed": [], "silent": [], "": []}
     with servers.nginx(arguments.objects, NBYTES, arguments.seed) as url:
@@ -78,7 +77,7 @@ def main() -> None:
         report.interleaved(arguments.repeats, {fault: partial(run, fault) for fault in found})
     alone = [each.rate_after for each in found[""]]
     figures: dict[str, object] = {"objects": arguments.objects}
-    rows: list[list[object]] = [["", "longest pause s", "worst", "before", "objects/s after", "of mirror alone"]]
+    rows: list[list[object]] = [["", "longest pause s", "worst", "before", "objects/s after", "vs. mirror only"]]
     for fault, epochs in found.items():
         name = f"primary {fault}" if fault else "mirror alone"
         pause = report.spread([each.pause_s for each in epochs])
@@ -92,7 +91,7 @@ def main() -> None:
             "of_mirror_alone": share,
         }
         rows.append([name, pause["median"], pause["max"], before["median"], after["median"], share["median"]])
-    report.table(f"{arguments.objects} objects of {NBYTES} bytes, the primary breaks half-way", rows)
+    report.table(f"{arguments.objects} objects of {NBYTES} bytes, the primary fails halfway", rows)
     report.emit("failover", figures, seed=arguments.seed)
 
 

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def npy_bytes(seed: int) -> bytes:
-    """One `.npy` object of 20 kB."""
+    """Return one `.npy` object of 20 kB."""
     import io
 
     import numpy as np

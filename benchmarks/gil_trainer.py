@@ -1,9 +1,9 @@
-"""Does a trainer whose Python holds the interpreter's lock (GIL) get its samples as fast as one that is idle?
+"""Does a trainer that holds the interpreter lock (GIL) get its samples as fast as an idle one?
 
-Each step asks for a batch over HTTP from nginx on loopback, every object for the first time, and then spends 50 ms: in
-pure Python (a counted loop, calibrated once), or asleep, which leaves the lock to everybody. torch's DataLoader without
-workers, over `look_ahead`; the owner is a thread or a process. `alone` are the same steps of pure Python without any
-data: what the machine itself allows. The first steps of each run, while the reads ahead fill up, are not counted.
+Each step reads a batch over HTTP from nginx on loopback, every object for the first time, and then takes 50 ms: in pure
+Python (a counted loop, calibrated once), or asleep, which releases the lock. torch's DataLoader without workers, over
+`look_ahead`; the owner is a thread or a process. `alone` is the same loop of pure Python without data, the limit of the
+machine. The first steps of each run, in which the read-ahead fills up, are not counted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ WARM_STEPS = 5
 
 
 def count_to(number: int) -> None:
-    """Hold the lock, as Python does."""
+    """Hold the lock with a loop of pure Python."""
     for _ in range(number):
         pass
 
 
 def calibrated(seconds: float) -> int:
-    """How far `count_to` comes in that time, when nothing disturbs it."""
+    """Return how far `count_to` counts in that time on an idle machine."""
     number = 1_000_000
     times = []
     for _ in range(60):
@@ -41,7 +41,7 @@ def calibrated(seconds: float) -> int:
 
 
 def rate_of(url: str, batch: int, owner: str, step: Callable[[], None]) -> dict[str, float]:
-    """Samples per second, and the share of the time that the trainer waited for them."""
+    """Return the samples per second, and the share of time that the trainer waited."""
     waited, counted, started = 0.0, 0, 0.0
     with StreamingDatasetAdapter(at(url), owner=owner, cache_size_gb=0.5) as adapter:
         sampler = adapter.look_ahead(range(len(adapter)))
@@ -58,7 +58,7 @@ def rate_of(url: str, batch: int, owner: str, step: Callable[[], None]) -> dict[
 
 
 def rate_alone(steps: int, batch: int, step: Callable[[], None]) -> dict[str, float]:
-    """The rate of a trainer that need not ask for its samples."""
+    """Return the rate of a trainer that reads no samples."""
     started = time.perf_counter()
     for _ in range(steps):
         step()
@@ -87,7 +87,7 @@ def main() -> None:
         runs["alone"] = partial(rate_alone, arguments.steps, batch, busy)
         measured = report.interleaved(arguments.repeats, runs)  # type: ignore[assignment]
     rates = {name: [run["rate"] for run in found] for name, found in measured.items()}
-    rows: list[list[object]] = [["owner, trainer", "samples/s", "least", "most", "share of time waited"]]
+    rows: list[list[object]] = [["owner, trainer", "samples/s", "min", "max", "stall share"]]
     figures: dict[str, Any] = {"batch": batch, "object_bytes": arguments.bytes, "step_ms": arguments.step_ms}
     for name, found in measured.items():
         waited = report.median([run["waited"] for run in found])
@@ -96,7 +96,7 @@ def main() -> None:
     for owner in ("process", "thread"):
         figures[f"{owner}_busy_over_idle"] = report.ratio(rates[f"{owner}_busy"], rates[f"{owner}_idle"])
         figures[f"{owner}_busy_over_alone"] = report.ratio(rates[f"{owner}_busy"], rates["alone"])
-    report.table("A trainer that holds the lock, and an idle one", rows)
+    report.table("A trainer that holds the lock vs. an idle one", rows)
     for owner in ("process", "thread"):
         print(owner, "busy / idle", figures[f"{owner}_busy_over_idle"])
     report.emit("gil_trainer", figures, seed=arguments.seed)

@@ -1,8 +1,8 @@
-"""What does a RAM hit cost beside the fastest decoder that also gives the reader a copy of its own?
+"""How fast is a cache hit in RAM vs. the fastest decoder that also returns a separate copy?
 
-2.6 MB dicts are timed until every byte was read once, call by call, against a copy of the same tensors; samples of
-20 kB (one tensor, eight tensors, token ids, nested JSON) in short bursts against everything that could decode them.
-Where the cache stores a kind compressed, the others decompress too. "json_floats" is JSON that compresses best as text.
+2.6 MB dicts are timed until every byte was read once, call by call, vs. a copy of the same tensors; samples of 20 kB
+(one tensor, eight tensors, token ids, nested JSON) in short bursts vs. everything that can decode them. If the cache
+stores a kind compressed, the others decompress too. "json_floats" is JSON that compresses best as text.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import zstandard
 from streaming.cache import SmartLRUCache
 from streaming.core.miss import MISS
 
-BURST_S = 50e-6  # of calls of one contender before the next has its turn
-TURNS = 300  # of each contender per round, 20 kB
+BURST_S = 50e-6  # calls of one contender before the next one
+TURNS = 300  # calls of each contender per round, 20 kB
 CALLS = 400  # the same, 2.6 MB, one by one
 
 
@@ -34,13 +34,13 @@ def latents(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 
 def token_ids(count: int, seed: int) -> dict[str, torch.Tensor]:
-    """Token ids of a Zipf distribution over 50,000, as text has."""
+    """Generate token ids with a Zipf distribution over 50,000, like text."""
     ids = np.random.default_rng(seed).zipf(1.2, 8 * count)
     return {"input_ids": torch.from_numpy(ids[ids < 50_000][:count].astype(np.int64))}
 
 
 def nested_json(seed: int) -> dict[str, Any]:
-    """Events as a recorder writes them: about 20 kB of text."""
+    """Generate events like a recorder: about 20 kB of text."""
     choose = random.Random(seed)
 
     def event() -> dict[str, Any]:
@@ -51,7 +51,7 @@ def nested_json(seed: int) -> dict[str, Any]:
 
 
 def json_floats(seed: int) -> dict[str, Any]:
-    """Rounded coordinates."""
+    """Generate rounded coordinates."""
     choose = random.Random(seed)
     return {"points": [[round(choose.random(), 3), round(choose.random(), 3)] for _ in range(1400)]}
 
@@ -62,7 +62,7 @@ def read_all(sample: dict[str, torch.Tensor]) -> None:
 
 
 def decoders(sample: Any, wrap: Callable[[bytes], Callable[[], bytes]]) -> dict[str, Callable[[], Any]]:
-    """What could give this sample back, each from its own bytes."""
+    """Return functions that restore this sample, each from its own bytes."""
     if not isinstance(next(iter(sample.values())), torch.Tensor):
         text = wrap(json.dumps(sample, separators=(",", ":")).encode())
         pickled = wrap(pickle.dumps(sample, 5))
@@ -92,9 +92,9 @@ def zipped(data: bytes) -> Callable[[], bytes]:
 
 
 def in_turns(contenders: dict[str, Callable[[], Any]], turns: int, burst_s: float) -> dict[str, list[float]]:
-    """Seconds per call of each contender in each of its turns, a burst of calls each, one contender after the other.
+    """Return the seconds per call of each contender in each of its turns; contenders alternate in short bursts.
 
-    Turns are short and many so that what interrupts them hits few, and the median of them none.
+    With many short turns, an interruption affects few of them, and not their median.
     """
     calls = {}
     for name, function in contenders.items():
@@ -115,12 +115,12 @@ def in_turns(contenders: dict[str, Callable[[], Any]], turns: int, burst_s: floa
 
 
 def medians_of(rounds: list[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Per contender the median of each round."""
+    """Return the median of each round per contender."""
     return {name: [report.median(spent[name]) for spent in rounds] for name in rounds[0]}
 
 
 def small(name: str, sample: Any, repeats: int) -> dict[str, Any]:
-    """One 20 kB case: microseconds of each contender, and the ratio to the best of the others."""
+    """Measure one 20 kB case: microseconds of each contender, and the ratio vs. the best of the others."""
     cache = SmartLRUCache(max_size_bytes=10_000_000)
     cache.put_nowait("k", sample)
     is_zipped = cache.get_metrics().total_bytes_saved > 0
@@ -144,7 +144,7 @@ def small(name: str, sample: Any, repeats: int) -> dict[str, Any]:
 
 
 def large(sample: dict[str, torch.Tensor], repeats: int) -> dict[str, Any]:
-    """2.6 MB, call by call: medians, ratio to the fastest own copy, and how long the tails are."""
+    """Measure 2.6 MB, call by call: medians, ratio vs. the fastest copy, and tail latencies."""
     cache = SmartLRUCache(max_size_bytes=20_000_000)
     cache.put_nowait("k", sample)
     is_zipped = cache.get_metrics().total_bytes_saved > 0
@@ -156,7 +156,7 @@ def large(sample: dict[str, torch.Tensor], repeats: int) -> dict[str, Any]:
     }
     if is_zipped:
         contenders["zstd"] = lambda: {"x": torch.frombuffer(bytearray(raw()), dtype=dtype).view(shape)}
-    # The yardstick again under another name: what two equal things differ by here.
+    # The reference under another name, which shows the noise of the measurement.
     contenders["clone again"] = contenders["clone"]
     reading = {key: lambda f=f: read_all(f()) for key, f in contenders.items()}
     rounds = [in_turns(reading, CALLS, 0.0) for _ in range(repeats)]
@@ -189,15 +189,15 @@ def main() -> None:
     figures = {f"20kB_{name}": small(name, sample, arguments.repeats) for name, sample in cases.items()}
     figures["2.6MB_latents"] = large(latents((16, 16, 64, 40)), arguments.repeats)
     figures["2.6MB_token_ids"] = large(token_ids(327_680, arguments.seed), max(1, arguments.repeats // 3))
-    rows: list[list[Any]] = [["sample", "hit us", "hits/s", "best other", "us", "speed ratio", "least", "most"]]
+    rows: list[list[Any]] = [["sample", "hit us", "hits/s", "best other", "us", "speed ratio", "min", "max"]]
     for name, case in figures.items():
         ratio = case["speed_over_best"]
         best = case["best_other"]
         rows.append([name, case["us"]["hit"], round(case["hits_per_s"]), best, case["us"][best], *ratio.values()])
-    report.table("RAM hits beside the best decoder that makes an own copy", rows)
+    report.table("Cache hits in RAM vs. the best decoder that returns a separate copy", rows)
     for name in ("20kB_json", "20kB_json_floats"):
-        print(name, "over json.loads", f"{figures[name]['speed_over_json_loads']['median']:.2f}")
-    print("2.6 MB p99/median over memcpy's", f"{figures['2.6MB_latents']['tail_over_memcpy_tail']['median']:.2f}")
+        print(name, "vs. json.loads", f"{figures[name]['speed_over_json_loads']['median']:.2f}")
+    print("2.6 MB p99/median vs. memcpy's", f"{figures['2.6MB_latents']['tail_over_memcpy_tail']['median']:.2f}")
     report.emit("hit", figures, seed=arguments.seed)
 
 

@@ -1,8 +1,8 @@
-"""Does the cache hit as often as its size allows, and as predicted, from the second epoch on?
+"""Is the hit rate from the second epoch on as high as the cache size allows, and as predicted?
 
 Objects of 20 kB that do not compress behind a real nginx, a fresh shuffle in each epoch, read through
-StreamingDataLoader without workers, and with four that persist or not. A cache that holds the fraction c of the samples
-can hit c of the reads at most. The requests are counted where they leave for the server.
+StreamingDataLoader without workers, and with four that persist or not. A cache for the fraction c of the
+samples can hit at most c of the reads. Requests to the server are counted in the source.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODES = {"0": (0, False), "4": (4, False), "4_persistent": (4, True)}
 
 
 def write_arrays(www: Path, count: int, nbytes: int, seed: int) -> None:
-    """`count` different arrays below `www`, and `index.json`, which lists them with their sizes."""
+    """Write `count` different arrays below `www`, and `index.json` with their sizes."""
     rng = np.random.default_rng(seed)
     listing = []
     for number in range(count):
@@ -38,13 +38,13 @@ def write_arrays(www: Path, count: int, nbytes: int, seed: int) -> None:
 
 
 def source_at(url: str) -> Counted:
-    """The objects at a URL, with their requests counted."""
+    """Return a source of the objects at a URL that counts requests."""
     options = {"index": "index.json"}
     return Counted(create_data_source({"name": "data", "type": "http", "path": url, "storage_options": options}))
 
 
 def entry_bytes(url: str) -> float:
-    """What a sample takes of the cache's budget, its bookkeeping included."""
+    """Return the bytes of the budget for a sample, including bookkeeping."""
     with StreamingDatasetAdapter(source_at(url), cache_size_gb=0.1) as adapter:
         for index in range(16):
             adapter[index]
@@ -55,7 +55,7 @@ def entry_bytes(url: str) -> float:
 def epochs_of(
     url: str, budget: float, policy: str, mode: tuple[int, bool], epochs: int, seed: int
 ) -> list[dict[str, Any]]:
-    """The numbers of the cache after each epoch, counted from its beginning, and the `requests` it made."""
+    """Return the statistics of each epoch, with its `requests`."""
     workers, persistent = mode
     source = source_at(url)
     found = []

@@ -1,7 +1,7 @@
-"""How near does the adapter come to a bare client loop over loopback HTTP?
+"""How fast is the adapter vs. a bare client loop over loopback HTTP?
 
 Objects of 100 kB behind a real nginx, 64 in flight. The bare loops (obstore and aiohttp, no batch barrier) read every
-object once, decode it with the same codec, and stack batches of 64 the same way; the better one is the yardstick.
+object once, decode it with the same codec, and stack batches of 64 the same way; the faster one is the reference.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ IN_FLIGHT = BATCH = 64
 
 
 def to_tensor(sample: Any) -> torch.Tensor:
-    """The payload of a sample as a tensor."""
+    """Return the payload of a sample as a tensor."""
     if isinstance(sample, bytes):
         return torch.frombuffer(bytearray(sample), dtype=torch.uint8)
     return sample["latents"]
 
 
 def stack(samples: list[Any]) -> torch.Tensor:
-    """A batch `[64, ...]` of what the codec gave."""
+    """Stack decoded samples into a batch `[64, ...]`."""
     return torch.stack([to_tensor(sample) for sample in samples])
 
 
 def collate(samples: list[dict[str, Any]]) -> torch.Tensor:
-    """The same for the adapter's samples, whose payload is the part `www`."""
+    """Do the same for the adapter's samples, whose payload is the part `www`."""
     return stack([sample["data"] for sample in samples])
 
 
 class Stopwatch:
-    """Wall and processor seconds from the moment on when so many samples were there.
+    """Wall and CPU seconds after a number of samples.
 
-    The first ones are not counted where memory is to be used again as in a long run: the kernel clears each page of a
-    cache when it is written for the first time, which here takes longer than to fill it.
+    The first samples are not counted, to measure the state of a long run: the kernel clears each page of a cache at its
+    first write, which here takes longer than filling it.
     """
 
     def __init__(self, uncounted: int = 0) -> None:
@@ -60,21 +60,21 @@ class Stopwatch:
         self._started = time.perf_counter(), time.process_time()
 
     def note(self, count: int) -> None:
-        """So many more samples are there."""
+        """Count samples."""
         if self._seen < self._uncounted <= self._seen + count:
             self._uncounted = self._seen + count
             self._started = time.perf_counter(), time.process_time()
         self._seen += count
 
     def stop(self) -> tuple[float, float]:
-        """Samples per second, and processor seconds of this process per 1,000 samples."""
+        """Return the samples per second, and the CPU seconds of this process per 1,000 samples."""
         counted = self._seen - self._uncounted
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         return counted / wall, cpu / counted * 1000
 
 
 async def bare(read: Callable[[str], Awaitable[Any]], names: list[str], uncounted: int = 0) -> tuple[float, float]:
-    """What `Stopwatch` says of 64 tasks that read and decode, stacking whenever 64 samples are there."""
+    """Measure 64 tasks that read and decode, and stack every 64 samples."""
     watch = Stopwatch(uncounted)
     pending = iter(names)
     samples: list[Any] = []
@@ -93,7 +93,7 @@ async def bare(read: Callable[[str], Awaitable[Any]], names: list[str], uncounte
 
 
 def bare_obstore(url: str, names: list[str]) -> float:
-    """The loop over obstore."""
+    """Run the loop over obstore."""
 
     async def run() -> float:
         store = obstore.store.HTTPStore.from_url(url, client_options={"allow_http": True})
@@ -108,7 +108,7 @@ def bare_obstore(url: str, names: list[str]) -> float:
 
 
 def bare_aiohttp(url: str, names: list[str]) -> float:
-    """The loop over aiohttp."""
+    """Run the loop over aiohttp."""
 
     async def run() -> float:
         connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
@@ -124,7 +124,7 @@ def bare_aiohttp(url: str, names: list[str]) -> float:
 
 
 def streamed(url: str, names: list[str], cache_gb: float, policy: str = "auto") -> float:
-    """Samples per second of adapter, look-ahead and DataLoader, from the first batch asked to the last received."""
+    """Measure adapter, look-ahead and DataLoader, from the first request to the last batch."""
     source = {"name": "data", "type": "http", "path": url, "storage_options": {"index": f"{names[0][:2]}.json"}}
     with StreamingDatasetAdapter(source, concurrency=IN_FLIGHT, cache_size_gb=cache_gb, policy=policy) as adapter:
         batches = adapter.look_ahead(BatchSampler(SequentialSampler(adapter), BATCH, drop_last=False))
@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def write_objects(www: Path, kind: str, count: int) -> list[str]:
-    """Names of `count` objects of 100 kB; 256 different files under as many names, so that page cache is no limit."""
+    """Write 256 different files of 100 kB under `count` names, to spare the page cache, and return the names."""
     folder = www / kind
     folder.mkdir(parents=True)
     names = []

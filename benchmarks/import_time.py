@@ -1,8 +1,8 @@
-"""What importing costs: `import streaming`, the adapter beside torch, and `streaming --help` beside a bare typer app.
+"""How long do imports take: `import streaming`, the adapter vs. torch, `streaming --help` vs. a bare typer app?
 
 The adapter is timed twice: imported, and used to read one sample of a local file. The bare app has two commands and
-typer's defaults, which load rich for the help; the plain one does without rich. Each figure is the wall time of a fresh
-interpreter, taking turns; one turn before them warms byte code and page cache.
+typer's defaults, which load rich for the help; the plain one does not use rich. Each figure is the wall time of a fresh
+interpreter, interleaved; a first round warms byte code and page cache.
 
     python benchmarks/import_time.py [--repeats 7] [--save]
 """
@@ -42,7 +42,7 @@ with StreamingDatasetAdapter(sys.argv[1], cache_size_gb=0.1) as adapter:
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
-    """The commands to time, by name."""
+    """Return the commands to time, by name."""
     (folder / "samples").mkdir()
     (folder / "samples" / "0.json").write_text("[1, 2, 3]")
     bare = folder / "bare.py"
@@ -63,7 +63,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
 
 
 def heavy_modules_of(statement: str) -> list[str]:
-    """Which of HEAVY a fresh interpreter has loaded after the statement."""
+    """Return the modules of HEAVY that a fresh interpreter has loaded after the statement."""
     script = f"{statement}\nimport sys, json\nprint(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
     answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
     return list(json.loads(answer.stdout))
@@ -75,7 +75,7 @@ def timed(command: list[str]) -> None:
 
 
 def measure(repeats: int) -> dict[str, list[float]]:
-    """Seconds of each command, `repeats` times, taking turns; the first turn only warms byte code and page cache."""
+    """Return the seconds of each command, `repeats` times, interleaved; a first round only warms caches."""
     with tempfile.TemporaryDirectory() as folder:
         contenders = {name: partial(timed, command) for name, command in commands(Path(folder)).items()}
         interleaved(1, contenders)
@@ -98,7 +98,7 @@ def main() -> None:
     }
     table(
         "seconds",
-        [("", "median", "least", "most"), *((name, *row.values()) for name, row in figures["seconds"].items())],
+        [("", "median", "min", "max"), *((name, *row.values()) for name, row in figures["seconds"].items())],
     )
     emit("import_time", figures)
 

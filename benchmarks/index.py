@@ -1,7 +1,7 @@
-"""How large is an index, how soon is it open, and how long does it take to build?
+"""How large is an index, how fast does it open, and how long does it take to build?
 
-An object's path is not counted in "bytes beyond the path". The listings of 1,000,000 objects are made up, those of
-31,951 files are real: empty files of a temporary folder, walked by this library and by bare `os.scandir`.
+"bytes beyond the path" does not count the paths of the objects. The listing of 1,000,000 objects is generated; that of
+31,951 files is real: empty files in a temporary folder, walked by this library and by bare `os.scandir`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES = 31_951
 
 
 class ListedSource(MemorySource):
-    """A source that has nothing but a listing: two parts of `samples` samples, 1,000 files to a folder."""
+    """A source with only a listing: two parts of `samples` samples, 1,000 files per folder."""
 
     def __init__(self, samples: int, layout: str) -> None:
         super().__init__(layout)
@@ -48,7 +48,7 @@ class ListedSource(MemorySource):
 
 
 def measure_size(layout: str, samples: int, path: Path) -> dict[str, float]:
-    """Build and save an index of a made-up listing of two objects a sample."""
+    """Build and save an index of a generated listing with two objects per sample."""
     source = ListedSource(samples, layout)
     started = time.perf_counter()
     index = asyncio.run(SampleIndex.build([source], data_mapping=["latents", "conditions"]))
@@ -64,14 +64,14 @@ def measure_size(layout: str, samples: int, path: Path) -> dict[str, float]:
 
 
 def open_and_read(path: Path) -> None:
-    """A warm open, and the first and last sample."""
+    """Open a warm index, and read the first and last sample."""
     index = SampleIndex.open(path)
     index.rows(0)
     index.rows(len(index) - 1)
 
 
 def rows_us(path: Path, count: int = 200_000) -> float:
-    """Microseconds of `rows` for two parts, over scattered samples."""
+    """Return the microseconds of `rows` for two parts, over scattered samples."""
     index = SampleIndex.open(path)
     places = [number * 7919 % len(index) for number in range(count)]
     rows = index.rows
@@ -82,7 +82,7 @@ def rows_us(path: Path, count: int = 200_000) -> float:
 
 
 def walk(folder: str) -> int:
-    """The bare walk: every file's name, size and time."""
+    """Walk the files without the library: name, size and time of each."""
     count = 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -95,7 +95,7 @@ def walk(folder: str) -> int:
 
 
 def measure_files(root: Path, path: Path, repeats: int) -> dict[str, object]:
-    """Index real files, beside a bare walk of them."""
+    """Index real files, vs. a bare walk."""
     for number in range(FILES):
         if number % 1000 == 0:
             (root / f"part-{number // 1000:03d}").mkdir()

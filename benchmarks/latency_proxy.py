@@ -1,8 +1,8 @@
-"""Does an adapter that nobody tuned read as fast through 30 ms of latency as the best fixed number of reads in flight?
+"""Is an adapter with defaults as fast behind 30 ms of latency as the best fixed number of reads in flight?
 
-Raw objects of 20 kB behind HAProxy, which delays each request. The yardstick: bare obstore loops with 8 to 512 reads in
-flight that decode with the same codec, the best of them. The adapter starts cold in a process of its own; its rate is
-that after the warm-up. It runs with its defaults, with `concurrency=512`, and with its defaults without latency.
+Raw objects of 20 kB behind HAProxy, which delays each request. The reference is the best of several bare obstore loops
+with 8 to 512 reads in flight and the same codec. The adapter starts cold in its own process; its rate is measured after
+the warm-up. It runs with its defaults, with `concurrency=512`, and with its defaults without latency.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ LATENCY_MS = 30
 FIXED = (8, 32, 128, 512)
 WARM_UP_S, MEASURED_S = 7.0, 3.0
 BARE_WARM_UP_S = 0.5
-STEP_S = 0.25  # of the curve that tells when the rate was reached
+STEP_S = 0.25  # resolution of the curve of the rate
 
 
 def bare(url: str, in_flight: int) -> float:
-    """Objects per second of that many tasks that read and decode."""
+    """Return the objects per second of that many tasks that read and decode."""
 
     async def run() -> float:
         get = obstore.store.HTTPStore.from_url(url, client_options={"allow_http": True}).get_async
@@ -58,7 +58,7 @@ def bare(url: str, in_flight: int) -> float:
 
 
 def streamed(url: str, concurrency: int | None) -> tuple[float, float, float]:
-    """Objects per second after the warm-up, seconds until 0.9 of that, and the median of reads in flight."""
+    """Return the objects per second after warm-up, the seconds until 0.9 of that, and the median of reads in flight."""
     landed: list[float] = []
     in_flight: list[int] = []
     with StreamingDatasetAdapter(servers.at(url), concurrency=concurrency) as adapter:
@@ -77,7 +77,7 @@ def streamed(url: str, concurrency: int | None) -> tuple[float, float, float]:
 
 
 def _reached(landed: list[float], rate: float) -> float:
-    """The end of the first step in which batches landed at this rate."""
+    """Return the end of the first step in which batches arrived at this rate."""
     steps = [0] * (int(landed[-1] / STEP_S) + 1)
     for seconds in landed:
         steps[int(seconds / STEP_S)] += 1
@@ -108,7 +108,7 @@ def main() -> None:
         "warm_up_s": WARM_UP_S,
         "objects_per_second": {name: report.spread(values) for name, values in rates.items()},
     }
-    rows: list[list[object]] = [["", "objects/s", "of best fixed", "of no latency", "s to 0.9", "in flight"]]
+    rows: list[list[object]] = [["", "objects/s", "vs. best fixed", "vs. no latency", "s to 0.9", "in flight"]]
     rows += [[f"bare, {number} in flight", median(rates[str(number)]), "", "", "", number] for number in FIXED]
     for name in details:
         reached, in_flight = (report.spread([run[place] for run in details[name]]) for place in (1, 2))
@@ -121,7 +121,7 @@ def main() -> None:
         }
         cells = [of_best["median"], of_free["median"], reached["median"], in_flight["median"]]
         rows.append([f"adapter, {name}", median(rates[name]), *cells])
-    report.table(f"{NBYTES} bytes through {LATENCY_MS} ms", rows)
+    report.table(f"{NBYTES} bytes behind {LATENCY_MS} ms", rows)
     report.emit("latency_proxy", figures, seed=arguments.seed)
 
 

@@ -1,8 +1,8 @@
-"""What does listing 100,000 objects cost beside a bare parallel listing?
+"""How fast is listing 100,000 objects vs. a bare parallel listing?
 
-Tiny objects in 50 folders of a bucket of Ceph's object gateway on this machine. The bare listings ask the same client
-library for the folders at the top and list these side by side, 16 at a time, as the sources do; they keep path, size,
-ETag and time of each object, which is what an index needs. Server and reader share the processor.
+Tiny objects in 50 folders of a bucket of Ceph's object gateway on this machine. The bare listings use the same client
+library to list the folders at the top, and then these in parallel, 16 at a time, like the sources; they keep path,
+size, ETag and time of each object, as an index needs. Server and reader share the processor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Row = tuple[str, int, str | None, float]
 
 
 async def fill(url: str, objects: int) -> None:
-    """Put objects of 10 bytes, evenly over the folders, 64 at once."""
+    """Put objects of 10 bytes, evenly over the folders, 64 at a time."""
     store = s3_store(url)
     names = iter([f"{number % FOLDERS:02d}/{number // FOLDERS:06d}.bin" for number in range(objects)])
 
@@ -42,7 +42,7 @@ async def fill(url: str, objects: int) -> None:
 
 
 async def side_by_side(folders: list[str], list_one: Callable[[str], Awaitable[list[Row]]]) -> int:
-    """How many objects the folders hold together."""
+    """Return the number of objects in all folders."""
     gate = asyncio.Semaphore(SIDE_BY_SIDE)
 
     async def list_folder(folder: str) -> list[Row]:
@@ -53,7 +53,7 @@ async def side_by_side(folders: list[str], list_one: Callable[[str], Awaitable[l
 
 
 async def bare_obstore(url: str) -> int:
-    """The objects that obstore lists."""
+    """List with obstore and return the number of objects."""
     store = s3_store(url)
 
     async def list_one(folder: str) -> list[Row]:
@@ -68,7 +68,7 @@ async def bare_obstore(url: str) -> int:
 
 
 async def bare_aioboto3(url: str) -> int:
-    """The objects that aioboto3 lists."""
+    """List with aioboto3 and return the number of objects."""
     async with s3_client(url) as client:
         pages = client.get_paginator("list_objects_v2").paginate
 
@@ -84,13 +84,13 @@ async def bare_aioboto3(url: str) -> int:
 
 
 async def by_source(config: dict[str, Any]) -> int:
-    """The objects that the source lists."""
+    """List with the source and return the number of objects."""
     async with create_data_source(config) as source:
         return len([info async for info in source.iter_files()])
 
 
 def timed(lists: Callable[[], Awaitable[int]], objects: int, cpu: list[float]) -> float:
-    """Seconds that a listing takes from a new client on; its processor seconds go to `cpu`."""
+    """Return the seconds of a listing including a new client; its CPU seconds go to `cpu`."""
 
     async def run() -> int:
         return await lists()
@@ -107,7 +107,7 @@ def timed(lists: Callable[[], Awaitable[int]], objects: int, cpu: list[float]) -
 def main() -> None:
     """Run everything and print a table and one line of JSON."""
     parser = report.options(__doc__)
-    parser.add_argument("--objects", type=int, default=100_000, help="in the bucket (default 100000)")
+    parser.add_argument("--objects", type=int, default=100_000, help="objects in the bucket (default 100000)")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {"objects": arguments.objects, "folders": FOLDERS, "side_by_side": SIDE_BY_SIDE}
     with tempfile.TemporaryDirectory() as folder, served("start-s3.sh", Path(folder)) as url:

@@ -21,17 +21,17 @@ from streaming.testing import MemorySource
 BATCH = 64
 OBJECTS = 2_000
 OBJECT_BYTES = 2_000
-CACHE_GB = 1e-3  # a quarter of the objects: every epoch evicts
+CACHE_GB = 1e-3  # a quarter of the objects, so every epoch evicts
 
 
 def tree_pss() -> int:
-    """Proportional set size of this process and its children, in bytes."""
+    """Return the proportional set size of this process and its children, in bytes."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     return sum(process.memory_full_info().pss for process in processes)
 
 
 def batches(adapter: StreamingDatasetAdapter, workers: int) -> Iterator[int]:
-    """Epoch after epoch of batches; yields their sizes."""
+    """Read batches epoch after epoch; yield their sizes."""
     loader = StreamingDataLoader(adapter, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     while True:
         for batch in loader:
@@ -39,7 +39,7 @@ def batches(adapter: StreamingDatasetAdapter, workers: int) -> Iterator[int]:
 
 
 def growth(workers: int, count: int) -> dict[str, float]:
-    """Slope of memory over samples, in bytes per sample, with its upper 95 % bound, after a fifth of warm-up."""
+    """Return the slope of memory in bytes per sample, with its upper 95 % bound, without the first fifth."""
     source = MemorySource(DataSourceConfig("data", "memory", "memory://bench"))
     for i in range(OBJECTS):
         source.put(f"{i:05d}.npy", _npy(i))

@@ -1,7 +1,7 @@
-"""What does the known order cost a loop that has all its data in memory?
+"""How much overhead does the known order add if all data is in memory?
 
 The same data set, in torch's DataLoader with `shuffle=True` and in StreamingDataLoader, batches of 64, without workers
-and with two. Ratio of the rates of pairs that ran next to each other, and the microseconds added to each batch.
+and with two. Ratio of the rates of adjacent runs, and the microseconds added to each batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WARM_UP = 50
 
 
 class Numbers(Dataset[dict[str, torch.Tensor]]):
-    """Samples of a tensor and a label, made before."""
+    """Precomputed samples of a tensor and a label."""
 
     def __init__(self, count: int) -> None:
         self.x = torch.arange(count * 16, dtype=torch.float32).reshape(count, 16)
@@ -37,7 +37,7 @@ class Numbers(Dataset[dict[str, torch.Tensor]]):
 
 
 def seconds_per_batch(loader: DataLoader[Any]) -> float:
-    """Over an epoch, after the workers have started."""
+    """Return the seconds per batch over an epoch, after the workers have started."""
     iterator = iter(loader)
     for _ in range(WARM_UP):
         next(iterator)

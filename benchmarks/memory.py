@@ -1,8 +1,8 @@
-"""Does the cache stay flat in memory and within its budget over a million get/put/expire/evict cycles?
+"""Does memory stay flat, and the cache within its budget, over a million get/put/expire/evict cycles?
 
 Unique set size of this process (the arena's pages included), regressed on the number of samples after a fifth of
-warm-up. A thread compares what is stored and in flight with the budget all the time. Then: what one entry costs beyond
-its bytes, with string and integer keys, beside the `ENTRY_OVERHEAD` that the budget is charged.
+warm-up. A thread compares stored and in-flight bytes with the budget all the time. Then the overhead of an entry is
+measured, with string and integer keys, vs. the `ENTRY_OVERHEAD` that counts against the budget.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from streaming.core.miss import MISS
 
 BUDGET = 3_000_000
 KEYS = 3_000
-POINTS = 100  # of memory over time
+POINTS = 100  # samples of memory over time
 
 
 def own_bytes() -> int:
-    """Memory that only this process maps; a share of torch's pages would vary with who else has them."""
+    """Return the memory that only this process maps; the shared pages of torch would vary with other processes."""
     return int(psutil.Process().memory_full_info().uss)
 
 
 class Watch:
-    """Looks at the budget again and again from a thread of its own.
+    """A thread that checks the budget again and again.
 
     Attributes:
-        largest_share: the most of the budget ever seen used.
-        looks: how often it looked.
+        largest_share: largest share of the budget in use.
+        looks: number of checks.
     """
 
     def __init__(self, cache: SmartLRUCache) -> None:
@@ -65,10 +65,10 @@ class Watch:
 
 
 def cycles(count: int, policy: str, seed: int) -> dict[str, float]:
-    """`count` reads of random keys, each miss followed by a reservation and an admission, while the clock goes on."""
+    """Read `count` random keys, with a reservation and an admission after each miss, while the clock advances."""
     now = [0.0]
     cache = SmartLRUCache(max_size_bytes=BUDGET, policy=policy, max_ttl_seconds=1_500, clock=lambda: now[0])
-    sum(cache.arena.memory[:: mmap.PAGESIZE])  # its pages belong to the budget: all in memory from the start
+    sum(cache.arena.memory[:: mmap.PAGESIZE])  # its pages count against the budget: all in memory from the start
     choose = random.Random(seed)
     pool = np.random.default_rng(seed).standard_normal(4096)
     seen: list[float] = []
@@ -104,7 +104,7 @@ def cycles(count: int, policy: str, seed: int) -> dict[str, float]:
 
 
 def bookkeeping(key_of: Callable[[int], Any], count: int = 100_000) -> float:
-    """Bytes per entry beyond the 64 of its block, after as many replacements as a cache in use has seen."""
+    """Return the bytes per entry beyond the 64 of its block, after many replacements, as in a cache in use."""
     cache = SmartLRUCache(max_size_bytes=2 * count * (64 + ENTRY_OVERHEAD))
     gc.collect()
     before = own_bytes()

@@ -1,10 +1,10 @@
-"""What do the accounts cost that metrics and stalls are read from?
+"""How much do the counters and timers behind metrics and stalls cost?
 
-The same loop with the accounts and without, epochs of each next to each other in one process: samples in the cache,
-the fastest that there is, and samples from local disk with a cache that holds few. Ratio of the rates with the 95 %
-interval of its median over the pairs (bootstrap), and the same of the processor time. "Without" puts the code in its
-place that has no clock and no count; "with" puts itself in its place, as what the interpreter has learnt of a class is
-forgotten when that is changed. What a scrape costs is the question of `scrape.py`.
+The same loop with counters and without, alternating epochs in one process: cached samples, which is the fastest case,
+and samples from local disk with a small cache. Ratio of the rates with the 95 % interval of its median over the pairs
+(bootstrap), and the same for CPU time. "Without" replaces methods by versions that have no clock and no counter; "with"
+replaces them by the same methods, because the interpreter discards its optimizations of a class that is changed.
+`scrape.py` measures scrapes.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from streaming.telemetry.stalls import StallAccount
 BATCH = 64
 SAMPLES = 8_192
 NOTHING = [0.0] * len(STAGES)
-NUMBERS = 5_000  # of 4 bytes: 20 kB a sample
+NUMBERS = 5_000  # values of 4 bytes: 20 kB per sample
 
 
-# -- the same without accounts
+# -- the same methods without counters
 
 
 def _read_many(self: Engine, positions: Sequence[int]) -> list[Any]:
@@ -73,7 +73,7 @@ def _start(self: StreamingDataLoader) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[None]:
-    """What runs inside counts as it does, or as it did before there were accounts of waits and sources."""
+    """Run the code inside with the counters and timers, or without them."""
     engine = adapter._reader
     assert isinstance(engine, Engine)
     with contextlib.ExitStack() as patches:
@@ -97,7 +97,7 @@ CPU_SECONDS: dict[str, list[float]] = {"with": [], "without": []}
 
 
 def rate(loader: StreamingDataLoader, adapter: StreamingDatasetAdapter, kind: str) -> float:
-    """Samples per second of an epoch "with" or "without"; its seconds of processor time are noted."""
+    """Return the samples per second of an epoch "with" or "without"; record its CPU seconds."""
     with accounts(adapter, are_kept=kind == "with"):
         began, cpu_began = time.perf_counter(), time.process_time()
         for _ in loader:
@@ -107,7 +107,7 @@ def rate(loader: StreamingDataLoader, adapter: StreamingDatasetAdapter, kind: st
 
 
 def interval(ratios: Sequence[float], seed: int) -> dict[str, float]:
-    """Their median, and the 95 % interval of it by 2,000 resamplings."""
+    """Return the median, and its 95 % interval by 2,000 resamplings."""
     draw = random.Random(seed)
     medians = sorted(median(draw.choices(ratios, k=len(ratios))) for _ in range(2_000))
     return {"median": median(ratios), "low": medians[50], "high": medians[-51]}
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def write(folder: Path, seed: int) -> None:
-    """The samples, as files."""
+    """Write the samples as files."""
     numbers = np.random.default_rng(seed)
     for number in range(SAMPLES):
         np.save(folder / f"{number:05d}.npy", numbers.standard_normal(NUMBERS, dtype=np.float32))

@@ -1,9 +1,8 @@
 """Does memory stay flat over an hour of training with all metrics on?
 
-The hour is simulated: as many steps and scrapes as an hour has at 20 steps and one scrape a second, without the pauses
-in between. The cache evicts all the time, and each minute a data set for validation is opened, read and closed. The
-resident memory after each minute is regressed on the minutes, after a warm-up of ten; the number of time series must
-not grow.
+The hour is simulated: the steps and scrapes of an hour at 20 steps and one scrape per second, without pauses. The cache
+evicts all the time, and each minute a validation data set is opened, read and closed. The resident memory after each
+minute is regressed on the minutes, after a warm-up of ten; the number of time series must not grow.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CACHE_GB = 1e-3  # a quarter of the objects
 
 
 def source(seed: int, objects: int = OBJECTS) -> MemorySource:
-    """Arrays of noise."""
+    """Return a source of random arrays."""
     numbers = np.random.default_rng(seed)
     held = MemorySource("data")
     for number in range(objects):
@@ -43,13 +42,13 @@ def source(seed: int, objects: int = OBJECTS) -> MemorySource:
 
 
 def endless(loader: StreamingDataLoader) -> Iterator[Any]:
-    """Batches, epoch after epoch."""
+    """Yield batches, epoch after epoch."""
     while True:
         yield from loader
 
 
 def validate(seed: int) -> None:
-    """Open, read and close a second data set under the same name as the one a minute ago."""
+    """Open, read and close a second data set under the same name as a minute ago."""
     with StreamingDatasetAdapter(source(seed, 4 * BATCH), cache_size_gb=CACHE_GB, name="valid") as adapter:
         for _ in zip(range(3), StreamingDataLoader(adapter, BATCH), strict=False):
             pass

@@ -1,7 +1,7 @@
-"""What does the order of an epoch cost?
+"""How fast is the order of an epoch computed?
 
-Indices per second for sizes around powers of two and a billion, in one call of a million and in batches of 64, beside
-numpy's shuffle of a list of that many, which needs the list.
+Indices per second for sizes around powers of two and a billion, in one call of a million and in batches of 64, vs.
+numpy's shuffle of a list of that size, which needs the list.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCHES = 500
 
 
 def vectorised(n: int, seed: int) -> float:
-    """Indices per second in one call."""
+    """Return the indices per second in one call."""
     order = Permutation(n, seed)
     positions = np.arange(MANY)
     order(positions[:BATCH])
@@ -32,7 +32,7 @@ def vectorised(n: int, seed: int) -> float:
 
 
 def batched(n: int, seed: int) -> float:
-    """Microseconds for a batch of 64."""
+    """Return the microseconds for a batch of 64."""
     order = Permutation(n, seed)
     batch = np.arange(BATCH)
     order(batch)
@@ -43,7 +43,7 @@ def batched(n: int, seed: int) -> float:
 
 
 def shuffled(seed: int) -> float:
-    """Indices per second of numpy's shuffle."""
+    """Return the indices per second of numpy's shuffle."""
     started = time.perf_counter()
     np.random.default_rng(seed).permutation(MANY)
     return MANY / (time.perf_counter() - started)

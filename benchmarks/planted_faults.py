@@ -1,10 +1,10 @@
-"""Does a person who has only alerts, dashboards and the doctor find each of eight planted faults?
+"""Do alerts, dashboards and the doctor reveal each of eight planted faults?
 
 Real runs, each in its own processes, over a real Prometheus that scrapes once a second and has the alerts of `deploy/`
-with durations 75 times as short. Each run has its fault until its alert fires and the doctor has looked at it; then it
-is repaired, until the alert no longer fires. A fault is found if the alert that is meant fires, and the doctor's first
-finding is the one that is meant. Where the fault is a resource that bounds the run, the wait that it must cause is
-known from outside (`tests.faulty_runs.Account.planted`), and what the library tells of it may be off by 5 %.
+with durations divided by 75. Each run has its fault until its alert fires and the doctor has judged it; then the fault
+is repaired, until the alert resolves. A fault is found if the expected alert fires, and the doctor's first finding is
+the expected one. If the fault is a resource that limits the run, the stall that it must cause is known from outside
+(`tests.faulty_runs.Account.planted`), and the figure of the library may be off by 5 %.
 
     python benchmarks/planted_faults.py --only slow-codec healthy
     python benchmarks/planted_faults.py --draw docs/images/stalls     the pictures of docs/howto/debug-stalls.md
@@ -35,17 +35,17 @@ from tests.prometheus import ALERTS, Prometheus, Sample, running, scaled
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 SHORTER: Final = 75
-"""Rates over 5 minutes are over 4 s, and the alert with the longest `for`, 30 minutes, takes 24 s."""
+"""Divisor of all durations: rates over 5 minutes become 4 s, and the longest `for`, 30 minutes, becomes 24 s."""
 AT_ONCE: Final = 3
-"""Runs on two cores that do not slow each other."""
+"""Number of runs on two cores that do not slow each other down."""
 LEAST_S: Final = 20.0
-"""How long a fault lasts at least, for the picture."""
+"""Minimum duration of a fault, for the picture."""
 MOST_S: Final = 90.0
-"""How long an alert is awaited."""
+"""Time limit for an alert."""
 AFTER_S: Final = 12.0
-"""How long a run goes on after its repair at least."""
+"""Minimum duration of a run after its repair."""
 LOOK_S: Final = 5.0
-"""Of the doctor."""
+"""Window of the doctor."""
 MOST_ERROR: Final = 0.05
 
 _HITS: Final = "Hit ratio, observed and predicted"
@@ -66,15 +66,15 @@ PICTURES: Final[dict[str, tuple[str, list[str]]]] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What a person saw of one run.
+    """Observations of one run.
 
     Attributes:
-        fault: that was planted.
-        began, ended: of the run, in seconds since 1970.
-        fired_s, resolved_s: from its begin to the alert, and from the repair to its end.
-        alerts: all that fired while it had its fault: `name` or `name{stage or source or rank}`, to their severity.
-        verdict, after: the answers of the doctor, with the fault and after its repair.
-        account: what the run came to while it had its fault; of the rank that has it.
+        fault: the planted one.
+        began, ended: times of the run, in seconds since 1970.
+        fired_s, resolved_s: seconds from the start to the alert, and from the repair to its end.
+        alerts: severity of every alert that fired during the fault, by `name` or `name{stage or source or rank}`.
+        verdict, after: the diagnoses with the fault and after its repair.
+        account: figures of the run during the fault, from the rank that has it.
     """
 
     fault: Fault
@@ -89,13 +89,13 @@ class Seen:
 
     @property
     def error(self) -> float | None:
-        """Of the wait for the stage that has the fault, as a part of all waits; None where nothing measures it."""
+        """Error of the wait for the faulty stage, as a share of all waits; None if it is not measured from outside."""
         fault = self.fault
         return self.account.error(fault.stage, fault.resource) if fault.resource else None
 
     @property
     def wrong(self) -> list[str]:
-        """What a person would not have found."""
+        """Return what the run should have shown and did not."""
         fault, found = self.fault, []
         if fault.alert and self.fired_s >= MOST_S:
             found.append(f"{fault.alert} did not fire")
@@ -114,7 +114,7 @@ class Seen:
 
 
 class Watch:
-    """Runs faults under one Prometheus."""
+    """Run faults under one Prometheus."""
 
     def __init__(self, server: Prometheus) -> None:
         self._server = server
@@ -122,7 +122,7 @@ class Watch:
         self._lock = threading.Lock()
 
     def see(self, fault: Fault) -> Seen:
-        """Plant a fault, wait until it is told, repair it, wait until it is over."""
+        """Plant a fault, wait for its alert, repair it, and wait until the alert resolves."""
         with started(fault) as processes:
             began = time.time()
             self._scrape(fault.name, [process.address for process in processes])
@@ -150,7 +150,7 @@ class Watch:
             self._server.scrape_jobs({job: places for job, places in self._targets.items() if places})
 
     def _await(self, fault: Fault, *, is_there: bool) -> float:
-        """Seconds until the alert fires, or no longer does; `MOST_S` if it does not come to that."""
+        """Return the seconds until the alert fires, or resolves; `MOST_S` if it does not."""
         if not fault.alert:
             return 0.0
         labels = {"job": fault.name, "alertname": fault.alert, "alertstate": "firing", **fault.labels}
@@ -189,7 +189,7 @@ def _show(seen: Sequence[Seen]) -> None:
     for each in seen:
         error = "" if each.error is None else f"{each.error:.1%}"
         rows.append([each.fault.name, each.fired_s, each.resolved_s, error, ", ".join(each.alerts)])
-    report.table("Planted faults, and what tells them", rows)
+    report.table("Planted faults and their alerts", rows)
     for each in seen:
         print(f"\n{each.fault.name}: {each.verdict['verdict']}\n  repaired: {each.after['verdict']}")
         for wrong in each.wrong:
@@ -205,7 +205,7 @@ def _draw(server: Prometheus, seen: Sequence[Seen], folder: Path) -> None:
 
 
 def _figures(seen: Sequence[Seen]) -> dict[str, Any]:
-    """Of all repeats, by fault."""
+    """Summarize all repeats, by fault."""
     figures: dict[str, Any] = {}
     for name in dict.fromkeys(each.fault.name for each in seen):
         runs = [each for each in seen if each.fault.name == name]
@@ -232,7 +232,7 @@ def _figures(seen: Sequence[Seen]) -> dict[str, Any]:
 def main() -> int:
     """Run everything, print what was found, and one line of JSON; 1 if a fault was not found."""
     parser = report.options(__doc__, repeats=1)
-    parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="these faults alone")
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="only these faults")
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="also draw a picture of each run")
     arguments = parser.parse_args()
     seen: list[Seen] = []

@@ -1,4 +1,4 @@
-"""What every benchmark shares: interleaved repeats, paired ratios, and one last line of JSON with the machine in it.
+"""Shared parts of the benchmarks: interleaved repeats, paired ratios, and a last line of JSON with the machine in it.
 
 A benchmark asks one question, prints a table for people, and ends in `emit`. With ``--save`` the figures go to
 ``benchmarks/results/<name>.json`` too.
@@ -25,7 +25,7 @@ PACKAGES = ("aiprod-streaming", "torch", "numpy", "obstore", "aiohttp", "zstanda
 
 
 def options(description: str | None, *, repeats: int = 5, seed: int = 0) -> argparse.ArgumentParser:
-    """A parser that knows `--save`, `--repeats` and `--seed`; a benchmark adds its own."""
+    """Return a parser with `--save`, `--repeats` and `--seed`; a benchmark adds its own options."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", action="store_true", help="also write benchmarks/results/<name>.json")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"interleaved repeats (default {repeats})")
@@ -34,10 +34,10 @@ def options(description: str | None, *, repeats: int = 5, seed: int = 0) -> argp
 
 
 def interleaved(repeats: int, contenders: Mapping[str, Callable[[], float | None]]) -> dict[str, list[float]]:
-    """Run all contenders once per repeat, each repeat beginning with the next one, so that drift hits all alike.
+    """Run all contenders once per repeat, each repeat beginning with the next one, so that drift affects all equally.
 
     Returns:
-        Per name and repeat what the contender returned, or the seconds it took if it returned None.
+        The result of each contender in each repeat, or its seconds if it returned None.
     """
     names = list(contenders)
     figures: dict[str, list[float]] = {name: [] for name in names}
@@ -51,17 +51,17 @@ def interleaved(repeats: int, contenders: Mapping[str, Callable[[], float | None
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most of some repeats."""
+    """Return median, minimum and maximum of some repeats."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, float]:
-    """Median, least and most of a[i] / b[i]: the pairs ran next to each other, so what slowed both cancels."""
+    """Return median, minimum and maximum of a[i] / b[i]: a slowdown that affects both runs of a pair cancels."""
     return spread([x / y for x, y in zip(a, b, strict=True)])
 
 
 def slope_with_bound(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Slope of the least-squares line through the points, and the upper bound of its 95 % interval."""
+    """Return the slope of the least-squares line through the points, and the upper bound of its 95 % interval."""
     count, mean_x, mean_y = len(x), fmean(x), fmean(y)
     around = sum((a - mean_x) ** 2 for a in x)
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / around
@@ -81,7 +81,7 @@ def table(title: str, rows: Sequence[Sequence[object]]) -> None:
 
 
 def emit(name: str, figures: Mapping[str, Any], *, seed: int = 0) -> None:
-    """Print the figures as the last line, with machine, versions, seed and commit; save them if asked to."""
+    """Print the figures as the last line, with machine, versions, seed and commit; save them with `--save`."""
     record = {"benchmark": name, "figures": dict(figures), "seed": seed, "commit": _commit(), "machine": machine()}
     line = json.dumps(record, sort_keys=True)
     if "--save" in sys.argv:
@@ -91,7 +91,7 @@ def emit(name: str, figures: Mapping[str, Any], *, seed: int = 0) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores, memory, system and the versions that matter."""
+    """Return processor, cores, memory, system and relevant versions."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -118,7 +118,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    """The commit measured, with a `+` if files differ from it (saved results aside)."""
+    """Return the measured commit, with a `+` if files differ from it (except saved results)."""
     root = Path(__file__).parent.parent
     command = ["git", "-C", str(root)]
     try:

@@ -1,7 +1,7 @@
-"""What do the wrappers cost when nothing fails?
+"""How much do the wrappers cost when nothing fails?
 
-The whole stack over objects in memory, one copy and two, against the bare source: microseconds for each read. Then
-behind 5 ms of latency with 64 reads in flight: the share of the bare rate.
+The complete stack over objects in memory, with one replica and two, vs. the bare source: microseconds per read. Then
+behind 5 ms of latency with 64 reads in flight: the rate vs. the bare source.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OBJECTS = 1000
 
 
 async def _read_all(source: DataSource, reads: int, in_flight: int) -> float:
-    """Seconds for so many reads, after a few to warm up."""
+    """Return the seconds for that many reads, after a warm-up."""
 
     async def read_next(paths: Iterator[str]) -> None:
         for path in paths:
@@ -32,7 +32,7 @@ async def _read_all(source: DataSource, reads: int, in_flight: int) -> float:
     def paths(count: int) -> Iterator[str]:
         return (f"{number % OBJECTS}.bin" for number in range(count))
 
-    async with asyncio.TaskGroup() as group:  # the limit finds its place, which takes a run some tenths of a second
+    async with asyncio.TaskGroup() as group:  # the concurrency limit adapts, which takes some tenths of a second
         warming = paths(reads // 4)
         for _ in range(in_flight):
             group.create_task(read_next(warming))
@@ -45,7 +45,7 @@ async def _read_all(source: DataSource, reads: int, in_flight: int) -> float:
 
 
 def read_all(make: Callable[[], DataSource], reads: int, in_flight: int) -> float:
-    """The same on a loop of its own."""
+    """Do the same on a new event loop."""
 
     async def run() -> float:
         async with make() as source:
@@ -55,18 +55,18 @@ def read_all(make: Callable[[], DataSource], reads: int, in_flight: int) -> floa
 
 
 def memory() -> MemorySource:
-    """Objects of 1 kB."""
+    """Return a source with objects of 1 kB."""
     return MemorySource("memory", {f"{number}.bin": b"x" * 1000 for number in range(OBJECTS)})
 
 
 def distant() -> LatencySource:
-    """The same, 5 ms away."""
+    """Return the same source behind 5 ms of latency."""
     return LatencySource(memory(), LATENCY_S)
 
 
 def main() -> None:
     parser = report.options(__doc__)
-    parser.add_argument("--reads", type=int, default=20_000, help="for each repeat (default 20000)")
+    parser.add_argument("--reads", type=int, default=20_000, help="reads per repeat (default 20000)")
     args = parser.parse_args()
     near: dict[str, Callable[[], DataSource]] = {
         "bare": memory,
@@ -85,14 +85,14 @@ def main() -> None:
         args.repeats, {name: partial(read_all, make, args.reads, IN_FLIGHT) for name, make in far.items()}
     )
     figures: dict[str, object] = {}
-    rows: list[list[object]] = [["", "us per read", "more than bare", f"rate at {LATENCY_S * 1000:g} ms, bare = 1"]]
+    rows: list[list[object]] = [["", "us per read", "vs. bare", f"rate at {LATENCY_S * 1000:g} ms, bare = 1"]]
     for name in near:
         each = report.spread([seconds / args.reads * 1e6 for seconds in at_once[name]])
         more = report.spread([(a - b) / args.reads * 1e6 for a, b in zip(at_once[name], at_once["bare"], strict=True)])
         share = report.ratio(late["bare"], late[name])
         figures[name] = {"us_per_read": each, "more_us": more, "share_of_rate": share}
         rows.append([name, each["median"], more["median"], share["median"]])
-    report.table(f"{args.reads} reads, whole stack, nothing fails", rows)
+    report.table(f"{args.reads} reads, complete stack, nothing fails", rows)
     report.emit("resilience_cost", figures, seed=args.seed)
 
 

@@ -1,7 +1,7 @@
-"""How long does it take to go on in the middle of a billion samples?
+"""How long does it take to resume in the middle of a billion samples?
 
-A new loader over 10**9 samples, the state of another one that has come half-way, and the first batch after it; beside
-the bytes of the state as JSON.
+A new loader over 10**9 samples loads the state of another one that is halfway through, and reads the first batch. Also
+the size of the state as JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORLD = 8
 
 
 class Billion(Dataset[int]):
-    """Samples that are their own numbers."""
+    """A data set in which each sample is its number."""
 
     fingerprint = "0123456789abcdef" * 2
 
@@ -33,12 +33,12 @@ class Billion(Dataset[int]):
 
 
 def loader(seed: int) -> StreamingDataLoader:
-    """Of the third of eight ranks."""
+    """Return the loader of the third of eight ranks."""
     return StreamingDataLoader(Billion(), BATCH, shuffle=True, seed=seed, rank=3, world_size=WORLD)
 
 
 def milliseconds(state: str, seed: int, expected: torch.Tensor) -> float:
-    """To the first batch after the state, the loader being made in that time too."""
+    """Return the milliseconds to create a loader, load the state and read the first batch."""
     started = time.perf_counter()
     resumed = loader(seed)
     resumed.load_state_dict(state)

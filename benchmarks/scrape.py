@@ -1,9 +1,9 @@
-"""What does a scrape cost, and does memory stay flat over many?
+"""How long does a scrape take, and does memory stay flat over many?
 
-Two adapters with eight sources each, four and a copy of each, all labels in use (every outcome, stage, bucket, state),
-and a loader over each. Timed are one reading of all numbers with its text (`scrape`), and the same over HTTP with gzip
-(`http`), as Prometheus asks. Then `--scrapes` scrapes in a row: memory is regressed on their number after a fifth of
-warm-up, by what Python holds (`tracemalloc`) and by resident memory.
+Two adapters with eight sources each (four and a replica of each), all labels in use (every outcome, stage, bucket,
+state), and a loader over each. Timed are one reading of all metrics as text (`scrape`), and the same over HTTP with
+gzip (`http`), as from Prometheus. Then `--scrapes` scrapes in a row: memory is regressed on their number after a fifth
+of warm-up, both Python's allocations (`tracemalloc`) and resident memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TIMED = 50
 
 
 def sources() -> list[MemorySource]:
-    """So many sources; two each have the same folder, and are copies of each other."""
+    """Return that many sources; pairs of them have the same folder and are replicas."""
     found = []
     for number in range(SOURCES):
         source = MemorySource(DataSourceConfig(f"source-{number}", "memory", f"memory://{number}"))
@@ -49,7 +49,7 @@ def sources() -> list[MemorySource]:
 
 
 def median_of(act: Callable[[], object]) -> float:
-    """Median seconds of some calls."""
+    """Return the median seconds of some calls."""
     seconds = []
     for _ in range(TIMED):
         started = time.perf_counter()
@@ -59,9 +59,12 @@ def median_of(act: Callable[[], object]) -> float:
 
 
 def growth(scrape: Callable[[], object], count: int) -> dict[str, float]:
-    """Bytes per scrape that Python holds and that are resident, with the upper 95 % bound of the first."""
+    """Return the growth per scrape of Python's and of resident memory, with the upper 95 % bound of the first."""
     at = list(range(count // 5, count, max(count // 200, 1)))
-    held, resident = array("q", [0] * len(at)), array("q", [0] * len(at))  # the figures themselves take no more memory
+    held, resident = (
+        array("q", [0] * len(at)),
+        array("q", [0] * len(at)),
+    )  # the figures themselves must not take more memory
     tracemalloc.start()
     taken = 0
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Real servers on loopback for a benchmark, objects on them, and a fresh process for a run that must start cold."""
+"""Real servers on loopback for a benchmark, objects on them, and a fresh process for runs that must start cold."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from streaming.sources.base import Blob, DataSource
 T = TypeVar("T")
 
 SERVICES = Path(__file__).parents[1] / "tests" / "services"
-CONTENTS = 64  # different files under all names, so that the page cache is no limit
+CONTENTS = 64  # different files under all names, so that the page cache is not a limit
 
 
 def write_objects(www: Path, count: int, nbytes: int, seed: int = 0) -> None:
-    """`count` raw objects below `www`, and `index.json`, which lists them with their sizes."""
+    """Write `count` raw objects below `www`, and `index.json` with their sizes."""
     rng = np.random.default_rng(seed)
     names = [f"{number % 100:02d}/{number:06d}.bin" for number in range(count)]
     for number, name in enumerate(names):
@@ -37,7 +37,7 @@ def write_objects(www: Path, count: int, nbytes: int, seed: int = 0) -> None:
 
 
 def at(url: str, *mirrors: str) -> dict[str, Any]:
-    """The configuration of a source over such objects, with its mirrors."""
+    """Return the configuration of a source over such objects, with its mirrors."""
     copies = [_at(f"mirror{number}", mirror) for number, mirror in enumerate(mirrors)]
     return {**_at("data", url), "mirrors": copies}
 
@@ -48,7 +48,7 @@ def _at(name: str, url: str) -> dict[str, Any]:
 
 @contextmanager
 def nginx(count: int, nbytes: int, seed: int = 0) -> Iterator[str]:
-    """nginx over that many objects; gives its URL."""
+    """Run nginx over that many objects and yield its URL."""
     with tempfile.TemporaryDirectory() as folder, serve(Path(folder)) as url:
         write_objects(Path(folder) / "www", count, nbytes, seed)
         yield url
@@ -56,19 +56,19 @@ def nginx(count: int, nbytes: int, seed: int = 0) -> Iterator[str]:
 
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
-    """nginx over what lies or will lie in `folder / "www"`; gives its URL."""
+    """Run nginx over the folder `folder / "www"` and yield its URL."""
     (folder / "www").mkdir(exist_ok=True)
     command = ["bash", str(SERVICES / "start-nginx.sh"), str(folder), str(_free_port())]
-    # Its cache of open files would take all descriptors there are, and answer 500 from then on.
+    # Its cache of open files would use up all descriptors, and every response would be a 500.
     with _running(["env", "NGINX_FILE_CACHE=off", *command], str(folder)) as url:
         yield url
 
 
 class FaultProxy:
-    """HAProxy, which delays, refuses and stalls as `set` tells it.
+    """HAProxy, which delays, refuses and stalls as configured by `set`.
 
     Attributes:
-        url: of the proxy.
+        url: URL of the proxy.
     """
 
     def __init__(self, url: str, folder: str) -> None:
@@ -83,7 +83,7 @@ class FaultProxy:
 
 @contextmanager
 def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
-    """A proxy in front of a URL, without faults at first."""
+    """Run a proxy in front of a URL, without faults at first."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["bash", str(SERVICES / "start-faultproxy.sh"), folder, str(_free_port())]
         with _running(["env", f"UPSTREAM={upstream.removeprefix('http://')}", *command], folder) as url:
@@ -105,10 +105,10 @@ def _free_port() -> int:
 
 
 class Counted(DataSource):
-    """A copy whose reads are counted, one for each request that reaches its server.
+    """A source that counts its reads, one for each request that reaches its server.
 
     Attributes:
-        reads: how many began.
+        reads: number of reads that began.
     """
 
     def __init__(self, source: DataSource) -> None:
@@ -128,6 +128,6 @@ class Counted(DataSource):
 
 
 def apart(run: Callable[..., T], *arguments: Any, limit_s: float = 120) -> T:
-    """What `run` gives in a new process, where no limit has found its place and no latency is known yet."""
+    """Return the result of `run` in a new process, without an adapted concurrency limit or known latencies."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply_async(run, arguments).get(limit_s)

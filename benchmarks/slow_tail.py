@@ -1,7 +1,7 @@
-"""How long does a batch take when one request in a hundred takes a second, and how many requests does that cost more?
+"""How long does a batch take when one request in a hundred takes a second, and how many extra requests are made?
 
 Batches of 64 raw objects of 20 kB, none of them cached, through HAProxy, which adds 10 ms to each request and holds 1 %
-of them for 1 s. With the second reads of `Hedge` and without, with a mirror (nginx itself) and without.
+of them for 1 s. With and without the second requests of `Hedge`, with and without a mirror (nginx itself).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from streaming.sources import create_data_source
 
 OBJECTS, NBYTES, BATCH = 40_960, 20_000, 64
 LATENCY_MS, STALL_PCT, STALL_MS = 10, 1, 1000
-WARM_UP = 8  # batches: the limit opens and the first latencies are known
+WARM_UP = 8  # batches: the limit adapts and the first latencies are measured
 NEVER = 10**9  # reads before the first second read
 
 
 class Run(NamedTuple):
-    """Batches of one run: seconds of each, and requests beyond one for each object, as a share."""
+    """Batches of one run: seconds of each, and extra requests as a share of the objects."""
 
     seconds: list[float]
     extra: float
 
 
 def fetch(url: str, mirror: str | None, is_hedged: bool, batches: int) -> Run:
-    """The same batches by an adapter over the stack that it makes itself, with its requests counted."""
+    """Read the same batches with an adapter over its default stack, and count the requests."""
     config = parse_source(servers.at(url, *([mirror] if mirror else [])))
     copies = [servers.Counted(create_data_source(each)) for each in (config, *config.mirrors)]
     context = Context() if is_hedged else Context(ResilienceConfig(hedge_min_samples=NEVER))
@@ -56,8 +56,8 @@ def fetch(url: str, mirror: str | None, is_hedged: bool, batches: int) -> Run:
 
 def main() -> None:
     parser = report.options(__doc__, repeats=2)
-    parser.add_argument("--batches", type=int, default=200, help="of each run (default 200)")
-    parser.add_argument("--latency-ms", type=int, default=LATENCY_MS, help="of each request (default 10)")
+    parser.add_argument("--batches", type=int, default=200, help="batches per run (default 200)")
+    parser.add_argument("--latency-ms", type=int, default=LATENCY_MS, help="latency of each request (default 10)")
     arguments = parser.parse_args()
     found: dict[str, list[Run]] = {}
     with servers.nginx(OBJECTS, NBYTES, arguments.seed) as url, servers.fault_proxy(url) as proxy:

@@ -1,8 +1,8 @@
 """How long does a trainer wait when the link carries 1.2 times what misses need?
 
-A step is a sleep; the source has a latency and a link that all reads share, with 1.2 times the rate at which misses
-have to come when the cache hits the share that it holds. `retain` beside `lru`, and beside a cache for a few batches.
-Epochs from the second on count.
+A step is a sleep; the source has a latency and a link that all reads share, with 1.2 times the rate that the misses
+need when the hit rate equals the cached share. `retain` vs. `lru` vs. a cache for a few batches. Epochs from the second
+on are measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS = ("retain", "lru", "none")
 
 
 def run(kind: str, arguments: Any) -> tuple[Steps, float]:
-    """The steps of the last epoch, and its hit rate."""
+    """Return the steps of the last epoch, and its hit rate."""
     count, nbytes, batch = arguments.samples, arguments.bytes, arguments.batch
     link = HEADROOM * (1 - arguments.fraction) * batch * nbytes / arguments.step
     entry = nbytes + 1_000
@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--step", type=float, default=0.2, help="seconds")
-    parser.add_argument("--steps", type=int, default=100, help="how many count")
-    parser.add_argument("--fraction", type=float, default=0.5, help="of the samples that the cache holds")
+    parser.add_argument("--steps", type=int, default=100, help="number of steps to measure")
+    parser.add_argument("--fraction", type=float, default=0.5, help="share of the samples that the cache holds")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     arguments = parser.parse_args()
@@ -64,9 +64,9 @@ def main() -> None:
             steps, hit_rate = run(kind, arguments)
             shares[kind].append(steps.stall_share)
             hits[kind].append(hit_rate)
-    rows: list[list[object]] = [["cache", "stall share", "most", "hit rate"]]
+    rows: list[list[object]] = [["cache", "stall share", "max", "hit rate"]]
     rows += [[kind, report.median(shares[kind]), max(shares[kind]), report.median(hits[kind])] for kind in shares]
-    report.table(f"Stall share, link {HEADROOM} x the misses of a cache that holds {arguments.fraction:.0%}", rows)
+    report.table(f"Stall share, link {HEADROOM}x the misses of a cache that holds {arguments.fraction:.0%}", rows)
     figures: dict[str, Any] = {f"{kind}_stall_share": report.spread(shares[kind]) for kind in arguments.kinds}
     figures |= {f"{kind}_hit_rate": report.spread(hits[kind]) for kind in arguments.kinds}
     report.emit("stall_share", {**figures, **vars(arguments)}, seed=arguments.seed)

@@ -1,7 +1,7 @@
-"""Simulated training steps over a simulated source: what the benchmarks of waiting share.
+"""Simulated training steps over a simulated source, for the benchmarks of data stalls.
 
-The source gives the same bytes for each object, after a latency and over a link of limited rate that all reads share.
-A step is a sleep, as a trainer's thread waits for its accelerator.
+The source returns the same bytes for each object, after a latency and over a link of limited rate that all reads share.
+A step is a sleep, like a trainer's thread that waits for its accelerator.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from streaming.testing import LatencySource
 
 
 class Uniform(DataSource):
-    """Raw objects of one size, without a place of their own.
+    """Raw objects of one size, which are not stored.
 
     Attributes:
-        reads: how many objects were read.
+        reads: number of objects read.
     """
 
     def __init__(self, count: int, nbytes: int, bytes_per_s: float | None = None) -> None:
@@ -34,7 +34,7 @@ class Uniform(DataSource):
         self._count = count
         self._data = np.random.default_rng(0).bytes(nbytes)
         self._rate = bytes_per_s
-        self._free_at = 0.0  # when the link has sent what was asked for until now
+        self._free_at = 0.0  # when the link will have sent all requests so far
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         self.reads += 1
@@ -42,12 +42,12 @@ class Uniform(DataSource):
             now = time.monotonic()
             self._free_at = max(self._free_at, now) + len(self._data) / self._rate
             await asyncio.sleep(self._free_at - now)
-        # A copy, as a client makes one of what it receives.
+        # A copy, because a client makes one of the received bytes.
         data = bytes(bytearray(self._data))
         return Blob(data=data, etag=None, size=len(data), version=None, source=self.config.name)
 
     def limit(self, bytes_per_s: float | None) -> None:
-        """Change the rate of the link; None is no limit."""
+        """Change the rate of the link; None removes the limit."""
         self._rate = bytes_per_s
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
@@ -55,17 +55,17 @@ class Uniform(DataSource):
             yield FileInfo(path=f"{number:07d}.bin", size=len(self._data), etag=None, modified=None)
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def distant(count: int, nbytes: int, latency_s: float, bytes_per_s: float | None = None) -> tuple[DataSource, Uniform]:
-    """Such objects behind a latency, and the source that counts their reads."""
+    """Return a source of such objects behind a latency, and the source that counts their reads."""
     objects = Uniform(count, nbytes, bytes_per_s)
     return LatencySource(objects, latency_s), objects
 
 
 class Epochs(Sampler[int]):
-    """A fresh shuffle each time it is iterated."""
+    """A sampler with a new shuffle in each iteration."""
 
     def __init__(self, samples: int, seed: int) -> None:
         self._order = Shuffled(samples, seed)
@@ -81,7 +81,7 @@ class Epochs(Sampler[int]):
 
 @dataclass
 class Steps:
-    """Time of some steps, in seconds: what they needed, what was waited for batches, and all there was."""
+    """Time of some steps, in seconds: needed for the steps, waited for batches, and total."""
 
     needed_s: float
     waited_s: float
@@ -89,17 +89,17 @@ class Steps:
 
     @property
     def use(self) -> float:
-        """Time that the steps need, of the time that they took: the rule of MLPerf Storage."""
+        """Time needed for the steps / total time, as in MLPerf Storage."""
         return self.needed_s / self.took_s
 
     @property
     def stall_share(self) -> float:
-        """Time spent in `next()`, of all."""
+        """Share of the total time spent in `next()`."""
         return self.waited_s / self.took_s
 
 
 def take_steps(batches: Iterable[Any], step_s: float, most: int | None = None) -> Steps:
-    """Take a step with each batch; the first batch is not counted, as its pipeline starts."""
+    """Take a step with each batch; the first one is not counted, because the pipeline starts."""
     waiting = iter(batches)
     next(waiting)
     time.sleep(step_s)

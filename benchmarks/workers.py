@@ -1,7 +1,7 @@
-"""What do cache hits cost in DataLoader workers, beside plain torch over samples held in a list?
+"""How fast are cache hits in DataLoader workers vs. plain torch over samples in a list?
 
-Two workers, fork and spawn, 20 kB and 2.6 MB samples, everything cached. The number of fetches is counted at the
-source: one per object over all workers and epochs.
+Two workers, fork and spawn, 20 kB and 2.6 MB samples, everything cached. Fetches are counted at the source: one per
+object over all workers and epochs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EPOCHS = 12
 
 
 class ListDataset(Dataset[Any]):
-    """The same samples, held in a list."""
+    """The same samples in a list."""
 
     def __init__(self, samples: list[Any]) -> None:
         self.samples = samples
@@ -38,7 +38,7 @@ class ListDataset(Dataset[Any]):
 
 
 def rate_of(dataset: Dataset[Any], batch_size: int, method: str | None, workers: int) -> float:
-    """Samples per second over `EPOCHS` epochs with persistent workers, after one epoch of warm-up."""
+    """Return the samples per second over `EPOCHS` epochs with persistent workers, after one epoch of warm-up."""
     loader = DataLoader(
         dataset,
         batch_size=batch_size,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything about deploy/ that can be checked without a Docker daemon and without a cluster. Tools are taken from PATH:
-# yamllint, hadolint, kubernetes-validate (pip), promtool, amtool (Debian's prometheus packages), and kubectl where it is.
+# Checks deploy/ as far as possible without a Docker daemon and a cluster. Tools come from PATH: yamllint, hadolint,
+# kubernetes-validate (pip), promtool, amtool (Debian's prometheus packages), and kubectl if it is installed.
 set -euo pipefail
 cd "$(dirname "$0")"
 made=$(mktemp -d)
@@ -15,7 +15,7 @@ if command -v promtool >/dev/null && command -v amtool >/dev/null; then
   promtool test rules alerts_test.yml >/dev/null
   amtool check-config alertmanager.yml >/dev/null
 else
-  echo "=== NOT RUN: promtool and amtool over deploy/; make services installs them where it may ==="
+  echo "=== NOT RUN: promtool and amtool over deploy/; make services installs them if it can ==="
 fi
 
 if command -v kubectl >/dev/null; then
@@ -24,6 +24,6 @@ if command -v kubectl >/dev/null; then
   done
   kubernetes-validate --strict --quiet "$made/example.yaml" "$made/sidecar.yaml"
 else
-  echo "kubectl is not installed: the overlays are checked by the tests alone"
+  echo "kubectl is not installed: only the tests check the overlays"
 fi
-echo "deploy/ is well"
+echo "deploy/ is valid"

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 CLOUDS = ("s3", "gcs", "hf")
 FOR_CUDA = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
 HEAD = "# Made by lock.py: change constraints.txt or pyproject.toml and run that.\n"
+OTHER_PACKAGES = {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONSTRAINT"}
 OPTIONS = ("--quiet", "--generate-hashes", "--allow-unsafe", "--strip-extras", "--no-header", "--no-annotate")
 
 
@@ -25,7 +26,7 @@ def resolve(*options: str) -> dict[str, str]:
     """Return the requirements of pyproject.toml with all their dependencies, as text by name."""
     command = [sys.executable, "-m", "piptools", "compile", *OPTIONS, "-c", "constraints.txt", "--output-file", "-"]
     # Another index or folder of wheels may have another build of a version, such as torch for CPUs.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    environment = {name: value for name, value in os.environ.items() if name not in OTHER_PACKAGES}
     environment |= {"PIP_CONFIG_FILE": os.devnull}
     done = subprocess.run(
         [*command, *options, "pyproject.toml"], cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, check=True

@@ -117,7 +117,7 @@ def flow_matching_loss(model: Denoiser, batch: Sample, generator: torch.Generato
 
 
 def epochs(loader: DataLoader[Sample]) -> Iterator[Sample]:
-    """Yield batches for ever, epoch after epoch."""
+    """Yield batches forever, epoch after epoch."""
     while True:
         yield from loader
 

@@ -30,7 +30,7 @@ from streaming.link.sample_reader import SampleReader
 from streaming.link.worker import Worker
 from streaming.prefetch.lookahead import LookAhead
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.live import add_adapter, closed
+from streaming.telemetry.totals import TOTALS
 
 __all__ = ["StreamingDatasetAdapter", "create_streaming_dataset_from_config"]
 
@@ -107,7 +107,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
         self._is_closed = False
         self._opening = threading.Lock()
         follow_forks(self)
-        add_adapter(self)
 
     @classmethod
     def from_config(cls, config: AdapterConfig | Mapping[str, Any] | str | os.PathLike[str], **overrides: Any) -> Self:
@@ -246,11 +245,6 @@ class StreamingDatasetAdapter(Dataset[Any]):
         return self._name
 
     @property
-    def reports_metrics(self) -> bool:
-        """Whether it is open and this process counts its reads, not a parent process."""
-        return self._reader is not None and self._reader.reports_metrics
-
-    @property
     def cache(self) -> SmartLRUCache:
         """The sample cache; its keys are positions.
 
@@ -308,7 +302,9 @@ class StreamingDatasetAdapter(Dataset[Any]):
                 if self._is_closed:
                     raise ClosedError("this adapter was closed; make a new one to read again")
                 if self._reader is None:
-                    self._reader = self._open_reader()
+                    reader = self._open_reader()
+                    TOTALS.add(reader, self._name, self)
+                    self._reader = reader
         return self._reader
 
     def _open_reader(self) -> SampleReader:
@@ -329,8 +325,7 @@ class StreamingDatasetAdapter(Dataset[Any]):
         if self._finalizer is not None:
             self._finalizer.detach()
         if reader is not None:
-            if reader.reports_metrics:
-                closed(self._name, reader.metrics_snapshot)
+            TOTALS.close(reader)
             reader.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Every error this library raises on purpose, in one tree.
+"""Errors of this library, in one tree.
 
 ::
 
@@ -10,12 +10,12 @@
     ├── SourceError                   (OSError)            reading or listing a source failed
     │   ├── ObjectNotFoundError       (FileNotFoundError)  the object does not exist
     │   ├── AccessDenied              (PermissionError)    refused: credentials or file mode
-    │   ├── SourceTimeout             (TimeoutError)       no answer in time; worth a retry
-    │   ├── SourceUnavailable         (ConnectionError)    refused, reset, 5xx; worth a retry
-    │   ├── TruncatedRead                                  fewer bytes than announced; worth a retry
+    │   ├── SourceTimeout             (TimeoutError)       no answer in time; retryable
+    │   ├── SourceUnavailable         (ConnectionError)    refused, reset, 5xx; retryable
+    │   ├── TruncatedRead                                  fewer bytes than announced; retryable
     │   ├── ObjectChanged                                  not the object that was listed
     │   └── BadRequest                                     the source cannot serve this request; final
-    ├── DecodeError                   (ValueError)         bytes that are not what their suffix says
+    ├── DecodeError                   (ValueError)         bytes that do not match their suffix
     │   ├── UnknownFormat                                  no codec for this suffix
     │   ├── TruncatedData                                  ends before its own header says
     │   ├── UnsafeData                                     would run code, or nests too deep
@@ -31,8 +31,8 @@
     ├── WrongThreadError              (RuntimeError)       a blocking call on the library's own loop thread
     └── EngineGoneError               (ConnectionError)    the process that reads for this worker has ended
 
-A kind also inherits the builtin in brackets, so plain handlers work. Every message names the object, the source, what
-was tried and the next step.
+Each error also inherits the builtin in brackets, so plain handlers work. Every message names the object, the source,
+what was tried and the next step.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ _NOTED = ("path", "source", "status", "retry_after_s")
 
 
 class StreamingError(Exception):
-    """Base of every error raised on purpose. Holds no secret, and masks those in the text of what it is raised from.
+    """Base of all errors of this library. Contains no secret, and masks secrets in the text of its causes.
 
-    Can be made from a message alone, as PyTorch does when it carries an error out of a DataLoader worker: its text is
-    then the whole traceback there, from which `path` and the like are taken (see `note_attributes`).
+    Can be made from a message alone, as PyTorch does when it passes on an error of a DataLoader worker: the message is
+    then the worker's whole traceback, from which the attributes are taken (see `note_attributes`).
 
     Attributes:
-        path: the object or file concerned, relative to its source, or None.
-        source: the name of the source concerned, or None.
+        path: path of the object or file, relative to its source, or None.
+        source: name of the source, or None.
         retryable: whether the same call may succeed when tried again.
     """
 
@@ -102,15 +102,15 @@ class StreamingError(Exception):
             self._take_noted(message)
 
     def _take_noted(self, message: str) -> None:
-        noted = [line for line in message.splitlines() if line.startswith(_NOTE)]
-        if noted:
+        notes = [line for line in message.splitlines() if line.startswith(_NOTE)]
+        if notes:
             try:
-                self.__dict__.update(json.loads(noted[-1].removeprefix(_NOTE)))
+                self.__dict__.update(json.loads(notes[-1].removeprefix(_NOTE)))
             except ValueError:
                 return
 
     def note_attributes(self) -> None:
-        """Add a note with the attributes, for those who get the text of this error alone. Idempotent."""
+        """Add a note with the attributes, for processes that get only the text of this error. Idempotent."""
         found = {name: getattr(self, name, None) for name in _NOTED}
         note = _NOTE + json.dumps({name: value for name, value in found.items() if value is not None})
         if note not in getattr(self, "__notes__", ()):
@@ -126,7 +126,7 @@ class StateError(ConfigError):
 
 
 class MissingExtra(StreamingError, ImportError):
-    """An optional package is not installed; the message says which extra brings it."""
+    """An optional package is not installed; the message says which extra installs it."""
 
 
 class InvalidPath(StreamingError, ValueError):
@@ -137,8 +137,8 @@ class SourceError(StreamingError, OSError):
     """Reading or listing a source failed.
 
     Attributes:
-        status: of the server's answer, or None.
-        retry_after_s: how many seconds the server asks to wait before the next try, or None.
+        status: status of the server's response, or None.
+        retry_after_s: seconds that the server asks to wait before the next try, or None.
     """
 
     status: int | None = None
@@ -160,7 +160,7 @@ class SourceTimeout(SourceError, TimeoutError):
 
 
 class SourceUnavailable(SourceError, ConnectionError):
-    """Connection refused or reset, a name that does not resolve, or a 5xx answer."""
+    """Connection refused or reset, a name that does not resolve, or a 5xx response."""
 
     retryable = True
 
@@ -176,11 +176,11 @@ class ObjectChanged(SourceError):
 
 
 class BadRequest(SourceError):
-    """The source cannot serve this request, and a repetition would not help."""
+    """The source cannot serve this request, and a retry would not help."""
 
 
 class DecodeError(StreamingError, ValueError):
-    """Bytes that are not what their suffix says."""
+    """Bytes that do not match their suffix."""
 
 
 class UnknownFormat(DecodeError):
@@ -188,11 +188,11 @@ class UnknownFormat(DecodeError):
 
 
 class TruncatedData(DecodeError):
-    """The data ends before its own header says it should."""
+    """The data ends before the length in its header."""
 
 
 class UnsafeData(DecodeError):
-    """Data that would run code when loaded, or is built to exhaust the stack."""
+    """Data that would run code when loaded, or exhaust the stack."""
 
 
 class ObjectTooLargeError(DecodeError):
@@ -224,7 +224,7 @@ class NoSamples(IndexBuildError):
 
 
 class IndexFileError(StreamingError, ValueError):
-    """A saved index is cut short, damaged, of another version or writable by others; the next step: build it anew."""
+    """A saved index is cut short, damaged, of another version or writable by others; build it again."""
 
 
 class ClosedError(StreamingError, RuntimeError):
@@ -232,7 +232,7 @@ class ClosedError(StreamingError, RuntimeError):
 
 
 class WrongThreadError(StreamingError, RuntimeError):
-    """A blocking call on the library's own loop thread, where it would wait for itself."""
+    """A blocking call on the library's event-loop thread, which would deadlock."""
 
 
 class EngineGoneError(StreamingError, ConnectionError):

@@ -1,4 +1,4 @@
-"""Measurements on a machine that may stop everything for a moment, as a busy host does with its guests."""
+"""Measurements on a machine that may pause everything for a moment, as a busy host does with its guests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["calmly"]
 T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.01
-_CALM_S = 0.1  # a look that comes so late was held up; what is measured here takes longer
+_CALM_S = 0.1  # a look that comes this late was delayed; what is measured here takes longer
 _ATTEMPTS = 6
 
 
 def calmly(measure: Callable[[], T]) -> T:
-    """What the first measurement gives during which nothing stopped this process for long, or else the last of six.
+    """Return the first measurement during which this process was not paused for long, or else the last of six.
 
-    A thread with a clock of its own says so; what was measured has no say in it.
+    A thread with its own clock detects pauses; the measured value plays no part.
     """
     for _ in range(_ATTEMPTS):
         ended, pauses = threading.Event(), [0.0]

@@ -1,4 +1,4 @@
-"""Servers that tests share: each pytest process starts its own, at its first use, and ends it."""
+"""Servers shared by the tests: each pytest process starts its own at first use, and stops it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from pathlib import Path
 from typing import Any
 
 # torch imports it in each worker that it starts. Before Python 3.12 that fails with a KeyError if garbage of an earlier
-# test is collected meanwhile, and its end imports something too: https://github.com/python/cpython/issues/91351
+# test is collected during the import, and its finalizer imports something too: https://github.com/python/cpython/issues/91351
 import numpy.random  # noqa: F401
 import pytest
 
 import streaming.codecs.registry
 import streaming.sources
 from streaming.core.source_config import SOURCE_TYPES
+from streaming.telemetry.totals import TOTALS
 
 SERVICES = Path(__file__).parent / "services"
 INSTALLED = Path(sys.prefix) / "services"
-"""Where `make services` puts those that are Python packages; tests without theirs are left out."""
+"""Folder in which `make services` installs servers that are Python packages."""
+
+
+@pytest.fixture(autouse=True)
+def _totals() -> None:
+    """Metrics of a test begin at zero."""
+    TOTALS.clear()
 
 
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
-    """What a test registers is known to that test alone."""
+    """Undo the registrations of a test."""
     registries: tuple[dict[str, Any], ...] = (
         SOURCE_TYPES,
         streaming.sources._registered,
@@ -45,7 +52,7 @@ def _registries() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class WebServer:
-    """A web server over a folder: `url` (with a final slash) shows what lies below `root`."""
+    """A web server over a folder: `url` (with a final slash) serves the files below `root`."""
 
     url: str
     root: Path
@@ -53,7 +60,7 @@ class WebServer:
 
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """A real web server over an empty folder, with listings, at a free port of loopback."""
+    """Start nginx over an empty folder, with listings, on a free port of loopback."""
     folder = tmp_path_factory.mktemp("nginx")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,11 +76,11 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
 
 @pytest.fixture
 def python_server(tmp_path: Path) -> Iterator[WebServer]:
-    """Python's own web server over `tmp_path`: it knows no ranges and ends the connection after each answer."""
+    """Start Python's web server over `tmp_path`; it does not support ranges or persistent connections."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
-            """Say nothing."""
+            """Do not log."""
 
     handler = functools.partial(Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

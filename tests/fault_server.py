@@ -1,6 +1,6 @@
 """An HTTP server that misbehaves on request: raw answers, wrong lengths, slow bodies, early ends.
 
-Each path answers by what was set for it. Every answer ends its connection, so no fault reaches the next request.
+Each path has its own answer. Every answer ends its connection, so no fault reaches the next request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OK = 200
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked: `target` is the path with its query as sent; header names are lower case."""
+    """A request of a client: `target` is the path with its query as sent; header names are lower case."""
 
     method: str
     target: str
@@ -40,7 +40,7 @@ def respond(status: int = OK, body: bytes = b"", length: int | None = -1, **head
 
 
 def ranged(body: bytes, **headers: Any) -> Answer:
-    """Answer ranges as they are asked for, and whole reads with all."""
+    """Answer requests for ranges with the range, and others with everything."""
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
         if "range" not in request.headers:
@@ -48,8 +48,8 @@ def ranged(body: bytes, **headers: Any) -> Answer:
             return
         first, _, last = request.headers["range"].removeprefix("bytes=").partition("-")
         part = body[int(first) : int(last) + 1 if last else None]
-        told = f"bytes {first}-{int(first) + len(part) - 1}/{len(body)}"
-        await respond(206, part, Content_Range=told, **headers)(request, writer)
+        content_range = f"bytes {first}-{int(first) + len(part) - 1}/{len(body)}"
+        await respond(206, part, Content_Range=content_range, **headers)(request, writer)
 
     return answer
 
@@ -84,7 +84,7 @@ async def reset(request: Request, writer: asyncio.StreamWriter) -> None:
 
 
 def in_turn(*answers: Answer) -> Answer:
-    """Give each answer once, then the last for ever."""
+    """Give each answer once, then the last forever."""
     left = list(answers)
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -102,12 +102,12 @@ def _head(status: int, length: int | None, headers: dict[str, str]) -> bytes:
 
 
 class FaultServer:
-    """Serves `answers` (path with query, as sent: what to do) on a free loopback port; anything else is 404.
+    """Serves `answers` (by path with query, as sent) on a free loopback port; anything else is 404.
 
     Attributes:
         url: where it listens, with a final slash.
         answers: may be changed while it runs.
-        requests: what was asked so far.
+        requests: all requests so far.
     """
 
     def __init__(self, **answers: Answer) -> None:

@@ -1,4 +1,4 @@
-"""Eight faults of a training run, what each is planted by, and by what a person shall find it from outside."""
+"""Eight faults of a training run: how each is planted, and the alert and finding that must name it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ BATCH: Final = 4
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run is made of. The first group may change while it runs, the second needs another adapter.
+    """Settings of a run. The first group may change while it runs, the second needs another adapter.
 
     Attributes:
-        step_s: the trainer's own work.
-        line_s: that the line takes for each object; of every rank, or of `line_rank` alone.
-        collate_s, decode_s: for each batch, and for each sample.
-        is_primary_up: whether the first copy of the data answers.
-        has_mirror: whether there is a second one.
-        samples: of the data set.
-        cache_share: of them, that the cache has room for.
+        step_s: seconds of the trainer's own work for each batch.
+        line_s: seconds that the line takes for each object; on every rank, or on `line_rank` alone.
+        collate_s, decode_s: seconds for each batch, and for each sample.
+        is_primary_up: whether the primary answers.
+        has_mirror: whether there is a mirror.
+        samples: number of samples of the data set.
+        cache_share: share of them that the cache has room for.
         ttl_s: `max_ttl_seconds`.
         ahead: `prefetch_ahead`.
-        suffix: of the objects: `.slow` is that of the codec which takes `decode_s`.
+        suffix: of the objects; the codec of `.slow` takes `decode_s`.
     """
 
     step_s: float = 0.06
@@ -43,7 +43,7 @@ class Setting:
     suffix: str = ".npy"
 
     def needs_another_adapter(self, other: Setting) -> bool:
-        """Whether the two differ in what an adapter is given."""
+        """Whether the two differ in a setting of the adapter."""
         made_of = ("has_mirror", "samples", "cache_share", "ttl_s", "ahead", "suffix")
         return any(getattr(self, name) != getattr(other, name) for name in made_of)
 
@@ -53,18 +53,18 @@ HEALTHY: Final = Setting()
 
 @dataclass(frozen=True)
 class Fault:
-    """One that is planted, and by what it shall be found.
+    """A fault that is planted, and the alert and finding that must name it.
 
     Attributes:
         name: of the run.
-        alert: the alert that names it; empty: none of weight may fire.
-        code: of the first finding of the verdict.
-        setting, repaired: the run with it and without.
-        labels: of the alert.
-        ranks: processes of the run.
-        stage: where its waits are told.
-        resource: what serves one after the other and bounds the run by it: "line", "decode" or "collate"; empty where
-            waits are no measure of it.
+        alert: name of the alert that must fire; empty: no serious one may fire.
+        code: code of the first finding of the verdict.
+        setting, repaired: the run with the fault and without.
+        labels: labels of the alert.
+        ranks: number of processes of the run.
+        stage: stage to which its waits are attributed.
+        resource: the serial resource that bounds the run: "line", "decode" or "collate"; empty if waits do not measure
+            it.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Fault:
 
     @property
     def first_pass(self) -> int:
-        """Steps of the first pass over the data, if the fault shows after it alone."""
+        """Number of steps of the first pass over the data, if the fault shows only after it."""
         return self.setting.samples // BATCH if self.setting.samples < HEALTHY.samples else 0
 
 
@@ -92,7 +92,7 @@ def _fault(
 
 
 _SMALL: Final[dict[str, Any]] = {"samples": 80, "line_s": 0.03}
-"""A data set of which several passes are over soon, on a line that fetches it in 2.4 s."""
+"""A small data set, so that several passes are over soon, on a line that fetches it in 2.4 s."""
 
 FAULTS: Final = {
     fault.name: fault
@@ -172,4 +172,4 @@ FAULTS: Final = {
         _fault("trainer-bound", "StreamingTrainerBound", "TrainerBound", step_s=0.3, repair={"step_s": HEALTHY.step_s}),
     )
 }
-"""By name; `healthy` has none."""
+"""All faults by name; `healthy` has none."""

@@ -1,10 +1,10 @@
 """Small training runs with one fault each (`tests.fault_settings`), until it is repaired.
 
 `Training` is such a run in a thread of this process. `started(fault)` runs it in processes of its own, one a rank,
-whose metrics are served: for what watches it from outside, such as a Prometheus. A step is a sleep, as a trainer's
+whose metrics are served to an observer such as a Prometheus. A step is a sleep, as a trainer's
 thread waits for its accelerator; objects come over HTTP from a `PacedStore`.
 
-    python -m tests.faulty_runs slow-codec     says its address, and goes on until its input ends
+    python -m tests.faulty_runs slow-codec     prints its address, and runs until its input ends
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from tests.relay import Relay
 __all__ = ["WARM_UP_STEPS", "Account", "Process", "Training", "started"]
 
 NAME: Final = "train"
-"""Of the data set, in every metric."""
+"""Name of the data set in every metric."""
 
 WARM_UP_STEPS: Final = 5
 NBYTES: Final = 8_000
-"""Of a sample in the cache."""
+"""Bytes of a sample in the cache."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a run came to at the end of a step, or between two of them, in seconds.
+    """Totals of a run at the end of a step, or between two steps, in seconds.
 
     Attributes:
-        steps: that were made.
-        waited, busy: of the trainer, as it sees it: in `next`, and in between.
-        found: what the library says it waited for, by stage.
+        steps: number of steps.
+        waited, busy: time of the trainer, as it sees it, in `next` and in between.
+        found: the waits that the library reports, by stage.
         used: how long each resource was in use: "line", "decode", "collate".
     """
 
@@ -65,23 +65,23 @@ class Account:
     used: Mapping[str, float] = field(default_factory=dict)
 
     def since(self, earlier: Account) -> Account:
-        """What was added since then."""
+        """Return the difference to an earlier account."""
         found = {name: seconds - earlier.found.get(name, 0.0) for name, seconds in self.found.items()}
         used = {name: seconds - earlier.used.get(name, 0.0) for name, seconds in self.used.items()}
         steps, busy = self.steps - earlier.steps, self.busy - earlier.busy
         return Account(steps, self.waited - earlier.waited, busy, found, used)
 
     def planted(self, resource: str) -> float:
-        """How long the trainer had to wait for a resource that was in use all the time, in seconds.
+        """Return how long the trainer had to wait for a resource that was always in use, in seconds.
 
-        That of collation is used in the trainer's own thread. What another one does while the trainer is busy, or
+        Collation runs in the trainer's own thread. What another resource does while the trainer is busy, or
         collates, is not waited for.
         """
         used = self.used[resource]
         return used if resource == "collate" else used - self.busy - self.used["collate"]
 
     def error(self, stage: str, resource: str) -> float:
-        """How far off the library is about this stage, as a part of all that was waited."""
+        """Return the error of the library for this stage, as a share of all waits."""
         return abs(self.found[stage] - self.planted(resource)) / self.waited
 
 
@@ -89,11 +89,11 @@ class Training:
     """A run in a thread of this process, from `with` to its end.
 
     Args:
-        setting: how it begins.
-        rank, world_size: of this process.
+        setting: settings at the start.
+        rank, world_size: rank of this process, and number of ranks.
 
     Attributes:
-        account: of all steps until now.
+        account: account of all steps so far.
     """
 
     def __init__(self, setting: Setting, rank: int = 0, world_size: int = 1) -> None:
@@ -126,11 +126,11 @@ class Training:
         planted.decode_takes(0.0)
 
     def change(self, setting: Setting) -> None:
-        """Go on with another setting from the next step on, with another adapter if it takes one."""
+        """Use another setting from the next step on, with another adapter if it needs one."""
         self._wanted = setting
 
     def await_steps(self, steps: int, timeout_s: float = 60.0) -> Account:
-        """The account once so many steps were made in all.
+        """Return the account after `steps` steps in all.
 
         Raises:
             TimeoutError: if that takes longer.
@@ -158,10 +158,10 @@ class Training:
 
     def _adapter(self) -> StreamingDatasetAdapter:
         setting = self._setting
-        copies = {"storage_options": {"index": "index.json"}, "type": "http"}
-        mirrors = [{"name": "mirror", "path": self._store.url, **copies}] if setting.has_mirror else []
+        common = {"storage_options": {"index": "index.json"}, "type": "http"}
+        mirrors = [{"name": "mirror", "path": self._store.url, **common}] if setting.has_mirror else []
         return StreamingDatasetAdapter(
-            {"name": "primary", "path": self._primary.url, "mirrors": mirrors, **copies},
+            {"name": "primary", "path": self._primary.url, "mirrors": mirrors, **common},
             {"primary": "x"},
             cache_size_gb=setting.cache_share * setting.samples * NBYTES / 1e9,
             max_ttl_seconds=setting.ttl_s,
@@ -177,19 +177,19 @@ class Training:
         found = dict.fromkeys(loader.stalls.wait_seconds, 0.0) | dict(self.account.found)
         while True:
             batches = iter(loader)
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             for _ in batches:
                 got = time.perf_counter()
                 self._apply()
                 time.sleep(self._setting.step_s)
                 is_over = self._is_over()
-                self._note(got - asked, time.perf_counter() - got, found, loader)
-                asked = time.perf_counter()
+                self._note(got - requested, time.perf_counter() - got, found, loader)
+                requested = time.perf_counter()
                 if is_over or self._wanted.needs_another_adapter(self._setting):
                     return
 
     def _apply(self) -> None:
-        """What may change while it runs: the primary dies after the first step."""
+        """Apply the settings that may change during a run: the primary dies after the first step."""
         wanted, was = self._wanted, self._setting
         if wanted.needs_another_adapter(was):
             return
@@ -203,7 +203,7 @@ class Training:
             (self._primary.revive if self._is_primary_up else self._primary.kill)()
 
     def _is_over(self) -> bool:
-        """Whether any rank was told to end; all ranks meet here, as at the gradients."""
+        """Whether any rank is to end; all ranks meet here, as at the gradients."""
         if self._world_size == 1:
             return self._is_ended
         flag = torch.tensor(int(self._is_ended))
@@ -211,22 +211,22 @@ class Training:
         return bool(flag)
 
     def _note(self, waited: float, busy: float, found: Mapping[str, float], loader: StreamingDataLoader) -> None:
-        told = {stage: found[stage] + seconds for stage, seconds in loader.stalls.wait_seconds.items()}
+        total = {stage: found[stage] + seconds for stage, seconds in loader.stalls.wait_seconds.items()}
         used = {stage: sum(planted.SECONDS[stage]) for stage in ("decode", "collate")} | {"line": self._store.sent_s}
         was = self.account
         with self._stepped:
-            self.account = Account(was.steps + 1, was.waited + waited, was.busy + busy, told, used)
+            self.account = Account(was.steps + 1, was.waited + waited, was.busy + busy, total, used)
             self._stepped.notify_all()
 
 
 def _objects(setting: Setting) -> dict[str, bytes]:
-    """Of noise, which no cache makes smaller."""
+    """Return objects of noise, which no compression makes smaller."""
     file = io.BytesIO()
     np.save(file, np.random.default_rng(0).integers(0, 256, NBYTES, dtype=np.uint8))
     return dict.fromkeys((f"{number:05d}{setting.suffix}" for number in range(setting.samples)), file.getvalue())
 
 
-# -- in processes of its own
+# -- runs in processes of their own
 
 
 @dataclass(frozen=True)
@@ -234,8 +234,8 @@ class Process:
     """One rank of a run, in a process.
 
     Attributes:
-        fault: what it has.
-        rank: its number.
+        fault: fault of the run.
+        rank: rank of the process.
         address: `host:port` of its metrics.
         child: the process.
     """
@@ -246,14 +246,14 @@ class Process:
     child: subprocess.Popen[str]
 
     def await_steps(self, steps: int) -> Account:
-        """Wait until so many more steps were made; what the run came to since the last answer, or its warm-up."""
-        return self._tell(str(steps))
+        """Wait for `steps` more steps, and return the account since the last answer, or since the warm-up."""
+        return self._send(str(steps))
 
     def repair(self) -> Account:
-        """Take the fault away; what the run came to since the last answer."""
-        return self._tell("repair")
+        """Remove the fault, and return the account since the last answer."""
+        return self._send("repair")
 
-    def _tell(self, word: str) -> Account:
+    def _send(self, word: str) -> Account:
         assert self.child.stdin is not None
         self.child.stdin.write(f"{word}\n")
         self.child.stdin.flush()
@@ -262,7 +262,7 @@ class Process:
 
 @contextlib.contextmanager
 def started(fault: Fault) -> Iterator[list[Process]]:
-    """The ranks of a run with a fault, which goes on until the end of the `with` block."""
+    """Start the ranks of a run with a fault, which lasts until the end of the `with` block."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         children = [stack.enter_context(_child(fault, rank, Path(folder) / "meeting")) for rank in range(fault.ranks)]
@@ -277,7 +277,7 @@ def _child(fault: Fault, rank: int, meeting: Path) -> Iterator[subprocess.Popen[
     pipe = subprocess.PIPE
     environment = {**os.environ, **places}
     with subprocess.Popen(command, cwd=root, env=environment, stdin=pipe, stdout=pipe, text=True) as child:
-        yield child  # the end of its input, which comes now, ends it
+        yield child  # it ends with its input, which is closed now
 
 
 def _answer(child: subprocess.Popen[str]) -> dict[str, Any]:
@@ -285,29 +285,29 @@ def _answer(child: subprocess.Popen[str]) -> dict[str, Any]:
     line = child.stdout.readline()
     if not line:
         raise RuntimeError(f"{child.args!r} ended with exit status {child.wait()}")
-    told: dict[str, Any] = json.loads(line)
-    return told
+    answer: dict[str, Any] = json.loads(line)
+    return answer
 
 
 def main(name: str) -> None:
-    """One rank of a run, told what to do by the lines of its input."""
+    """Run one rank, controlled by the lines of its input."""
     fault = FAULTS[name]
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1:
         distributed.init_process_group("gloo", f"file://{os.environ['MEETING']}", rank=rank, world_size=world_size)
     with start_metrics_server(0) as server, Training(fault.setting, rank, world_size) as run:
-        began = run.await_steps(WARM_UP_STEPS)
+        last = run.await_steps(WARM_UP_STEPS)
         _say({"address": f"127.0.0.1:{server.port}"})
         for word in map(str.strip, sys.stdin):
             account = run.await_steps(run.account.steps + int(word)) if word.isdecimal() else run.account
-            _say(asdict(account.since(began)))
-            began = account
+            _say(asdict(account.since(last)))
+            last = account
             if word == "repair":
                 run.change(fault.repaired)
 
 
-def _say(told: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(told) + "\n")
+def _say(answer: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 

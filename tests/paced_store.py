@@ -1,4 +1,4 @@
-"""A web server over objects in memory, behind a line that sends one after the other, at a pace that may change."""
+"""A web server for objects in memory, behind a line that sends one after the other, at a pace that may change."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class PacedStore:
 
     Args:
         objects: path to content; a path `index.json` lists them.
-        seconds: that the line takes for each object.
+        seconds: time that the line takes for each object.
 
     Attributes:
-        seconds: may be set at any time, for objects whose turn is yet to come.
-        sent_s: how long the line has been sending in all.
+        seconds: may be set at any time, for objects that wait.
+        sent_s: total time that the line has been sending.
         url: where it listens, with a final slash.
     """
 

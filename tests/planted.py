@@ -1,4 +1,4 @@
-"""Delays planted in each stage of a sample's way, which note how long they really took."""
+"""Delays planted in each stage of a sample, which record how long they really took."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from streaming.sources.base import Blob, DataSource, FileInfo
 from streaming.sources.memory import MemorySource
 
 SECONDS: dict[str, list[float]] = defaultdict(list)
-"""How long each delay took, by stage, in this process."""
+"""Seconds that each delay took, by stage, in this process."""
 
-LENGTH = 8  # numbers of a sample
+LENGTH = 8  # of a sample, in numbers
 
 
 def pause(stage: str, seconds: float) -> float:
-    """Take so many seconds; how many it were."""
+    """Sleep for some seconds, and return how many it took."""
     began = time.perf_counter()
-    if seconds:  # even a sleep of no time gives the interpreter away
+    if seconds:  # even a sleep of no time releases the interpreter
         time.sleep(seconds)
     took = time.perf_counter() - began
     SECONDS[stage].append(took)
@@ -35,7 +35,7 @@ def pause(stage: str, seconds: float) -> float:
 
 
 class SlowSource(DataSource):
-    """Samples `00000.slow`, `00001.slow`... of zeros; each read waits. Its reads await, as those of a network do."""
+    """Samples `00000.slow`, `00001.slow`... of zeros; each read awaits a delay, as a read over a network does."""
 
     def __init__(self, samples: int, seconds: float, *, suffix: str = ".slow", data: bytes | None = None) -> None:
         super().__init__(DataSourceConfig("slow", "memory", "memory://slow"))
@@ -59,13 +59,13 @@ class SlowSource(DataSource):
 
 
 class _Delay:
-    """What `decode` waits, set by each test: a codec is registered once for the process."""
+    """Delay of `decode`, set by each test: a codec is registered once for the process."""
 
     seconds = 0.0
 
 
 def decode_takes(seconds: float) -> None:
-    """From now on decoding a `.slow` object takes so long."""
+    """Set how long decoding a `.slow` object takes."""
     _Delay.seconds = seconds
 
 
@@ -82,7 +82,7 @@ register_codec(Codec(name="slow", suffixes=(".slow",), decode=_decode, encode=_e
 
 
 class Pausing:
-    """A `prepare`, `transform` or `collate_fn` that takes so long, and tells it in the sample or batch."""
+    """A `prepare`, `transform` or `collate_fn` that takes some seconds, and records them in the sample or batch."""
 
     def __init__(self, stage: str, seconds: float) -> None:
         self.stage = stage

@@ -1,11 +1,11 @@
-"""A real Prometheus with its Alertmanager, and a Pushgateway, for tests: at free ports of loopback, ended afterwards.
+"""A real Prometheus with Alertmanager, and a Pushgateway, for tests: on free ports of loopback, stopped afterwards.
 
 `from tests.prometheus import prometheus` gives a test the fixture, a function that starts one:
 
     server = prometheus(targets=[address], rules=[path])
     server.query("up")
 
-`pushgateway` is the URL of an empty gateway. Without Debian's packages these tests are left out, see `conftest.py`.
+`pushgateway` is the URL of an empty gateway. Without Debian's packages these tests are left out; see `conftest.py`.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ __all__ = [
 ]
 
 ALERTS = Path(__file__).resolve().parents[1] / "deploy" / "alerts.yml"
-"""The alerts that are shipped, with the figures they share."""
+"""The alerts in deploy/, with their recording rules."""
 
 PATIENCE_S = 60.0
-"""How long anything here is awaited at most; what is awaited takes a few scrapes of one second each."""
+"""Time limit of every wait here; each takes a few scrapes of one second."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One element of an instant vector: labels with `__name__` where it is left, and the number."""
+    """One element of an instant vector: labels, with `__name__` if it is kept, and the number."""
 
     labels: dict[str, str]
     value: float
 
 
 def query(url: str, promql: str) -> list[Sample]:
-    """The instant vector that an expression gives, of a scalar one sample without labels; ValueError if it is bad."""
+    """Evaluate an expression to an instant vector, a scalar to one sample without labels; ValueError if invalid."""
     answer = _get(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': promql})}")
     if answer["status"] != "success":
         raise ValueError(f"{promql}: {answer['error']}")
@@ -76,21 +76,21 @@ def query(url: str, promql: str) -> list[Sample]:
 
 
 def alerts(url: str) -> list[dict[str, Any]]:
-    """Alerts that are pending or firing: dicts with `labels` (`alertname` too), `annotations`, `state`, `value`."""
+    """Return the pending and firing alerts: dicts with `labels` (and `alertname`), `annotations`, `state`, `value`."""
     found: list[dict[str, Any]] = _get(f"{url}/api/v1/alerts")["data"]["alerts"]
     return found
 
 
 def reload(url: str) -> None:
-    """Let it read its configuration and rules again; `urllib.error.HTTPError` says what is wrong with them."""
+    """Reload configuration and rules; `urllib.error.HTTPError` says what is wrong with them."""
     urllib.request.urlopen(urllib.request.Request(f"{url}/-/reload", method="POST"), timeout=PATIENCE_S).close()
 
 
 def scaled(rules: Path, divisor: int, target: Path) -> Path:
-    """Write the same rules to `target` with every duration, `for` and ranges, that many times shorter.
+    """Write the same rules to `target` with every duration (`for` and ranges) divided by a number.
 
-    So `StreamingHitRateLow`, which takes 15 minutes, fires after 15 s with a divisor of 60: for runs that are as much
-    shorter. Ranges shall be no less than 4 scrapes afterwards. Thresholds stay as they are.
+    So `StreamingHitRateLow`, which takes 15 minutes, fires after 15 s with a divisor of 60, for runs that are shorter
+    by the same factor. Ranges must still cover 4 scrapes or more. Thresholds do not change.
     """
 
     def shorter(duration: str) -> str:
@@ -109,7 +109,7 @@ _MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def _get(url: str) -> Any:
-    """The JSON of an answer, also of one that says which error the request has."""
+    """Return the JSON of a response, also of an error response."""
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
             return json.load(answer)
@@ -120,16 +120,16 @@ def _get(url: str) -> Any:
 
 @dataclass(frozen=True)
 class Receiver:
-    """What Alertmanager sent: a queue of alerts, dicts with `status` (firing, resolved), `labels`, `annotations`."""
+    """A queue of the alerts from Alertmanager: dicts with `status` (firing, resolved), `labels`, `annotations`."""
 
     url: str
     received: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
 
     def await_alert(self, name: str, status: str, **labels: str) -> dict[str, Any]:
-        """The first alert of this name and status with these labels; takes what came before it off the queue.
+        """Return the first alert with this name, status and labels; earlier ones are taken off the queue.
 
         Raises:
-            queue.Empty: if nothing at all came for `PATIENCE_S`.
+            queue.Empty: if no alert came for `PATIENCE_S`.
         """
         wanted = {"alertname": name, **labels}.items()
         while True:
@@ -149,7 +149,7 @@ def _receiver() -> Iterator[Receiver]:
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
-            """Say nothing."""
+            """Do not log."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         receiver = Receiver(f"http://127.0.0.1:{server.server_port}/")
@@ -164,7 +164,7 @@ def _receiver() -> Iterator[Receiver]:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A server at `url` and its Alertmanager at `alertmanager_url`, which tells `receiver` each alert at once."""
+    """A server at `url` and its Alertmanager at `alertmanager_url`, which sends each alert to `receiver` at once."""
 
     url: str
     alertmanager_url: str
@@ -180,11 +180,11 @@ class Prometheus:
         return alerts(self.url)
 
     def scrape(self, targets: Sequence[str], **labels: str) -> None:
-        """From now on scrape these `host:port` instead, with these labels on all that comes from them."""
+        """Scrape these `host:port` instead from now on, and add these labels to their metrics."""
         self._scrape_groups([{"targets": list(targets), "labels": labels}])
 
     def scrape_jobs(self, targets: Mapping[str, Sequence[str]]) -> None:
-        """From now on scrape these instead, which are the `host:port` of each `job`."""
+        """Scrape the `host:port` of each `job` instead from now on."""
         self._scrape_groups([{"targets": list(places), "labels": {"job": job}} for job, places in targets.items()])
 
     def _scrape_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -195,10 +195,10 @@ class Prometheus:
     def await_query(
         self, promql: str, is_so: Callable[[list[Sample]], object] = bool, timeout_s: float = PATIENCE_S
     ) -> list[Sample]:
-        """What an expression gives as soon as `is_so` holds of it, by itself: as soon as it gives anything.
+        """Wait until `is_so` is true for the value of an expression, by default until it has one, and return the value.
 
         Raises:
-            TimeoutError: if that takes longer; says what it gave last.
+            TimeoutError: if that takes longer; the message has the last value.
         """
         pause, waits = threading.Event(), int(timeout_s / 0.1)
         for _ in range(waits):
@@ -213,13 +213,13 @@ class Prometheus:
 def running(
     folder: Path, targets: Sequence[str] = (), rules: Sequence[Path] = (), job: str = "app", **settings: str
 ) -> Iterator[Prometheus]:
-    """A Prometheus that keeps everything in `folder`, which is new.
+    """Run a Prometheus that keeps everything in `folder`, which is new.
 
     Args:
-        folder: of its data and logs.
-        targets: `host:port` of what it scrapes each second.
-        rules: files of rules and alerts.
-        job: the label of this name.
+        folder: for its data and logs.
+        targets: `host:port` that it scrapes each second.
+        rules: files with rules and alerts.
+        job: the label `job`.
         settings: more variables of start-prometheus.sh.
     """
     port, manager_port = _free_ports(2)
@@ -259,30 +259,30 @@ def _free_ports(number: int) -> list[int]:
 
 @pytest.fixture
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Prometheus]]:
-    """A function that starts a server with the arguments of `running` but the folder; all end with the test."""
+    """Return a function that starts a server with the arguments of `running` except the folder, until the test ends."""
     with contextlib.ExitStack() as stack:
         yield lambda **given: stack.enter_context(running(tmp_path_factory.mktemp("prometheus"), **given))
 
 
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
-"""Runs a command with the arguments it is given."""
+"""Function that runs a command with the given arguments."""
 
 
 @pytest.fixture
 def promtool() -> Tool:
-    """Prometheus' tool for rules and configurations."""
+    """Return Prometheus' tool for rules and configurations."""
     return lambda *given: subprocess.run(["promtool", *map(str, given)], capture_output=True, text=True)
 
 
 @pytest.fixture
 def amtool() -> Tool:
-    """Alertmanager's tool."""
+    """Return Alertmanager's tool."""
     return lambda *given: subprocess.run(["amtool", *map(str, given)], capture_output=True, text=True)
 
 
 @pytest.fixture
 def pushgateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty Pushgateway."""
+    """Start an empty Pushgateway and yield its URL."""
     folder = tmp_path_factory.mktemp("pushgateway")
     with _started("pushgateway", folder, _free_ports(1)[0], dict(os.environ)) as url:
         yield url

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a real server, that a test kills, silences, or lets cut what it passes on."""
+"""A TCP relay in front of a real server, which a test kills, silences, or makes cut answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Relay:
     """Listens on loopback while in its `with` block and passes bytes on, in a thread of its own.
 
     Attributes:
-        url: of the relay, with a final slash.
-        connections: how many were taken.
+        url: URL of the relay, with a final slash.
+        connections: number of accepted connections.
         cut_share: share of connections that end at a random byte of the first answers; may be set at any time.
     """
 
@@ -58,11 +58,11 @@ class Relay:
         self._run(self._kill())
 
     def silence(self) -> None:
-        """Go on taking connections, and say nothing any more, on any of them."""
+        """Accept connections, but send nothing any more, on any of them."""
         self._is_silent = True
 
     def revive(self) -> None:
-        """Be as at the beginning, at the same port."""
+        """Work as at the start, at the same port."""
         self._is_silent = False
         self._run(self._listen())
 

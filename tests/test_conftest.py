@@ -1,4 +1,4 @@
-"""What the root's conftest.py gives to every test: SIGINT as in a terminal."""
+"""The root's conftest.py enables SIGINT for every test, as in a terminal."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def test_own():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 def test_of_a_child():
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('continues')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGINT, done
 """
 
 
 def test_sigint_ends_children_also_in_the_background(tmp_path: Path) -> None:
-    """A shell starts a background job with SIGINT ignored, and children inherit it; those of tests do not."""
+    """A shell starts a background job with SIGINT ignored, and children inherit it; children of tests do not."""
     (tmp_path / "test_it.py").write_text(INTERRUPTED)
     pytest = f"'{sys.executable}' -m pytest -p conftest -p no:cacheprovider -n 2 '{tmp_path}'"
     done = subprocess.run(["sh", "-c", f"{pytest} & wait $!"], cwd=ROOT, capture_output=True, text=True)

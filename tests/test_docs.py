@@ -1,4 +1,4 @@
-"""The documents say what the code does: their blocks run, their links resolve, their lists are complete."""
+"""The documents agree with the code: their blocks run, their links resolve, their lists are complete."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set that the guide's blocks read, as `examples/make_latents.py` writes it."""
+    """Write the data set for the guide's blocks with `examples/make_latents.py`."""
     folder = tmp_path_factory.mktemp("guide")
     done = run([sys.executable, str(REPOSITORY / "examples" / "make_latents.py"), "data"], folder)
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: f"{name_of(block.document)}:{block.line}")
 def test_a_python_block_runs_as_it_stands(block: Block, data: Path, tmp_path: Path) -> None:
-    """Each Python block is a whole script: it runs in a folder that holds `data/` and ends without a word on stderr."""
+    """Each Python block is a complete script: it runs in a folder that has `data/`, without output on stderr."""
     shutil.copytree(data, tmp_path / "data")
     script = tmp_path / "block.py"
     script.write_text(block.text)
@@ -87,19 +87,19 @@ def test_a_python_block_runs_as_it_stands(block: Block, data: Path, tmp_path: Pa
 
 
 def test_the_readme_and_the_guide_hold_python() -> None:
-    """Both documents show code, so the test above has something to run."""
+    """Both documents have Python blocks, so the test above has something to run."""
     assert {README, GUIDE} <= {block.document for block in PYTHON_BLOCKS}
 
 
 def test_the_readme_is_short() -> None:
-    """A reader gets through the README in one sitting: fewer than 150 lines, one block of about thirty."""
+    """The README has fewer than 150 lines, and one block of about thirty."""
     assert len(README.read_text().splitlines()) < 150
     lengths = [block.text.count("\n") for block in PYTHON_BLOCKS if block.document == README]
     assert max(lengths) <= 40
 
 
 def test_commands_in_the_documents_are_targets_of_the_makefile() -> None:
-    """Every `make NAME` that a document names exists, and the README names the two that matter."""
+    """Every `make NAME` in a document exists, and the README has the two main ones."""
     targets = set(re.findall(r"^([a-z][\w-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     for document in DOCUMENTS:
         code = "\n".join(re.findall(r"`(?!``)([^`\n]+)`", document.read_text()))
@@ -111,7 +111,7 @@ def test_commands_in_the_documents_are_targets_of_the_makefile() -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """The fragments that the headings of a document answer to, as GitHub makes them."""
+    """Return the fragments of the headings of a document, as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -143,7 +143,7 @@ def test_every_document_can_be_reached_from_the_readme() -> None:
 
 
 def test_the_tree_in_the_readme_exists() -> None:
-    """Each path that the annotated tree names is there."""
+    """Each path in the annotated tree exists."""
     [tree] = [block.text for block in blocks(README) if "streaming/" in block.text and block.language == "text"]
     folder = ""
     for line in tree.splitlines():
@@ -163,7 +163,7 @@ def test_the_files_that_a_contributor_touches_exist() -> None:
 
 
 def rows(document: Path) -> set[str]:
-    """The names that begin the rows of the tables of a document."""
+    """Return the names at the beginning of the table rows of a document."""
     return set(re.findall(r"^\| `([^`]+)` \|", document.read_text(), re.MULTILINE))
 
 
@@ -186,7 +186,7 @@ def test_the_guide_lists_every_statistic(data: Path) -> None:
 
 @pytest.mark.parametrize("document", [GUIDE, REFERENCE / "errors.md"], ids=name_of)
 def test_every_error_is_explained(document: Path) -> None:
-    """Each error class has a row: symptom, cause and step in the guide, meaning in the reference."""
+    """Each error class has a row in the guide (cause and step) and in the reference (meaning)."""
     assert set(errors.__all__) <= rows(document)
 
 
@@ -199,13 +199,13 @@ def test_the_error_tree_in_the_reference_is_the_one_in_the_code() -> None:
 
 
 def words_of(parameter: Any) -> set[str]:
-    """How a person writes a parameter of a command: its long option, or the metavar of an argument."""
+    """Return the name of a parameter as the reference has it: its long option, or the metavar of an argument."""
     options = {option for option in parameter.opts if option.startswith("--")}
     return options or {parameter.metavar or parameter.name.upper()}
 
 
 def test_the_cli_reference_has_every_command_and_option() -> None:
-    """Each command has its section, and each row there is one of its options and arguments, none left out."""
+    """Each command has a section, and its rows are exactly its options and arguments."""
     text = (REFERENCE / "cli.md").read_text()
     sections = dict(re.findall(r"^## streaming ([\w-]+)$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -226,7 +226,7 @@ def test_the_guide_shows_the_lines_of_the_example_trainer() -> None:
 
 
 def test_the_hit_rates_in_the_text_follow_their_formula() -> None:
-    """The table of predicted hit rates holds what LRU's formula gives."""
+    """The table of predicted hit rates has the values of LRU's formula."""
     text = (REPOSITORY / "docs" / "explanation" / "cache-policy.md").read_text()
     table = re.findall(r"^\| (\d+) % \| (\d+) % \| (\d+) % \|$", text, re.MULTILINE)
     assert len(table) >= 5
@@ -237,7 +237,7 @@ def test_the_hit_rates_in_the_text_follow_their_formula() -> None:
 
 
 def test_the_measured_table_is_the_one_the_results_give() -> None:
-    """Every figure in the README comes from benchmarks/results, as `benchmarks/readme_table.py` prints it."""
+    """Every figure in the README comes from benchmarks/results, through `benchmarks/readme_table.py`."""
     done = run([sys.executable, str(REPOSITORY / "benchmarks" / "readme_table.py")], REPOSITORY)
     assert done.returncode == 0, done.stderr
     [shown] = re.findall(r"<!-- table -->\n(.*?)<!-- end of table -->", README.read_text(), re.DOTALL)
@@ -248,7 +248,7 @@ README_TABLE = runpy.run_path(str(REPOSITORY / "benchmarks" / "readme_table.py")
 
 
 def test_a_row_shows_the_saved_figure(tmp_path: Path) -> None:
-    """A result that was saved has its rows, with the median and the spread, and says where it was measured."""
+    """A saved result has its rows, with median and range, and the machine on which it was measured."""
     row = README_TABLE["ROWS"][0]
     figures = {row.figure: {"median": 0.914, "min": 0.9, "max": 0.95} for row in README_TABLE["ROWS"]}
     machine = {"cores": 2, "cpu": "some", "system": "Linux 6", "python": "3.11.7"}
@@ -261,7 +261,7 @@ def test_a_row_shows_the_saved_figure(tmp_path: Path) -> None:
 
 
 def test_a_renamed_figure_is_not_lost(tmp_path: Path) -> None:
-    """A saved result without the figure of a row is an error, and each row names a benchmark that exists."""
+    """A saved result without the figure of a row is an error, and each row names an existing benchmark."""
     row = README_TABLE["ROWS"][0]
     (tmp_path / f"{row.benchmark}.json").write_text(json.dumps({"figures": {}, "machine": {}}))
     with pytest.raises(KeyError, match=re.escape(row.figure)):

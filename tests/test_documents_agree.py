@@ -1,4 +1,4 @@
-"""What documents, docstrings and help texts say of defaults, numbers and names is what the code has."""
+"""Defaults, numbers and names in documents, docstrings and help texts are those of the code."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 
 
 def text_of(document: str) -> str:
-    """A document in one line, so that a sentence may be found wherever it breaks."""
+    """Return a document as one line, so that a sentence is found across line breaks."""
     return " ".join((REPOSITORY / document).read_text().split())
 
 
 def default_of(model: Any, name: str) -> Any:
-    """The value that a setting has when it is left out."""
+    """Return the default of a setting."""
     return model.model_fields[name].get_default(call_default_factory=True)
 
 
 def test_the_reference_of_settings_is_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Otherwise write it: python -m streaming.core.config_reference docs/reference/settings.md"""
+    """If this fails, run: python -m streaming.core.config_reference docs/reference/settings.md"""
     assert (REFERENCE / "settings.md").read_text() == markdown()
     assert main([str(tmp_path / "settings.md")]) == 0
     assert (tmp_path / "settings.md").read_text() == markdown()
@@ -51,12 +51,12 @@ def test_the_reference_of_settings_is_fresh(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("model", [AdapterConfig, DataSourceConfig])
 def test_every_setting_has_a_description(model: Any) -> None:
-    """The reference would have an empty cell, and an error no explanation."""
+    """Without one, the reference would have an empty cell, and an error no explanation."""
     assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
 def test_the_adapter_has_the_defaults_of_its_settings() -> None:
-    """Keyword arguments and a file that leave a setting out mean the same; None stands for an empty dict."""
+    """A setting has the same default as a keyword argument and in a file; None stands for an empty dict."""
     parameters = inspect.signature(StreamingDatasetAdapter).parameters
     for name in AdapterConfig.model_fields:
         if name != "sources":
@@ -78,7 +78,7 @@ def test_the_options_of_the_adapter_are_the_same_everywhere() -> None:
 
 @pytest.mark.parametrize("model", [AdapterConfig, DataSourceConfig])
 def test_the_guide_has_the_defaults_of_the_settings(model: Any) -> None:
-    """The column of defaults in the guide, for each setting that has one."""
+    """The guide has the default of each setting that has one."""
     table = "Setting" if model is DataSourceConfig else "Option"
     [rows] = re.findall(rf"^\| {table} \| Default \| Meaning \|\n(.*?)\n\n", GUIDE.read_text(), re.M | re.S)
     shown = dict(re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? ?\|", rows, re.M))
@@ -89,7 +89,7 @@ def test_the_guide_has_the_defaults_of_the_settings(model: Any) -> None:
 
 
 def test_the_limits_that_security_promises_are_the_defaults() -> None:
-    """One row for each setting that bounds what comes from elsewhere."""
+    """There is one row for each setting that limits external input."""
     rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", (REPOSITORY / "SECURITY.md").read_text(), re.M)
     assert len(rows) == 10
     for name, shown in rows:
@@ -116,21 +116,21 @@ def test_the_limits_that_security_promises_are_the_defaults() -> None:
     ],
 )
 def test_numbers_in_the_text_are_those_of_the_code(document: str, sentence: str, value: int) -> None:
-    """A constant that a document quotes; rewording the sentence changes this table too."""
+    """Each sentence that quotes a constant has its value; a new wording needs a change here."""
     found = re.findall(sentence, text_of(document))
     assert found
     assert {int(number.replace(",", "")) for number in found} == {value}
 
 
 def options() -> list[Any]:
-    """Each option of each command that has a default worth saying."""
+    """Return each option of each command that has a default."""
     pairs = [(name, option) for name, command in COMMANDS.items() for option in command.params]
     return [pytest.param(name, option, id=f"{name}{option.opts[-1]}") for name, option in pairs if option.default]
 
 
 @pytest.mark.parametrize(("command", "option"), options())
 def test_the_defaults_of_options_are_in_the_reference(command: str, option: Any) -> None:
-    """Each is a word of what the reference says of the option."""
+    """The reference names the default of each option."""
     text = (REFERENCE / "cli.md").read_text()
     [section] = re.findall(rf"^## streaming {command}$(.*?)(?=^## |\Z)", text, re.M | re.S)
     [meaning] = re.findall(rf"^\| [^|]*`{option.opts[-1]}`[^|]* \| (.*?) \|$", section, re.M)
@@ -139,17 +139,17 @@ def test_the_defaults_of_options_are_in_the_reference(command: str, option: Any)
 
 
 SCHEMES = sorted({*SOURCE_TYPES} - {"local", "memory", "https", "gcs", "huggingface"})
-"""What URLs begin with; objects in memory are of no use to a command, and the rest are other words for these."""
+"""Schemes of URLs for commands, without aliases and without objects in memory."""
 
 
 def urls_of(command: str) -> list[Any]:
-    """The arguments of a command that are sources."""
+    """Return the arguments of a command that are sources."""
     return [option for option in COMMANDS[command].params if (option.metavar or "").startswith("URL")]
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if urls_of(name)])
 def test_the_help_of_a_url_names_every_type_of_source(command: str) -> None:
-    """And so do the reference of commands and the guide."""
+    """The help text, the reference of commands and the guide name every URL scheme."""
     [argument] = urls_of(command)
     for scheme in SCHEMES:
         for text in (argument.help, text_of("docs/reference/cli.md"), GUIDE.read_text()):
@@ -158,7 +158,7 @@ def test_the_help_of_a_url_names_every_type_of_source(command: str) -> None:
 
 
 def test_the_types_of_sources_in_the_text_are_those_of_the_code() -> None:
-    """In the guide's table, and in the description that an error shows."""
+    """The guide's table and the description in an error name every type."""
     kinds = set(SOURCE_TYPES.values())
     [cell] = re.findall(r"^\| `source_type` \| \| (.*?) \|$", GUIDE.read_text(), re.M)
     assert set(re.findall(r'"(\w+)"', cell)) == kinds
@@ -168,7 +168,7 @@ def test_the_types_of_sources_in_the_text_are_those_of_the_code() -> None:
 
 
 def test_the_keys_without_a_mapping_are_in_the_text() -> None:
-    """In the guide, in the docstring of the adapter, and in the description of the setting."""
+    """The guide, the docstring of the adapter and the description of the setting name the keys."""
     described = AdapterConfig.model_fields["data_mapping"].description or ""
     for text in (GUIDE.read_text(), StreamingDatasetAdapter.__doc__ or "", described):
         for word in (*DEFAULT_MAPPING, *DEFAULT_MAPPING.values()):
@@ -176,7 +176,7 @@ def test_the_keys_without_a_mapping_are_in_the_text() -> None:
 
 
 def test_the_budget_of_a_node_is_divided_by_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What memory.md says of several ranks is what an adapter of one of them does."""
+    """An adapter of one of several ranks takes the share that memory.md describes."""
     ranks = text_of("docs/explanation/memory.md").partition("## Ranks")[2]
     assert "`LOCAL_WORLD_SIZE`" in ranks
     assert "each rank takes its equal share" in ranks
@@ -187,7 +187,7 @@ def test_the_budget_of_a_node_is_divided_by_its_ranks(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("function", [cache.SmartLRUCache, AsyncPrefetcher, StreamingDatasetAdapter])
 def test_a_docstring_describes_each_argument(function: Any) -> None:
-    """Each parameter has its entry under "Args", in the same order, and there is no other entry."""
+    """Each parameter has an entry under "Args", and there is no other entry."""
     arguments = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
     described = re.findall(r"^    (\w+): ", arguments, re.M)
     assert sorted(described) == sorted(inspect.signature(function).parameters)

@@ -1,4 +1,4 @@
-"""What the names of the former system did, each fact as code written for that system relies on it."""
+"""Behaviour of the former system that code written for it relies on."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ PATIENCE_S = 60.0  # after which a test that hangs fails
 
 
 def write_part(folder, prefix=""):
-    """`COUNT` samples of one part as `.pt` files; the value of each is its number."""
+    """Write `COUNT` samples of one part as `.pt` files; the value of each is its number."""
     folder.mkdir(parents=True)
     for i in range(COUNT):
         torch.save({"x": torch.tensor(float(i))}, folder / f"{prefix}{i:04d}.pt")
@@ -27,14 +27,14 @@ def write_part(folder, prefix=""):
 
 
 def write_parts(root, *folders):
-    """The layout that precomputing trainers write: a folder for each part."""
+    """Write the layout of precomputing trainers: a folder for each part."""
     for folder in folders:
         write_part(root / folder)
     return str(root)
 
 
 def keys_of(sources, mapping=None, **options):
-    """The keys of a sample apart from its position; every part of it must be of the same sample."""
+    """Return the keys of a sample without its position, after a check that all parts belong to that sample."""
     with StreamingDatasetAdapter(sources, mapping, cache_size_gb=0.1, **options) as dataset:
         assert len(dataset) == COUNT
         sample = dataset[3]
@@ -43,14 +43,14 @@ def keys_of(sources, mapping=None, **options):
 
 
 async def until(condition):
-    """Let the loop run until something is so."""
+    """Let the loop run until a condition is true."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.to_thread(int)
 
 
 async def settle():
-    """Let every callback that is due run, threads of `asyncio.to_thread` included."""
+    """Let all due callbacks run, including threads of `asyncio.to_thread`."""
     for _ in range(20):
         await asyncio.to_thread(int)
 
@@ -70,7 +70,7 @@ async def settle():
     ],
 )
 def test_folders_have_their_former_keys_without_a_mapping(tmp_path, below, folders, keys):
-    """`latents` and `conditions` are known by name, one of them is enough, and others keep their names."""
+    """`latents` and `conditions` get their keys, one of them is enough, and other folders keep their names."""
     assert keys_of(write_parts(tmp_path, *(below + folder for folder in folders))) == keys
 
 
@@ -90,21 +90,21 @@ def test_sources_have_their_former_keys_without_a_mapping(tmp_path, names, keys)
 
 
 def test_a_source_and_a_folder_are_parts_side_by_side(tmp_path):
-    """A source that holds one part and one that holds folders of parts make one sample."""
+    """A source with one part and a source with folders of parts are matched into one sample."""
     write_parts(tmp_path / "data", "conditions", "audio")
     masks = DataSourceConfig("masks", "local", str(write_part(tmp_path / "elsewhere")))
     assert keys_of([str(tmp_path / "data"), masks]) == {"text_conditions", "audio", "masks"}
 
 
-def test_mirrors_of_the_folders_are_copies_without_a_mapping(tmp_path):
-    """Two sources with the same folders are copies of each other, wherever their folders lie."""
+def test_mirrors_of_the_folders_are_replicas_without_a_mapping(tmp_path):
+    """Two sources with the same folders are replicas of each other, at any place of their folders."""
     write_parts(tmp_path / "first", ".precomputed/latents", ".precomputed/audio")
     write_parts(tmp_path / "second", "latents", "audio")
     assert keys_of([str(tmp_path / "first"), str(tmp_path / "second")]) == {"latent_conditions", "audio"}
 
 
 def test_folders_of_other_names_stay_one_part(tmp_path):
-    """Without `latents` and `conditions`, the folders of a root are where its samples lie, and no parts."""
+    """Without `latents` and `conditions`, the folders of a root contain samples and are not parts."""
     write_parts(tmp_path / "data", "a", "b")
     with StreamingDatasetAdapter(str(tmp_path / "data")) as dataset:
         assert len(dataset) == 2 * COUNT
@@ -112,7 +112,7 @@ def test_folders_of_other_names_stay_one_part(tmp_path):
 
 
 def test_a_folder_that_does_not_match_is_named_with_the_way_out(tmp_path):
-    """A further folder whose samples are others is no silent loss: the error says how to leave it out."""
+    """A further folder with other samples is not lost silently: the error says how to leave it out."""
     write_parts(tmp_path, "latents", "conditions")
     (tmp_path / "videos").mkdir()
     torch.save({}, tmp_path / "videos" / "clip.pt")
@@ -122,13 +122,13 @@ def test_a_folder_that_does_not_match_is_named_with_the_way_out(tmp_path):
 
 @pytest.mark.parametrize("folder", ["latent_conditions", "idx"])
 def test_a_key_is_never_given_twice(tmp_path, folder):
-    """A part whose own name is the key of another, or `idx`, would replace it without a word."""
+    """A part whose own name is the key of another part, or `idx`, would replace it silently."""
     with pytest.raises(ConfigError, match=folder):
         StreamingDatasetAdapter(write_parts(tmp_path, "latents", folder))
 
 
 def test_an_index_of_an_older_default_is_not_taken(tmp_path):
-    """A saved index follows the mapping that None means; `configuration` tells it from an explicit one."""
+    """A saved index depends on the mapping that None stands for; `configuration` distinguishes the two."""
     from streaming.index import configuration
     from streaming.sources import create_data_source
 
@@ -153,7 +153,7 @@ def test_an_index_of_an_older_default_is_not_taken(tmp_path):
     ],
 )
 def test_a_name_that_nothing_has_is_refused(tmp_path, folders, mapping, named):
-    """An explicit mapping never gives other data than it names."""
+    """An explicit mapping never gives data that it does not name."""
     write_parts(tmp_path / "data", *folders)
     with pytest.raises(ConfigError, match=named):
         StreamingDatasetAdapter(str(tmp_path / "data"), mapping)
@@ -171,7 +171,7 @@ def test_a_name_that_none_of_several_sources_has_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["my_bucket", "s3_primary", "data"])
 @pytest.mark.parametrize("folder", [".", "clip_00", "clip_00/scene_1"])
 def test_one_source_of_one_part_has_any_name(tmp_path, name, folder):
-    """One source that holds one part, also in folders of its own, gives it to a mapping of one name."""
+    """One source with one part, in folders or not, gives it to a mapping of one name."""
     write_part(tmp_path / "root" / folder)
     source = DataSourceConfig(name, "local", str(tmp_path / "root"))
     assert keys_of(source, {"latents": "latent_conditions"}) == {"latent_conditions"}
@@ -181,7 +181,7 @@ def test_one_source_of_one_part_has_any_name(tmp_path, name, folder):
 
 
 class Fetches:
-    """A `fetch_fn` that keeps what it was asked for."""
+    """A `fetch_fn` that records the requested keys."""
 
     def __init__(self):
         self.keys = []
@@ -195,7 +195,7 @@ class Fetches:
 
 @pytest.fixture
 def fetches():
-    """A `fetch_fn` of its own for each test."""
+    """Return a new `fetch_fn` for each test."""
     return Fetches()
 
 
@@ -246,7 +246,7 @@ async def test_queue_item_of_a_stopped_prefetcher_says_so(fetches):
 
 
 def test_queue_item_works_from_a_thread_without_a_loop():
-    """A thread beside the loop queues too, as a data loader's thread does."""
+    """A thread next to the loop queues too, like a data loader's thread."""
     fetches = Fetches()
     cache = SmartLRUCache(max_size_gb=0.01)
 
@@ -262,7 +262,7 @@ def test_queue_item_works_from_a_thread_without_a_loop():
 
 
 async def test_at_most_prefetch_ahead_fetched_keys_are_unread(fetches):
-    """Reading one, through the cache or the prefetcher, lets the next one come; none is fetched twice."""
+    """Reading one, through the cache or the prefetcher, allows the next fetch; no key is fetched twice."""
     cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=2)
     prefetcher = AsyncPrefetcher(cache, fetches, queue_size=10)
     prefetcher.start()
@@ -277,7 +277,7 @@ async def test_at_most_prefetch_ahead_fetched_keys_are_unread(fetches):
     await until(lambda: len(cache) == 4)
     await settle()
     assert fetches.keys == ["a", "b", "c", "d"]
-    assert await prefetcher.get("e") == {"key": "e"}  # read before its turn
+    assert await prefetcher.get("e") == {"key": "e"}  # read out of turn
     assert [await prefetcher.get(key) for key in "cd"] == [{"key": "c"}, {"key": "d"}]
     await settle()
     assert sorted(fetches.keys) == list("abcde")
@@ -286,7 +286,7 @@ async def test_at_most_prefetch_ahead_fetched_keys_are_unread(fetches):
 
 
 async def test_keys_that_are_read_while_they_come_do_not_stop_the_queue(fetches):
-    """A reader that joins a fetch has read its key: it is not unread for ever, and counts as no prefetch hit."""
+    """A reader that joins a fetch has read its key: it does not stay unread, and is not a prefetch hit."""
     cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=1)
     prefetcher = AsyncPrefetcher(cache, fetches, queue_size=10)
     prefetcher.start()
@@ -353,7 +353,7 @@ dataset.prefetch_batch([0, 1])
 
 @pytest.mark.parametrize("script", [ERROR_UNREAD, ADAPTER_ERROR_UNREAD], ids=["prefetcher", "adapter"])
 def test_a_prefetch_error_that_is_never_read_leaves_no_traceback(tmp_path, script):
-    """Not when it is dropped, not at the end of the loop, not at the end of the interpreter."""
+    """Not when it is dropped, nor at the end of the loop, nor at the end of the interpreter."""
     for i in range(2):
         (tmp_path / f"{i}.pt").write_bytes(b"damaged")
     done = subprocess.run(
@@ -370,7 +370,7 @@ def test_a_prefetch_error_that_is_never_read_leaves_no_traceback(tmp_path, scrip
 
 
 async def test_prefetch_fetches_the_first_prefetch_ahead_of_its_keys(fetches):
-    """The others are False in the answer; None fetches all."""
+    """The others are False in the result; None fetches all."""
     cache = SmartLRUCache(max_size_gb=0.01, prefetch_ahead=2)
     answer = await cache.prefetch(["a", "b", "a", "c", "d"], fetches)
     assert answer == {"a": True, "b": True, "c": False, "d": False}
@@ -400,7 +400,7 @@ def test_what_prefetch_batch_fetches_is_in_the_cache(tmp_path, owner):
 
 @pytest.mark.parametrize("owner", ["thread", "process"])
 async def test_prefetch_batch_keeps_to_prefetch_ahead(tmp_path, owner):
-    """At most so many fetched samples are unread; reading one lets the next come, until the batch is done."""
+    """At most that many fetched samples are unread; reading one allows the next, until the batch is complete."""
     options = {"cache_size_gb": 0.1, "prefetch_ahead": 2, "owner": owner}
     with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), **options) as dataset:
         await dataset.prefetch_batch(range(COUNT))
@@ -413,7 +413,7 @@ async def test_prefetch_batch_keeps_to_prefetch_ahead(tmp_path, owner):
 
 
 def test_prefetch_batch_leaves_what_was_read_ahead_to_its_reader(tmp_path):
-    """A batch that is announced and prefetched is fetched once."""
+    """A batch that is both announced and prefetched is fetched once."""
     with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), cache_size_gb=0.1) as dataset:
         for i in dataset.look_ahead(range(COUNT)):
             dataset.prefetch_batch(range(COUNT)).result(60)
@@ -422,7 +422,7 @@ def test_prefetch_batch_leaves_what_was_read_ahead_to_its_reader(tmp_path):
 
 
 async def test_stopping_the_worker_ends_a_batch(tmp_path):
-    """What a batch has not fetched yet is dropped with the rest."""
+    """The samples that a batch has not fetched yet are dropped."""
     options: dict[str, Any] = {"cache_size_gb": 0.1, "prefetch_ahead": 1}
     with StreamingDatasetAdapter(write_parts(tmp_path, "latents"), **options) as dataset:
         await dataset.prefetch_batch([0, 1, 2])

@@ -88,10 +88,10 @@ def offences(name: str, text: str) -> Iterator[str]:
     if not name.endswith(".py"):
         yield from avoided(name, Prose(1, text))
         return
-    tree = ast.parse(text)
-    for prose in (*comments(text), *strings(tree), *names(tree)):
+    nodes = list(ast.walk(ast.parse(text)))
+    for prose in (*comments(text), *strings(nodes), *names(nodes)):
         yield from avoided(name, prose)
-    for start, pattern in docstrings(tree):
+    for start, pattern in docstrings(nodes):
         if match := re.match(pattern, start.text):
             yield f"{name}:{start.line}: a docstring begins with '{match[0]}': begin with a verb or a noun phrase"
 
@@ -122,23 +122,23 @@ def comments(source: str) -> Iterator[Prose]:
     yield Prose(first, "\n".join(block))
 
 
-def strings(tree: ast.AST) -> Iterator[Prose]:
+def strings(nodes: list[ast.AST]) -> Iterator[Prose]:
     """Yield each string of several words: docstrings, messages, help texts."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield Prose(node.lineno, node.value)
 
 
-def names(tree: ast.AST) -> Iterator[Prose]:
+def names(nodes: list[ast.AST]) -> Iterator[Prose]:
     """Yield the name of each function and class as words."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield Prose(node.lineno, node.name.strip("_").replace("_", " "))
 
 
-def docstrings(tree: ast.AST) -> Iterator[tuple[Prose, str]]:
+def docstrings(nodes: list[ast.AST]) -> Iterator[tuple[Prose, str]]:
     """Yield each docstring, also of a module's or class's attribute, and the beginnings that it may not have."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         is_test = getattr(node, "name", "").startswith("test_")

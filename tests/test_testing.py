@@ -1,4 +1,4 @@
-"""The sources and the clock that tests are written with."""
+"""The sources and the clock for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, Mem
 
 
 async def seconds_of_read(source: DataSource, path: str) -> float:
-    """How long one read takes."""
+    """Return how long one read takes."""
     start = time.monotonic()
     await source.read(path)
     return time.monotonic() - start
@@ -31,7 +31,7 @@ async def test_memory_counts_reads() -> None:
 
 
 async def test_memory_deletes_and_replaces() -> None:
-    """An object can be replaced, which leaves bytes already read alone, and removed once."""
+    """An object can be replaced, which does not change bytes already read, and removed once."""
     buffer = bytearray(b"old")
     source = MemorySource("m", {"a": buffer})
     buffer[:] = b"???"
@@ -44,7 +44,7 @@ async def test_memory_deletes_and_replaces() -> None:
 
 
 async def test_memory_pickles_with_its_objects() -> None:
-    """A copy holds the same objects with the same ETags, and goes its own way."""
+    """The source from a pickle holds the same objects with the same ETags, and is independent."""
     source = MemorySource("m", {"a": b"1"})
     source.put("a", b"2")
     copy = pickle.loads(pickle.dumps(source))
@@ -63,17 +63,17 @@ async def test_memory_keeps_the_limit() -> None:
 
 
 async def test_latency_is_kept_and_shared() -> None:
-    """A read never comes early by more than the timer's error, and reads wait side by side."""
+    """A read is never early by more than the timer's error, and reads wait in parallel."""
     source = LatencySource(MemorySource("m", {"a": b"1"}), 0.02)
     alone = [await seconds_of_read(source, "a") for _ in range(5)]
     assert min(alone) > 0.0195
     start = time.monotonic()
     await asyncio.gather(*(source.read("a") for _ in range(1000)))
-    assert time.monotonic() - start < 10.0, "one after the other would be 20 s"
+    assert time.monotonic() - start < 10.0, "in sequence it would be 20 s"
 
 
 async def test_jitter_is_repeatable_and_bounded() -> None:
-    """Waits lie between latency and latency + jitter, spread over that, and follow from the seed, also in a copy."""
+    """Delays are spread between latency and latency + jitter, and follow from the seed."""
 
     async def waits(source: LatencySource, recorded: list[float]) -> list[float]:
         recorded.clear()
@@ -112,7 +112,7 @@ async def test_latency_follows_a_fake_clock() -> None:
 
 
 def test_latency_works_in_one_loop_after_another() -> None:
-    """Reads left waiting in a loop that ended disturb no later loop."""
+    """Reads left waiting in a loop that ended do not disturb a later loop."""
     source = LatencySource(MemorySource("m", {"a": b"1"}), 0.01)
 
     async def leave_waiting() -> None:
@@ -122,8 +122,8 @@ def test_latency_works_in_one_loop_after_another() -> None:
     assert asyncio.run(source.read("a")).data == b"1"
 
 
-async def test_faults_strike_as_planned() -> None:
-    """Faults strike the n-th read, of a path or of all, so often as asked, the first that fits before others."""
+async def test_faults_apply_as_planned() -> None:
+    """Faults apply to the n-th read, of a path or of all, `times` times, the first that fits before others."""
     source = FaultySource(
         MemorySource("m", {"a": b"abcdef", "b": b"abcdef"}),
         [
@@ -145,7 +145,7 @@ async def test_faults_strike_as_planned() -> None:
 
 
 async def test_lasting_faults_never_end() -> None:
-    """`times=None` strikes for ever, and a pickled copy has the same faults ahead of it."""
+    """`times=None` never ends, and a source from a pickle has the same faults."""
     source = FaultySource(MemorySource("m", {"a": b"1"}), [Fault(error=SourceUnavailable("down"), times=None)])
     for each in (source, pickle.loads(pickle.dumps(source))):
         for _ in range(3):
@@ -153,8 +153,8 @@ async def test_lasting_faults_never_end() -> None:
                 await each.read("a")
 
 
-async def test_clock_moves_only_when_told() -> None:
-    """`tick` moves the time and wakes sleepers in the order of their times; cancelled ones are left out."""
+async def test_the_clock_moves_only_by_tick() -> None:
+    """`tick` moves the clock and wakes sleepers in the order of their times, except cancelled ones."""
     clock = FakeClock(100.0)
     woken: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A test that hangs fails at its time limit, says where it hangs, and the run goes on."""
+"""A test that hangs fails at its time limit, says where it hangs, and the run continues."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def test_hanging():
     ctypes.PyDLL(None).pause()  # here
 """,
 }
-"""Tests that hang each in their own way, and say when they do: none waits for the limit that counts for all tests."""
+"""Tests that hang, each in its own way, and report that they do, so that the usual limit need not pass."""
 
 
 def run(folder: Path, name: str, *options: str) -> str:
-    """What a run prints in which this test hangs, and then another one passes."""
+    """Run this hanging test and then one that passes, and return the output."""
     (folder / "test_it.py").write_text(f"{HANGING[name]}\n\ndef test_after(): pass\n")
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml"]
     done = subprocess.run(
@@ -88,14 +88,14 @@ def run(folder: Path, name: str, *options: str) -> str:
 
 
 def place(name: str) -> int:
-    """The number of the line that the test stands in."""
+    """Return the number of the line at which the test hangs."""
     text = HANGING[name].split("'''")[1] if "'''" in HANGING[name] else HANGING[name]
     return next(number for number, line in enumerate(text.splitlines(), 1) if line.endswith("# here"))
 
 
 @pytest.mark.parametrize(("name", "workers"), [("lock", 0), ("await", 1), ("child", 0), ("child", 1)])
-def test_a_hanging_test_fails_and_the_run_goes_on(tmp_path: Path, name: str, workers: int) -> None:
-    """In the same process, with the line where it, its task or its child process stands."""
+def test_a_hanging_test_fails_and_the_run_continues(tmp_path: Path, name: str, workers: int) -> None:
+    """In the same process; the report names the line at which the test, its task or its child process hangs."""
     printed = run(tmp_path, name, "-n", str(workers))
     assert "1 failed, 1 passed" in printed
     assert "test_it.py::test_hanging reached its time limit" in printed
@@ -104,7 +104,7 @@ def test_a_hanging_test_fails_and_the_run_goes_on(tmp_path: Path, name: str, wor
 
 @pytest.mark.parametrize("name", ["clean-up", "C code"])
 def test_a_test_that_cannot_be_interrupted_ends_its_process(tmp_path: Path, name: str) -> None:
-    """With the stacks of all threads; xdist says which test it was, and goes on in another process."""
+    """The stacks of all threads are printed; xdist names the test and continues in another process."""
     printed = run(tmp_path, name, "-n", "1", "-o", "faulthandler_timeout=5")
     assert "crashed while running 'test_it.py::test_hanging'" in printed, printed
     assert "1 failed, 1 passed" in printed

@@ -1,10 +1,10 @@
-"""What a test leaves to read that reaches its time limit: its tasks and its child processes, each with a stack.
+"""Report the tasks and child processes of a test that reaches its time limit, each with its stack.
 
 There are two limits (see `[tool.pytest.ini_options]`). At the first, pytest-timeout prints the stacks of all threads
-and fails the test, and the run goes on. This plugin adds what no thread's stack shows, and ends the child processes: a
-test that unwinds out of `with Popen(...)` would wait for them again. A test that still does not end, or that stands in
-C code where no signal handler of Python runs, meets the second limit: pytest's own faulthandler prints the stacks of
-all threads and ends the process, and xdist goes on with another one.
+and fails the test, and the run continues. This plugin adds what thread stacks do not show, and ends the child
+processes: a test that unwinds out of `with Popen(...)` would wait for them again. A test that still does not end, or
+that hangs in C code where Python's signal handlers do not run, reaches the second limit: pytest's faulthandler prints
+the stacks of all threads and ends the process, and xdist continues with another one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 END_TIMEOUT_S = 5.0
-"""How long child processes have to print their stacks and end; then they are killed."""
+"""Time for child processes to print their stacks and end; then they are killed."""
 
 
 def pytest_configure() -> None:
@@ -50,7 +50,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None
 
 
 def _uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
-    """The true standard error: what is captured is lost if the second limit ends this process."""
+    """Restore the real standard error: captured output is lost if the second limit ends this process."""
     capture = config.pluginmanager.getplugin("capturemanager")
     return capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
 
@@ -62,7 +62,7 @@ def _report(test: str) -> None:
 
 
 def _tasks() -> Iterator[str]:
-    """Each task of any event loop that is not done, and the line where each of its coroutines waits for the next."""
+    """Yield each unfinished task of any event loop, with the line at which each of its coroutines waits."""
     tasks = [found for found in gc.get_objects() if issubclass(type(found), asyncio.Task) and not found.done()]
     for task in tasks:
         yield f"task {task.get_name()}:"
@@ -75,7 +75,7 @@ def _tasks() -> Iterator[str]:
 
 
 def _end_children() -> Iterator[str]:
-    """End all processes below this one; each with its command and what it last wrote to standard error."""
+    """End all child processes; yield the command of each and its last output on standard error."""
     children = [child for child in psutil.Process().children(recursive=True) if not _is_tracker(child)]
     errors = {child: _open_errors(child) for child in children}
     for child in children:
@@ -91,14 +91,14 @@ def _end_children() -> Iterator[str]:
 
 
 def _is_tracker(process: psutil.Process) -> bool:
-    """Whether multiprocessing keeps it for the rest of the run."""
+    """Whether it is a process that multiprocessing keeps for the rest of the run."""
     with contextlib.suppress(psutil.Error):
         return any("multiprocessing.resource_tracker" in part for part in process.cmdline())
     return False
 
 
 def _open_errors(process: psutil.Process) -> int | None:
-    """The pipe that is the process's standard error, opened for reading; None if it is none, or this is not Linux."""
+    """Open the pipe of the process's standard error for reading; None if it is not a pipe, or not on Linux."""
     path = f"/proc/{process.pid}/fd/2"
     with contextlib.suppress(OSError):
         if stat.S_ISFIFO(os.stat(path).st_mode):
@@ -107,7 +107,7 @@ def _open_errors(process: psutil.Process) -> int | None:
 
 
 def _read(fd: int) -> str:
-    """What is in the pipe now."""
+    """Read the current content of a pipe."""
     with contextlib.suppress(BlockingIOError), open(fd, "rb", buffering=0) as pipe:
         return (pipe.read(1 << 16) or b"").decode(errors="replace")
     return ""

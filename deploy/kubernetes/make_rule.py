@@ -1,6 +1,6 @@
-"""Write monitoring/prometheus-rule.yaml: the alerts of ../alerts.yml as Prometheus' operator takes them.
+"""Write monitoring/prometheus-rule.yaml: the alerts of ../alerts.yml for the Prometheus operator.
 
-Run after each change of the alerts; a test compares.
+Run it after each change of the alerts; a test compares.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ spec:
 
 
 def rule() -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     return HEAD + textwrap.indent(ALERTS.read_text(), "  ")
 
 

@@ -1,10 +1,10 @@
-"""Train from two mirrors and a third, different source, while one mirror dies half-way.
+"""Train from two mirrors and a third, different source, while one mirror dies halfway.
 
     python examples/make_latents.py data --samples 200
     python examples/multi_source/train.py data
 
-The latents are read over HTTP from a server that has a mirror, the conditions from local disk. The first server breaks
-off after half of the latents. Nothing in the training loop knows: each sample is read once, in the order of the seed.
+The latents are read over HTTP from a server that has a mirror, the conditions from local disk. The first server fails
+after half of the latents. The training loop does not notice: each sample is read once, in the order of the seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 8
 
 
 def sources(root: Path, primary: SlowServer, mirror: SlowServer) -> list[dict[str, Any]]:
-    """The configuration that matters here: `mirrors` are copies of the same objects."""
+    """Return the sources; `mirrors` are replicas of the same objects."""
     return [
         {
             "name": "latents",
@@ -38,7 +38,7 @@ def sources(root: Path, primary: SlowServer, mirror: SlowServer) -> list[dict[st
 
 
 def train(adapter: StreamingDatasetAdapter, step_s: float, seed: int) -> tuple[list[int], list[float]]:
-    """One epoch; returns the positions in the order in which they came, and how long each batch was waited for."""
+    """Run one epoch; return the positions in order, and the wait for each batch in seconds."""
     sampler = RandomSampler(adapter, generator=torch.Generator().manual_seed(seed))
     weight = torch.zeros(())
     positions: list[int] = []
@@ -48,7 +48,7 @@ def train(adapter: StreamingDatasetAdapter, step_s: float, seed: int) -> tuple[l
         pauses.append(time.perf_counter() - asked)
         positions += batch["idx"].tolist()
         weight -= 0.1 * (weight - batch["latent_conditions"]["latents"].mean())
-        time.sleep(step_s)  # what the rest of a training step would take
+        time.sleep(step_s)  # stands for the rest of a training step
         asked = time.perf_counter()
     return positions, pauses
 
@@ -64,9 +64,9 @@ def main() -> None:
     root, latency_s = options.root / ".precomputed", options.latency_ms / 1000
     count = sum(1 for _ in root.glob("latents/**/*.pt"))
     with (
-        SlowServer(root, latency_s, dies_after=count // 2) as primary,
+        SlowServer(root, latency_s, stops_after=count // 2) as primary,
         SlowServer(root, latency_s) as mirror,
-        # Three batches ahead, so that the death falls into the epoch and not before its first step.
+        # Three batches ahead, so that the server fails during the epoch and not before its first step.
         StreamingDatasetAdapter(sources(root, primary, mirror), prefetch_ahead=3 * BATCH) as adapter,
     ):
         positions, pauses = train(adapter, options.step_ms / 1000, options.seed)

@@ -7,39 +7,19 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import Future
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from streaming.cache.budget import UNKNOWN_BYTES
-from streaming.cache.reservation import Reservation
 from streaming.core.logs import get_logger
+
+if TYPE_CHECKING:
+    from streaming.cache.sample import SmartLRUCache
 
 Fetch = Callable[[Any], Awaitable[Any]]
 
 _FETCHES = 32
 
 logger = get_logger(__name__)
-
-
-class FillableCache(Protocol):
-    """The part of the cache that filling needs."""
-
-    def contains(self, key: Hashable) -> bool:
-        """Whether the key is held."""
-
-    def encode(self, sample: Any, compress: bool = True) -> Any:
-        """Return the sample ready for `admit`, or None if it cannot be stored."""
-
-    def admit(
-        self, key: Hashable, entry: Any, *, prefetched: bool = False, reservation: Reservation | None = None
-    ) -> bool:
-        """Store it."""
-
-    def reserve(self, nbytes: int, *, demanded: bool = False) -> Reservation | None:
-        """Hold room for a read in flight; None if there is none."""
-
-    @property
-    def window(self) -> int:
-        """Most bytes that reads ahead may hold."""
 
 
 class Filler:
@@ -57,7 +37,7 @@ class Filler:
         self._lock = threading.Lock()
         self._flights: dict[Hashable, Future[bool | None]] = {}  # whether it is held; None: cancelled
 
-    async def fill(self, cache: FillableCache, keys: Iterable[Hashable], fetch_fn: Fetch) -> dict[Hashable, bool]:
+    async def fill(self, cache: SmartLRUCache, keys: Iterable[Hashable], fetch_fn: Fetch) -> dict[Hashable, bool]:
         """See `SmartLRUCache.prefetch`."""
         limit = asyncio.Semaphore(self._concurrency)
 
@@ -70,7 +50,7 @@ class Filler:
             tasks = {key: group.create_task(one(key)) for key in islice(answer, self._most)}
         return answer | {key: task.result() for key, task in tasks.items()}
 
-    async def _fill_one(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
+    async def _fill_one(self, cache: SmartLRUCache, key: Hashable, fetch_fn: Fetch) -> bool:
         while True:
             with self._lock:
                 if cache.contains(key):
@@ -84,7 +64,7 @@ class Filler:
             if outcome is not None:
                 return outcome
 
-    async def _fly(self, cache: FillableCache, key: Hashable, flight: Future[bool | None], fetch_fn: Fetch) -> bool:
+    async def _fly(self, cache: SmartLRUCache, key: Hashable, flight: Future[bool | None], fetch_fn: Fetch) -> bool:
         flight.set_running_or_notify_cancel()  # a waiter that is cancelled does not cancel the others
         outcome: bool | None = None
         try:
@@ -95,7 +75,7 @@ class Filler:
                 del self._flights[key]
             flight.set_result(outcome)
 
-    async def _fetch(self, cache: FillableCache, key: Hashable, fetch_fn: Fetch) -> bool:
+    async def _fetch(self, cache: SmartLRUCache, key: Hashable, fetch_fn: Fetch) -> bool:
         reservation = cache.reserve(min(UNKNOWN_BYTES, cache.window // self._concurrency))
         if reservation is None:
             logger.debug("cache_prefetch_skipped key=%s reason=no_room", key)

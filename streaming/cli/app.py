@@ -1,4 +1,4 @@
-"""The `streaming` command: parse, call, print. What each command does lives in `streaming.cli`, loaded when used.
+"""The `streaming` command: parse, call, print. Each command is a module of `streaming.cli`, loaded when used.
 
 Data go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad usage or
 configuration, 130 after Ctrl-C, 143 after SIGTERM.
@@ -44,14 +44,14 @@ def demo(
     latency_ms: Annotated[float, typer.Option(min=0, help="Wait of the web server before each answer.")] = 20.0,
     workers: Annotated[int, typer.Option(min=0, help="DataLoader workers of the streamed run.")] = 0,
     kill_primary: Annotated[
-        bool, typer.Option("--kill-primary", help="Let the server die half-way; a mirror takes over.")
+        bool, typer.Option("--kill-primary", help="Stop the server half-way; a mirror takes over.")
     ] = False,
     step_ms: Annotated[float, typer.Option(min=0, help="How long the device takes for each step.")] = 0.0,
     loop: Annotated[bool, typer.Option("--loop", help="Stream until stopped, without the plain loop.")] = False,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Serve metrics of the run at this port; 0 is any.")
+        int | None, typer.Option(min=0, max=65535, help="Serve metrics of the run at this port; 0: any.")
     ] = None,
-    metrics_addr: Annotated[str, typer.Option(help="Address to serve them at; 0.0.0.0 is all.")] = "127.0.0.1",
+    metrics_addr: Annotated[str, typer.Option(help="Address to serve them at; 0.0.0.0: all.")] = "127.0.0.1",
     metrics_file: Annotated[Path | None, typer.Option(help="Write them to this .prom file, for a collector.")] = None,
     json: Json = False,
 ) -> None:
@@ -94,7 +94,7 @@ def get(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write, whole or not at all.")] = None,
     json: Json = False,
 ) -> None:
-    """Write one object, as it is stored, to standard output or a file (--json, which needs -o, prints what it was)."""
+    """Write one object, as it is stored, to standard output or a file (--json, which needs -o, prints its metadata)."""
     if json and output is None:
         raise typer.BadParameter("--json needs -o FILE: the object itself goes to standard output otherwise")
     with outcome():
@@ -173,16 +173,20 @@ def doctor(
         list[str],
         typer.Argument(metavar="URL...", help=f"Folders, each {_URL}; with --live PIDs or metrics URLs of runs."),
     ],
-    mirrors: Annotated[bool, typer.Option("--mirrors", help="Compare the listings: they are to be copies.")] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="Judge a run by its metrics: who makes the trainer wait.")
+    mirrors: Annotated[
+        bool, typer.Option("--mirrors", help="Compare the listings of sources that should be replicas.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=0, help="With --live: how long to look; 0 is since the start.")] = 10.0,
+    live: Annotated[
+        bool, typer.Option("--live", help="Diagnose a run by its metrics: what makes the trainer wait.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="With --live: length of the window; 0: since the start.")
+    ] = 10.0,
     json: Json = False,
 ) -> None:
-    """Look at credentials, endpoint, clock, listing, latency and throughput; say the likely cause of what fails."""
+    """Check credentials, endpoint, clock, listing, latency and throughput; say the likely cause of a failure."""
     if live and mirrors:
-        raise typer.BadParameter("--mirrors compares sources, --live looks at a run: give one of them")
+        raise typer.BadParameter("--mirrors compares sources, --live diagnoses a run: use one of them")
     with outcome():
         if live:
             from streaming.cli.doctor_live import examine_live
@@ -198,13 +202,13 @@ def doctor(
 def top(
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET...", help="Runs: PID of one or of what started it, or metrics URL."),
+        typer.Argument(metavar="TARGET...", help="Runs: PID of a run or of its parent, or metrics URL."),
     ],
     seconds: Annotated[float, typer.Option(min=0, help="Window of the figures and the verdict.")] = 10.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once for that long, print it, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one window and end.")] = False,
     json: Json = False,
 ) -> None:
-    """Show each second what the ranks of a run wait for, and what to change; Ctrl-C ends it."""
+    """Show every second what the ranks of a run wait for, and what to change; Ctrl-C ends it."""
     with outcome():
         from streaming.cli.top import show_top
 

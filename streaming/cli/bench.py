@@ -20,13 +20,13 @@ __all__ = ["bench_samples"]
 
 
 def bench_samples(config: Path, samples: int, batch_size: int, as_json: bool) -> None:
-    """Time the same samples read plainly, through a cold adapter, and again from its cache; print each rate."""
+    """Time the same samples in a plain loop, through a cold adapter, and from its cache; print each rate."""
     from streaming.adapter import StreamingDatasetAdapter
 
     with StreamingDatasetAdapter.from_config(config) as adapter:
         count = min(samples, len(adapter))
         if not count:
-            raise ConfigError(f"{config}: its sources hold no samples, so there is nothing to measure")
+            raise ConfigError(f"{config}: its sources hold no samples to measure")
         plain = asyncio.run(_read_plainly(config, adapter.index, count))
         read = _batches(adapter, count, batch_size)
         rates = {"plain": plain, "cold": count / _timed(read), "cached": count / _timed(read)}
@@ -52,7 +52,7 @@ def _batches(adapter: StreamingDatasetAdapter, count: int, batch_size: int) -> C
             yield list(range(start, min(start + batch_size, count)))
 
     def read() -> None:
-        # The order of an epoch is an iterator that can be begun anew, so the sampler is a list and not a generator.
+        # A sampler can be iterated more than once, so it is a list, not a generator.
         for batch in with_progress(adapter.look_ahead(list(batches())), -(-count // batch_size), "batch"):
             adapter.__getitems__(batch)
 
@@ -66,7 +66,7 @@ def _timed(read: Callable[[], None]) -> float:
 
 
 async def _read_plainly(config: Path, index: SampleIndex, count: int) -> float:
-    """Samples per second of a loop that reads and decodes one object after the other and keeps nothing."""
+    """Return the samples per second of a loop that reads and decodes one object after the other, without a cache."""
     from streaming.core.adapter_config import load_config
     from streaming.sources import create_data_source
 

@@ -36,11 +36,11 @@ from streaming.telemetry.skipped_objects import BY_SETTINGS
 
 __all__ = ["examine"]
 
-MOST_LISTED = 1000  # objects of one listing that are looked at
+MOST_LISTED = 1000  # objects of a listing that are checked
 READS = 32
 AT_ONCE = 16
 READ_BYTES = 1 << 20  # of each object at most
-MOST_SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; 5 leave room for drift
+MOST_SKEW_S = 300.0  # S3 refuses signatures that are 15 minutes off; 5 allow for drift
 CONNECT_S = 5.0
 
 OK, WARNING, FAILED_, LEFT_OUT = "ok", "warning", "failed", "left out"
@@ -62,20 +62,20 @@ _ENDPOINTS = {
 }
 _CAUSES: tuple[tuple[type[StreamingError], str], ...] = (
     (MissingExtra, "an optional package is not installed here"),
-    (AccessDenied, "the login was refused: wrong, expired or missing credentials, or no right to this place"),
+    (AccessDenied, "the login was refused: wrong, expired or missing credentials, or no permission for this place"),
     (
         ObjectNotFoundError,
-        "the login works or is not needed, but nothing is there: check bucket, folder, revision and spelling",
+        "the login works or is not needed, but nothing was found: check bucket, folder, revision and spelling",
     ),
-    (SourceTimeout, "nothing answers in time: a firewall that drops packets, a proxy, or an overloaded server"),
-    (SourceUnavailable, "nothing answers there: wrong host or port, no network, or the server is down"),
-    (BadRequest, "the server does not take such requests: often the wrong region or endpoint"),
+    (SourceTimeout, "the server does not answer in time: a firewall that drops packets, a proxy, or overload"),
+    (SourceUnavailable, "no server answers: wrong host or port, no network, or the server is down"),
+    (BadRequest, "the server does not accept such requests: often the wrong region or endpoint"),
 )
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was looked at: what came of it, and the likely cause where it failed."""
+    """Outcome of one check, with the likely cause of a failure."""
 
     check: str
     outcome: str
@@ -84,10 +84,10 @@ class CheckResult:
 
 
 def examine(urls: Sequence[str], are_mirrors: bool, as_json: bool) -> None:
-    """Look at each source, print what was found, and compare their listings if they are to be copies.
+    """Check each source and print the results; compare their listings if they should be replicas.
 
     Raises:
-        typer.Exit: FAILED, if anything failed.
+        typer.Exit: FAILED, if a check failed.
     """
     has_failed = asyncio.run(_examine_all([parse_source(url) for url in urls], are_mirrors, as_json))
     if has_failed:
@@ -95,7 +95,7 @@ def examine(urls: Sequence[str], are_mirrors: bool, as_json: bool) -> None:
 
 
 async def _examine_all(configs: Sequence[DataSourceConfig], are_mirrors: bool, as_json: bool) -> bool:
-    """Whether anything failed."""
+    """Return whether a check failed."""
     listings: list[dict[str, int]] = []
     outcomes: set[str] = set()
     for config in configs:
@@ -122,7 +122,7 @@ def _show(uri: str, result: CheckResult, as_json: bool) -> None:
 
 
 async def _look_at(config: DataSourceConfig, listed: dict[str, int]) -> AsyncIterator[CheckResult]:
-    """Every result about one source, in the order in which things depend on each other; fills in what it lists."""
+    """Yield the checks of one source, each after those that it depends on; fills in `listed`."""
     yield CheckResult("source", OK, f"{config.source_type} at {config.shown_uri}")
     endpoint = _endpoint(config)
     if endpoint:
@@ -141,7 +141,7 @@ async def _look_at(config: DataSourceConfig, listed: dict[str, int]) -> AsyncIte
         if listed:
             yield await _tried("read", _read_some, source, listed)
         else:
-            yield CheckResult("read", LEFT_OUT, "nothing was listed that could be read")
+            yield CheckResult("read", LEFT_OUT, "no object was listed")
 
 
 async def _tried(check: str, look: Callable[..., Awaitable[str]], *args: object) -> CheckResult:
@@ -154,7 +154,7 @@ async def _tried(check: str, look: Callable[..., Awaitable[str]], *args: object)
 
 
 class _Unsure(Exception):
-    """The check could not be made, which says nothing against the source."""
+    """The check was not possible, which is no failure of the source."""
 
 
 def _failed(check: str, error: StreamingError) -> CheckResult:
@@ -163,7 +163,7 @@ def _failed(check: str, error: StreamingError) -> CheckResult:
 
 
 def _credentials(config: DataSourceConfig, environment: Mapping[str, str] = os.environ) -> str:
-    """Which credentials would be used, by name; never their values."""
+    """Return the names of the credentials that would be used, never their values."""
     kind = config.source_type
     found = [f"{name} (settings)" for name in config.credentials or ()]
     found += [f"{name} (environment)" for name in _VARIABLES.get(kind, ()) if environment.get(name)]
@@ -174,7 +174,7 @@ def _credentials(config: DataSourceConfig, environment: Mapping[str, str] = os.e
 
 
 def _endpoint(config: DataSourceConfig, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The URL of the server that would be asked; None for what is on this machine."""
+    """Return the URL of the server that would be read, or None for a local source."""
     kind = config.source_type
     if kind == "http":
         return config.path_or_uri
@@ -194,15 +194,15 @@ async def _connect(endpoint: str) -> str:
         async with asyncio.timeout(CONNECT_S):
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError as exc:
-        raise SourceTimeout(f"{host}:{port} did not take a connection within {CONNECT_S:g} s") from exc
+        raise SourceTimeout(f"{host}:{port} did not accept a connection within {CONNECT_S:g} s") from exc
     except OSError as exc:
         raise SourceUnavailable(f"{host}:{port} cannot be reached: {exc}") from exc
     writer.close()
-    return f"{host}:{port} takes connections, in {(time.perf_counter() - started) * 1e3:.1f} ms"
+    return f"{host}:{port} accepts connections, in {(time.perf_counter() - started) * 1e3:.1f} ms"
 
 
 async def _compare_clocks(endpoint: str) -> str:
-    """The server says its time in whole seconds."""
+    """Compare the clocks; the server sends its time in whole seconds."""
     import aiohttp
 
     try:
@@ -212,9 +212,9 @@ async def _compare_clocks(endpoint: str) -> str:
         ):
             date = answer.headers.get("Date")
     except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-        raise _Unsure(f"the server was not asked for its time: {type(exc).__name__}") from exc
+        raise _Unsure(f"the time of the server could not be read: {type(exc).__name__}") from exc
     if date is None:
-        raise _Unsure("the server does not say its time")
+        raise _Unsure("the server does not send its time")
     skew = time.time() - parsedate_to_datetime(date).timestamp() - 0.5
     if abs(skew) > MOST_SKEW_S:
         raise AccessDenied(f"the clocks differ by {skew:.0f} s; signed requests are refused then: set this clock")
@@ -239,7 +239,7 @@ def _note(info: FileInfo, listed: dict[str, int]) -> None:
 
 
 async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> CheckResult:
-    """How many of the objects can be samples by their names, and why the others cannot."""
+    """Count the objects that can be samples by their names, and say why the others cannot."""
     listing = Listing()
     await fill(listing, _each(listed), source.config.selection)
     listing.skips.update(source.skipped)
@@ -248,14 +248,14 @@ async def _look_for_samples(source: DataSource, listed: Mapping[str, int]) -> Ch
     except NoSamples as exc:
         return _failed("samples", exc)
     skips, unlikely = left_out(listing), unlikely_samples(listing)
-    told = [f"{len(listing)} of {len(listing) + skips.total()} objects can be samples", skips.describe()]
-    told += [f"may not be meant as samples: {unlikely.describe()}"] if unlikely else []
+    parts = [f"{len(listing)} of {len(listing) + skips.total()} objects can be samples", skips.describe()]
+    parts += [f"may not be meant as samples: {unlikely.describe()}"] if unlikely else []
     if len(listed) >= MOST_LISTED:
-        told.append(
+        parts.append(
             "the listing was left early, so that objects which cannot be read are only counted by streaming index"
         )
     is_odd = unlikely or skips.total(without=BY_SETTINGS)
-    return CheckResult("samples", WARNING if is_odd else OK, "; ".join(filter(None, told)))
+    return CheckResult("samples", WARNING if is_odd else OK, "; ".join(filter(None, parts)))
 
 
 async def _each(listed: Mapping[str, int]) -> AsyncIterator[FileInfo]:
@@ -264,7 +264,7 @@ async def _each(listed: Mapping[str, int]) -> AsyncIterator[FileInfo]:
 
 
 async def _read_some(source: DataSource, listed: Mapping[str, int]) -> str:
-    """Small reads one after the other for the latency, whole ones side by side for the throughput."""
+    """Measure the latency by small reads one after the other, and the throughput by concurrent whole reads."""
     paths = list(islice(cycle(listed), READS))
     latencies = []
     for path in paths:
@@ -284,12 +284,12 @@ async def _read_some(source: DataSource, listed: Mapping[str, int]) -> str:
     cuts = quantiles(latencies, n=20)
     return (
         f"latency p50 {cuts[9] * 1e3:.1f} ms, p95 {cuts[18] * 1e3:.1f} ms; "
-        f"{human_bytes(speed)}/s with {AT_ONCE} reads at once"
+        f"{human_bytes(speed)}/s with {AT_ONCE} concurrent reads"
     )
 
 
 def _compare(first: str, expected: Mapping[str, int], found: Mapping[str, int]) -> CheckResult:
-    """Whether a copy lists the same names and sizes; of long listings only what both were seen to have."""
+    """Check whether a replica lists the same names and sizes; of long listings only the names found in both."""
     both = expected.keys() & found.keys()
     differing = sorted(
         path for path in both if -1 not in (expected[path], found[path]) and expected[path] != found[path]
@@ -298,13 +298,16 @@ def _compare(first: str, expected: Mapping[str, int], found: Mapping[str, int]) 
     extra: list[str] = []
     if max(len(expected), len(found)) < MOST_LISTED:
         lacking, extra = sorted(expected.keys() - both), sorted(found.keys() - both)
-    told = [
+    differences = [
         f"{len(paths)} {what} (first {paths[0]!r})"
         for paths, what in ((lacking, "missing"), (extra, "not in the other"), (differing, "of another size"))
         if paths
     ]
-    if told:
+    if differences:
         return CheckResult(
-            "mirror", FAILED_, f"beside {first}: {', '.join(told)}", "the copy is stale, or of something else"
+            "mirror",
+            FAILED_,
+            f"compared with {first}: {', '.join(differences)}",
+            "the replica is stale, or of other data",
         )
-    return CheckResult("mirror", OK, f"{len(both)} names have the sizes that they have in {first}")
+    return CheckResult("mirror", OK, f"{len(both)} names have the same sizes as in {first}")

@@ -1,4 +1,4 @@
-"""`streaming doctor --live`: what a run's metrics say about who makes its trainer wait."""
+"""`streaming doctor --live`: diagnose from its metrics what makes the trainer of a run wait."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["examine_live", "judge_window"]
 
 
 def examine_live(targets: Sequence[str], seconds: float, as_json: bool) -> None:
-    """Judge what happens in so many seconds, and print the verdict; with 0 s, what happened since the start.
+    """Print the verdict on a window of some seconds, or on the time since the start for 0.
 
     Raises:
-        typer.Exit: FAILED, if something must change.
+        typer.Exit: FAILED, if something must be changed.
         StreamingError: the metrics cannot be read.
     """
     scraper = Scraper(targets)
@@ -35,6 +35,7 @@ def examine_live(targets: Sequence[str], seconds: float, as_json: bool) -> None:
 
 
 def judge_window(scraper: Scraper, seconds: float) -> Verdict:
+    """Wait for a window of some seconds and return the verdict on it; for 0, on the time since the start."""
     first, started = scraper.first(), time.monotonic()
     if not seconds:
         return judge(None, first)

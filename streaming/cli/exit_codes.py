@@ -1,4 +1,4 @@
-"""How a command ends: errors become one line and an exit code, interruptions are quiet (Ctrl-C is so by typer: 130)."""
+"""Exit codes: errors become one line and a code; interruptions are quiet (typer handles Ctrl-C: 130)."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output that a new file must not take the place of: a folder, a device, a pipe.
+    """Refuse an output that a new file must not replace: a folder, a device, a pipe.
 
     Raises:
-        ConfigError: if something other than a file is there.
+        ConfigError: the output exists and is not a regular file.
     """
     if output.exists() and not output.is_file():
-        raise ConfigError(f"{output}: is there and not a file; -o would put a new file in its place, so give another")
+        raise ConfigError(f"{output}: exists and is not a file, and -o would replace it; give another")
 
 
 @contextmanager
 def outcome() -> Iterator[None]:
-    """Turn what a command raises into its exit code.
+    """Turn the error of a command into its exit code.
 
     Raises:
         typer.Exit: FAILED after a `StreamingError`, USAGE after a `ConfigError`.

@@ -22,8 +22,8 @@ def get_object(url: str, output: Path | None, as_json: bool) -> None:
     """Write the object at `url` to a file, or to standard output.
 
     Raises:
-        ConfigError: the output is there and not a file.
-        SourceError: it cannot be read, or the file cannot be written; then the file is as it was.
+        ConfigError: the output exists and is not a file.
+        SourceError: the object cannot be read, or the file cannot be written, which then stays unchanged.
     """
     if output is not None:
         check_output(output)
@@ -47,7 +47,7 @@ async def _read(folder: str, name: str) -> Blob:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """The folder of a URL or path, which the source is made of, and the name in it; a query goes with the folder."""
+    """Split a URL or path into the folder, which makes the source, and the name; a query stays with the folder."""
     if "://" not in url:
         folder, slash, name = url.rpartition("/")
         return folder + slash or ".", name

@@ -29,16 +29,16 @@ def build_index(
     exclude: Sequence[str] = (),
     refresh: bool = False,
 ) -> None:
-    """Build the index of the sources, save it if asked, and print what it holds.
+    """Build the index of the sources, save it to `output`, and print its contents.
 
     Args:
-        include, exclude: globs, for each source.
-        refresh: compare what is saved in `output` with the sources, and say what changed.
+        include, exclude: globs for each source.
+        refresh: compare the index saved in `output` with the sources, and report changes.
 
     Raises:
-        ConfigError: a mapping or an output that cannot be used.
+        ConfigError: the mapping or the output cannot be used.
         IndexBuildError: the samples cannot be matched.
-        IndexFileError: with `refresh`, if the file is damaged or of other sources or settings.
+        IndexFileError: with `refresh`, the file is damaged or of other sources or settings.
     """
     if output is not None:
         check_output(output)
@@ -78,7 +78,7 @@ def build_index(
 async def _build(
     configs: Sequence[dict[str, Any]], rules: dict[str, Any], saved: Path | None
 ) -> tuple[SampleIndex, dict[str, int] | None]:
-    """The index of what is there, and how many samples differ from the one that is saved, if that is given."""
+    """Return the index of the sources, and how many samples differ from the saved index, if there is one."""
     from streaming.index import SampleIndex
     from streaming.index import rules as rules_of
     from streaming.sources import create_data_source

@@ -12,7 +12,7 @@ __all__ = ["list_objects"]
 
 
 def list_objects(url: str, prefix: str, as_json: bool) -> None:
-    """Print the objects below `url` as they are listed."""
+    """Print the objects below `url` while they are listed."""
     asyncio.run(_list(url, prefix, as_json))
 
 

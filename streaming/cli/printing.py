@@ -1,4 +1,4 @@
-"""What commands print: text for people, in which nothing controls their terminal, and JSON for programs, as it is."""
+"""Output of commands: text for people without terminal control characters, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def print_json(value: Any) -> None:
 
 
 def human_bytes(number: float) -> str:
-    """Bytes in units of 1000: `999 B`, `1.2 kB`, `3.4 GB`."""
+    """Return bytes in units of 1000: `999 B`, `1.2 kB`, `3.4 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(number) < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
@@ -36,7 +36,7 @@ def human_bytes(number: float) -> str:
 
 
 def with_progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    """Pass items on, with a bar on standard error where that is a terminal."""
+    """Yield items, with a progress bar on standard error if it is a terminal."""
     from tqdm import tqdm
 
     with tqdm(items, total=total, unit=unit, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -44,11 +44,11 @@ def with_progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
 
 
 class Columns:
-    """A table that grows row by row, so that each row shows when it is known.
+    """Table that prints each row as soon as it is known.
 
     Args:
-        headings: one a column; columns are as wide as the heading or `width`, whichever is more.
-        width: least width of the columns after the first.
+        headings: one per column; a column is at least as wide as its heading.
+        width: least width of a column.
         to_stderr: print to standard error, which leaves standard output to JSON.
     """
 
@@ -61,7 +61,7 @@ class Columns:
         self._has_begun = False
 
     def add(self, *cells: str, style: str | None = None) -> None:
-        """Print one row; the first also prints the headings."""
+        """Print one row, the first one below the headings."""
         from rich.table import Table
 
         table = Table(box=None, show_header=not self._has_begun, header_style="bold", pad_edge=False)

@@ -1,4 +1,4 @@
-"""Where a local process listens: its sockets by what the kernel tells of them under /proc. Linux alone has that."""
+"""Listening sockets of a local process, from /proc (only on Linux)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LISTEN = "0A"  # the state in /proc/net/tcp
 
 
 def descendants(pid: int) -> list[int]:
-    """The process and all below it, such as the ranks that torchrun started; itself first.
+    """Return the process and its descendants, such as the ranks that torchrun started; itself first.
 
     Raises:
-        ConfigError: this system does not tell.
+        ConfigError: the system is not Linux.
         ObjectNotFoundError: there is no such process.
     """
     if sys.platform != "linux":
@@ -42,18 +42,18 @@ def _parents() -> Iterator[tuple[int, int]]:
     for entry in PROC.iterdir():
         if entry.name.isdecimal():
             try:
-                # The name, in brackets, may hold anything; behind it come the state and the parent.
+                # The name, in brackets, may contain anything; the state and the parent follow it.
                 yield int(entry.name), int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
-                continue  # it ended meanwhile
+                continue  # it has ended
 
 
 def listening(pid: int) -> dict[str, tuple[str, int]]:
-    """The TCP sockets of a process that take connections: `{inode: (host, port)}`, as to be reached from here.
+    """Return the listening TCP sockets of a process: `{inode: (host, port)}`, as they can be reached from here.
 
     Raises:
-        AccessDenied: the process is somebody else's.
-        ObjectNotFoundError: it ended meanwhile.
+        AccessDenied: the process belongs to another user.
+        ObjectNotFoundError: the process has ended.
     """
     folder = PROC / str(pid)
     try:
@@ -61,7 +61,7 @@ def listening(pid: int) -> dict[str, tuple[str, int]]:
         rows = [row.split() for name in ("tcp", "tcp6") for row in _rows(folder / "net" / name)]
     except PermissionError as exc:
         raise AccessDenied(
-            f"process {pid} is another user's, so its sockets cannot be seen: run as that user, or give its URL"
+            f"process {pid} belongs to another user, so its sockets cannot be seen: run as that user, or give its URL"
         ) from exc
     except (FileNotFoundError, ProcessLookupError) as exc:
         raise ObjectNotFoundError(f"process {pid} ended") from exc
@@ -70,7 +70,7 @@ def listening(pid: int) -> dict[str, tuple[str, int]]:
 
 def _entries(folder: Path) -> Iterator[Path]:
     for entry in folder.iterdir():
-        if entry.is_symlink():  # else closed meanwhile
+        if entry.is_symlink():  # otherwise it was closed
             yield entry
 
 
@@ -79,7 +79,7 @@ def _rows(table: Path) -> list[str]:
 
 
 def _address(text: str) -> tuple[str, int]:
-    """From `0100007F:1F90`: words of 32 bits, each in the byte order of the machine."""
+    """Parse `0100007F:1F90`: words of 32 bits, each in the byte order of the machine."""
     words, _, port = text.partition(":")
     packed = b"".join(int(words[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(words), 8))
     address = ipaddress.ip_address(packed)

@@ -1,4 +1,4 @@
-"""Metrics over HTTP: one scrape of each server that was named by a URL or by the PID of a run."""
+"""Scrape metrics over HTTP from servers given by URL or by the PID of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from streaming.monitoring.diagnosis import Scrape, merge, parse
 __all__ = ["Scraper", "find_urls"]
 
 TIMEOUT_S = 5.0
-_PROBE_S = 1.0  # for a socket of the same machine, of which nobody knows what it is
+_PROBE_S = 1.0  # for a local socket that may be anything
 _MOST_BYTES = 64 * 10**6
 _USUAL_PORT = 8000
 _AT_ONCE = 16
@@ -35,15 +35,14 @@ _NEXT_STEP = "call streaming.start_metrics_server() in it"
 
 
 def find_urls(target: str) -> list[str]:
-    """Where the metrics of a run are served.
+    """Return the URLs at which the metrics of a run are served.
 
     Args:
-        target: a URL, `host:port`, or the PID of a run or of what started it: all processes below count too.
+        target: a URL, `host:port`, or the PID of a run or of its parent: all descendants count too.
 
     Raises:
-        ConfigError: neither.
-        ObjectNotFoundError, AccessDenied: there is no such process, it is somebody else's, or none of them serves
-        metrics.
+        ConfigError: the target is neither.
+        ObjectNotFoundError, AccessDenied: there is no such process, it belongs to another user, or serves no metrics.
     """
     if target.isdecimal():
         return _urls_of_process(int(target))
@@ -53,7 +52,7 @@ def find_urls(target: str) -> list[str]:
     except ValueError:
         port, host = None, None
     if parts.username is not None:
-        raise ConfigError(f"{mask_secrets(target)}: give a URL without login, such as http://127.0.0.1:8000")
+        raise ConfigError(f"{mask_secrets(target)}: use a URL without login, such as http://127.0.0.1:8000")
     is_url = parts.scheme in ("http", "https") and host and target.isprintable() and " " not in target
     if not is_url or ("://" not in target and port is None):
         raise ConfigError(
@@ -71,8 +70,8 @@ def _urls_of_process(pid: int) -> list[str]:
         except StreamingError:
             if each == pid:
                 raise
-            continue  # it ended, or became somebody else's
-        # A port that something else listens at, such as torch.distributed, is better not disturbed: the usual first.
+            continue  # it has ended, or belongs to another user now
+        # Ports of others, such as torch.distributed, are better not disturbed: the usual port first.
         candidates = sorted(
             (abs(port - _USUAL_PORT), host, port) for inode, (host, port) in sockets.items() if inode not in seen
         )
@@ -80,7 +79,7 @@ def _urls_of_process(pid: int) -> list[str]:
         urls = (f"http://{host}:{port}/metrics" for _, host, port in candidates)
         found += [url for url in [next(filter(_serves_metrics, urls), None)] if url is not None]
     if not found:
-        raise ObjectNotFoundError(f"process {pid} and those below it serve no metrics: {_NEXT_STEP}, or give a URL")
+        raise ObjectNotFoundError(f"process {pid} and its descendants serve no metrics: {_NEXT_STEP}, or give a URL")
     return found
 
 
@@ -92,13 +91,13 @@ def _serves_metrics(url: str) -> bool:
 
 
 def scrape(url: str, timeout_s: float = TIMEOUT_S) -> Scrape:
-    """The metrics that a server answers.
+    """Return the metrics of a server.
 
     Raises:
-        SourceUnavailable, SourceTimeout: nobody answers.
-        BadRequest: what answers does not speak HTTP.
-        ObjectNotFoundError: there is nothing at this path, or no metric of this library.
-        DecodeError: the answer is no text exposition.
+        SourceUnavailable, SourceTimeout: the server does not answer.
+        BadRequest: the server does not speak HTTP.
+        ObjectNotFoundError: the path does not exist, or has no metric of this library.
+        DecodeError: the answer is not in the text format of Prometheus.
     """
     shown = mask_secrets(url)
     try:
@@ -110,27 +109,27 @@ def scrape(url: str, timeout_s: float = TIMEOUT_S) -> Scrape:
     except TimeoutError as exc:
         raise SourceTimeout(f"{shown} did not answer within {timeout_s:g} s: the process hangs or is stopped") from exc
     except (http.client.HTTPException, ValueError) as exc:
-        raise BadRequest(f"what listens at {shown} does not speak HTTP: give the port of the metrics server") from exc
+        raise BadRequest(f"the server at {shown} does not speak HTTP: give the port of the metrics server") from exc
     except OSError as exc:
         reason = getattr(exc, "reason", exc)
         if isinstance(reason, TimeoutError):
-            raise SourceTimeout(f"{shown} took no connection within {timeout_s:g} s: is the host right?") from exc
+            raise SourceTimeout(
+                f"{shown} did not accept a connection within {timeout_s:g} s: is the host right?"
+            ) from exc
         raise SourceUnavailable(f"{shown} cannot be reached ({reason}): is the run alive? Then {_NEXT_STEP}") from exc
     if not found.ranks:
-        raise ObjectNotFoundError(
-            f"{shown} serves metrics, none of them of this library: give another port, or {_NEXT_STEP}"
-        )
+        raise ObjectNotFoundError(f"{shown} serves no metrics of this library: give another port, or {_NEXT_STEP}")
     return found
 
 
 def _refusal(shown: str, status: int) -> SourceError:
     if status == 404:
-        return ObjectNotFoundError(f"{shown}: nothing is there (404); metrics mostly are at /metrics")
-    return SourceUnavailable(f"{shown} answered {status}: look into the log of the run")
+        return ObjectNotFoundError(f"{shown}: not found (404); metrics are usually at /metrics")
+    return SourceUnavailable(f"{shown} answered {status}: see the log of the run")
 
 
 def _get(url: str, timeout_s: float) -> str:
-    """Without a proxy: metrics are of this machine or cluster."""
+    """Read a URL without a proxy, as metrics are served on this machine or cluster."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(urllib.request.Request(url, headers={"Accept": "text/plain"}), timeout=timeout_s) as answer:
         body: bytes = answer.read(_MOST_BYTES)
@@ -138,13 +137,13 @@ def _get(url: str, timeout_s: float) -> str:
 
 
 class Scraper:
-    """Scrapes the same servers again and again.
+    """Scrape the same servers repeatedly.
 
     Args:
         targets: PIDs and URLs.
 
     Attributes:
-        urls: of the servers.
+        urls: URLs of the servers.
 
     Raises:
         StreamingError: see `find_urls`.
@@ -154,15 +153,15 @@ class Scraper:
         self.urls = list(dict.fromkeys(url for target in targets for url in find_urls(target)))
 
     def first(self) -> Scrape:
-        """What all of them say.
+        """Scrape all servers.
 
         Raises:
-            StreamingError: one does not answer.
+            StreamingError: a server does not answer.
         """
         return merge(zip(self._names(), self._scrape_all(strict=True), strict=True))
 
     def again(self) -> Scrape:
-        """What those say that still answer: none, if all are gone."""
+        """Scrape the servers that still answer; the result is empty if none does."""
         scrapes = self._scrape_all(strict=False)
         return merge(pair for pair in zip(self._names(), scrapes, strict=True))
 

@@ -24,38 +24,38 @@ REFRESH_S = 1.0
 
 
 def show_top(targets: Sequence[str], seconds: float, once: bool, as_json: bool) -> None:
-    """A screen of what happened in the last so many seconds, drawn anew each second until Ctrl-C.
+    """Show the verdict on the last seconds, updated every second until Ctrl-C.
 
-    Where the output is no terminal, or with JSON, frames follow each other. `once` prints one and ends.
+    If the output is not a terminal, or with JSON, frames follow each other. `once` prints one and ends.
 
     Raises:
-        StreamingError: the metrics cannot be read at the beginning.
+        StreamingError: the metrics cannot be read at the start.
     """
     scraper, console = Scraper(targets), open_console()
     if once:
         _print_frame(console, judge_window(scraper, seconds), as_json)
         return
-    held = deque([(time.monotonic(), scraper.first())])
+    scrapes = deque([(time.monotonic(), scraper.first())])
     with _screen(console, as_json) as screen:
         while True:
-            verdict = _newest(held)
+            verdict = _newest(scrapes)
             if screen is None:
                 _print_frame(console, verdict, as_json)
             else:
                 screen.update(_frame(verdict), refresh=True)
             time.sleep(REFRESH_S)
-            held.append((time.monotonic(), scraper.again()))
-            while len(held) > 2 and held[-1][0] - held[1][0] >= seconds:
-                held.popleft()
+            scrapes.append((time.monotonic(), scraper.again()))
+            while len(scrapes) > 2 and scrapes[-1][0] - scrapes[1][0] >= seconds:
+                scrapes.popleft()
 
 
-def _newest(held: deque[tuple[float, Scrape]]) -> Verdict:
-    (began, before), (ended, after) = held[0], held[-1]
-    return judge(None if len(held) == 1 else before, after, ended - began)
+def _newest(scrapes: deque[tuple[float, Scrape]]) -> Verdict:
+    (began, before), (ended, after) = scrapes[0], scrapes[-1]
+    return judge(None if len(scrapes) == 1 else before, after, ended - began)
 
 
 def _screen(console: Console, as_json: bool) -> AbstractContextManager[Live | None]:
-    """The other screen of the terminal, which leaves the first as it was; None where there is none."""
+    """Open the alternate screen of the terminal, which leaves the first as it was; None without a terminal."""
     from rich.live import Live
 
     if as_json or not console.is_terminal:

@@ -1,4 +1,4 @@
-"""A verdict for people: its figures as a table, one row a rank and data set, and its findings as text."""
+"""Verdict for people: its figures as a table, one row per rank and data set, and its findings as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STYLES = {"critical": "bold red", "warning": "yellow", "info": "green"}
 
 
 def open_console() -> Console:
-    """Where the output is no terminal its lines are not folded: they are for programs and files then."""
+    """Return a console that wraps lines only on a terminal, not in files and pipes."""
     from rich.console import Console
 
     plain = Console(highlight=False)
@@ -29,7 +29,7 @@ def open_console() -> Console:
 
 
 def rank_table(figures: Sequence[Figures]) -> Table:
-    """Samples and bytes a second, what is waited for, hits, reading ahead, memory, breakers."""
+    """Return a table of throughput, waits, cache hits, read-ahead, memory and circuit breakers."""
     from rich.table import Table
     from rich.text import Text
 
@@ -43,7 +43,7 @@ def rank_table(figures: Sequence[Figures]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("breaker")
     for each in figures:
-        table.add_row(*(Text(escaped(cell)) for cell in _cells(each)))  # as text, labels would be read as markup
+        table.add_row(*(Text(escaped(cell)) for cell in _cells(each)))  # as Text, since labels could hold markup
     return table
 
 
@@ -78,7 +78,7 @@ def _number(number: float | None) -> str:
 
 
 def verdict_text(verdict: Verdict) -> Text:
-    """Every finding, the most important first, and the notes: one a line, with its code."""
+    """Return the findings, the most important first, and the notes, one per line."""
     from rich.text import Text
 
     text = Text()

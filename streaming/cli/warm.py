@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["warm_samples"]
 
 NAMED_FAILURES = 20
-"""Samples that are named when they cannot be read; the rest are counted."""
+"""Most samples named when they cannot be read; the rest are counted."""
 
 
 def warm_samples(config: Path, as_json: bool) -> None:
-    """Read all samples through an adapter and print its numbers.
+    """Read all samples through an adapter and print its statistics.
 
     Raises:
-        typer.Exit: FAILED if a sample could not be read; the others were.
+        typer.Exit: FAILED, if a sample could not be read; the others were.
     """
     from streaming.adapter import StreamingDatasetAdapter
 
@@ -57,8 +57,8 @@ def _read_all(adapter: StreamingDatasetAdapter) -> int:
         except StreamingError as exc:
             failures += 1
             if failures <= NAMED_FAILURES:
-                told = " ".join(str(exc).split())
-                print_line(f"sample {position} ({adapter.index.name(position)}): {told}", to_stderr=True)
+                reason = " ".join(str(exc).split())
+                print_line(f"sample {position} ({adapter.index.name(position)}): {reason}", to_stderr=True)
     if failures > NAMED_FAILURES:
         print_line(f"and {failures - NAMED_FAILURES} more samples that could not be read", to_stderr=True)
     return failures

@@ -1,7 +1,7 @@
-"""What a codec is: two pure functions between the bytes of one object and one sample, found by the object's suffix.
+"""A codec: two pure functions between the bytes of one object and one sample, chosen by the object's suffix.
 
-Decoders never return a view into their input: the buffer may be a shared cache entry or belong to a client that reuses
-it. Sizes that the data declares are compared with a limit before anything of that size is allocated.
+Decoders never return a view of their input, as the buffer may be a shared cache entry or reused by a client. Sizes that
+the data declares are compared with a limit before anything is allocated.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import IO, Any, cast
 
 Buffer = bytes | bytearray | memoryview
 
-# 8 GB: above any single sample seen, below what would take a training node down.
+# 8 GB: above any single sample seen, and below the memory of a training node.
 DEFAULT_MAX_BYTES = 8 * 10**9
 
-# Above this a reader over the caller's buffer is cheaper than a copy into BytesIO: 230 against 2,300 us for 2.6 MB (the
-# copy faults in fresh pages), 152 against 136 us for 100 kB.
+# Above this a reader over the caller's buffer is cheaper than a copy into BytesIO, which causes page faults: 230 vs.
+# 2,300 us for 2.6 MB, and 152 vs. 136 us for 100 kB.
 _COPY_BELOW_BYTES = 256 * 1024
 
 
@@ -28,13 +28,13 @@ class Codec:
     Attributes:
         name: short and stable, for cache keys and metrics: "pt", "json", "json.zst".
         suffixes: lower case, each with its leading dot.
-        decode: `(data, max_bytes) -> sample`, in memory of its own. `data` is flat and at most `max_bytes` long, and
-            what is made of it takes at most 1 MiB more (see `limits`); any thread. Raises a kind of `DecodeError` that
-            says what is wrong, and after "; " what to do if the codec knows; `streaming.codecs.decode` adds the names.
+        decode: `(data, max_bytes) -> sample`, in memory of its own; called in any thread. `data` is flat and at most
+            `max_bytes` long, and the sample takes at most 1 MiB more (see `limits`). Raises a `DecodeError` with the
+            reason, and after "; " the next step if the codec has one; `streaming.codecs.decode` adds the names.
         encode: `sample -> bytes`. Raises TypeError if the format cannot hold the sample.
-        view: like `decode`, but tensors may be views of `data`, which is writable: for callers who copy them at once.
-            None where the format has no such form.
-        default_max_bytes: the limit where the caller's was left at `DEFAULT_MAX_BYTES`.
+        view: like `decode`, but tensors may be views of `data`, which is writable; for callers that copy them at once.
+            None if the format does not support this.
+        default_max_bytes: the limit if the caller's is `DEFAULT_MAX_BYTES`.
         is_trivial: decoding costs no more than one copy, so it may run on an event loop.
         inner: of a format inside zstd, the codec of the decompressed bytes; None for every other format.
     """
@@ -50,15 +50,15 @@ class Codec:
 
 
 def as_buffer(data: Any) -> Buffer:
-    """`data` itself if it is bytes, else a flat view of its bytes. Raises TypeError if it has no buffer."""
+    """Return `data` if it is bytes, else a flat view of its bytes. Raises TypeError if it has no buffer."""
     if isinstance(data, (bytes, bytearray)):
         return data
     view = memoryview(data)
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
 
 
-def readable(data: Buffer) -> IO[bytes]:
-    """A seekable binary file over `data`; large buffers and `bytes` are not copied."""
+def open_buffer(data: Buffer) -> IO[bytes]:
+    """Return a seekable binary file over `data`; large buffers and `bytes` are not copied."""
     if isinstance(data, bytes) or len(data) < _COPY_BELOW_BYTES:
         return io.BytesIO(data)
     return cast(IO[bytes], ViewReader(data))
@@ -83,7 +83,7 @@ class ViewReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         origin = (0, self._position, len(self._view))[whence]
         if origin + offset < 0:
-            raise ValueError(f"position {origin + offset} lies before the start")
+            raise ValueError(f"position {origin + offset} is before the start")
         self._position = origin + offset
         return self._position
 

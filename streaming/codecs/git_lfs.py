@@ -1,4 +1,4 @@
-"""Pointers that Git LFS leaves in place of files that were not fetched."""
+"""Git LFS pointers: small files in place of files that were not fetched."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 
 from streaming.errors import DecodeError
 
-__all__ = ["check_no_pointer"]
+__all__ = ["refuse_lfs_pointer"]
 
-MOST_BYTES = 1024  # of a pointer, by its specification
+MAX_BYTES = 1024  # of a pointer, by the specification
 _BEGIN = b"version https://git-lfs.github.com/spec/v1\n"
 _SIZE = re.compile(rb"\nsize (\d+)\n")
 
 
-def check_no_pointer(data: bytes | bytearray | memoryview, path: str, source: str | None) -> None:
-    """Refuse the whole content of an object that is a pointer of Git LFS.
+def refuse_lfs_pointer(data: bytes | bytearray | memoryview, path: str, source: str | None) -> None:
+    """Refuse an object that is a Git LFS pointer.
 
     Raises:
-        DecodeError: naming the object, and what brings it.
+        DecodeError: naming the object, and how to fetch it.
     """
-    if len(data) >= MOST_BYTES or bytes(data[: len(_BEGIN)]) != _BEGIN:
+    if len(data) >= MAX_BYTES or bytes(data[: len(_BEGIN)]) != _BEGIN:
         return
     size = _SIZE.search(bytes(data))
     where = repr(path) if source is None else f"{path!r} in source {source!r}"

@@ -1,10 +1,10 @@
-"""JSON documents and JSON lines, by the standard library alone.
+"""JSON documents and JSON lines, by the standard library.
 
-As `json` does, `NaN` and `Infinity` are accepted, duplicate keys keep the last value, and a lone surrogate written as
-an escape stays one. Text must be UTF-8; a byte order mark is skipped.
+As in `json`, `NaN` and `Infinity` are accepted, the last of duplicate keys wins, and an escaped lone surrogate is kept.
+Text must be UTF-8; a byte order mark is skipped.
 
-Values take up to 48 times the memory of their text, so they are counted against the limit before they are made, and the
-default of the limit is lower than for tensors.
+Values take up to 48 times the memory of their text, so their memory is estimated before they are made, and the default
+limit is lower than for tensors.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from streaming.codecs.json_cost import check_cost, without_strings
 from streaming.codecs.raw import decode_utf8
 from streaming.errors import DecodeError, TruncatedData, UnsafeData
 
-# Before 3.12 the C scanner stops at the recursion limit and nothing else: with the limit raised, 100,000 levels
-# overflow an 8 MB stack and kill the process. 10,000 levels need under 2 MB.
+# Before 3.12 only the recursion limit stops the C scanner. If that is raised, 100,000 levels overflow an 8 MB stack and
+# kill the process; 10,000 levels need under 2 MB.
 _SAFE_DEPTH = 10_000
-# 1 GB: the values of 20 to 200 MB of text, far above one recording.
+# 1 GB: the values of 20 to 200 MB of text.
 _DEFAULT_MAX_BYTES = 10**9
 _BRACKET = re.compile(r"[\[{}\]]")
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -33,7 +33,7 @@ _dump = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def decode_json(data: Buffer, max_bytes: int) -> Any:
-    """One document.
+    """Decode one document.
 
     Raises: TruncatedData: if it is empty or ends early. UnsafeData: if it nests deeper than the interpreter's
     recursion limit. ObjectTooLargeError: if its values take more than `max_bytes` and 1 MiB. DecodeError: with the
@@ -47,7 +47,7 @@ def decode_json(data: Buffer, max_bytes: int) -> Any:
 
 
 def decode_jsonl(data: Buffer, max_bytes: int) -> list[Any]:
-    """One document per line, blank lines skipped; no lines are an empty list. Raises as `decode_json`."""
+    """Decode one document per line; blank lines are skipped. Raises as `decode_json`."""
     rows = []
     text = _text(data, max_bytes)
     check_cost(text, max_bytes, is_lines=True)
@@ -63,12 +63,12 @@ def decode_jsonl(data: Buffer, max_bytes: int) -> list[Any]:
 
 
 def encode_json(sample: Any) -> bytes:
-    """Compact, ASCII. Raises TypeError if the sample holds what JSON cannot."""
+    """Encode as compact ASCII. Raises TypeError if JSON cannot represent the sample."""
     return _dump(sample).encode("ascii")
 
 
 def encode_jsonl(sample: Any) -> bytes:
-    """One line per item of a list. Raises TypeError if the sample is no list."""
+    """Encode a list, one item per line. Raises TypeError if the sample is not a list."""
     if not isinstance(sample, (list, tuple)):
         raise TypeError(f"JSON lines hold a list, not {type(sample).__name__}")
     return "".join(f"{_dump(row)}\n" for row in sample).encode("ascii")
@@ -86,7 +86,7 @@ def _text(data: Buffer, max_bytes: int) -> str:
 
 
 def _refuse_deep(text: str) -> None:
-    """Costs one more pass, so only where the recursion limit no longer guards the stack."""
+    """Costs one more pass, and is needed only if the recursion limit no longer protects the stack."""
     if text.count("[") + text.count("{") > _SAFE_DEPTH and _depth(text) > _SAFE_DEPTH:
         raise UnsafeData(f"nests deeper than {_SAFE_DEPTH:,} levels")
 

@@ -1,8 +1,7 @@
-"""What an object may cost its reader. The limit on its bytes is also one on what is made of them.
+"""Limits on the memory of a sample. The limit on the bytes of an object also limits what is made of them.
 
-A file of a few bytes can stand for many objects, and each of them costs tens to hundreds of bytes. Codecs add up what
-they are about to make, at costs measured with CPython 3.11, and stop before they make more than the limit and an
-allowance.
+A file of a few bytes can describe many values of tens to hundreds of bytes each. Codecs add up what they are about to
+make, at costs measured with CPython 3.11, and stop before that exceeds the limit and an allowance.
 """
 
 from __future__ import annotations
@@ -11,23 +10,23 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["ALLOWANCE_BYTES", "are_lengths", "elements", "most_cost"]
+__all__ = ["ALLOWANCE_BYTES", "are_lengths", "elements", "max_cost"]
 
 ALLOWANCE_BYTES = 1 << 20
-"""On top of the limit: objects that are much smaller than this are then never refused for what they cost."""
+"""Added to the limit, so that small objects are never refused for their cost."""
 
-_MOST_AXES = 64  # of NumPy and of torch
-_BEYOND = 1 << 63  # the first number that no size in memory can be
+_MAX_AXES = 64  # of NumPy and of torch
+_BEYOND = 1 << 63  # the first number that is not a possible size
 
 
-def most_cost(max_bytes: int) -> int:
-    """The most bytes that all objects made from one may take, under a limit of `max_bytes`."""
+def max_cost(max_bytes: int) -> int:
+    """Return the largest number of bytes that a sample may take, under a limit of `max_bytes`."""
     return max_bytes + ALLOWANCE_BYTES
 
 
 def are_lengths(numbers: Sequence[Any]) -> bool:
-    """Whether these are at most 64 integers from 0 to 2^63 - 1, so that calculating with them takes no time."""
-    if len(numbers) > _MOST_AXES:
+    """Whether these are at most 64 integers from 0 to 2^63 - 1, so that calculations with them are fast."""
+    if len(numbers) > _MAX_AXES:
         return False
     for number in numbers:  # a loop: twice as fast as `all` for a few
         if type(number) is not int or not 0 <= number < _BEYOND:
@@ -36,5 +35,5 @@ def are_lengths(numbers: Sequence[Any]) -> bool:
 
 
 def elements(lengths: Iterable[int]) -> int:
-    """The product of what `are_lengths` allows, at most 4,032 bits long; 2^63 where it is larger."""
+    """Return the product of lengths that `are_lengths` accepts, at most 2^63."""
     return min(math.prod(lengths), _BEYOND)

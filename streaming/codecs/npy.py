@@ -1,7 +1,6 @@
 """NumPy arrays: `.npy` (one) and `.npz` (a zip of them). Never unpickles.
 
-An array is made from its header and the bytes behind it, after both were compared with each other: what the header
-declares must be there to the byte.
+The size that a header declares must match the number of bytes after it, before an array is made.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from streaming.codecs.base import Buffer, Codec, readable
-from streaming.codecs.limits import are_lengths, elements, most_cost
+from streaming.codecs.base import Buffer, Codec, open_buffer
+from streaming.codecs.limits import are_lengths, elements, max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 if TYPE_CHECKING:
@@ -23,24 +22,24 @@ if TYPE_CHECKING:
 
 _MAGIC = b"\x93NUMPY"
 _PREFIX_BYTES = 12
-# numpy's own bound: its header parser is slow and hungry on longer ones.
+# numpy's own limit: its header parser is slow for longer ones.
 _MAX_HEADER_BYTES = 10_000
 _CHUNK_BYTES = 1 << 20
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes; zipfile does not bound the others
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy writes; zipfile does not limit the others
 _ENTRY = b"PK\x01\x02"
 _ENTRY_BYTES = 46  # of the shortest entry in a directory
-_MEMBER_COST = 1200  # of its entry in memory and of its array; measured: 1,070 bytes
-# What numpy writes for an array of a plain type. One axis ends in a comma: `(3,)`; none is `()`.
+_MEMBER_COST = 1200  # in bytes of memory, of its entry and its array; measured: 1,070
+# The header that numpy writes for a plain type. A single axis ends in a comma: `(3,)`; no axis is `()`.
 _PLAIN_HEADER = re.compile(
     rb"\{'descr': '([<>|=]?[a-zA-Z]\d*)', 'fortran_order': (True|False), 'shape': \(((?:\d+, ?)*\d*)\), \} *\n?"
 )
-# CPython counts the depth of syntax trees in a place that all threads share (up to 3.13), so that a tree built
-# meanwhile by another thread makes `ast` raise SystemError for a sound text.
+# Up to 3.13, CPython counts the depth of syntax trees in a variable that all threads share. If another thread builds a
+# tree meanwhile, `ast` raises SystemError for a valid text, so it is tried again.
 _HEADER_TRIES = 8
 
 
 def decode_npy(data: Buffer, max_bytes: int) -> np.ndarray[Any, Any]:
-    """One array, writable.
+    """Decode one array, writable.
 
     Raises: UnsafeData: if it holds Python objects, or items without a size. ObjectTooLargeError: if shape x item size
     passes `max_bytes`. TruncatedData: if the data ends before that. DecodeError: if the header is damaged or bytes
@@ -51,15 +50,15 @@ def decode_npy(data: Buffer, max_bytes: int) -> np.ndarray[Any, Any]:
 
 
 def decode_npz(data: Buffer, max_bytes: int) -> dict[str, np.ndarray[Any, Any]]:
-    """`{name: array}`, writable, of members that are stored or deflated.
+    """Decode `{name: array}`, writable, from members that are stored or deflated.
 
-    Raises as `decode_npy`, naming the member; the limit counts all members together, and what stands for each.
+    Raises as `decode_npy`, naming the member. The limit applies to all members together, with their overhead.
     """
     if len(data) == 0 or (len(data) < 4 and b"PK\x03\x04".startswith(bytes(data))):
         raise TruncatedData(f"ends within the header of a zip archive, at byte {len(data)}")
     _check_count(data, max_bytes)
     try:
-        with zipfile.ZipFile(readable(data)) as archive:
+        with zipfile.ZipFile(open_buffer(data)) as archive:
             members = archive.infolist()
             _check_members(members, max_bytes)
             return {member.filename.removesuffix(".npy"): _member(archive, member, max_bytes) for member in members}
@@ -74,7 +73,7 @@ def decode_npz(data: Buffer, max_bytes: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def encode_npy(sample: Any) -> bytes:
-    """Of one array. Raises TypeError if it is no array or holds Python objects."""
+    """Encode one array. Raises TypeError if it is not an array, or has Python objects."""
     import numpy as np
 
     file = io.BytesIO()
@@ -83,7 +82,7 @@ def encode_npy(sample: Any) -> bytes:
 
 
 def encode_npz(sample: Any) -> bytes:
-    """Of a dict of names to arrays, uncompressed. Raises TypeError for anything else."""
+    """Encode a dict of names to arrays, uncompressed. Raises TypeError for anything else."""
     if not isinstance(sample, dict) or not all(isinstance(name, str) for name in sample):
         raise TypeError("npz holds a dict of names to arrays")
     file = io.BytesIO()
@@ -103,11 +102,11 @@ def _plain(sample: Any) -> np.ndarray[Any, Any]:
 
 
 def _header(data: Buffer) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
-    """Where the array starts, its shape, whether it is in Fortran order, its type."""
+    """Return the offset of the array, its shape, whether it is in Fortran order, and its type."""
     start = _array_start(data)
     try:
         shape, is_fortran, dtype = _plain_header(bytes(data[:start])) or _any_header(bytes(data[:start]))
-    except Exception as exc:  # numpy's parser raises whatever Python's own does
+    except Exception as exc:  # numpy's parser uses Python's, which can raise anything
         raise DecodeError(f"has a damaged npy header: {exc}") from exc
     if dtype.hasobject:
         raise UnsafeData("holds Python objects, which only unpickling could read")
@@ -119,7 +118,7 @@ def _header(data: Buffer) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _has_empty_items(dtype: np.dtype[Any]) -> bool:
-    """Whether an item, or a part of it, has no bytes: `S0`, `U0`, `V0`, no fields, a field that repeats no times."""
+    """Whether an item or a part of it has no bytes: `S0`, `U0`, `V0`, no fields, a field with no repeats."""
     if dtype.itemsize == 0:
         return True
     if dtype.subdtype is not None:
@@ -128,7 +127,7 @@ def _has_empty_items(dtype: np.dtype[Any]) -> bool:
 
 
 def _plain_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]] | None:
-    """What a header in numpy's own words says, without its parser; None if it is in other words."""
+    """Parse a header as numpy writes it, without numpy's parser; None if it is in another form."""
     import numpy as np
 
     found = _PLAIN_HEADER.fullmatch(header, 10 if header[6] == 1 else 12)
@@ -142,7 +141,7 @@ def _plain_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]] 
 
 
 def _any_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """The same by numpy's parser, for types with fields and for other writers."""
+    """Parse a header by numpy's parser, for types with fields and for other writers."""
     for _ in range(_HEADER_TRIES - 1):
         with contextlib.suppress(SystemError):
             return _numpy_header(header)
@@ -160,7 +159,7 @@ def _numpy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _array_start(data: Buffer) -> int:
-    """The length of magic, version and header, the header being there in full."""
+    """Return the length of magic, version and header, if the header is complete."""
     prefix = bytes(data[:_PREFIX_BYTES])
     if not prefix.startswith(_MAGIC[: len(prefix)]):
         raise DecodeError(f"is not a npy array: starts with {prefix[:6]!r}")
@@ -205,11 +204,11 @@ def _fill(
 
 
 def _check_count(data: Buffer, max_bytes: int) -> None:
-    """Each entry of the directory becomes an object, even if its member is empty."""
-    if len(data) // _ENTRY_BYTES * _MEMBER_COST <= most_cost(max_bytes):
+    """Limit the number of members, as each becomes an object even if it is empty."""
+    if len(data) // _ENTRY_BYTES * _MEMBER_COST <= max_cost(max_bytes):
         return
     count = bytes(data).count(_ENTRY)
-    if count * _MEMBER_COST > most_cost(max_bytes):
+    if count * _MEMBER_COST > max_cost(max_bytes):
         raise ObjectTooLargeError(
             f"declares {count:,} members, {count * _MEMBER_COST:,} bytes in memory, the limit is {max_bytes:,}"
         )
@@ -221,9 +220,9 @@ def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
         raise ObjectTooLargeError(f"declares {total:,} bytes in {len(members):,} members, the limit is {max_bytes:,}")
     names = {member.filename for member in members}
     if len(names) < len(members):
-        raise DecodeError("holds two members of one name")
-    if strangers := sorted(name for name in names if not name.endswith(".npy")):
-        raise DecodeError(f"holds {strangers[0]!r}, which is no array")
+        raise DecodeError("holds two members with one name")
+    if others := sorted(name for name in names if not name.endswith(".npy")):
+        raise DecodeError(f"holds {others[0]!r}, which is not an array")
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, max_bytes: int) -> np.ndarray[Any, Any]:
@@ -236,7 +235,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, max_bytes: int) -
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | bytearray:
-    """Grows with what is really there: the declared size is a claim until then."""
+    """Read a member in chunks, as its declared size is not trusted."""
     content = bytearray()
     with archive.open(member) as file:
         while chunk := file.read(_CHUNK_BYTES):

@@ -1,12 +1,12 @@
-"""Reads what a pickle would make, without making it, to find what it claims and what it costs.
+"""Interpret a pickle without making its objects, to check the sizes that it declares and the memory that it takes.
 
-`torch.load(weights_only=True)` runs nothing but a short list of constructors, yet some of those allocate what a number
-in the file tells them to (`bytearray(10**11)`, `torch.Tensor(10**10)`, hex upon hex encoding), and an opcode of one
-byte makes an object of hundreds. The scan follows the same opcodes with inert values: numbers, texts and names stay,
-containers keep what they hold, anything else becomes an object without content. Nothing is imported.
+`torch.load(weights_only=True)` calls only a short list of constructors, but some allocate as much as a number in the
+file says (`bytearray(10**11)`, `torch.Tensor(10**10)`, nested hex encoding), and one opcode of one byte can make an
+object of hundreds. The scan interprets the opcodes with inert values: numbers, texts and names stay, containers keep
+their items, anything else becomes an object without content. Nothing is imported.
 
-Each value has a weight: the bytes that it takes, all that it holds counted in full at each place where it stands. So a
-list that holds one list twice, that holds one list twice, and so on, weighs what walking or copying it would cost.
+Each value has a weight: its size in bytes, with everything in it counted at each reference. So a list that contains one
+list twice, which contains one list twice, and so on, weighs as much as walking or copying it would cost.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from streaming.codecs.limits import are_lengths, elements, most_cost
+from streaming.codecs.limits import are_lengths, elements, max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 __all__ = ["PickleScan", "scan_pickle"]
 
-_MOST_LEVELS = 1000  # the recursion limit of Python, which pickle itself stops at
-_MOST_KEY_BYTES = 4096  # hashing a key walks all that it holds, without a limit on time or depth
-_MOST_KEY_LEVELS = 8
-_MOST_NAME_CHARACTERS = 512  # torch takes time by their square to say that it refuses the name
-_MOST_OF_ONE_HASH = 64  # of keys that nobody chose, hardly two have one
+_MAX_LEVELS = 1000  # Python's recursion limit, where pickle itself stops
+_MAX_KEY_BYTES = 4096  # hashing a key visits everything in it, without a limit
+_MAX_KEY_LEVELS = 8
+_MAX_NAME_CHARACTERS = 512  # torch takes quadratic time to report a refused name
+_MAX_COLLISIONS = 64  # honest keys hardly ever collide
 
-# Measured with CPython 3.11 and torch 2.13; never less than what the scan itself takes for the value.
+# Measured with CPython 3.11 and torch 2.13; never less than the scan itself needs for the value.
 _WORD, _NUMBER, _TEXT, _CONTAINER, _MEMO, _NAME = 8, 32, 80, 192, 128, 200
-_ENTRY = 200  # of a dict, with its place in the order of an OrderedDict
+_ENTRY = 200  # of a dict, with its link in an OrderedDict
 _OBJECT = 512
 
 _ITEM_BYTES = {"Double": 8, "Long": 8, "ComplexDouble": 16, "ComplexFloat": 8, "Half": 2, "BFloat16": 2, "Short": 2}
@@ -49,22 +49,22 @@ class _Name:
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """The memory of tensors, by its number of elements and the bytes of each."""
+    """A storage of tensors: its number of elements, and the bytes of each."""
 
     numel: int
     itemsize: int
 
 
 class _Made:
-    """A container, or what a call makes.
+    """A container, or the result of a call.
 
     Attributes:
         kind: "tuple", "list", "dict", or the name of the module of the function that was called.
-        items: what a tuple or a list holds.
-        hashes: how many keys of a dict, other than text, have each hash.
-        weight: in bytes, with all that it holds.
-        levels: how deep it nests.
-        is_held: whether something else holds it, after which nothing honest changes it: what it holds could hold it.
+        items: of a tuple or a list.
+        hashes: number of keys of a dict, other than text, by hash.
+        weight: in bytes, with everything in it.
+        levels: depth of nesting.
+        is_held: whether it is in another container. Changing it after that could create a cycle.
     """
 
     __slots__ = ("hashes", "is_held", "items", "kind", "levels", "weight")
@@ -78,44 +78,44 @@ class _Made:
         self.is_held = False
 
     def hold(self, values: Iterable[Any]) -> None:
-        """Take these in, by their weight alone."""
+        """Add the weight of these values."""
         for value in values:
             self.weight += _weight(value)
             if isinstance(value, _Made):
                 value.is_held = True
                 self.levels = max(self.levels, value.levels + 1)
-        if self.levels > _MOST_LEVELS:
-            raise UnsafeData(f"nests deeper than {_MOST_LEVELS:,} levels")
+        if self.levels > _MAX_LEVELS:
+            raise UnsafeData(f"nests deeper than {_MAX_LEVELS:,} levels")
         if self.is_held:
-            raise UnsafeData("holds an object that holds itself, or is changed where it is already held")
+            raise UnsafeData("has an object that contains itself, or changes after it was put into another")
 
 
 class PickleScan:
-    """One pass over one pickle or several in a row, under one limit.
+    """One pass over one or several pickles, under one limit.
 
     Args:
-        max_bytes: what a single claim may be at most, and, with an allowance, what all objects may weigh together.
+        max_bytes: limit of each declared size and, with an allowance, of the memory of all objects.
 
     Attributes:
-        storage_numel: the elements that each storage claims.
-        weight: of all that was made so far, in bytes.
+        storage_numel: number of elements that each storage declares.
+        weight: of all objects so far, in bytes.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.storage_numel: dict[Any, int] = {}
         self.weight = 0
         self._max_bytes = max_bytes
-        self._most = most_cost(max_bytes)
+        self._most = max_cost(max_bytes)
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
 
     def run(self, file: IO[bytes]) -> None:
-        """Reads one pickle from `file`, up to its end mark.
+        """Scan one pickle in `file`, up to its end.
 
-        Raises: ObjectTooLargeError: if a claim is over the limit, or the objects weigh more. UnsafeData: if a
-        constructor gets what no saved sample gives it, or an object holds itself. TruncatedData, DecodeError: if this
-        is no complete pickle."""
+        Raises: ObjectTooLargeError: if a declared size or the weight is over the limit. UnsafeData: if a constructor
+        has arguments that no saved sample has, or an object contains itself. TruncatedData, DecodeError: if the pickle
+        is not complete."""
         self._stack, self._marked, self._memo = [], [], {}
         try:
             for opcode, argument, _ in pickletools.genops(file):
@@ -143,7 +143,7 @@ class PickleScan:
                 self._push(self._memo[argument])
             case "GLOBAL":
                 module, name = argument.split(" ")
-                if len(argument) > _MOST_NAME_CHARACTERS:
+                if len(argument) > _MAX_NAME_CHARACTERS:
                     raise UnsafeData(f"names a class by {len(argument):,} characters")
                 stack.append(_Name(IMPORT_MAPPING.get(module, module), name))
                 self.weight += _NAME + len(argument)
@@ -187,7 +187,7 @@ class PickleScan:
             case "PROTO":
                 if argument != 2:
                     raise UnsafeData(
-                        f"holds a pickle of protocol {argument} where only 2, torch.save's own, can be checked"
+                        f"has a pickle of protocol {argument} where only 2, torch.save's own, can be checked"
                     )
             case "STOP":
                 pass
@@ -199,7 +199,7 @@ class PickleScan:
         self.weight += _weight(value)
 
     def _make(self, kind: str, items: list[Any]) -> None:
-        """A container; what it holds was weighed when it was pushed, its places are new."""
+        """Push a container. Its items were weighed when they were pushed, so only its slots are added."""
         made = _Made(kind, _CONTAINER)
         made.items = items
         made.hold(items)
@@ -218,7 +218,7 @@ class PickleScan:
         self.weight += _ENTRY * (len(items) // 2)
 
     def _build(self, target: Any, state: Any) -> None:
-        """Gives an object its state, by which torch's own let a tensor have any size over any storage."""
+        """Set the state of an object. For a tensor of torch it could declare any size over any storage."""
         target.hold([state])
         if target.kind.startswith("torch") and isinstance(state, _Made) and state.kind == "tuple":
             if len(state.items) < 4 or not isinstance(state.items[0], _Storage):
@@ -229,21 +229,21 @@ class PickleScan:
         """`("storage", type, key, location, numel[, view])`, view being None or `(key, offset, numel)`."""
         _, kind, key, _, numel, *view = reference.items
         if not are_lengths([numel]):
-            raise UnsafeData("claims a storage of what is not a number of elements")
-        self._claim(numel, f"a storage of {numel:,} elements")
+            raise UnsafeData("declares a storage with an invalid number of elements")
+        self._check_declared(numel, f"a storage of {numel:,} elements")
         self.storage_numel[key] = numel
         self.weight += _OBJECT
         if view and view[0] is not None:
             numel = min(numel, view[0].items[2])
         return _Storage(numel, _ITEM_BYTES.get(kind.name.removesuffix("Storage"), 1))
 
-    def _claim(self, amount: int, what: str) -> None:
+    def _check_declared(self, amount: int, what: str) -> None:
         if amount > self._max_bytes:
             raise ObjectTooLargeError(f"declares {what}, the limit is {self._max_bytes:,} bytes")
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, _Name) or not isinstance(arguments, _Made) or arguments.kind != "tuple":
-            raise UnsafeData("calls what is no plain name with plain arguments")
+            raise UnsafeData("calls what is not a plain name with plain arguments")
         items = arguments.items
         made = _Made(function.module, _OBJECT)
         self.weight += _OBJECT
@@ -264,12 +264,12 @@ class PickleScan:
             return items[0]
         elif function.name in ("set", "frozenset", "Counter", "OrderedDict", "dict") and items:
             self._check_members(function.name, items)
-            made.weight += 3 * arguments.weight  # of the table, at the least that a member weighs
+            made.weight += 3 * arguments.weight  # of the hash table, at the smallest weight of a member
             self.weight += 3 * arguments.weight
         return made
 
     def _check_members(self, name: str, arguments: list[Any]) -> None:
-        """As keys; those of a dict that is made from pairs stand first in each."""
+        """Check members as keys. A dict made from pairs has them first in each."""
         for argument in arguments:
             members = argument.items if isinstance(argument, _Made) else []
             if name in ("OrderedDict", "dict"):
@@ -277,7 +277,7 @@ class PickleScan:
             _check_keys(members, {})
 
     def _check_tensor(self, function: str, arguments: list[Any]) -> int:
-        """Bytes of a tensor `(storage, offset, size, stride, ...)` if each of its elements had its own."""
+        """Check a tensor `(storage, offset, size, stride, ...)` and return its bytes without sharing."""
         storage, offset, *axes = arguments[:4]
         if not isinstance(storage, _Storage) or not all(isinstance(axis, _Made) for axis in axes):
             raise UnsafeData(f"calls {function} with arguments that no saved sample has")
@@ -286,18 +286,18 @@ class PickleScan:
             raise UnsafeData("describes a tensor by other than up to 64 lengths below 2^63")
         count = elements(size)
         extent = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else 0
-        if function == "_rebuild_qtensor":  # made whole first, whatever its strides
+        if function == "_rebuild_qtensor":  # allocated as a whole first, whatever its strides
             extent = max(extent, count)
-        self._claim(extent, f"a tensor of {extent:,} elements")
+        self._check_declared(extent, f"a tensor of {extent:,} elements")
         if extent > storage.numel:
             raise DecodeError(f"describes a tensor of {extent:,} elements over a storage of {storage.numel:,}")
         nbytes = count * max([storage.itemsize, *(_dtype_bytes(argument) for argument in arguments[4:])])
-        self._claim(nbytes, f"a tensor of {nbytes:,} bytes")
+        self._check_declared(nbytes, f"a tensor of {nbytes:,} bytes")
         return nbytes
 
 
 def scan_pickle(content: bytes, max_bytes: int) -> int:
-    """The weight of what a pickle makes. Raises as `PickleScan.run`."""
+    """Return the weight of a pickle's objects. Raises as `PickleScan.run`."""
     scan = PickleScan(max_bytes)
     scan.run(io.BytesIO(content))
     return scan.weight
@@ -312,23 +312,23 @@ def _weight(value: Any) -> int:
 
 
 def _check_keys(keys: list[Any], hashes: dict[int, int]) -> None:
-    """Adds the hashes of keys that are not text to `hashes`.
+    """Add the hashes of keys that are not text to `hashes`.
 
-    Raises: UnsafeData: if a key takes time to hash, or so many have one hash that the dict takes time by their square.
+    Raises: UnsafeData: if a key is slow to hash, or so many collide that the dict takes quadratic time.
     """
     for key in keys:
         if isinstance(key, str):
             continue
         if isinstance(key, _Made) and (
-            key.kind != "tuple" or key.weight > _MOST_KEY_BYTES or key.levels > _MOST_KEY_LEVELS
+            key.kind != "tuple" or key.weight > _MAX_KEY_BYTES or key.levels > _MAX_KEY_LEVELS
         ):
             raise UnsafeData(
-                f"has a key that is an object, or a tuple of {_MOST_KEY_BYTES:,} bytes or {_MOST_KEY_LEVELS} levels"
+                f"has a key that is an object, or a tuple of {_MAX_KEY_BYTES:,} bytes or {_MAX_KEY_LEVELS} levels"
             )
         found = _hash(key)
         hashes[found] = hashes.get(found, 0) + 1
-        if hashes[found] > _MOST_OF_ONE_HASH:
-            raise UnsafeData(f"has more than {_MOST_OF_ONE_HASH} keys of one hash in a dict")
+        if hashes[found] > _MAX_COLLISIONS:
+            raise UnsafeData(f"has more than {_MAX_COLLISIONS} keys with one hash in a dict")
 
 
 def _hash(key: Any) -> int:
@@ -339,16 +339,16 @@ _DTYPE = re.compile(r"[a-z]+(\d+)")
 
 
 def _dtype_bytes(argument: Any) -> int:
-    """Bytes of an item if this names a type of torch's, else 1."""
+    """Return the bytes of an item if this names a type of torch, else 1."""
     found = _DTYPE.match(argument.name) if isinstance(argument, _Name) and argument.module == "torch" else None
     return max(1, int(found[1][:4]) // 8) if found else 1
 
 
 def _is_harmless(function: _Name, arguments: list[Any]) -> bool:
-    """Whether the call allocates no more than the pickle already holds."""
+    """Whether a call allocates no more than the pickle already has."""
     name = function.name
     if name.endswith("Storage"):
-        return False  # one that is empty can be enlarged
+        return False  # an empty one can be enlarged
     if name.endswith(("Tensor", "ndarray")):
         return not arguments
     if name == "_reconstruct":
@@ -368,5 +368,5 @@ _CONSTANTS |= {"BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
 
 def _value(opcode: str, argument: Any) -> Any:
     if opcode not in _CONSTANTS:
-        raise UnsafeData(f"holds the pickle opcode {opcode}, which torch.save does not write")
+        raise UnsafeData(f"has the pickle opcode {opcode}, which torch.save does not write")
     return argument

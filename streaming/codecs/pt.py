@@ -1,9 +1,9 @@
-"""What `torch.save` wrote. Nothing in it is ever run.
+"""Files of `torch.save`. No code in them is ever run.
 
-A file that holds but plain containers, whole tensors and NumPy arrays is read by a plan that was made once for its
-pickle (`pt_plan`); anything else by `torch.load(weights_only=True)`. Torch's reader takes sizes on trust in places, so
-the archive's directory is read first: members must be stored plainly and together fit into the file. A pickle that goes
-to torch is followed by `pickle_scan` before, once for all files with an equal one.
+A file with only plain containers, whole tensors and NumPy arrays is read by a plan that is made once for its pickle
+(`pt_plan`), any other file by `torch.load(weights_only=True)`. Torch trusts some sizes, so the archive's directory is
+checked first: members must be uncompressed and together fit into the file. A pickle for torch is first checked by
+`pickle_scan`, once for all files with an equal pickle.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from streaming.codecs.base import Buffer, Codec, readable
+from streaming.codecs.base import Buffer, Codec, open_buffer
 from streaming.codecs.pickle_scan import PickleScan, scan_pickle
 from streaming.codecs.pt_archive import read_archive
-from streaming.codecs.pt_plan import build, plan_of
-from streaming.codecs.pt_refusal import refusal
+from streaming.codecs.pt_plan import build, get_plan
+from streaming.codecs.pt_refusal import refusal_message
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData, UnsafeData
 
 _ZIP_START = b"PK\x03\x04"
@@ -29,9 +29,9 @@ _RECORD = re.compile(r"expected size \((\d+) bytes")
 
 
 def decode_pt(data: Buffer, max_bytes: int) -> Any:
-    """The saved object, tensors on the CPU in memory of their own.
+    """Decode the saved object, with tensors on the CPU in memory of their own.
 
-    Raises: UnsafeData: if loading would call anything but torch's own constructors, or an object holds itself.
+    Raises: UnsafeData: if loading would call anything but torch's own constructors, or an object contains itself.
     ObjectTooLargeError: if the file claims more than `max_bytes`, its objects weigh more, or it has compressed members.
     TruncatedData: if it is cut short. DecodeError: if it is damaged.
     """
@@ -39,7 +39,7 @@ def decode_pt(data: Buffer, max_bytes: int) -> Any:
 
 
 def view_pt(data: memoryview, max_bytes: int) -> Any:
-    """As `decode_pt`, but tensors that a plan builds are views of `data`."""
+    """Decode as `decode_pt` does, but tensors that a plan builds are views of `data`."""
     return _decode(data, max_bytes, True)
 
 
@@ -49,24 +49,24 @@ def _decode(data: Buffer, max_bytes: int, is_view: bool) -> Any:
         archive = read_archive(data, max_bytes)
         pickles = archive.pickles
         _check_protocol(pickles)
-        plan = plan_of(archive, max_bytes)
+        plan = get_plan(archive, max_bytes)
         if plan is not None:
             sample = build(plan, archive, data, is_view)
             if sample is not None:
                 return sample
-            scan_pickle(pickles[0], max_bytes)  # a storage is not what the pickle says, of which torch says more
+            scan_pickle(pickles[0], max_bytes)  # a storage does not match the pickle: torch's error says more
     else:
         _check_legacy(data, max_bytes)
     import torch
 
     try:
-        return torch.load(readable(data), map_location="cpu", weights_only=True, mmap=False)
-    except Exception as exc:  # a damaged pickle can raise any kind
+        return torch.load(open_buffer(data), map_location="cpu", weights_only=True, mmap=False)
+    except Exception as exc:  # a damaged pickle can raise anything
         raise _explain(exc, data, pickles, max_bytes) from exc
 
 
 def encode_pt(sample: Any) -> bytes:
-    """What `torch.save` writes."""
+    """Encode by `torch.save`."""
     import torch
 
     file = io.BytesIO()
@@ -78,12 +78,12 @@ def _check_protocol(pickles: Sequence[bytes]) -> None:
     for content in pickles:
         if content[:2] != b"\x80\x02":
             raise UnsafeData(
-                "holds a pickle of another protocol than 2, torch.save's own; save it anew with the default one"
+                "has a pickle of another protocol than 2, torch.save's own; save it again with the default one"
             )
 
 
 def _check_legacy(data: Buffer, max_bytes: int) -> None:
-    """Files of torch before 1.6: five pickles in a row, then the storages, allocated by what the fourth one says."""
+    """Check a file of torch before 1.6: five pickles, then the storages, which the fourth pickle describes."""
     start = bytes(data[: len(_LEGACY_START)])
     if len(data) < len(_LEGACY_START) and (_LEGACY_START.startswith(start) or _ZIP_START.startswith(start)):
         raise TruncatedData(f"ends at byte {len(data)}, before any tensor")
@@ -104,7 +104,7 @@ def _check_legacy(data: Buffer, max_bytes: int) -> None:
 def _explain(exc: Exception, data: Buffer, pickles: Sequence[bytes], max_bytes: int) -> DecodeError:
     text = str(exc)
     if isinstance(exc, pickle.UnpicklingError):
-        return UnsafeData(refusal(text, data, pickles))
+        return UnsafeData(refusal_message(text, data, pickles))
     if record := _RECORD.search(text):
         kind = ObjectTooLargeError if int(record[1]) > max_bytes else DecodeError
         return kind(f"declares a storage of {int(record[1]):,} bytes that its member does not hold")

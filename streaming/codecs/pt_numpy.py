@@ -1,8 +1,8 @@
-"""NumPy arrays inside a `.pt` pickle: recognised by what `pickle` writes for them, made without unpickling anything.
+"""NumPy arrays inside a `.pt` pickle, recognized and made without unpickling.
 
 An array is `_reconstruct(ndarray, (0,), b"b")` and then the state `(1, shape, dtype, is_fortran, bytes)`; a scalar is
 `scalar(dtype, bytes)`; a type is `dtype(code, False, True)` and then a state with its byte order. NumPy's own functions
-would take sizes, flags and pointers on trust; here an array is made from its code, shape and bytes once they agree.
+would trust sizes, flags and pointers; here an array is made from its type, shape and bytes after they were compared.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ if TYPE_CHECKING:
 __all__ = ["HAS_NUMPY", "Array", "DType", "dtype_classes", "make_array", "make_scalar", "rebuild"]
 
 HAS_NUMPY = re.compile(rb"cnumpy(\._?core)+\.multiarray\n")
-"""Found in each pickle that holds an array or a scalar of NumPy's."""
+"""Matches in each pickle with an array or a scalar of NumPy."""
 
 _CODE = re.compile(r"b1|[iu][1248]|f[248]|c(8|16)|[SU][1-9]\d{0,8}")
 _MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")
 
 
 class DType:
-    """A type, plain once its state has said its byte order."""
+    """A type; complete once its state has given the byte order."""
 
     def __init__(self, code: str) -> None:
         self.code = code
         self.text = ""
 
     def build(self, state: Any) -> None:
-        """Take the state: `(3, byte order, None, None, None, ...)` for a type without fields."""
+        """Set the state: `(3, byte order, None, None, None, ...)` for a type without fields."""
         version, order, *fields = state
         if version == 3 and order in ("<", ">", "|", "=") and fields[:3] == [None, None, None]:
             self.text = order + self.code
 
 
 class Array:
-    """An array until its state is known, or, from the start, a scalar."""
+    """An array, whose content follows as its state, or a scalar."""
 
     def __init__(self) -> None:
         self.content: ArrayContent | None = None
 
     @property
     def is_scalar(self) -> bool:
-        """Whether this is a scalar, which nobody can change."""
+        """Whether this is a scalar, which is immutable."""
         return self.content is not None and self.content.is_scalar
 
     def build(self, state: Any) -> None:
-        """Take the state of an array."""
+        """Set the state of an array."""
         version, shape, dtype, is_fortran, data = state
         if version == 1 and type(is_fortran) is bool:
             self.content = _content(dtype, shape, data, is_fortran, False)
 
 
 class ArrayContent(NamedTuple):
-    """All that an array or a scalar is made from."""
+    """The values from which an array or a scalar is made."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -68,7 +68,11 @@ class ArrayContent(NamedTuple):
 
 
 def rebuild(function: str, arguments: Any) -> Any:
-    """What a call in a pickle gives, `function` being "module name": bytes, a `DType`, an `Array`; None for others."""
+    """Return the result of a call in a pickle: bytes, a `DType` or an `Array`; None for other functions.
+
+    Args:
+        function: "module name".
+    """
     module, _, name = function.partition(" ")
     if function == "_codecs encode":
         text, encoding = arguments
@@ -86,7 +90,7 @@ def rebuild(function: str, arguments: Any) -> Any:
 
 
 def make_scalar(dtype: Any, data: Any) -> Array | None:
-    """The array that stands for a scalar."""
+    """Return the `Array` of a scalar."""
     array = Array()
     array.content = _content(dtype, (), data, False, True)
     return array if array.content else None
@@ -105,7 +109,7 @@ def _content(dtype: Any, shape: Any, data: Any, is_fortran: bool, is_scalar: boo
 
 
 def make_array(content: ArrayContent) -> np.ndarray[Any, Any] | np.generic:
-    """The array, writable and in memory of its own, or the scalar."""
+    """Make the array, writable and in memory of its own, or the scalar."""
     import numpy as np
 
     flat = np.frombuffer(bytearray(content.data), content.dtype)
@@ -116,7 +120,7 @@ def make_array(content: ArrayContent) -> np.ndarray[Any, Any] | np.generic:
 
 
 def dtype_classes(pickle: bytes) -> set[str]:
-    """The names of the classes of the types in a pickle: made while loading, they do not stand in it."""
+    """Return the class names of the types in a pickle, which makes them while loading and does not name them."""
     import numpy as np
 
     memo: dict[int, Any] = {}

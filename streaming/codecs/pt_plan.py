@@ -1,10 +1,10 @@
-"""Read a `.pt` file by what an equal pickle said before: 20 us for a tensor of 20 kB, where `torch.load` needs 140.
+"""Read `.pt` files with equal pickles by one cached plan: 20 us for a tensor of 20 kB, vs. 140 us for `torch.load`.
 
-Files of one data set mostly hold the same pickle, byte for byte, and differ in the tensors beside it. The opcodes are
-followed once, with inert values, as `pickle_scan` does: no name is imported, nothing is called. What comes out is a
-plan: plain containers, which whole storage is which tensor, and NumPy's arrays, whose bytes are in the pickle itself.
-A pickle that holds anything else (strides, shared storages, subclasses, hooks) has no plan, and its file goes to
-`torch.load`; so does one with keys other than text and small numbers, or deeper than 32 levels.
+Most files of a dataset have the same pickle, byte for byte, and differ in their tensors. The opcodes are interpreted
+once, with inert values, as in `pickle_scan`: nothing is imported or called. The result is a plan: plain containers, the
+storage of each tensor, and NumPy arrays, whose bytes are in the pickle. A pickle with anything else (strides, shared
+storages, subclasses, hooks, keys other than text and small numbers, more than 32 levels) has no plan, and `torch.load`
+reads its file.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from streaming.codecs.base import Buffer
-from streaming.codecs.limits import are_lengths, elements, most_cost
+from streaming.codecs.limits import are_lengths, elements, max_cost
 from streaming.codecs.pickle_scan import scan_pickle
 from streaming.codecs.pt_archive import Archive
 from streaming.codecs.pt_numpy import HAS_NUMPY, Array, ArrayContent, DType, make_array, rebuild
 
-__all__ = ["build", "plan_of"]
+__all__ = ["build", "get_plan"]
 
-_LARGE = 1 << 16  # bytes from which `torch.empty` and a copy beat a bytearray
-_MOST_KNOWN = 1024
-_MOST_KNOWN_BYTES = 4 << 20  # of their pickles; plans are a few times as large
-_MOST_PICKLE_BYTES = 1 << 16  # longer ones are rarely equal, and would make the plans large
-_MOST_LEVELS = 32  # the place of each tensor is written down in full
-# Bytes of memory for each opcode, and for what stands in one more place; measured: up to 200 and 700.
+_LARGE = 1 << 16  # from this many bytes on, `torch.empty` and a copy are faster than a bytearray
+_MAX_KNOWN = 1024
+_MAX_KNOWN_BYTES = 4 << 20  # of the pickles; plans are a few times as large
+_MAX_PICKLE_BYTES = 1 << 16  # longer pickles are rarely equal, and have large plans
+_MAX_LEVELS = 32  # the path of each tensor is stored in full
+# Bytes of memory for each opcode, and for each further reference to a value; measured: up to 200 and 700.
 _OPCODE_COST = 256
 _AGAIN_COST = 1024
-_LARGE_KEY = (1 << 61) - 1  # from here on integers can be chosen that all have one hash
+_LARGE_KEY = (1 << 61) - 1  # integers beyond this can be chosen to have equal hashes
 _DTYPES = {
     "torch FloatStorage": "float32",
     "torch DoubleStorage": "float64",
@@ -49,7 +49,7 @@ _HOOKS = "collections OrderedDict"
 
 
 class _Unplanned(Exception):
-    """The pickle holds something that a plan does not."""
+    """The pickle has something that a plan does not support."""
 
 
 class _Name(str):
@@ -76,7 +76,7 @@ class _Leaf(NamedTuple):
 
 
 class TensorPlan(NamedTuple):
-    """The sample with None for each tensor and array, by `marshal`, and the tensors and arrays."""
+    """The sample, marshalled, with None for each tensor and array; and these with their paths."""
 
     skeleton: bytes
     leaves: list[_Leaf]
@@ -84,14 +84,14 @@ class TensorPlan(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What is known of a pickle: its plan, if it has one, and what its objects weigh at most, in bytes."""
+    """The plan of a pickle, if it has one, and the largest memory of its objects in bytes."""
 
     plan: TensorPlan | None
     weight: int
 
 
 class _KnownPickles:
-    """Pickles seen before, or their digests, up to a number of them and of their bytes."""
+    """A cache by pickle or its digest, limited in entries and bytes."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, _Known] = {}
@@ -101,8 +101,8 @@ class _KnownPickles:
         return self._known.get(key)
 
     def add(self, key: bytes, known: _Known) -> None:
-        if len(self._known) >= _MOST_KNOWN or self._bytes > _MOST_KNOWN_BYTES:
-            self._known.clear()  # every sample has a pickle of its own: nothing would be found anyway
+        if len(self._known) >= _MAX_KNOWN or self._bytes > _MAX_KNOWN_BYTES:
+            self._known.clear()  # every sample has its own pickle, so there would be no hits
             self._bytes = 0
         self._known[key] = known
         self._bytes += len(key)
@@ -111,41 +111,41 @@ class _KnownPickles:
 _pickles = _KnownPickles()
 
 
-def plan_of(archive: Archive, max_bytes: int) -> TensorPlan | None:
-    """How to build the sample of this archive, or None where only `torch.load` can.
+def get_plan(archive: Archive, max_bytes: int) -> TensorPlan | None:
+    """Return the plan for this archive, or None if `torch.load` has to read it.
 
-    Raises: ObjectTooLargeError: if the objects weigh more than the limit and an allowance. UnsafeData, DecodeError: if
-    they are not what an honest program saves."""
+    Raises: ObjectTooLargeError: if the objects take more memory than the limit and an allowance. UnsafeData,
+    DecodeError: if no correct program would save them."""
     if len(archive.pickles) != 1 or archive.byteorder != b"little":
         for content in archive.pickles:
             scan_pickle(content, max_bytes)
         return None
     content = archive.pickles[0]
     key = content
-    if len(content) > _MOST_PICKLE_BYTES:
+    if len(content) > _MAX_PICKLE_BYTES:
         if HAS_NUMPY.search(content):
-            return _look_at(content, max_bytes).plan
+            return _plan_or_scan(content, max_bytes).plan
         key = hashlib.blake2b(content).digest()
     known = _pickles.get(key)
     if known is None:
-        known = _look_at(content, max_bytes)
-        if known.plan is None or not known.plan.arrays:  # arrays lie in their pickle, to which no other is equal
+        known = _plan_or_scan(content, max_bytes)
+        if known.plan is None or not known.plan.arrays:  # a pickle with arrays equals no other
             _pickles.add(key, known)
-    elif known.weight > most_cost(max_bytes):
-        scan_pickle(content, max_bytes)  # exact, where the weight of a plan is not
+    elif known.weight > max_cost(max_bytes):
+        scan_pickle(content, max_bytes)  # exact; the weight of a plan is an upper bound
     return known.plan
 
 
-def _look_at(content: bytes, max_bytes: int) -> _Known:
-    if len(content) <= _MOST_PICKLE_BYTES or HAS_NUMPY.search(content):
-        known = _make_plan(content, most_cost(max_bytes))
+def _plan_or_scan(content: bytes, max_bytes: int) -> _Known:
+    if len(content) <= _MAX_PICKLE_BYTES or HAS_NUMPY.search(content):
+        known = _make_plan(content, max_cost(max_bytes))
         if known is not None:
             return known
     return _Known(None, scan_pickle(content, max_bytes))
 
 
 def build(plan: TensorPlan, archive: Archive, data: Buffer, is_view: bool = False) -> Any:
-    """The sample, each tensor in memory of its own or a view; None if a storage is not as long as the pickle says."""
+    """Build the sample, with tensors in memory of their own or as views; None if a storage has another length."""
     make = _view if is_view else _copy
     sample = marshal.loads(plan.skeleton)
     view = memoryview(data)
@@ -153,14 +153,14 @@ def build(plan: TensorPlan, archive: Archive, data: Buffer, is_view: bool = Fals
         start, size = archive.storages.get(key, (0, -1))
         if size != nbytes:
             return None
-        sample = _placed(sample, path, make(view[start : start + nbytes], dtype).view(shape))
+        sample = _set_at(sample, path, make(view[start : start + nbytes], dtype).view(shape))
     for path, content in plan.arrays:
-        sample = _placed(sample, path, make_array(content))
+        sample = _set_at(sample, path, make_array(content))
     return sample
 
 
-def _placed(sample: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """The sample with a value in its place, which is the sample itself where there is no path."""
+def _set_at(sample: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Set the value at a path and return the sample; an empty path replaces the sample."""
     if not path:
         return value
     place = sample
@@ -171,32 +171,32 @@ def _placed(sample: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def _view(data: memoryview, dtype: Any) -> Any:
-    """A flat tensor that is these bytes."""
+    """Return a flat tensor that is a view of these bytes."""
     import torch
 
     return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
 def _copy(data: memoryview, dtype: Any) -> Any:
-    """A flat tensor with these bytes, in memory of its own."""
+    """Return a flat tensor with these bytes, in memory of its own."""
     import torch
 
     if not data:
         return torch.empty(0, dtype=dtype)
     if len(data) < _LARGE:
         return torch.frombuffer(bytearray(data), dtype=dtype)
-    # PyTorch's allocator reuses large blocks, where a bytearray of this size faults in new pages each time.
+    # PyTorch's allocator reuses large blocks; a bytearray of this size causes page faults each time.
     tensor = torch.empty(len(data), dtype=torch.uint8)
     tensor.numpy()[:] = data  # outside the GIL
     return tensor.view(dtype)
 
 
 def _make_plan(content: bytes, most: int) -> _Known | None:
-    """The plan, and a bound of what its objects weigh, if that is at most `most`."""
+    """Return the plan and a bound of the memory of its objects, if that is at most `most`."""
     import torch
 
     try:
-        root, weight = _follow(content, most)
+        root, weight = _interpret(content, most)
         leaves: list[_Leaf] = []
         arrays: list[tuple[tuple[Any, ...], ArrayContent]] = []
         for path, leaf in _leaves(root, ()):
@@ -208,16 +208,16 @@ def _make_plan(content: bytes, most: int) -> _Known | None:
             dtype = getattr(torch, leaf.storage.dtype)
             leaves.append(_Leaf(path, leaf.storage.key, dtype, leaf.shape, leaf.storage.numel * dtype.itemsize))
         if len({leaf.key for leaf in leaves}) < len(leaves):
-            return None  # tensors that share memory must go on sharing it
+            return None  # tensors that share memory must keep sharing it
         skeleton = marshal.dumps(_without_leaves(root))
     except (_Unplanned, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None  # torch says what is wrong with a damaged pickle
+        return None  # torch's error says what is wrong with a damaged pickle
     return _Known(TensorPlan(skeleton, leaves, arrays), weight)
 
 
-def _follow(content: bytes, most: int) -> tuple[Any, int]:
-    """What the pickle makes, with inert values for names, storages and tensors, and what that weighs at most."""
-    room = most - 4 * len(content)  # texts, of characters of up to four bytes
+def _interpret(content: bytes, most: int) -> tuple[Any, int]:
+    """Return the pickle's result, with inert values for names, storages and tensors, and a bound of its memory."""
+    room = most - 4 * len(content)  # for texts, with up to four bytes per character
     stack: list[Any] = []
     marked: list[list[Any]] = []
     memo: dict[int, Any] = {}
@@ -276,7 +276,7 @@ def _fold(name: str, stack: list[Any], items: list[Any]) -> None:
 
 
 def _is_small_key(key: Any) -> bool:
-    """Whether hashing it takes no time, and it shares its hash with few others."""
+    """Whether a key is fast to hash and has few collisions."""
     return type(key) in (bool, bytes, type(None)) or (type(key) is int and abs(key) < _LARGE_KEY)
 
 
@@ -298,7 +298,7 @@ def _storage(reference: Any) -> _Storage:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """A tensor, the empty hooks that every tensor is pickled with, or what an array consists of."""
+    """Return a tensor, the empty hooks that every tensor is pickled with, or a part of an array."""
     _require(type(function) is _Name)
     if function == _HOOKS and arguments == ():
         return _Name(_HOOKS)
@@ -310,7 +310,7 @@ def _call(function: Any, arguments: Any) -> Any:
 
 
 def _tensor(arguments: Any) -> _Tensor:
-    """A whole, contiguous tensor without gradient."""
+    """Return a whole, contiguous tensor without gradient."""
     storage, offset, shape, stride, requires_grad, hooks = arguments
     _require(type(storage) is _Storage and type(hooks) is _Name and hooks == _HOOKS)
     _require(type(shape) is tuple and are_lengths(shape) and type(stride) is tuple and are_lengths(stride))
@@ -320,7 +320,7 @@ def _tensor(arguments: Any) -> _Tensor:
 
 
 def _leaves(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    _require(len(path) <= _MOST_LEVELS)
+    _require(len(path) <= _MAX_LEVELS)
     if isinstance(value, _Tensor | Array):
         yield path, value
     elif type(value) is dict:
@@ -338,11 +338,11 @@ def _without_leaves(value: Any) -> Any:
         return {key: _without_leaves(item) for key, item in value.items()}
     if type(value) is list:
         return [_without_leaves(item) for item in value]
-    return value  # marshal refuses what is not plain, a tensor inside a tuple too
+    return value  # marshal refuses anything else, such as a tensor inside a tuple
 
 
 def _cost_again(value: Any) -> int:
-    """What it costs to stand in one more place; what would change in both when it is changed in one has no plan."""
+    """Return the cost of another reference to a value. Mutable values with two references have no plan."""
     if isinstance(value, str | bytes):
         return len(value)
     _require(not isinstance(value, list | dict | _Tensor))
@@ -350,7 +350,7 @@ def _cost_again(value: Any) -> int:
         _require(value.is_scalar)
         return _AGAIN_COST + (len(value.content.data) if value.content else 0)
     if isinstance(value, tuple):
-        _require(not any(isinstance(item, tuple) for item in value))  # whose own items would count twice, and so on
+        _require(not any(isinstance(item, tuple) for item in value))  # nested tuples would multiply the cost
         return sum(map(_cost_again, value), _AGAIN_COST)
     return 0
 

@@ -1,29 +1,29 @@
-"""Why `torch.load(weights_only=True)` refused a file: all names that it would need, at once, or torch's own reason."""
+"""The message for a file that `torch.load(weights_only=True)` refused: all names it would need, or torch's reason."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from streaming.codecs.base import Buffer, readable
+from streaming.codecs.base import Buffer, open_buffer
 from streaming.codecs.pt_numpy import dtype_classes
 
-__all__ = ["refusal"]
+__all__ = ["refusal_message"]
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _BLOCKED = re.compile(r"GLOBAL ([\w.]+) whose module \w+ is blocked")
 _REASON = "WeightsUnpickler error: "
-_ADVICE = ("Weights only load failed", "(1)", "(2)", "Check the documentation")  # torch's: to turn the check off
+_ADVICE = ("Weights only load failed", "(1)", "(2)", "Check the documentation")  # torch's advice to turn the check off
 
 
-def refusal(text: str, data: Buffer, pickles: Sequence[bytes]) -> str:
-    """The message for a file that torch refused with `text`; `pickles` are those in it, where they are known."""
+def refusal_message(text: str, data: Buffer, pickles: Sequence[bytes]) -> str:
+    """Return the message for a file that torch refused with `text`; `pickles` are those in it, if known."""
     blocked = _BLOCKED.search(text)
     if blocked:
         return f"would import {blocked[1]}, which weights_only loading never allows (nothing of it ran)"
     names = _names(data, pickles) or sorted(set(_GLOBAL.findall(text)))
     if not names:
-        return f"holds a pickle that torch's weights_only loading refuses (nothing of it ran): {_reason(text)}"
+        return f"has a pickle that torch's weights_only loading refuses (nothing of it ran): {_reason(text)}"
     listed = ", ".join(names)
     return (
         f"would import {listed}, which weights_only loading refuses (nothing of it ran); if you trust the file, "
@@ -32,12 +32,12 @@ def refusal(text: str, data: Buffer, pickles: Sequence[bytes]) -> str:
 
 
 def _names(data: Buffer, pickles: Sequence[bytes]) -> list[str]:
-    """What torch does not allow as it is set now; classes of NumPy's types with it, which no pickle names."""
+    """Return the names that torch does not allow at present, with the classes of NumPy types."""
     import torch
 
     if not pickles:
         return []
-    names = set(torch.serialization.get_unsafe_globals_in_checkpoint(readable(data)))
+    names = set(torch.serialization.get_unsafe_globals_in_checkpoint(open_buffer(data)))
     for content in pickles:
         names |= dtype_classes(content)
     return sorted(names - {_name_of(allowed) for allowed in torch.serialization.get_safe_globals()})
@@ -50,6 +50,6 @@ def _name_of(allowed: object) -> str:
 
 
 def _reason(text: str) -> str:
-    """Torch's own words, without its advice to load the file unchecked."""
+    """Return torch's reason, without its advice to load the file unchecked."""
     lines = [line.strip() for line in text.rpartition(_REASON)[2].splitlines()]
     return next((line for line in lines if line and not line.startswith(_ADVICE)), "no reason is given")

@@ -1,7 +1,6 @@
-"""Bytes as they are, and UTF-8 text.
+"""Raw bytes, and UTF-8 text.
 
-Nothing in these formats tells where they end, so a truncated object cannot be told from a short one here; the size in
-the source's listing does that.
+These formats have no end marker, so only the size in the source's listing shows that an object is truncated.
 """
 
 from __future__ import annotations
@@ -10,30 +9,30 @@ import re
 from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
-from streaming.codecs.limits import ALLOWANCE_BYTES, most_cost
+from streaming.codecs.limits import ALLOWANCE_BYTES, max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 
-# One character of the first kind makes each character of a text take 4 bytes, of the second 2.
+# One character of the first kind makes each character of a text take 4 bytes, one of the second kind 2.
 _WIDTHS = ((4, re.compile(rb"[\xf0-\xff]")), (2, re.compile(rb"[\xc4-\xff]")))
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 
 
 def decode_raw(data: Buffer, max_bytes: int) -> bytes:
-    """The bytes; `bytes` come back without a copy."""
+    """Return the bytes; `bytes` are not copied."""
     return bytes(data)
 
 
 def encode_raw(sample: Any) -> bytes:
-    """The bytes of any buffer. Raises TypeError for anything else (an int would otherwise become that many zeros)."""
+    """Return the bytes of any buffer. Raises TypeError for anything else, such as an int."""
     return sample if isinstance(sample, bytes) else memoryview(sample).tobytes()
 
 
 def decode_utf8(data: Buffer, max_bytes: int) -> str:
-    """Strict UTF-8.
+    """Decode strict UTF-8.
 
     Raises: ObjectTooLargeError: if the text takes more than `max_bytes` and 1 MiB in memory. TruncatedData: if the last
-    character is cut. DecodeError: with the position, otherwise."""
-    if 4 * len(data) > ALLOWANCE_BYTES and 4 * len(data) > most_cost(max_bytes):
+    character is incomplete. DecodeError: with the position, otherwise."""
+    if 4 * len(data) > ALLOWANCE_BYTES and 4 * len(data) > max_cost(max_bytes):
         _check_width(data, max_bytes)
     try:
         return str(data, "utf-8")
@@ -45,19 +44,19 @@ def decode_utf8(data: Buffer, max_bytes: int) -> str:
 
 def _check_width(data: Buffer, max_bytes: int) -> None:
     width = next((width for width, pattern in _WIDTHS if pattern.search(data)), 1)
-    if width * len(data) > most_cost(max_bytes):
+    if width * len(data) > max_cost(max_bytes):
         cost = width * len(bytes(data).translate(None, _CONTINUATIONS))
-        if cost > most_cost(max_bytes):
+        if cost > max_cost(max_bytes):
             raise ObjectTooLargeError(f"is text that takes {cost:,} bytes in memory, the limit is {max_bytes:,}")
 
 
 def decode_text(data: Buffer, max_bytes: int) -> str:
-    """The text, line ends and byte order mark included. Raises as `decode_utf8`."""
+    """Decode text, including line ends and byte order mark. Raises as `decode_utf8`."""
     return decode_utf8(data, max_bytes)
 
 
 def encode_text(sample: Any) -> bytes:
-    """UTF-8. Raises TypeError if the sample is not a str."""
+    """Encode a str as UTF-8. Raises TypeError for anything else."""
     if not isinstance(sample, str):
         raise TypeError(f"text holds a str, not {type(sample).__name__}")
     return sample.encode()

@@ -1,4 +1,4 @@
-"""Which codec reads which object: by the longest known suffix of its name, upper or lower case."""
+"""The codec of an object, by the longest known suffix of its name, in any case."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from streaming.codecs.base import DEFAULT_MAX_BYTES, Buffer, Codec, as_buffer
-from streaming.codecs.git_lfs import check_no_pointer
+from streaming.codecs.git_lfs import refuse_lfs_pointer
 from streaming.codecs.json import JSON, JSONL
 from streaming.codecs.npy import NPY, NPZ
 from streaming.codecs.pt import PT
@@ -28,12 +28,12 @@ _by_suffix: dict[str, Codec] = {}
 _NEXT_STEP = {
     TruncatedData: "fetch or copy it again",
     ObjectTooLargeError: "raise max_object_bytes (max_bytes of decode) if the object is what you expect",
-    UnsafeData: "load it only if you trust where it comes from, and save it anew as plain data",
+    UnsafeData: "load it only if you trust where it comes from, and save it again as plain data",
 }
 
 
 def register_codec(codec: Codec) -> None:
-    """Makes `codec` known by its suffixes, and wrapped by each of them + ".zst"; once more with the same is nothing.
+    """Register a codec by its suffixes, and by each of them followed by ".zst". Registering it again does nothing.
 
     Raises: ConfigError: if a suffix has no leading dot, is not lower case, or belongs to another codec.
     """
@@ -41,7 +41,7 @@ def register_codec(codec: Codec) -> None:
         if not suffix.startswith(".") or len(suffix) < 2 or suffix != suffix.lower() or "/" in suffix:
             raise ConfigError(f"codec {codec.name!r}: suffix {suffix!r} must be a dot and lower-case characters")
         if suffix == ".zst" or suffix.endswith(".zst"):
-            raise ConfigError(f"codec {codec.name!r}: suffix {suffix!r} is taken: .zst wraps every other format")
+            raise ConfigError(f"codec {codec.name!r}: suffix {suffix!r} is reserved: .zst wraps every other format")
         other = _by_suffix.get(suffix, codec)
         if other != codec:
             raise ConfigError(f"codec {codec.name!r}: suffix {suffix!r} belongs to {other.name!r}; choose another")
@@ -53,8 +53,8 @@ def register_codec(codec: Codec) -> None:
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """`("a/latent_1", ".pt.zst")` of `a/latent_1.pt.zst`: stem and known suffix, or the path and nothing."""
-    start = path.rfind("/") + 2  # a name that is all suffix is a hidden file
+    """Split `a/latent_1.pt.zst` into `("a/latent_1", ".pt.zst")`; an unknown suffix stays in the path."""
+    start = path.rfind("/") + 2  # a name that is only a suffix is a hidden file
     dot = path.find(".", start)
     while dot >= 0:
         if path[dot:].lower() in _by_suffix:
@@ -64,27 +64,28 @@ def split_suffix(path: str) -> tuple[str, str]:
 
 
 def known_suffixes() -> list[str]:
-    """Every suffix with a codec, sorted; each may have `.zst` behind it."""
+    """Return all suffixes with a codec, sorted. `.zst` may follow each."""
     return sorted(name for name in _by_suffix if not name.endswith(".zst"))
 
 
 def codec_for(path: str) -> Codec:
-    """The codec of an object's name. Raises UnknownFormat, with the known suffixes, if there is none."""
+    """Return the codec for an object's name. Raises UnknownFormat, with the known suffixes, if there is none."""
     return _codec_for(path, None)
 
 
 def decode(
     data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str | None = None, may_view: bool = False
 ) -> Any:
-    """The sample that `data`, the content of object `path`, stands for, in memory of its own.
+    """Decode `data`, the content of object `path`, into memory of its own.
 
     Args:
         data: anything with the buffer protocol.
-        path: says the format by its suffix, and names the object in errors.
-        max_bytes: limit on the object, on what it declares or expands to, and, with 1 MiB on top, on what the objects
-            made of it take in memory. Left at its default it is lower for some formats: 1 GB for JSON.
+        path: gives the format by its suffix, and names the object in errors.
+        max_bytes: limit on the object, on the sizes it declares, and, with 1 MiB added, on the memory of the sample.
+            The default is lower for some formats: 1 GB for JSON.
         source: name of the source, for errors.
-        may_view: tensors may be views of `data`, if that is writable: the caller copies them before it reuses `data`.
+        may_view: whether tensors may be views of `data`, if that is writable. The caller then copies them before it
+            reuses `data`.
 
     Raises: UnknownFormat, TruncatedData, UnsafeData, ObjectTooLargeError or a plain DecodeError, each with `path` and
     `source`."""
@@ -99,7 +100,7 @@ def decode_timed(
     if max_bytes == DEFAULT_MAX_BYTES:
         max_bytes = codec.default_max_bytes
     buffer = as_buffer(data)
-    check_no_pointer(buffer, path, source)
+    refuse_lfs_pointer(buffer, path, source)
     try:
         if len(buffer) > max_bytes:
             raise ObjectTooLargeError(f"has {len(buffer):,} bytes, the limit is {max_bytes:,}")
@@ -114,13 +115,13 @@ def decode_timed(
     except DecodeError as exc:
         raise _named(exc, codec, path, source) from exc.__cause__
     except MemoryError:
-        raise  # says something about this machine, nothing about the object
+        raise  # about this machine, not about the object
     except Exception as exc:
         raise _named(DecodeError(f"{type(exc).__name__}: {exc}"), codec, path, source) from exc
 
 
 def encode(sample: Any, path: str) -> bytes:
-    """The content of object `path` that decodes to `sample`. Raises UnknownFormat, or TypeError naming the object."""
+    """Encode `sample` as the content of object `path`. Raises UnknownFormat, or TypeError naming the object."""
     codec = codec_for(path)
     try:
         return codec.encode(sample)
@@ -134,21 +135,21 @@ def _codec_for(path: str, source: str | None) -> Codec:
         return codec
     known = " ".join(known_suffixes())
     raise UnknownFormat(
-        f"{_place(path, source)}: no codec for this suffix; known are {known}, each also with .zst; rename the object "
-        "or register one with streaming.codecs.register_codec",
+        f"{_describe(path, source)}: no codec for this suffix; known are {known}, each also with .zst; rename the "
+        "object or register one with streaming.codecs.register_codec",
         path=path,
         source=source,
     )
 
 
 def _named(exc: DecodeError, codec: Codec, path: str, source: str | None) -> DecodeError:
-    message = f"{_place(path, source)}, read as {codec.name}: {exc}"
-    if "; " not in str(exc):  # otherwise the codec knows a better next step
+    message = f"{_describe(path, source)}, read as {codec.name}: {exc}"
+    if "; " not in str(exc):  # otherwise the codec gave the next step
         message += "; " + _NEXT_STEP.get(type(exc), "check that it is what its suffix says")
     return type(exc)(message, path=path, source=source)
 
 
-def _place(path: str, source: str | None) -> str:
+def _describe(path: str, source: str | None) -> str:
     return repr(path) if source is None else f"{path!r} in source {source!r}"
 
 

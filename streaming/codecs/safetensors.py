@@ -1,6 +1,6 @@
 """Safetensors: a dict of tensors, read by the format's own library, which checks every offset and shape.
 
-The library takes `bytes` and copies each tensor into memory of its own; other buffers are copied once more.
+The library needs `bytes` and copies each tensor; other buffers are copied once more.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 from streaming.codecs.base import Buffer, Codec
-from streaming.codecs.limits import most_cost
+from streaming.codecs.limits import max_cost
 from streaming.errors import DecodeError, ObjectTooLargeError, TruncatedData
 
-# The format's own bound on its header; the length field alone could claim 16 EB.
+# The format's own limit on its header; the length field could declare 16 EB.
 _MAX_HEADER_BYTES = 100_000_000
 # In memory, measured with safetensors 0.8 and torch 2.13: 1,370 to 1,620 bytes for each tensor, 42 to 120 for each
 # length in a shape and each line of metadata. The shortest entry of a tensor has 49 bytes.
 _TENSOR_COST = 1500
 _ITEM_COST = 100
-_MOST_PER_BYTE = 40
+_MAX_PER_BYTE = 40
 
 
 def decode_safetensors(data: Buffer, max_bytes: int) -> dict[str, Any]:
-    """`{name: tensor}`, on the CPU, writable.
+    """Decode `{name: tensor}`, on the CPU, writable.
 
     Raises: TruncatedData: if the data ends before its header says. ObjectTooLargeError: if the header or a tensor
     claims more than the limit, or the tensors take more, empty ones too. DecodeError: if the header is damaged."""
@@ -38,7 +38,7 @@ def decode_safetensors(data: Buffer, max_bytes: int) -> dict[str, Any]:
 
 
 def encode_safetensors(sample: Any) -> bytes:
-    """Of a dict of tensors; strided ones are made contiguous. Raises TypeError for anything else."""
+    """Encode a dict of tensors; strided ones are made contiguous. Raises TypeError for anything else."""
     import safetensors.torch
     import torch
 
@@ -61,13 +61,13 @@ def _check_header(data: Buffer) -> int:
 
 
 def _check_cost(data: Buffer, length: int, max_bytes: int) -> None:
-    if length * _MOST_PER_BYTE <= most_cost(max_bytes):
+    if length * _MAX_PER_BYTE <= max_cost(max_bytes):
         return
     header = bytes(data[8 : 8 + length])
     cost = _TENSOR_COST * header.count(b"{") + _ITEM_COST * header.count(b",") + length
-    if cost > most_cost(max_bytes):
+    if cost > max_cost(max_bytes):
         raise ObjectTooLargeError(
-            f"declares tensors that take {cost:,} bytes beside their content, the limit is {max_bytes:,}"
+            f"declares tensors that take {cost:,} bytes in addition to their content, the limit is {max_bytes:,}"
         )
 
 
@@ -81,7 +81,7 @@ def _explain(exc: Exception, data: Buffer, max_bytes: int) -> DecodeError:
 
 
 def _declared_bytes(data: Buffer) -> int:
-    """Where the last tensor ends, or 0 if the header cannot be read. Only for the message of a failure."""
+    """Return the end of the last tensor, or 0 if the header cannot be read. Used only for the message of a failure."""
     import json
 
     length = _check_header(data)

@@ -1,8 +1,8 @@
 """Zstandard around any other format: one or more frames, each with or without its size.
 
 A frame that declares its size is checked against the limit, then decompressed in one call into exactly that much
-memory (58 us for 2.6 MB). Anything else is fed in pieces small enough that the output cannot pass the limit unnoticed.
-Contexts are not safe to share between threads: each thread keeps one, without a window buffer.
+memory (58 us for 2.6 MB). Other frames are decompressed in pieces small enough that the output cannot exceed the limit
+unnoticed. Contexts are not thread-safe: each thread keeps one, without a window buffer.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import zstandard
 
 LEVEL = 3
-# 128 MiB, the bound of the zstd command line without --long; a frame may ask for terabytes.
+# 128 MiB, the limit of the zstd command without --long; a frame could declare terabytes.
 _MAX_WINDOW_BYTES = 1 << 27
-# A block of 4 bytes may stand for 128 KiB, the format's highest ratio.
+# A block of 4 bytes can expand to 128 KiB, the format's highest ratio.
 _MAX_RATIO = 32 * 1024
 _PIECE_BYTES = (512, 256 * 1024)
 _UNKNOWN_SIZE = 2**64 - 1
@@ -30,7 +30,7 @@ _thread = threading.local()
 
 
 def decompress(data: Buffer, max_bytes: int) -> bytes:
-    """All frames, joined.
+    """Decompress all frames, joined.
 
     Raises: ObjectTooLargeError: if more than `max_bytes` are declared or come out, or the window is over 128 MiB.
     TruncatedData: if the last frame is incomplete. DecodeError: for damage and for bytes after the last frame.
@@ -40,7 +40,7 @@ def decompress(data: Buffer, max_bytes: int) -> bytes:
     _check_start(data)
     try:
         frame = zstandard.get_frame_parameters(data)
-        # An empty frame is left to the slow path: the fast one would not look behind it.
+        # An empty frame takes the slow path, as the fast one would not look behind it.
         if _is_plain(data) and 0 < frame.content_size < _UNKNOWN_SIZE:
             if frame.content_size > max_bytes:
                 raise ObjectTooLargeError(f"declares {frame.content_size:,} bytes, the limit is {max_bytes:,}")
@@ -57,13 +57,13 @@ def decompress(data: Buffer, max_bytes: int) -> bytes:
 
 
 def compress(data: bytes) -> bytes:
-    """One frame of level 3, with its size and a checksum of the content."""
+    """Compress into one frame of level 3, with its size and a checksum."""
     # A copy: what one-shot compression returns keeps its whole worst-case allocation.
     return memoryview(_compressor().compress(data)).tobytes()
 
 
 def wrap(inner: Codec) -> Codec:
-    """The codec of `inner`'s suffixes followed by `.zst`."""
+    """Return the codec for `inner`'s suffixes followed by `.zst`."""
 
     def decode(data: Buffer, max_bytes: int) -> Any:
         return inner.decode(decompress(data, max_bytes), max_bytes)
@@ -98,7 +98,7 @@ def _decompress_frames(data: Buffer, max_bytes: int) -> bytes:
     import zstandard
 
     view = memoryview(data)
-    # A context of its own: streaming grows a buffer as large as the window, which a kept one would keep.
+    # A context of its own: streaming allocates a buffer as large as the window, which a cached context would keep.
     context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
     output: list[bytes] = []
     total = position = 0
@@ -111,7 +111,7 @@ def _decompress_frames(data: Buffer, max_bytes: int) -> bytes:
             if position >= len(view):
                 raise TruncatedData(f"ends within a zstd frame, after {total:,} bytes of output")
             piece = view[position : position + min(size, _piece_bytes(max_bytes - total))]
-            size *= 2  # what lies behind the frame is copied each time: with large pieces, far more than all input
+            size *= 2  # what follows the frame is copied each time, so pieces start small
             output.append(frame.decompress(piece))
             position += len(piece) - len(frame.unused_data)
             total += len(output[-1])
@@ -121,7 +121,7 @@ def _decompress_frames(data: Buffer, max_bytes: int) -> bytes:
 
 
 def _piece_bytes(budget: int) -> int:
-    """The most input whose output surely fits the budget."""
+    """Return the most input whose output fits the budget in any case."""
     low, high = _PIECE_BYTES
     return min(max(budget // _MAX_RATIO, low), high)
 

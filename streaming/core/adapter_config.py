@@ -23,14 +23,14 @@ from streaming.errors import ConfigError
 __all__ = ["DEFAULT_MAPPING", "AdapterConfig", "load_config", "parse_mapping"]
 
 DEFAULT_MAPPING = {"latents": "latent_conditions", "conditions": "text_conditions"}
-"""The keys of parts of these names where `data_mapping` is left out; other parts keep their own names."""
+"""Keys of the parts with these names if `data_mapping` is left out; other parts keep their own names."""
 
 
 def parse_mapping(value: Mapping[str, str] | Sequence[str] | None) -> dict[str, str] | None:
-    """`{name: key in the sample}` from such a mapping, or from a list of names that are their own keys.
+    """Return `{name: key in the sample}` from such a mapping, or from a list of names that are their own keys.
 
     Raises:
-        ConfigError: if it is empty, names one thing twice, uses the reserved key ``idx``, or is no mapping at all.
+        ConfigError: the mapping is empty, names something twice, uses the reserved key ``idx``, or is no mapping.
     """
     if value is None:
         return None
@@ -52,7 +52,7 @@ class AdapterConfig(Settings):
     """Everything a `StreamingDatasetAdapter` is made from; the budget may also be given as `cache_size="8GB"`.
 
     Raises:
-        ConfigError: for an unknown setting or a value out of range.
+        ConfigError: a setting is unknown, or a value out of range.
     """
 
     sources: list[Any] = Field(
@@ -158,11 +158,11 @@ class AdapterConfig(Settings):
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """The names that this model knows, `cache_size` among them."""
+        """Return the names of the settings, including `cache_size`."""
         return [*cls.model_fields, "cache_size"]
 
     def replace(self, **changes: Any) -> AdapterConfig:
-        """A copy with some settings changed, checked as new ones are."""
+        """Return a checked copy with some settings changed."""
         return AdapterConfig(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     @field_validator("sources", mode="before")
@@ -186,7 +186,7 @@ def _with_cache_size(settings: dict[str, Any]) -> dict[str, Any]:
     settings = dict(settings)
     if "cache_size" in settings:
         if "cache_size_gb" in settings:
-            raise ConfigError("cache_size and cache_size_gb are both given: keep one")
+            raise ConfigError("cache_size and cache_size_gb are both set: keep one")
         size = settings.pop("cache_size")
         try:
             settings["cache_size_gb"] = parse_size(size) / GB
@@ -196,7 +196,7 @@ def _with_cache_size(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unique_names(sources: list[Any], given: Sequence[object]) -> list[Any]:
-    """Number the names that paths and URLs would otherwise share; names that were given stay as they are."""
+    """Number the names that paths and URLs would share; names that were given do not change."""
     taken = {
         source.name for source, value in zip(sources, given, strict=True) if not isinstance(value, str | os.PathLike)
     }
@@ -210,10 +210,10 @@ def _unique_names(sources: list[Any], given: Sequence[object]) -> list[Any]:
 
 
 def load_config(path_or_dict: AdapterConfig | str | os.PathLike[str] | Mapping[str, Any]) -> AdapterConfig:
-    """The adapter's settings from a YAML or JSON file, or from a mapping; settings are returned as they are.
+    """Return the adapter's settings from a YAML or JSON file, or from a mapping; ready settings unchanged.
 
     Raises:
-        ConfigError: if the file cannot be read or parsed, or a setting cannot be used; the message names the file.
+        ConfigError: the file cannot be read or parsed, or a setting cannot be used; the message names the file.
     """
     if isinstance(path_or_dict, AdapterConfig):
         return path_or_dict
@@ -228,7 +228,7 @@ def load_config(path_or_dict: AdapterConfig | str | os.PathLike[str] | Mapping[s
 
 def _adapter_config(settings: object) -> AdapterConfig:
     if not isinstance(settings, Mapping):
-        raise ConfigError(f"settings are a mapping with at least 'sources', not a {type(settings).__name__}")
+        raise ConfigError(f"settings must be a mapping with at least 'sources', not {type(settings).__name__}")
     if odd := [key for key in settings if not isinstance(key, str)]:
         raise ConfigError(f"unknown setting {odd[0]!r}: {suggest(odd[0], AdapterConfig.setting_names())}")
     return AdapterConfig(**settings)
@@ -246,22 +246,22 @@ def _parse_file(path: Path) -> object:
             problem = str(exc)
         except (ValueError, RecursionError) as exc:
             problem = type(exc).__name__
-        raise ConfigError(f"is not JSON: {problem}; correct that line")  # not chained: the other holds the whole file
+        raise ConfigError(f"is not JSON: {problem}; correct that line")  # not chained: the cause holds the whole file
     import yaml  # only a YAML file needs it
 
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         problem = _problem_of(exc)
-    # Not chained: the other quotes the file, secrets included.
+    # Not chained: the cause quotes the file, including secrets.
     raise ConfigError(f"is not YAML: {problem}; correct that line")
 
 
 def _problem_of(error: Exception) -> str:
-    """What YAML's parser says and where, without the words of the file that it quotes."""
+    """Return what YAML's parser says and where, without the words of the file that it quotes."""
     mark = getattr(error, "problem_mark", None)
     where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-    told = str(getattr(error, "problem", None) or type(error).__name__)
-    if any(len(word) > 1 and word[0] != "<" for word in re.findall(r"'([^']*)'", told)):
-        told = re.sub(r"'.*'", "'...'", told, flags=re.DOTALL)
-    return where + told
+    text = str(getattr(error, "problem", None) or type(error).__name__)
+    if any(len(word) > 1 and word[0] != "<" for word in re.findall(r"'([^']*)'", text)):
+        text = re.sub(r"'.*'", "'...'", text, flags=re.DOTALL)
+    return where + text

@@ -19,7 +19,7 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
-    """The end of a sentence that refuses `name`: the nearest of the `known` names, or all of them."""
+    """Return the hint of an error about an unknown `name`: the nearest of the `known` names, or all of them."""
     names = sorted(known)
     near = _nearest(name, names)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
@@ -35,7 +35,7 @@ def _nearest(name: object, names: list[str]) -> list[str]:
 
 
 class Settings(BaseModel):
-    """Frozen settings that refuse what they do not know, always by a `ConfigError`."""
+    """Frozen settings that refuse unknown names and bad values, always by a `ConfigError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
@@ -48,7 +48,7 @@ class Settings(BaseModel):
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """The names that this model knows."""
+        """Return the names of the settings."""
         return list(cls.model_fields)
 
 

@@ -1,4 +1,4 @@
-"""Texts about the settings, made from their models: the reference of all, and the docstring of what takes them.
+"""Texts generated from the models of the settings: the reference, and docstrings of classes that take them.
 
 To write the reference: `python -m streaming.core.config_reference docs/reference/settings.md`.
 """
@@ -48,7 +48,7 @@ def documents_settings(model: type[Settings]) -> Callable[[type[T]], type[T]]:
 
 
 def markdown() -> str:
-    """The whole text of the reference."""
+    """Return the text of the reference."""
     parts = [_HEAD, *_table("Adapter", AdapterConfig), *_table("Source", DataSourceConfig), *_names()]
     return "\n".join(parts) + "\n"
 
@@ -80,7 +80,7 @@ def _names() -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the reference to the file that the arguments name; 2 if they do not."""
+    """Write the reference to the file named by the arguments; return 2 if there is none."""
     if len(arguments) != 1:
         sys.stderr.write(f"{__doc__}\n")
         return 2

@@ -1,8 +1,8 @@
-"""The epoch of a read, on its way from a sampler through any data set to the adapter that draws by it.
+"""The epoch of a read, passed from a sampler through any data set to the adapter.
 
-A random `transform` needs to know in which epoch a sample is read. Where the index itself reaches the adapter, it
-carries the epoch (`EpochIndex`). Where a data set in between makes an index of its own, as torch's `Subset` does, the
-epoch is set around the read instead (`reading_in`).
+A random `transform` depends on the epoch in which a sample is read. If the index itself reaches the adapter, it carries
+the epoch (`EpochIndex`). If a data set in between makes its own index, as torch's `Subset` does, the epoch is set
+around the read instead (`reading_in`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _epoch: ContextVar[int | None] = ContextVar("streaming_epoch", default=None)
 
 
 class EpochIndex(int):
-    """An index that carries the epoch in which it is read; in all else the number that it is.
+    """Index that carries the epoch in which it is read; otherwise a plain integer.
 
     Attributes:
         epoch: counted from 0.
@@ -38,20 +38,20 @@ class EpochIndex(int):
 
 
 def with_epoch(item: Any, epoch: int) -> Any:
-    """What a sampler yields, an index or a list of them, with the epoch in each index."""
+    """Return what a sampler yields, an index or a list of them, with the epoch in each index."""
     if isinstance(item, list | tuple):
         return [with_epoch(each, epoch) for each in item]
     return EpochIndex(item, epoch) if isinstance(item, int) else item
 
 
 def epoch_of(index: Any) -> int | None:
-    """Return the epoch of a read: that of the index, or of the loader around it; None where neither is known."""
+    """Return the epoch of a read: that of the index, or of the surrounding `reading_in`; None if neither is known."""
     return index.epoch if isinstance(index, EpochIndex) else _epoch.get()
 
 
 @contextmanager
 def reading_in(epoch: int | None) -> Iterator[None]:
-    """Set the epoch of the reads that this thread makes inside."""
+    """Set the epoch of the reads of this thread in the block."""
     token = _epoch.set(epoch)
     try:
         yield
@@ -60,7 +60,7 @@ def reading_in(epoch: int | None) -> Iterator[None]:
 
 
 class EpochDataset(Dataset[Any]):
-    """Reads a data set, whatever it is made of, by indices with or without an epoch, or by lists of them.
+    """Reads any data set by indices with or without an epoch, or by lists of them.
 
     Args:
         dataset: a map-style data set.
@@ -73,7 +73,7 @@ class EpochDataset(Dataset[Any]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
-        """Samples of indices, lists of samples of lists of indices; all are read at once."""
+        """Return samples for indices, or lists of samples for lists of indices; all are read at once."""
         is_grouped = bool(keys) and isinstance(keys[0], list | tuple)
         indices = [index for key in keys for index in key] if is_grouped else keys
         with reading_in(epoch_of(indices[0]) if indices else None):

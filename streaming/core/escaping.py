@@ -1,7 +1,7 @@
-"""Text of others for people to read: names of objects, labels, messages of servers.
+"""Escape untrusted text for people to read: names of objects, labels, messages of servers.
 
 A control character in a name can move the cursor, hide what was printed, or begin a line that looks like one of ours; a
-bidi override shows a name backwards. Each is written as Python writes it: `\\x1b`, `\\u202e`.
+bidi override shows a name backwards. Each is written as in a Python literal: `\\x1b`, `\\u202e`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ CONTROL: Final = (
     r"\u2028\u2029"  # ends of lines and paragraphs
     r"\ud800-\udfff"  # bytes of a name that are not UTF-8, which no terminal takes
 )
-"""What is escaped, as the inside of a character class of `re`."""
+"""Characters that are escaped, as the inside of a character class of `re`."""
 
 _CONTROL = re.compile(f"[{CONTROL}]")
 
 
 def escaped(text: str) -> str:
-    """`text` on one line and without control characters; other text stays as it is."""
+    """Return `text` on one line and without control characters."""
     return _CONTROL.sub(_escape, text)
 
 
 def escaped_lines(text: str) -> str:
-    """As `escaped`, but that lines stay lines: each after the first is indented, so that it does not look like a new
-    entry of a log."""
+    """Return `text` without control characters but with its lines, indented so that none looks like a new log entry."""
     return "\n    ".join(map(escaped, text.split("\n")))
 
 

@@ -1,8 +1,8 @@
-"""Which objects `include` and `exclude` of a source select.
+"""Select objects by the globs `include` and `exclude` of a source.
 
-A pattern without a slash is matched with the name of an object in any folder, one with a slash with its whole path
-from the root: `*` and `?` stop at a slash, `**/` stands for any folders, `[a-z]` and `[!a-z]` for one character. A
-pattern that ends in a slash means everything below that folder. Upper and lower case differ.
+A pattern without a slash is matched against the name of an object in any folder, one with a slash against its path from
+the root: `*` and `?` stop at a slash, `**/` matches any folders, `[a-z]` and `[!a-z]` one character. A pattern that
+ends in a slash matches everything below that folder. Case matters.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from streaming.errors import ConfigError
 __all__ = ["Selection", "check_globs", "selection"]
 
 Selection = Callable[[str], str]
-"""Of a path why it is left out, as `streaming.telemetry.skipped_objects` calls it; empty if it is not."""
+"""Function of a path: why it is left out, as in `streaming.telemetry.skipped_objects`; empty if it is not."""
 
 _TOKENS: Final = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 
 def check_globs(value: object) -> tuple[str, ...]:
-    """Patterns as they were given: one, or a list of them.
+    """Return the patterns of a setting: one, or a list of them.
 
     Raises:
-        ConfigError: for anything else, or an empty pattern.
+        ConfigError: the value is anything else, or a pattern is empty.
     """
     patterns = (value,) if isinstance(value, str) else value
     if not isinstance(patterns, list | tuple) or not all(isinstance(each, str) and each for each in patterns):
@@ -40,7 +40,7 @@ def check_globs(value: object) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def selection(include: tuple[str, ...], exclude: tuple[str, ...]) -> Selection | None:
-    """What tells why a path is left out; None if nothing is. `exclude` wins over `include`."""
+    """Return a function that says why a path is left out, or None if none is. `exclude` wins over `include`."""
     if not (include or exclude):
         return None
     is_included = _matcher(include) if include else None
@@ -81,5 +81,5 @@ def _piece(token: str) -> str:
 
 
 def _escaped(characters: str) -> str:
-    """The characters of a set; a range keeps its hyphen."""
+    """Escape the characters of a set; a range keeps its hyphen."""
     return re.sub(r"([\\\[\]^&~|])", r"\\\1", characters)

@@ -1,8 +1,8 @@
-"""What must never be printed: logins and secret values in URLs, options, headers and any other text.
+"""Mask secrets: logins and secret values in URLs, options, headers and any other text.
 
-Three ways, each for what the others cannot see: by the name before a value (`token=...`, `'Authorization': '...'`,
-`<Token>...</Token>`), by the shape of a value (a private key, a signed token), and by the value itself, where a source
-was given it: a server may repeat a login in an answer without any name.
+Secrets are found in three ways: by the name before a value (`token=...`, `'Authorization': '...'`,
+`<Token>...</Token>`), by the shape of a value (a private key, a signed token), and by the value itself if a source
+was configured with it: a server may repeat a login in an answer without any name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["MASK", "mask_error", "mask_message", "mask_options", "mask_secrets",
 MASK: Final = "***"
 
 SHORTEST = 6
-"""Characters of a secret that is remembered: a shorter one may be part of any word."""
+"""Fewest characters of a secret that is remembered: a shorter one may be part of any word."""
 MOST_CAUSES = 32
 LONGEST = 100_000
-"""Characters of another library's error, such as one that quotes a whole answer, that are looked at and kept."""
+"""Most characters kept of another library's error, which may quote a whole response."""
 MOST_REMEMBERED = 4096
-"""Values; logins that are renewed every hour fill it in months, and then the oldest go."""
+"""Most values; logins that are renewed every hour fill it in months, then the oldest are dropped."""
 
 _SECRET_NAME = re.compile(r"token|sig|secret|passw|credential|auth|cookie|key", re.IGNORECASE)
 _PLAIN_HEADERS = re.compile(
@@ -35,7 +35,7 @@ _PLAIN_HEADERS = re.compile(
 _USERINFO = re.compile(r"://(?:[^/?#\s]*@|(?!\[)[^/?#\s@:]{0,256}:(?!\d*(?:[/?#]|$))[^\s@'\"]{0,256}@)")
 _BARE_USERINFO = re.compile(r"^[^/?#\s@:]*:(?!//)[^\s@]*@")  # of an endpoint that is written without its scheme
 _QUERY = re.compile(r"(?P<name>[?&;](?P<key>[^=&#?;\s]{1,256})=)(?P<value>[^&#\s'\"]*)")
-# A value that no person wrote is a signature, whatever its name; names of objects are not.
+# A value that no person wrote is a signature under any name; names of objects are not.
 _OPAQUE = re.compile(r"(?=[^\d]*\d)(?=[^a-zA-Z]*[a-zA-Z])[\w.~%+*:=-]{20,}", re.ASCII)
 _QUERY_OF_NAMES = frozenset(("prefix", "marker", "start-after", "delimiter", "path", "file", "name"))
 
@@ -67,7 +67,7 @@ _BY_SHAPE = re.compile(
     r"|\bhf_[A-Za-z0-9]{20,}|\bgh[opsur]_[A-Za-z0-9]{20,}|\bya29\.[\w-]{10,}|\bsk-[\w-]{20,}"
 )
 
-# One of these is in all that the expressions find. To look for them takes a hundredth of the time.
+# Every match of the expressions contains one of these. Looking for them takes a hundredth of the time.
 _HINTS_OF_NAME = ("token", "secret", "pass", "pwd", "credential", "auth", "cookie", "sig", "sas")
 _HINTS_OF_KEY = ("api", "access", "account", "private", "shared", "encryption", "session", "x-")  # with "key"
 _HINTS_OF_SHAPE = ("-----begin", "bearer ", "basic ", "eyj", "akia", "asia", "hf_", "gh", "ya29.", "sk-")
@@ -79,7 +79,7 @@ _longest_first: tuple[str, ...] = ()
 
 
 def mask_secrets(text: str) -> str:
-    """`text` with the login and the secret query values of every URL in it replaced by ``***``."""
+    """Return `text` with the login and the secret query values of every URL in it replaced by ``***``."""
     if "@" in text:
         text = _USERINFO.sub("://***@", text)
     return _QUERY.sub(_mask_query, text) if "=" in text else text
@@ -90,14 +90,14 @@ def _mask_query(match: re.Match[str]) -> str:
 
 
 def _is_secret_value(name: str, value: str) -> bool:
-    """Whether the value of a URL's query is a secret, by its name or by its looks."""
+    """Whether the value of a URL's query is a secret, by its name or its form."""
     if _SECRET_NAME.search(name):
         return True
     return _OPAQUE.fullmatch(value) is not None and name.lower() not in _QUERY_OF_NAMES
 
 
 def mask_options(options: object) -> object:
-    """A copy of nested options, fit to print: no value under a secret's name, no secret in a URL, no header's value."""
+    """Return a copy of nested options for printing: without values under secret names, secrets in URLs and headers."""
     if isinstance(options, Mapping):
         return {
             key: MASK if _SECRET_NAME.search(str(key)) else mask_options(_without_headers(key, item))
@@ -109,7 +109,7 @@ def mask_options(options: object) -> object:
 
 
 def _without_headers(key: object, item: object) -> object:
-    """Headers without their values, as their names do not tell which are secret; other items as they are."""
+    """Return headers without their values, as names do not tell which are secret; other items unchanged."""
     if not (_are_headers(key) and isinstance(item, Mapping)):
         return item
     return {name: value if _PLAIN_HEADERS.fullmatch(str(name)) else MASK for name, value in item.items()}
@@ -120,9 +120,9 @@ def _are_headers(key: object) -> bool:
 
 
 def mask_text(text: str) -> str:
-    """Any text, of a log or a traceback, without secrets: in URLs, after a secret's name, by shape, or remembered.
+    """Return text of a log or a traceback without secrets: in URLs, after a secret's name, by shape, or remembered.
 
-    Rather masks a word too many. Takes time in proportion to the text.
+    When in doubt, it masks. Takes time in proportion to the text.
     """
     masked = mask_message(text)
     may_name = _has_any(masked, _HINTS_OF_NAME) or (_has_any(masked, ("key",)) and _has_any(masked, _HINTS_OF_KEY))
@@ -130,7 +130,7 @@ def mask_text(text: str) -> str:
 
 
 def mask_message(text: str) -> str:
-    """As `mask_text`, but not after a name: for the library's own messages, which name settings and no secrets."""
+    """Mask like `mask_text`, but not by name: for the library's own messages, which name settings and no secrets."""
     for value in _longest_first:
         if value in text:
             text = text.replace(value, MASK)
@@ -148,10 +148,10 @@ def _keep_name(match: re.Match[str]) -> str:
 
 
 def mask_error(error: BaseException, own: type[BaseException]) -> None:
-    """Mask in place what an error, and those that it came from, print: they are printed with the one they lead to.
+    """Mask in place the text of an error and of its causes, which are printed with it.
 
     Args:
-        error: of another library, such as one that names the URL which it could not read.
+        error: an error of another library, which may name the URL that it could not read.
         own: errors of this kind are masked already.
     """
     waiting, seen = [error], set[int]()
@@ -174,19 +174,19 @@ def _mask_one(error: BaseException) -> None:
             setattr(error, name, new)
     try:
         text = str(error)
-    except Exception:  # whoever prints it will see that
+    except Exception:  # printing it fails in the same way
         return
     masked = text if text in parts else _masked(text)
     if masked is text:
         return
-    kind = type(error)  # makes its text of other attributes
+    kind = type(error)  # its text is made of other attributes
     shown = {"__str__": lambda self: masked, "__repr__": lambda self: f"{kind.__name__}({masked!r})"}
-    with contextlib.suppress(TypeError):  # of Python itself: they make their text of what was masked already
+    with contextlib.suppress(TypeError):  # a builtin error, whose text is made of the masked arguments
         error.__class__ = type(kind.__name__, (kind,), {**shown, "__module__": kind.__module__, "__slots__": ()})
 
 
 def _masked(part: Any) -> Any:
-    """A text without secrets, cut where it is very long; the same object, where nothing is to be done."""
+    """Return a text without secrets, truncated if very long; the same object if nothing changed."""
     if not isinstance(part, str):
         return part
     masked = mask_text(part if len(part) <= LONGEST else f"{part[:LONGEST]}...")
@@ -194,10 +194,10 @@ def _masked(part: Any) -> Any:
 
 
 def remember_secrets(options: object) -> None:
-    """Mask these secrets in any text from now on: all text under a secret's name, and those in URLs.
+    """Mask these secrets in any text from now on: all text under a secret's name, and secrets in URLs.
 
     Args:
-        options: nested settings; a `SecretStr` is a secret whatever its name.
+        options: nested settings; a `SecretStr` is a secret under any name.
     """
     global _longest_first
     found = {value for value in _secrets_in(options, named=False) if len(value) >= SHORTEST and not _is_name(value)}
@@ -214,7 +214,7 @@ def remember_secrets(options: object) -> None:
 
 
 def _is_name(value: str) -> bool:
-    """Whether what stands where a secret may stand says which one or where it is: `token: google_default`."""
+    """Whether a value in place of a secret only names one or says where it is: `token: google_default`."""
     return value in _NAMES or value.endswith(".json") or (value.startswith("https://") and mask_secrets(value) == value)
 
 
@@ -224,7 +224,7 @@ def _secrets_in(options: Any, named: bool) -> Iterator[str]:
             if _are_headers(key) and isinstance(item, Mapping):
                 item = {name: value for name, value in item.items() if not _PLAIN_HEADERS.fullmatch(str(name))}
                 yield from _secrets_in(item, named=True)
-            elif not str(key).endswith("_file"):  # which names one
+            elif not str(key).endswith("_file"):  # a path
                 yield from _secrets_in(item, named or _SECRET_NAME.search(str(key)) is not None)
     elif isinstance(options, list | tuple):
         for item in options:
@@ -244,7 +244,7 @@ def _secrets_in_url(text: str) -> Iterator[str]:
         return
     try:
         parts = urlsplit(text)
-    except ValueError:  # no URL after all
+    except ValueError:  # not a URL
         return
     if parts.password:
         yield unquote(parts.password)

@@ -1,4 +1,4 @@
-"""Which of how many trainers this process is, and whether they agree."""
+"""Rank and world size of this process, and whether the ranks agree."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ __all__ = ["check_agreement", "check_group", "is_first_of_node", "rank_and_world
 
 
 def rank_and_world(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
-    """This trainer's rank and how many there are.
+    """Return this process' rank and the world size.
 
-    From the arguments; else from the environment (`RANK` and `WORLD_SIZE`, as `torchrun` sets them); else from the
-    default process group; else 0 of 1.
+    They come from the arguments; else from the environment (`RANK` and `WORLD_SIZE`, which `torchrun` sets); else from
+    the default process group; else they are 0 and 1.
 
     Raises:
-        ConfigError: one of the two without the other, no numbers, or a rank that is not in `range(world_size)`.
+        ConfigError: only one of the two is given, they are not numbers, or the rank is not in `range(world_size)`.
     """
     found = _given(rank, world_size) or _from_environment() or _from_group() or _alone()
     if not 0 <= found[0] < found[1]:
-        raise ConfigError(f"rank {found[0]} of {found[1]} cannot be: give a rank from 0 to world_size - 1")
+        raise ConfigError(f"rank {found[0]} of {found[1]} is not possible: give a rank from 0 to world_size - 1")
     return found
 
 
 def ranks_of_node() -> int:
-    """How many trainers share this node's memory, as `torchrun` says in `LOCAL_WORLD_SIZE`; 1 without it.
+    """Return the number of ranks that share this node's memory, from `LOCAL_WORLD_SIZE` of `torchrun`; 1 without it.
 
     Raises:
-        ConfigError: if it is no number from 1 up.
+        ConfigError: the variable is not an integer of at least 1.
     """
     text = os.environ.get("LOCAL_WORLD_SIZE") or "1"
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(
-            f"LOCAL_WORLD_SIZE={text!r} is no number of ranks on a node: set it to 1 or more, or unset it"
+            f"LOCAL_WORLD_SIZE={text!r} is not a number of ranks on a node: set it to 1 or more, or unset it"
         )
     return int(text)
 
 
 def is_first_of_node() -> bool:
-    """Whether this is the trainer that does what one of a node should do, by `LOCAL_RANK`; true without it."""
+    """Whether this is the first rank of its node, by `LOCAL_RANK`; true without it."""
     return (os.environ.get("LOCAL_RANK") or "0") == "0"
 
 
 def check_agreement(rank: int, world_size: int, settings: dict[str, Any]) -> bool:
-    """Compare the settings of all ranks, where there is a process group of that size; a collective call.
+    """Compare the settings of all ranks, if there is a process group of that size; a collective call.
 
     Returns:
-        Whether all ranks are known to agree; one alone does.
+        Whether all ranks are known to agree; a single rank does.
 
     Raises:
-        ConfigError: on every rank alike, naming the ranks that differ from rank 0 and in what.
+        ConfigError: the settings differ; raised on every rank, naming the ranks that differ from rank 0 and in what.
     """
     from torch import distributed
 
@@ -70,23 +70,23 @@ def check_agreement(rank: int, world_size: int, settings: dict[str, Any]) -> boo
 def _compare(gathered: list[dict[str, Any]]) -> None:
     ranks = [each["rank"] for each in gathered]
     if ranks != list(range(len(gathered))):
-        raise ConfigError(f"the ranks of the {len(gathered)} trainers are {ranks}: give each one of its own")
+        raise ConfigError(f"the ranks of the {len(gathered)} trainers are {ranks}: give each its own")
     first = gathered[0]
-    told = [
+    differences = [
         f"rank {other['rank']} has {name}={other.get(name)!r} where rank 0 has {first.get(name)!r}"
         for other in gathered[1:]
         for name in sorted((first.keys() | other.keys()) - {"rank"})
         if other.get(name) != first.get(name)
     ]
-    if told:
-        raise ConfigError(f"the trainers do not agree: {'; '.join(told[:8])}; give all ranks the same settings")
+    if differences:
+        raise ConfigError(f"the trainers do not agree: {'; '.join(differences[:8])}; give all ranks the same settings")
 
 
 def check_group(rank: int, world_size: int) -> None:
-    """Compare what was found with the default process group, which may have been made since.
+    """Compare a detected rank with the default process group, which may have been made since.
 
     Raises:
-        ConfigError: they differ: each rank would read what the others read.
+        ConfigError: they differ, so that ranks would read the same samples.
     """
     group = _from_group()
     if group is not None and group != (rank, world_size):

@@ -38,13 +38,13 @@ SOURCE_ALIASES = {"type": "source_type", "path": "path_or_uri", "url": "path_or_
 
 
 class DataSourceConfig(Settings):
-    """Where objects lie and how to reach them.
+    """Where objects are and how to reach them.
 
     `DataSourceConfig(name, source_type, path_or_uri, credentials=None, ...)`; all further settings by name. Printing
     or dumping it (`model_dump`) shows no secret; a pickle of it holds them, for spawned children only.
 
     Raises:
-        ConfigError: for an unknown setting or type, or a value out of range.
+        ConfigError: a setting or type is unknown, or a value out of range.
     """
 
     name: str = Field(min_length=1, description="how messages, metrics and data_mapping call this source")
@@ -112,13 +112,13 @@ class DataSourceConfig(Settings):
     def _fits_type(cls, value: str, info: Any) -> str:
         kind, scheme = info.data.get("source_type"), _scheme(value)
         if "\0" in value:
-            raise ConfigError("a root has no NUL in it")
+            raise ConfigError("a root must not contain NUL")
         if kind == "local":
             return _local_path(value)
         if kind == "http" and (scheme not in ("http", "https") or not urlsplit(value).hostname):
             raise ConfigError("a source of type http needs a URL like http://host/folder/")
         if kind == "http" and (place := source_url(value)):
-            raise ConfigError(f"this is a page for people; write {place} to read what it shows")
+            raise ConfigError(f"this is a web page for people; write {place} to read what it shows")
         return value
 
     @field_validator("mirrors", mode="before")
@@ -130,7 +130,7 @@ class DataSourceConfig(Settings):
     @classmethod
     def _has_no_globs(cls, value: list[DataSourceConfig]) -> list[DataSourceConfig]:
         if any(mirror.selection for mirror in value):
-            raise ConfigError("include and exclude belong to the source, and hold for its mirrors too: give them there")
+            raise ConfigError("include and exclude belong to the source and apply to its mirrors too: set them there")
         return value
 
     @field_validator("allowed_hosts", mode="before")
@@ -145,22 +145,22 @@ class DataSourceConfig(Settings):
 
     @classmethod
     def from_url(cls, url: str | os.PathLike[str], name: str | None = None) -> DataSourceConfig:
-        """The configuration for a folder, or a `file:`, `http:`, `https:`, `s3:`, `gs:`, `hf:` or `memory:` URL.
+        """Return the configuration for a folder, or a `file:`, `http:`, `https:`, `s3:`, `gs:`, `hf:` or `memory:` URL.
 
         Args:
-            name: how to call it; None: the last component of the path, or the host.
+            name: name of the source; None: the last component of the path, or the host.
         """
         text = os.fspath(url)
         return cls(name or _last_component(text), _scheme(text) or "local", text)
 
     @property
     def selection(self) -> Selection | None:
-        """Tells why `include` and `exclude` leave a path out; None if they leave nothing out."""
+        """Function that says why `include` and `exclude` leave a path out; None if neither is set."""
         return selection(self.include, self.exclude)
 
     @property
     def shown_uri(self) -> str:
-        """The root as messages may show it: without user part and secret query values."""
+        """The root for messages: without login and secret query values."""
         return str(mask_options(self.path_or_uri))
 
     @field_serializer("path_or_uri", "storage_options")
@@ -195,24 +195,28 @@ def _last_component(url: str) -> str:
 
 
 def parse_source(value: DataSourceConfig | Mapping[str, Any] | str | os.PathLike[str]) -> DataSourceConfig:
-    """A source's configuration from such a configuration, a mapping of its settings, a path or a URL.
+    """Return a source's configuration from a configuration, a mapping of its settings, a path or a URL.
 
-    A mapping may say `type`, and `path`, `url` or `uri`, for the long names; without a type or a name both follow from
-    the path.
+    A mapping may use `type`, and `path`, `url` or `uri`, for the long names; without a type or a name, the path
+    determines them.
 
     Raises:
-        ConfigError: for anything else, an unknown setting, or a value out of range.
+        ConfigError: the value is anything else, a setting is unknown, or a value out of range.
     """
     if isinstance(value, DataSourceConfig):
         return value
     if isinstance(value, str | os.PathLike):
         return DataSourceConfig.from_url(value)
     if not isinstance(value, Mapping):
-        raise ConfigError(f"a source is a path, a URL, a mapping or a DataSourceConfig, not a {type(value).__name__}")
+        raise ConfigError(
+            f"a source must be a path, a URL, a mapping or a DataSourceConfig, not {type(value).__name__}"
+        )
     settings = _long_names(value)
     root = settings.get("path_or_uri")
     if not isinstance(root, str | os.PathLike) or not os.fspath(root):
-        raise ConfigError(f"the source {settings.get('name', '')!r} has no path: give path, url or path_or_uri as text")
+        raise ConfigError(
+            f"the source {settings.get('name', '')!r} has no path: set path, url or path_or_uri to a text"
+        )
     settings["source_type"] = settings.get("source_type") or _scheme(os.fspath(root)) or "local"
     settings["name"] = settings.get("name") or _last_component(os.fspath(root))
     return DataSourceConfig(**settings)
@@ -232,10 +236,10 @@ def _long_names(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_sources(items: Sequence[Any]) -> list[Any]:
-    """Parse several sources; those that have been made already are returned as they are.
+    """Parse several sources; ready-made `DataSource` objects are returned unchanged.
 
     Raises:
-        ConfigError: see `parse_source`; it says which of them it is.
+        ConfigError: see `parse_source`; the message says which source.
     """
     return [_parse_numbered(item, f"source {number} of {len(items)}") for number, item in enumerate(items, 1)]
 

@@ -1,4 +1,4 @@
-"""Sizes and times as people write them: "8GB" (10^9 bytes), "8GiB" (2^30), "250ms", "10m", "1h30m"."""
+"""Parse sizes and times as people write them: "8GB" (10^9 bytes), "8GiB" (2^30), "250ms", "10m", "1h30m"."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DURATION = re.compile(f"(?:{_DURATION_PART.pattern})+")
 
 
 def parse_size(value: int | float | str) -> int:
-    """Bytes from "8GB" (10^9), "8GiB" (2^30), "100 kB", "512" or a whole number of bytes.
+    """Return the bytes in "8GB" (10^9), "8GiB" (2^30), "100 kB", "512" or a whole number of bytes.
 
     Raises:
-        ConfigError: if it is neither, or negative.
+        ConfigError: the value is neither, or negative.
     """
     if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
         number, prefix, binary = match.groups()
@@ -34,10 +34,10 @@ def parse_size(value: int | float | str) -> int:
 
 
 def parse_duration(value: int | float | str) -> float:
-    """Seconds from "250ms", "10m", "1h30m", "60" or a number of seconds.
+    """Return the seconds in "250ms", "10m", "1h30m", "60" or a number of seconds.
 
     Raises:
-        ConfigError: if it is neither, or negative, or not finite.
+        ConfigError: the value is neither, or negative, or not finite.
     """
     if isinstance(value, str):
         if _DURATION.fullmatch(value):

@@ -61,7 +61,6 @@ class Engine:
         counters, read_counts, read_ahead: used by the `LinkService` too.
     """
 
-    reports_metrics = True
     announces = True
 
     def __init__(

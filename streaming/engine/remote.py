@@ -48,7 +48,6 @@ class RemoteEngine(Worker):
         Exception: what opening raised in the child.
     """
 
-    reports_metrics = True
     announces = True
 
     def __init__(self, config: AdapterConfig, prepare: Callable[[Any], Any] | None, shares: int = 1) -> None:
@@ -104,6 +103,8 @@ class RemoteEngine(Worker):
         try:
             return super()._request(message, timeout_s)
         except EngineGoneError as exc:
+            if isinstance(exc.__cause__, TimeoutError):  # it is stopped, and has not ended
+                raise
             raise self._gone() from exc
 
     async def _request_async(self, message: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From sources to the buffer of an index: list, name, read lines, join, pack. About 10 s for 1,000,000 objects."""
+"""Build an index: list the sources, name the samples, find lines, join and pack. About 10 s for 1,000,000 objects."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
 __all__ = ["KnownLines", "build_buffer"]
 
 LINE_READERS = 4
-"""Objects whose lines are found at once: enough to overlap reading and searching, and at most 4 x 8 MiB in memory."""
+"""Number of objects whose lines are found at once: reading and searching overlap, in at most 4 x 8 MiB of memory."""
 
 KnownLines = Mapping[tuple[int, str, int, int], Lines]
-"""Lines found before, by source, path, size and validator of their object."""
+"""Lines of an earlier index, by source, path, size and validator of their object."""
 
 _log = get_logger(__name__)
 _T = TypeVar("_T")
 
 
 async def build_buffer(sources: Sequence[DataSource], header: Mapping[str, Any], known_lines: KnownLines) -> bytes:
-    """The packed index of some sources.
+    """Return the packed index over some sources.
 
     Args:
-        header: `data_mapping`, `rename` and `missing`, and whatever shall be stored with them.
-        known_lines: spares reading objects that have not changed.
+        header: `data_mapping`, `rename` and `missing`, and anything else to store with them.
+        known_lines: of objects that need not be read again if they are unchanged.
 
     Raises:
         ConfigError, IndexBuildError, SourceError: as `SampleIndex.build`.
     """
     check_distinct(sources)
-    listings = await _all([list_source(source) for source in sources])
+    listings = await _gather([list_source(source) for source in sources])
     check_readable(sources, listings)
     parts = find_parts(sources, listings, header["data_mapping"])
     naming = NamingRules([part.name for part in parts], header["rename"])
@@ -65,8 +65,8 @@ async def build_buffer(sources: Sequence[DataSource], header: Mapping[str, Any],
     return await asyncio.to_thread(_join, sources, listings, parts, candidates, numbers, lines, header)
 
 
-async def _all(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Their results; the first failure ends the others."""
+async def _gather(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Return the results; the first failure cancels the others."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return list(await asyncio.gather(*tasks))
@@ -79,7 +79,7 @@ async def _all(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
 async def _find_all_lines(
     sources: Sequence[DataSource], listings: Sequence[Listing], candidates: Sequence[Candidates], known: KnownLines
 ) -> dict[tuple[int, int], Lines]:
-    """The lines of every object that has some, in the order of sources and listings."""
+    """Return the lines of each object of lines, in the order of sources and listings."""
     places = sorted(
         {
             (candidate.source, k)
@@ -99,7 +99,7 @@ async def _find_all_lines(
             listing.sizes[k] = lines.size
             found[source, k] = lines
 
-    await _all([find_next() for _ in range(min(LINE_READERS, len(places)))])
+    await _gather([find_next() for _ in range(min(LINE_READERS, len(places)))])
     return {place: found[place] for place in places}
 
 
@@ -125,12 +125,11 @@ def _join(
     check_samples(sources, len(is_complete) - dropped, skips)
     if dropped:
         _log.info("samples_dropped dropped=%d of=%d reason=missing_part", dropped, len(is_complete))
-    told = {"skips": skips.to_json(), "unlikely": find_unlikely(listings, candidates, statuses).to_json()}
+    report = {"skips": skips.to_json(), "unlikely": find_unlikely(listings, candidates, statuses).to_json()}
     rows = [{"key": part.key, "name": part.name, "roots": part.roots} for part in parts]
     etags = [listing.has_etags for listing in listings]
-    return pack(
-        {**header, **told, "parts": rows, "dropped": dropped, "etags": etags}, listings, table, table.cells[is_complete]
-    )
+    header = {**header, **report, "parts": rows, "dropped": dropped, "etags": etags}
+    return pack(header, listings, table, table.cells[is_complete])
 
 
 def _missing(
@@ -155,7 +154,7 @@ def _missing(
         f"sample {name!r} lacks its part {part.name!r} (key {part.key!r}): looked in {looked}{also}, and found "
         f"only {path!r} in {sources[source].name!r}; {dropped} of {len(is_complete)} samples lack a part: add the "
         "objects, give `rename` rules that make their names equal, name in data_mapping only the parts you want, "
-        "leave what is no sample out by `exclude` in the source's settings, or say missing='drop'",
+        "exclude objects that are not samples by `exclude` in the source's settings, or set missing='drop'",
         path=path,
         source=sources[source].name,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streaming.errors import DuplicateName, IndexBuildError
-from streaming.index.sample_names import NamingRules, below
+from streaming.index.sample_names import NamingRules, relative_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["Candidates", "Names", "check_names", "find_candidates"]
 
 Names = dict[str, int]
-"""Number of each name of a sample (or of the object whose lines are samples), in the order in which it was met."""
+"""The number of each name of a sample (or of an object whose lines are samples), in the order of first occurrence."""
 
 
 @dataclass
 class Candidates:
-    """What one source has of one part.
+    """The objects of one source for one part.
 
     Attributes:
-        part: its place in the list of parts.
-        source: its place in the list of sources.
-        objects: places in the source's listing.
-        names: the number of the name of each.
-        twins: places of objects that are left out, as the same is there uncompressed.
+        part: index in the list of parts.
+        source: index in the list of sources.
+        objects: indices in the source's listing.
+        names: the number of the name of each object.
+        twins: indices of compressed objects that are left out, as the uncompressed ones exist.
     """
 
     part: int
@@ -46,7 +46,7 @@ class Candidates:
 def find_candidates(
     sources: Sequence[DataSource], listings: Sequence[Listing], parts: Sequence[Part], naming: NamingRules
 ) -> tuple[list[Candidates], Names]:
-    """Name every object of every part; `x.pt` is preferred to `x.pt.zst`.
+    """Find the objects of every part, and name their samples. `x.pt` is preferred to `x.pt.zst`.
 
     Raises:
         DuplicateName: if two objects of one source could be the same part of the same sample.
@@ -56,7 +56,7 @@ def find_candidates(
     for place, part in enumerate(parts):
         for source, root in part.roots:
             objects, names = _name_objects(listings[source], root, naming, numbers)
-            keep = _settle(sources[source], listings[source], part, objects, names, numbers)
+            keep = _drop_twins(sources[source], listings[source], part, objects, names, numbers)
             candidates.append(Candidates(place, source, objects[keep], names[keep], objects[~keep]))
     return candidates, numbers
 
@@ -64,7 +64,7 @@ def find_candidates(
 def _name_objects(
     listing: Listing, root: str, naming: NamingRules, numbers: Names
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rests = [below(root, folder) for folder in listing.folders]
+    rests = [relative_folder(root, folder) for folder in listing.folders]
     objects = listing.in_folders(np.array([rest is not None for rest in rests], bool))
     folder_ids, files, stems, name_of = listing.folder_ids, listing.names, listing.stems, naming.name
     found = np.empty(len(objects), np.int64)
@@ -74,7 +74,7 @@ def _name_objects(
     return objects, found
 
 
-def _settle(
+def _drop_twins(
     source: DataSource,
     listing: Listing,
     part: Part,
@@ -107,10 +107,10 @@ def _settle(
 
 
 def check_names(numbers: Names) -> None:
-    """Refuse names that renaming has emptied.
+    """Refuse empty names of samples after renaming.
 
     Raises:
         IndexBuildError: if there is one.
     """
     if "" in numbers:
-        raise IndexBuildError("`rename` leaves nothing of a sample's name: replace less of it")
+        raise IndexBuildError("`rename` makes the name of a sample empty: replace less of it")

@@ -13,13 +13,13 @@ __all__ = ["Changes", "compare"]
 
 @dataclass(frozen=True)
 class Changes:
-    """What a fresh listing says that an index does not; true if there is anything.
+    """The differences between a new index and an old one; true if there are any.
 
     Attributes:
-        added: names of samples that are new, in order.
-        removed: names of samples that are gone.
+        added: names of new samples, in order.
+        removed: names of removed samples.
         changed: names of samples with a part that is another object, or has another size, ETag or time.
-        index: the index of the fresh listing.
+        index: the new index.
     """
 
     added: list[str]

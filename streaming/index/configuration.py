@@ -24,9 +24,9 @@ def configuration(
     rename: Mapping[str, str] | None = None,
     missing: str = "raise",
 ) -> str:
-    """What an index depends on apart from the data, as a short text: `SampleIndex.open(path, expect=...)`."""
+    """Return a digest of the settings that an index depends on, for `SampleIndex.open(path, expect=...)`."""
     roots = [
-        (each.name, each.source_type, mask_secrets(each.path_or_uri), each.include, each.exclude, _view(each))
+        (each.name, each.source_type, mask_secrets(each.path_or_uri), each.include, each.exclude, _etag_engine(each))
         for each in (source.config for source in sources)
     ]
     mapping = parse_mapping(data_mapping)
@@ -42,7 +42,7 @@ def rules(
     rename: Mapping[str, str] | None = None,
     missing: str = "raise",
 ) -> dict[str, Any]:
-    """What the header of an index says of how it was built: `configuration`, and what a later listing needs of it."""
+    """Return the settings in the header of an index: `configuration`, and those that `revalidate` needs."""
     mapping, renamed = parse_mapping(data_mapping), dict(rename or {})
     return {
         "configuration": configuration(sources, data_mapping=mapping, rename=renamed, missing=missing),
@@ -53,6 +53,6 @@ def rules(
     }
 
 
-def _view(config: DataSourceConfig) -> str:
-    """The name of what gives ETags of its own: by gcsfs they are others than by obstore."""
+def _etag_engine(config: DataSourceConfig) -> str:
+    """Return the engine if it has ETags of its own: those of gcsfs differ from obstore's."""
     return "gcsfs" if config.engine == "gcsfs" else ""

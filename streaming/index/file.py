@@ -1,4 +1,4 @@
-"""Save an index so that it is there whole or not at all, and map it so that all processes share its pages."""
+"""Save an index atomically, and map it so that all processes share its pages."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def save_file(path: Path, data: bytes | mmap.mmap) -> mmap.mmap:
-    """Write a file beside `path`, flush it to the disk, and put it in the place of whatever is there.
+    """Write a file next to `path`, flush it to the disk, and move it to `path`.
 
-    Several processes may save at once: each writes a file of its own, the last one stays, and each gets its own back.
+    Several processes may save at once. Each writes a file of its own, the last one stays, and each maps its own.
 
     Returns:
-        A map of what was written.
+        A map of the new file.
 
     Raises:
-        OSError: if it cannot be written (disk full, folder not writable); what was at `path` before is untouched.
-        FileExistsError: if that is no file, but a folder, device or pipe.
+        OSError: if it cannot be written (disk full, folder not writable); a file at `path` stays as it was.
+        FileExistsError: if `path` is a folder, device or pipe.
     """
     if path.exists() and not path.is_file():
-        text = "the index cannot take the place of what is no file; give another path"
+        text = "the index cannot replace what is not a file; give another path"
         raise FileExistsError(errno.EEXIST, text, str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def save_file(path: Path, data: bytes | mmap.mmap) -> mmap.mmap:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where folders can be flushed."""
+    """Make the new name survive a power cut, on systems where folders can be flushed; ignored on others."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -57,16 +57,16 @@ def _flush_folder(folder: Path) -> None:
 
 
 def map_file(path: Path, *, is_shared: bool = False) -> mmap.mmap:
-    """A read-only map of a file.
+    """Map a file read-only.
 
     Args:
-        is_shared: whether users other than this one and root may own or write it.
+        is_shared: whether users other than this one and root may own or write the file.
 
     Raises:
         FileNotFoundError: or another OSError, if it cannot be opened.
         IndexFileError: if it is empty or not a regular file, or others could have written it.
     """
-    # Non-blocking, so that a pipe in its place does not hang.
+    # Non-blocking, so that a pipe at this path does not hang.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | _BINARY)
     try:
         status = os.fstat(descriptor)
@@ -75,14 +75,14 @@ def map_file(path: Path, *, is_shared: bool = False) -> mmap.mmap:
         if not is_shared:
             _check_writers(path, status)
         if not status.st_size:
-            raise IndexFileError(f"the index {path} is empty: it was cut short; build it anew", path=str(path))
+            raise IndexFileError(f"the index {path} is empty: it was cut short; build it again", path=str(path))
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)
 
 
 def _check_writers(path: Path, status: os.stat_result) -> None:
-    """Refuse what others could have written: an index decides which objects are read."""
+    """Refuse a file that others could have written: an index decides which objects are read."""
     if not hasattr(os, "geteuid"):
         return
     if status.st_uid not in (os.geteuid(), 0):
@@ -91,5 +91,5 @@ def _check_writers(path: Path, status: os.stat_result) -> None:
         why, step = f"may be written by others (mode {stat.S_IMODE(status.st_mode):o})", "chmod go-w it"
     else:
         return
-    text = f"the index {path} {why}; {step}, or say index_is_shared=True if you trust everybody who can write it"
+    text = f"the index {path} {why}; {step}, or set index_is_shared=True if you trust everyone who can write it"
     raise IndexFileError(text, path=str(path))

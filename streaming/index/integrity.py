@@ -1,7 +1,7 @@
-"""Whether what an index says of itself fits the bytes that it has: counts, places, lengths and the types of its header.
+"""Check the numbers in an index against each other: counts, offsets, lengths and the types in its header.
 
-A checksum tells damage, not intent: whoever writes a file writes its checksum too. All is looked at once, when an index
-is opened, so that reading a row needs no check; some 40 ms for 1,000,000 objects.
+A checksum detects damage but not tampering. Everything is checked when an index is opened, so that reading a row needs
+no checks: about 40 ms for 1,000,000 objects.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 __all__ = ["MAX_HEADER_BYTES", "InvalidIndex", "check_tables", "read_header"]
 
 MAX_HEADER_BYTES: Final = 4 * 2**20
-"""Parsed JSON takes up to 25 times its text, so at most 100 MB; a header of ten parts has 2 kB."""
+"""Parsed JSON takes up to 25 times the memory of its text, so 100 MB; a header of ten parts has 2 kB."""
 
-BLOCK: Final = 2**20  # rows that are looked at together: some 10 MB
+BLOCK: Final = 2**20  # rows that are checked together, about 10 MB
 
 Check = Callable[[Any], bool]
 
 
 class InvalidIndex(Exception):
-    """The index does not fit its bytes; says why, as the end of a sentence that begins with its name."""
+    """The index is invalid. The message completes a sentence that begins with its name."""
 
 
 def read_header(text: bytes) -> dict[str, Any]:
-    """The header from its JSON, with each value of the type that it has in one that was saved.
+    """Parse the header, and check the types of its values.
 
     Raises:
-        InvalidIndex: naming what is wrong.
+        InvalidIndex: naming the invalid value.
     """
     try:
         header = json.loads(text)
@@ -62,15 +62,15 @@ def check_tables(
     ranges: NDArray[np.void],
     texts: int,
 ) -> None:
-    """Compare every number in the tables with what it counts.
+    """Check every number in the tables.
 
     Args:
-        header: as `read_header` returned it.
+        header: from `read_header`.
         cells: a row for each sample, a column for each part.
-        texts: bytes of the names of folders and files.
+        texts: number of bytes of the names of folders and files.
 
     Raises:
-        InvalidIndex: naming the table that is wrong.
+        InvalidIndex: naming the invalid table.
     """
     allowed = np.zeros((len(header["parts"]), len(header["sources"])), bool)
     for number, part in enumerate(header["parts"]):
@@ -80,7 +80,7 @@ def check_tables(
     _check_ranges(ranges, objects)
     for block in _blocks(cells):
         if block.max(initial=0) >= len(objects) + len(ranges):
-            raise InvalidIndex("has samples of objects that are not there")
+            raise InvalidIndex("has samples of objects that do not exist")
         if not allowed.all():
             _check_sources(block.astype(np.int64), objects, folders, ranges, allowed)
 
@@ -89,16 +89,16 @@ def _check_folders(folders: NDArray[np.void], sources: int, texts: int) -> None:
     for block in _blocks(folders):
         ends = block["at"].astype(np.int64) + block["bytes"]
         if (ends > texts).any() or (block["names"] > texts).any() or (block["source"] >= sources).any():
-            raise InvalidIndex("has folders whose names or sources are not there")
+            raise InvalidIndex("has folders whose names or sources do not exist")
 
 
 def _check_objects(objects: NDArray[np.void], folders: NDArray[np.void], texts: int) -> None:
     for block in _blocks(objects):
         if (block["folder"] >= len(folders)).any():
-            raise InvalidIndex("has objects in folders that are not there")
+            raise InvalidIndex("has objects in folders that do not exist")
         ends = folders["names"][block["folder"]].astype(np.int64) + block["at"] + block["bytes"]
         if (ends > texts).any() or (block["size"] < -1).any():
-            raise InvalidIndex("has objects whose names or sizes cannot be")
+            raise InvalidIndex("has objects with invalid names or sizes")
 
 
 def _check_ranges(ranges: NDArray[np.void], objects: NDArray[np.void]) -> None:
@@ -106,10 +106,10 @@ def _check_ranges(ranges: NDArray[np.void], objects: NDArray[np.void]) -> None:
     for block in _blocks(ranges):
         numbers = block["object"].astype(np.int64)
         if numbers[0] < last or (np.diff(numbers) < 0).any() or numbers[-1] >= len(objects):
-            raise InvalidIndex("has lines of objects that are not there, or not in their order")
+            raise InvalidIndex("has lines of objects that do not exist, or not in order")
         last = numbers[-1]
         sizes = objects["size"][numbers].astype(np.int64)
-        starts, lengths = block["start"].astype(np.int64), block["length"].astype(np.int64)  # too large: negative
+        starts, lengths = block["start"].astype(np.int64), block["length"].astype(np.int64)  # too large become negative
         if (starts < 0).any() or (lengths < 0).any() or (starts > sizes).any() or (lengths > sizes - starts).any():
             raise InvalidIndex("has lines beyond the end of their object")
 
@@ -121,12 +121,12 @@ def _check_sources(
     ranges: NDArray[np.void],
     allowed: NDArray[np.bool_],
 ) -> None:
-    """Each part comes from a source that the header names for it."""
+    """Check that each part comes from a source that the header lists for it."""
     is_line = cells >= len(objects)
     cells[is_line] = ranges["object"][cells[is_line] - len(objects)]
     sources = folders["source"][objects["folder"][cells]]
     if not allowed[np.arange(len(allowed)), sources].all():
-        raise InvalidIndex("has parts in sources that do not hold them")
+        raise InvalidIndex("has parts from sources that do not have them")
 
 
 def _blocks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

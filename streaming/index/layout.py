@@ -1,18 +1,18 @@
-"""One buffer that holds a whole index, in memory or mapped from its file.
+"""The binary format of an index: one buffer, in memory or mapped from a file.
 
 ::
 
-    prelude   magic, version, 0, bytes of the header, bytes in all                               32 bytes
+    prelude   magic, version, 0, bytes of the header, bytes in total                             32 bytes
     checksum  XXH3-128 of everything else; 60 MB, an index of 1,000,000 objects, take 3 ms       16 bytes
     header    JSON: parts and rules, counts, where each section begins
-    objects   folder, name (place from the folder's first, bytes), size, validator               26 bytes an object
-    folders   place of its first name, its own place and bytes, source                           16 bytes a folder
+    objects   folder, name (offset from the folder's first, bytes), size, validator              26 bytes an object
+    folders   offset of its first name, its own offset and bytes, source                         16 bytes a folder
     cells     per sample and part an object, or (number of objects) + a range               4 or 8 bytes a cell
     ranges    object, first byte, bytes                                                          20 bytes a line
-    texts     the folders, then the names
+    texts     folders, then names
 
-A folder with a single object is written with that object's name, so folders cost at most 8 bytes an object. Texts are
-UTF-8, with the bytes of names that are not escaped as `os.fsdecode` does.
+A folder with a single object is stored in that object's name, so folders cost at most 8 bytes an object. Texts are
+UTF-8; other bytes in names are escaped as by `os.fsdecode`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RANGES = np.dtype([("object", "<u4"), ("start", "<u8"), ("length", "<u8")])
 
 
 class Sections(NamedTuple):
-    """An index that was packed: its buffer, its header, and where the sections begin in the buffer."""
+    """A packed index: its buffer, its header, and the offsets of its sections."""
 
     buffer: Any
     header: dict[str, Any]
@@ -63,15 +63,15 @@ class Sections(NamedTuple):
 
 
 def pack(header: Mapping[str, Any], listings: Sequence[Listing], table: Table, cells: NDArray[np.int64]) -> bytes:
-    """The buffer for some samples of a table; objects that none of them uses are left out.
+    """Pack some samples of a table into a buffer. Objects that they do not use are left out.
 
     Args:
-        header: parts, rules and whatever else a reader needs; plain JSON.
-        cells: those rows of `table.cells` that are kept.
+        header: parts, rules and anything else that a reader needs, as plain JSON.
+        cells: the rows of `table.cells` that are kept.
 
     Raises:
-        IndexBuildError: if a name cannot be written as UTF-8, or is longer than the format can tell, or if there are
-            too many parts for the header.
+        IndexBuildError: if a name is not valid UTF-8, or longer than the format allows, or if there are too many
+            parts for the header.
     """
     chosen, cells, ranges = _in_use(table, cells)
     objects, folders, texts = _describe(listings, np.split(chosen, np.searchsorted(chosen, table.offsets[1:-1])), table)
@@ -107,7 +107,7 @@ def _digest(blocks: Sequence[bytes | memoryview]) -> xxhash.xxh3_128:
 
 
 def _in_use(table: Table, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.void]]:
-    """The objects in use, and cells and ranges in terms of their places; all lines of such an object are kept."""
+    """Return the objects in use, and cells and ranges renumbered for them. All lines of such an object are kept."""
     total, ranges = int(table.offsets[-1]), table.ranges
     is_used = np.zeros(total, bool)
     is_used[cells[cells < total]] = True
@@ -124,7 +124,7 @@ def _in_use(table: Table, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], 
 def _describe(
     listings: Sequence[Listing], chosen: Sequence[NDArray[np.int64]], table: Table
 ) -> tuple[NDArray[np.void], NDArray[np.void], bytes]:
-    """The rows of objects and folders, and the texts of both, of all sources."""
+    """Return the rows of objects and folders of all sources, and their texts."""
     objects, folders, paths, names = [np.zeros(0, OBJECTS)], [np.zeros(0, FOLDERS)], [b""], [b""]
     for source, (listing, picked) in enumerate(zip(listings, chosen, strict=True)):
         rows, groups, path_texts, name_texts = _describe_source(listing, picked - table.offsets[source])
@@ -142,12 +142,12 @@ def _describe(
 def _describe_source(
     listing: Listing, picked: NDArray[np.int64]
 ) -> tuple[NDArray[np.void], NDArray[np.void], bytes, bytes]:
-    """Rows of objects and folders, the folders' texts and the objects' names, each counted from its own beginning."""
+    """Return rows of objects and folders, the folders' texts and the objects' names, with offsets from 0 each."""
     groups, members, is_alone = _group_by_folder(listing, picked)
     parts = zip(picked.tolist(), is_alone.tolist(), strict=True)
     names = [_to_bytes(listing.path(k) if alone else listing.names[k]) for k, alone in parts]
     lengths = np.fromiter(map(len, names), np.int64, len(names))
-    order = np.argsort(members, kind="stable")  # names lie in the order of the folders
+    order = np.argsort(members, kind="stable")  # names are in the order of the folders
     begins = np.cumsum(lengths[order]) - lengths[order]
     first = begins[np.searchsorted(members[order], np.arange(len(groups)))]
     places = np.empty(len(picked), np.int64)
@@ -169,7 +169,7 @@ def _describe_source(
 def _group_by_folder(
     listing: Listing, picked: NDArray[np.int64]
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.bool_]]:
-    """The folders to write, the place of each object's among them, and whether the object keeps its whole path."""
+    """Return the folders to store, the folder index of each object, and whether the object keeps its whole path."""
     if not len(picked):
         return [], picked, picked.astype(bool)
     ids = np.frombuffer(listing.folder_ids, np.uint32)[picked].astype(np.int64)
@@ -189,27 +189,27 @@ def _to_bytes(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as exc:
-        raise IndexBuildError(f"the path {text!r} is not text: rename the object", path=text) from exc
+        raise IndexBuildError(f"the path {text!r} is not valid text: rename the object", path=text) from exc
 
 
 def to_text(data: bytes) -> str:
-    """A path from its bytes in the buffer."""
+    """Decode a path from its bytes in the buffer."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def parse(buffer: Any, place: str) -> Sections:
-    """The sections of a buffer that `pack` made.
+    """Parse a buffer that `pack` made.
 
     Args:
         buffer: bytes, or a map of a file.
-        place: names it in errors.
+        place: the name of the index in errors.
 
     Raises:
-        IndexFileError: if it is cut short, damaged, of another version, or says what cannot be.
+        IndexFileError: if it is cut short, damaged, of another version, or invalid.
     """
     first = PRELUDE.size + CHECKSUM_BYTES
     if len(buffer) < first or buffer[: len(MAGIC)] != MAGIC:
-        raise _refused(place, f"is no index, or was cut short: it has {len(buffer)} bytes")
+        raise _refused(place, f"is not an index, or was cut short: it has {len(buffer)} bytes")
     _, version, _, header_bytes, total = PRELUDE.unpack_from(buffer)
     if version != VERSION:
         raise _refused(place, f"is of version {version}, and this library reads version {VERSION}")
@@ -229,10 +229,10 @@ def parse(buffer: Any, place: str) -> Sections:
 
 
 def _sections(buffer: Any, header: dict[str, Any], begin: int) -> Sections:
-    """Where the sections begin, after a look at everything in them.
+    """Return the offsets of the sections, after checking their contents.
 
     Raises:
-        InvalidIndex: if a number is not one that `pack` would write.
+        InvalidIndex: if a number is not valid.
     """
     lengths, samples, parts = header["sections"], header["samples"], len(header["parts"])
     sizes = (OBJECT.size, FOLDER.size, header["cell_bytes"] * max(1, parts), RANGE.size, 1)
@@ -254,4 +254,4 @@ def _sections(buffer: Any, header: dict[str, Any], begin: int) -> Sections:
 
 
 def _refused(place: str, why: str) -> IndexFileError:
-    return IndexFileError(f"the index {place} {why}; build it anew", path=place)
+    return IndexFileError(f"the index {place} {why}; build it again", path=place)

@@ -1,4 +1,4 @@
-"""What one source holds, in columns: 1,000,000 objects are a few arrays and one list of file names."""
+"""The objects of one source, in columns: a few arrays, and one list of file names."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LINES_SUFFIX = ".jsonl"
 
 
 def validator(etag: str | None, size: int, modified: float | None) -> int:
-    """64 bits that change when an object does; 0 where its listing tells nothing to go by.
+    """Return 64 bits that change when an object does; 0 if its listing gives neither ETag nor time.
 
-    Of the ETag alone where there is one, so that what a read answers can be compared with it.
+    If there is an ETag, it alone is used, so that the ETag of a read can be compared.
     """
     if etag:
         return xxhash.xxh3_64_intdigest(etag.removeprefix("W/").strip('"').encode("utf-8", "replace")) or 1
@@ -39,19 +39,19 @@ def validator(etag: str | None, size: int, modified: float | None) -> int:
 
 @dataclass
 class Listing:
-    """The objects of one source that can be parts of samples; position k of each column is object k.
+    """The objects of one source that can be parts of samples. Item k of each column belongs to object k.
 
     Attributes:
         folders: each folder once, empty or ending in `/`.
-        folder_ids: into `folders`.
-        names: of the files, without their folders.
-        stems: characters of each name before its suffix.
-        sizes: bytes, -1 where unknown.
+        folder_ids: index into `folders`.
+        names: file names, without folders.
+        stems: length of each name without its suffix.
+        sizes: in bytes; -1 if unknown.
         validators: see `validator`.
-        is_lines: 1 where each line is a sample of its own.
-        has_etags: whether all validators come from ETags, with which those of reads can be compared.
-        unread: paths of objects that no codec reads; they have no row.
-        skips: other objects that were left out, and have no row.
+        is_lines: 1 if each line is a sample of its own.
+        has_etags: whether all validators come from ETags, so that reads can be compared with them.
+        unread: paths of objects without a codec; they have no row.
+        skips: other objects that were left out; they have no row.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -69,28 +69,28 @@ class Listing:
         return len(self.names)
 
     def path(self, k: int) -> str:
-        """The path of object k, relative to its source."""
+        """Return the path of object k, relative to its source."""
         return self.folders[self.folder_ids[k]] + self.names[k]
 
     def suffix(self, k: int) -> str:
-        """The suffix of object k in lower case, with its dot."""
+        """Return the suffix of object k in lower case, with its dot."""
         return self.names[k][self.stems[k] :].lower()
 
     def used_folders(self) -> list[str]:
-        """The folders with at least one object."""
+        """Return the folders with at least one object."""
         return [self.folders[number] for number in np.unique(np.array(self.folder_ids, np.intp))]
 
     def in_folders(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The objects whose folder is wanted."""
+        """Return the objects in the wanted folders."""
         return np.flatnonzero(wanted[np.array(self.folder_ids, np.intp)]).astype(np.int64)
 
     def lines_among(self, objects: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """For each of these objects whether each of its lines is a sample of its own."""
+        """Return for each of these objects whether its lines are samples of their own."""
         return np.array(self.is_lines, np.uint8).astype(bool)[objects]
 
 
 async def list_source(source: DataSource) -> Listing:
-    """List a source; what cannot be part of a sample is counted.
+    """List a source. Objects that cannot be part of a sample are counted.
 
     Raises:
         SourceError: if the source cannot be listed.
@@ -102,10 +102,10 @@ async def list_source(source: DataSource) -> Listing:
 
 
 async def fill(listing: Listing, files: AsyncIterable[FileInfo], why: Selection | None) -> None:
-    """Add what can be part of a sample to a listing, and count the rest.
+    """Add the objects that can be part of a sample to a listing, and count the others.
 
     Args:
-        why: tells why the settings leave a path out.
+        why: returns the reason why the settings leave a path out, or None.
     """
     skips, unread = listing.skips, listing.unread
     folder_ids: dict[str, int] = {}
@@ -140,7 +140,7 @@ async def fill(listing: Listing, files: AsyncIterable[FileInfo], why: Selection 
 
 
 def _folder_id(listing: Listing, folder_ids: dict[str, int], folder: str) -> int:
-    """The number of a folder, or -1 if it is hidden."""
+    """Return the number of a folder, or -1 if it is hidden."""
     if folder not in folder_ids:
         is_hidden = any(part.startswith(".") for part in folder.removeprefix(PRECOMPUTED).split("/"))
         folder_ids[folder] = -1 if is_hidden else len(listing.folders)

@@ -1,4 +1,4 @@
-"""Join the parts of every sample by name, in numpy: a table of samples times parts, in the order of the names."""
+"""Join the parts of every sample by name, in numpy: a table of samples by parts, sorted by name."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Ranges", "Table", "match"]
 NONE = -1
 
 LineTable = Mapping[tuple[int, int], "Lines"]
-"""The lines of an object, by the place of its source and its own in the listing, in this order."""
+"""Lines of objects, keyed by the index of the source and of the object in its listing, in this order."""
 
 
 @dataclass
 class Ranges:
-    """Lines of objects, in the order of objects: object, first byte, bytes."""
+    """Lines in the order of their objects: object, first byte, length in bytes."""
 
     objects: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -38,11 +38,11 @@ class Table:
     """All samples.
 
     Attributes:
-        cells: per sample and part an object, or (number of objects) + a range, or -1 where the part is missing.
-        starts: number of the first sample of each name, in the order of `names`.
-        names: sorted; a name stands for one sample, or one per line.
+        cells: for each sample and part an object, or (number of objects) + a range, or -1 if the part is missing.
+        starts: the first sample of each name, in the order of `names`.
+        names: sorted; a name has one sample, or one per line.
         ranges: see `Ranges`.
-        offsets: number of the first object of each source; one more at the end.
+        offsets: the first object of each source, and the number of all objects at the end.
     """
 
     cells: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Table:
     offsets: NDArray[np.int64]
 
     def place(self, cell: int) -> tuple[int, int, int]:
-        """What a cell stands for: place of the source, of the object in its listing, and of the line, or -1."""
+        """Return what a cell refers to: source, object in its listing, and line or -1."""
         line, number = -1, cell
         if cell >= self.offsets[-1]:
             at = cell - int(self.offsets[-1])
@@ -69,7 +69,7 @@ def match(
     numbers: Names,
     lines: LineTable,
 ) -> Table:
-    """The table of all samples of which at least one part was found, complete or not."""
+    """Return the table of all samples with at least one part, complete or not."""
     offsets = np.concatenate([[0], np.cumsum([len(listing) for listing in listings], dtype=np.int64)])
     ranges, first_range = _all_ranges(lines, offsets)
     names = sorted(numbers)
@@ -105,7 +105,7 @@ def _layout(
     names: Sequence[str],
     lines: LineTable,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """By number of a name: its first sample, and whether that is a whole object; and how many samples there are."""
+    """Return, by number of a name, its first sample and whether that is a whole object; and the number of samples."""
     has_whole = np.zeros(len(numbers), np.int64)
     line_counts = np.zeros(len(numbers), np.int64)
     for candidate in candidates:
@@ -123,18 +123,20 @@ def _layout(
 def _choose(
     parts: Sequence[Part], columns: Mapping[tuple[int, int], NDArray[np.int64]], total: int
 ) -> NDArray[np.int64]:
-    """The first copy that has all parts of a sample serves them all; where none has, each part its own first copy."""
+    """Take all parts of a sample from the first replica that has them all; otherwise each from its first replica."""
     cells = np.full((total, len(parts)), NONE, np.int64)
     for place, part in enumerate(parts):
         for source, _ in reversed(part.roots):
             column = columns[place, source]
             np.copyto(cells[:, place], column, where=column != NONE)
-    copied = [place for place, part in enumerate(parts) if len(part.roots) > 1]
-    if len(copied) < 2:
+    replicated = [place for place, part in enumerate(parts) if len(part.roots) > 1]
+    if len(replicated) < 2:
         return cells
-    shared = [source for source, _ in parts[copied[0]].roots if all((place, source) in columns for place in copied)]
+    shared = [
+        source for source, _ in parts[replicated[0]].roots if all((place, source) in columns for place in replicated)
+    ]
     for source in reversed(shared):
-        is_complete = np.logical_and.reduce([columns[place, source] != NONE for place in copied])
-        for place in copied:
+        is_complete = np.logical_and.reduce([columns[place, source] != NONE for place in replicated])
+        for place in replicated:
             np.copyto(cells[:, place], columns[place, source], where=is_complete)
     return cells

@@ -1,4 +1,4 @@
-"""Which listed objects are in no sample and why, and which samples hardly are meant to be some."""
+"""Report which listed objects are in no sample and why, and which samples are probably not meant as such."""
 
 from __future__ import annotations
 
@@ -25,26 +25,14 @@ if TYPE_CHECKING:
     from streaming.index.sample_parts import Part
     from streaming.sources.base import DataSource
 
-__all__ = [
-    "check_readable",
-    "check_samples",
-    "classify",
-    "find_unlikely",
-    "find_unread",
-    "find_unused",
-    "left_out",
-    "report",
-    "unlikely_samples",
-]
-
 METADATA_NAMES: Final = frozenset(
     "annotations captions classes config dataset_dict dataset_info dataset_infos features index info labels license "
     "manifest meta metadata readme schema split splits state stats statistics version vocab".split()
 )
-"""What files are called that describe a data set: in Hugging Face and WebDataset repositories, and by trainers."""
+"""Names of files that describe a dataset: in Hugging Face and WebDataset repositories, and by trainers."""
 
-MOST_OTHERS: Final = 1 / 20
-"""Share of a part's objects up to which those of another format are reported: a few among many, and no mixture."""
+MAX_OTHERS_RATIO: Final = 1 / 20
+"""Objects of another format are reported if they are at most this share of a part: a few, not a mixture."""
 
 _log = get_logger(__name__)
 _REPLICA, _USED, _TWIN, _NO_LINES, _MISSING = range(1, 6)
@@ -54,7 +42,7 @@ _REASON_OF: Final = {0: "not_mapped", _TWIN: "compressed_twin", _NO_LINES: "no_l
 def find_unread(
     listings: Sequence[Listing], parts: Sequence[Part], mapping: Mapping[str, str] | None = None
 ) -> list[Skips]:
-    """For each source what its listing left out; objects without a codec where the mapping does not look are told."""
+    """Return for each source what its listing left out. Outside the mapping, objects without a codec are unmapped."""
     found = []
     for source, listing in enumerate(listings):
         roots = {root for part in parts for place, root in part.roots if place == source}
@@ -69,10 +57,10 @@ def find_unread(
 
 
 def check_readable(sources: Sequence[DataSource], listings: Sequence[Listing]) -> None:
-    """Refuse sources that hold objects, none of which can be part of a sample.
+    """Refuse sources with objects if none of them can be part of a sample.
 
     Raises:
-        NoSamples: counting them by reason and suffix.
+        NoSamples: with their numbers by reason and suffix.
     """
     if any(map(len, listings)):
         return
@@ -83,10 +71,10 @@ def check_readable(sources: Sequence[DataSource], listings: Sequence[Listing]) -
 
 
 def check_samples(sources: Sequence[DataSource], samples: int, skips: Skips) -> None:
-    """Refuse an index without samples over sources with objects.
+    """Refuse an index without samples if its sources have objects.
 
     Raises:
-        NoSamples: counting them by reason and suffix.
+        NoSamples: with their numbers by reason and suffix.
     """
     if samples or not skips:
         return
@@ -107,7 +95,7 @@ def classify(
     table: Table,
     is_complete: NDArray[np.bool_],
 ) -> list[NDArray[np.uint8]]:
-    """For each source what became of each object in its listing, for `find_unused` and `find_unlikely`."""
+    """Return for each source the status of each object in its listing, for `find_unused` and `find_unlikely`."""
     total = int(table.offsets[-1])
     status = np.zeros(total, np.uint8)
     for candidate in candidates:
@@ -123,7 +111,7 @@ def classify(
 
 
 def find_unused(listings: Sequence[Listing], statuses: Sequence[NDArray[np.uint8]]) -> Skips:
-    """The listed objects that are in no sample; those that another source serves as well are not among them."""
+    """Return the listed objects that are in no sample, without replicas of objects that are."""
     skips = Skips()
     for listing, status in zip(listings, statuses, strict=True):
         for k in np.flatnonzero((status != _REPLICA) & (status != _USED)).tolist():
@@ -134,7 +122,7 @@ def find_unused(listings: Sequence[Listing], statuses: Sequence[NDArray[np.uint8
 def find_unlikely(
     listings: Sequence[Listing], candidates: Sequence[Candidates], statuses: Sequence[NDArray[np.uint8]]
 ) -> Skips:
-    """Objects that become samples and are hardly meant to: named like metadata, or of another format than the rest."""
+    """Return objects that become samples but probably should not: named like metadata, or of a rare format."""
     unlikely = Skips()
     for candidate in candidates:
         objects = candidate.objects[statuses[candidate.source][candidate.objects] == _USED]
@@ -174,11 +162,11 @@ def _add_unlikely(unlikely: Skips, listing: Listing, objects: Sequence[int]) -> 
 
 
 def _rare(suffixes: Counter[str]) -> set[str]:
-    """The suffixes of the formats that only a few of all objects have."""
+    """Return the suffixes of the formats that only a few objects have."""
     formats: Counter[str] = Counter()
     for suffix, count in suffixes.items():
         formats[_format(suffix)] += count
-    most = MOST_OTHERS * suffixes.total()
+    most = MAX_OTHERS_RATIO * suffixes.total()
     return {suffix for suffix in suffixes if formats[_format(suffix)] <= most}
 
 
@@ -187,7 +175,7 @@ def _format(suffix: str) -> str:
 
 
 def report(sources: Sequence[DataSource], skips: Skips, unlikely: Skips) -> None:
-    """Warn of what was left out against expectation, and of samples that are hardly meant to be some: once each."""
+    """Warn once of objects that were left out unexpectedly, and once of samples that are probably not meant as such."""
     names = ", ".join(source.name for source in sources)
     warn_of(skips, names, without=BY_SETTINGS | USUAL)
     if unlikely:

@@ -1,9 +1,8 @@
-"""Whether a saved index still says what its sources hold: checked in the background, or when asked.
+"""Check whether a saved index still matches its sources, in the background or on demand.
 
-A check lists the sources and compares, at the price of a build: about 10 s of one processor for 1,000,000 objects. It
-changes nothing in the run under way, whose order is that of the index it began with. Only a refresh saves the new
-index, for the next start: a check in the background leaves the file alone, so that a run that is interrupted finds the
-order again in which it began.
+A check lists the sources and compares. It costs as much as a build: about 10 s of one core for 1,000,000 objects. The
+current run keeps its order. Only a refresh saves the new index, for the next start. A check in the background does not
+touch the file, so that an interrupted run resumes in the same order.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ __all__ = ["Revalidation", "refreshed"]
 logger = get_logger(__name__)
 
 DELAY_S: Final = 1.0
-"""How long the check in the background waits, so that the first batches do not share the processor with it."""
+"""Delay of the check in the background, so that it does not compete with the first batches for the processor."""
 
-_NAMED: Final = 3  # samples of each kind in a line of the log
+_NAMED: Final = 3  # samples of each kind in a log line
 
 
 class Revalidation:
-    """Compares the index of a run with what its sources hold now. All on one event loop.
+    """Compares the index of a run with its sources. Used on one event loop.
 
     Args:
-        index: that of the run.
-        sources: those that it was built over, in the same order; closed by whoever opened them.
-        path: where it is saved; None if it is not.
+        index: of the run.
+        sources: those of the index, in the same order; the caller closes them.
+        path: where the index is saved; None if it is not.
         in_background: whether `start` begins a check.
 
     Attributes:
-        counts: samples that the last comparison found to be added, changed and removed; None before the first.
+        counts: samples added, changed and removed, as of the last comparison; None before the first.
     """
 
     def __init__(
@@ -51,23 +50,23 @@ class Revalidation:
         self._index = index
         self._sources = sources
         self._path = path
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
     def start(self) -> None:
-        """Begin the check in the background, if there is to be one; nothing after `aclose`."""
+        """Start the check in the background, if it is wanted. Do nothing after `aclose`."""
         if self._in_background and not self._is_closed:
             self._task = asyncio.ensure_future(self._check())
 
     async def refresh(self) -> Changes:
-        """Compare now, and save the index of what is there, if it differs, for the next start.
+        """Compare now, and save the new index for the next start, if it differs.
 
         Raises:
             IndexBuildError, SourceError: as `SampleIndex.build`.
             OSError: if the index cannot be saved.
         """
-        async with self._turn:
+        async with self._lock:
             changes = await self._compare()
             if changes:
                 if self._path is not None:
@@ -77,7 +76,7 @@ class Revalidation:
             return changes
 
     async def aclose(self) -> None:
-        """End the check in the background. Idempotent."""
+        """Cancel the check in the background. Idempotent."""
         self._is_closed = True
         if self._task is not None:
             self._task.cancel()
@@ -86,14 +85,14 @@ class Revalidation:
     async def _check(self) -> None:
         await asyncio.sleep(DELAY_S)
         try:
-            async with self._turn:
+            async with self._lock:
                 changes = await self._compare()
         except Exception as exc:
             logger.warning(
                 "index_not_checked path=%s error=%s next_step=%s",
                 self._path,
                 exc,
-                "the run goes on with the saved index; see what the error says before the next start",
+                "the run continues with the saved index; fix the error before the next start",
             )
             return
         if not changes:
@@ -107,7 +106,7 @@ class Revalidation:
             changed,
             removed,
             _names(changes),
-            "this run keeps its order; to take them over start with refresh='always', or call refresh_index() first",
+            "this run keeps its order; to use them start with refresh='always', or call refresh_index() first",
         )
 
     async def _compare(self) -> Changes:
@@ -117,7 +116,7 @@ class Revalidation:
 
 
 async def refreshed(index: SampleIndex, sources: Sequence[DataSource], path: Path) -> SampleIndex:
-    """The index of what the sources hold now: `index` itself if that is unchanged, else a new one, saved at `path`.
+    """Return `index` if the sources are unchanged, else a new index, saved at `path`.
 
     Raises:
         IndexBuildError, SourceError: as `SampleIndex.build`.
@@ -148,5 +147,5 @@ def _counts(changes: Changes) -> tuple[int, int, int]:
 
 
 def _names(changes: Changes) -> str:
-    told = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
-    return "; ".join(f"{kind} {', '.join(islice(names, _NAMED))}" for kind, names in told.items() if names)
+    kinds = {"added": changes.added, "changed": changes.changed, "removed": changes.removed}
+    return "; ".join(f"{kind} {', '.join(islice(names, _NAMED))}" for kind, names in kinds.items() if names)

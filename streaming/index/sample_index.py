@@ -1,4 +1,4 @@
-"""`SampleIndex`: position of a sample to the bytes of its parts, in about 2 microseconds and 35 bytes an object."""
+"""`SampleIndex`: from the position of a sample to the bytes of its parts, in about 2 us and 35 bytes per object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streaming.index.containers.jsonl import Lines
 from streaming.index.file import map_file, save_file
 from streaming.index.layout import FOLDER, OBJECT, RANGE, RANGES, Sections, parse, to_text
 from streaming.index.object_report import report
-from streaming.index.sample_names import NamingRules, below
+from streaming.index.sample_names import NamingRules, relative_folder
 from streaming.telemetry.skipped_objects import BY_SETTINGS, Skips
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "SampleIndex"]
 
-MOST_KNOWN_FOLDERS = 4096
-"""Paths of folders that are kept as text; beyond, they are forgotten and read again (about 1 microsecond each)."""
+MAX_KNOWN_FOLDERS = 4096
+"""Number of folder paths that are cached as text. Beyond that the cache is cleared (about 1 us per folder)."""
 
 OBJECT_BYTES, unpack_object = OBJECT.size, OBJECT.unpack_from
 
@@ -42,12 +42,12 @@ class Row(NamedTuple):
 
     Attributes:
         part: its key in the sample.
-        source: place of its source in the list that the index was built over.
+        source: index of its source in the list that the index was built over.
         path: of the object, relative to that source.
         start: first byte.
-        length: bytes; -1 for a whole object whose listing gave no size.
-        size: bytes of the whole object; -1 where its listing gave none.
-        validator: 64 bits of the object's ETag, or of its size and time of change; 0 where the listing gave neither.
+        length: in bytes; -1 for a whole object whose listing gave no size.
+        size: of the whole object in bytes; -1 if its listing gave none.
+        validator: 64 bits of the object's ETag, or of its size and modification time; 0 if the listing gave neither.
     """
 
     part: str
@@ -72,15 +72,15 @@ class SampleIndex:
 
     Attributes:
         parts: the keys of a sample.
-        fingerprint: changes with names, sizes and validators, and not with the place of the sources.
-        roots: for each part the sources that may hold it (their number, and the folder in them), preferred ones first.
-        has_etags: for each source whether its listing gave ETags, which validators are then made of.
-        dropped: samples that were left out as they lack a part.
-        skips: objects that were listed and are in no sample, by reason.
-        unlikely: objects that are in a sample and hardly meant to be, such as `metadata.json`.
-        total_bytes: of all parts of all samples, where the listings gave sizes.
+        fingerprint: changes with names, sizes and validators, but not with the location of the sources.
+        roots: for each part its sources (index, and folder in it), the preferred one first.
+        has_etags: for each source whether its listing gave ETags, from which validators are then made.
+        dropped: number of samples that were left out as they lack a part.
+        skips: listed objects that are in no sample, by reason.
+        unlikely: objects in a sample that are probably not meant to be, such as `metadata.json`.
+        total_bytes: of all parts of all samples whose listings gave sizes.
         max_object_bytes: of the largest part of a sample.
-        nbytes: of the whole index, all in.
+        nbytes: of the whole index.
     """
 
     def __init__(self, sections: Sections, path: str | None = None, *, is_shared: bool = False) -> None:
@@ -119,21 +119,21 @@ class SampleIndex:
         Args:
             data_mapping: `{name: key in the sample}` or a list of names; a name is a source's, or a folder's below the
                 roots (also below `.precomputed/`). None: see `streaming.index.sample_parts.find_parts`.
-            rename: texts in the names of samples and what stands for them, before they are matched.
+            rename: texts in the names of samples and their replacements, applied before matching.
             missing: what to do with samples that lack a part: "raise", or "drop" them and count.
 
         Raises:
-            ConfigError: if the mapping names something that is not there.
+            ConfigError: if the mapping has a name that does not exist.
             DuplicateName: if two objects of a source claim the same part of a sample.
-            MissingPart: if a sample lacks a part; it names the sample, the part and where it was looked for.
-            NoSamples: if there are objects, and none becomes a sample.
-            IndexBuildError: if a source is listed twice, or a path cannot be written down.
-            SourceError: if a source cannot be listed, or an object of lines not read.
+            MissingPart: if a sample lacks a part; names the sample, the part and the searched folders.
+            NoSamples: if there are objects, but none becomes a sample.
+            IndexBuildError: if a source is listed twice, or a path cannot be stored.
+            SourceError: if a source cannot be listed, or an object of lines cannot be read.
         """
         if missing not in ("raise", "drop"):
-            raise ConfigError(f"missing={missing!r}: say 'raise' or 'drop'")
+            raise ConfigError(f"missing={missing!r} must be 'raise' or 'drop'")
         if rename and "" in rename:
-            raise ConfigError("rename replaces an empty text: say what to replace")
+            raise ConfigError("rename replaces an empty text: give the text to replace")
         header = rules(sources, data_mapping=data_mapping, rename=rename, missing=missing)
         index = cls(parse(await build_buffer(sources, header, {}), "just built"))
         report(sources, index.skips, index.unlikely)
@@ -146,37 +146,37 @@ class SampleIndex:
         """Map a saved index.
 
         Args:
-            expect: what it must have been built for, as `configuration` or `rules` gives it; None: any.
-            is_shared: whether users other than this one and root may own or write the file. They then decide which
-                objects are read as which sample.
+            expect: the settings it must have been built with, from `configuration` or `rules`; None: any.
+            is_shared: whether users other than this one and root may own or write the file. They then control
+                which objects are read as which sample.
 
         Raises:
             FileNotFoundError: or another OSError, if the file cannot be opened.
-            IndexFileError: if it is cut short, damaged, of another version, or built for another configuration, if it
-                says what cannot be, or if others could have written it.
+            IndexFileError: if it is cut short, damaged, invalid, of another version, built for another configuration,
+                or writable by others.
         """
         sections = parse(map_file(Path(path), is_shared=is_shared), os.fspath(path))
         expected = {"configuration": expect} if isinstance(expect, str) else expect or {}
         if any(sections.header[name] != value for name, value in expected.items()):
             raise IndexFileError(
                 f"the index {os.fspath(path)} was built for other sources, data_mapping, rename or missing, or for "
-                "other include or exclude of a source; build it anew, or give each configuration a file of its own",
+                "other include or exclude of a source; build it again, or give each configuration a file of its own",
                 path=os.fspath(path),
             )
         return cls(sections, os.path.abspath(path), is_shared=is_shared)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save to a file, whole or not at all, and go on with a map of that file; others may save to it at once.
+        """Save to a file atomically, and use a map of that file from now on. Other processes may save to it too.
 
         Raises:
-            OSError: if it cannot be written; what was at `path` before is untouched.
+            OSError: if it cannot be written; a file at `path` stays as it was.
         """
         mapped = save_file(Path(path), self._buffer)
         self._sections = self._sections._replace(buffer=mapped)
         self._buffer, self._path = mapped, os.path.abspath(path)
 
     def forget_path(self) -> None:
-        """Pickle as bytes from now on: another index was saved at the path of this one."""
+        """Pickle as bytes from now on, as another index was saved at the path of this one."""
         self._path = None
 
     def __len__(self) -> int:
@@ -184,16 +184,16 @@ class SampleIndex:
 
     @property
     def skipped_objects(self) -> int:
-        """Objects that are in no sample, without those that the settings left out: mapping, `include`, `exclude`."""
+        """Number of objects in no sample, without those that the settings left out: mapping, `include`, `exclude`."""
         return self.skips.total(without=BY_SETTINGS)
 
     def rows(self, i: int) -> tuple[Row, ...]:
-        """The parts of sample `i`, in the order of `parts`.
+        """Return the parts of sample `i`, in the order of `parts`.
 
         Raises:
             IndexError: unless 0 <= i < len.
         """
-        # Written out rather than called: six calls a part would take longer than the work.
+        # Inlined: six calls per part would take longer than the work.
         buffer, known, new = self._buffer, self._known_folders, tuple.__new__
         objects, first_object = self._objects, self._first_object
         rows = []
@@ -219,28 +219,28 @@ class SampleIndex:
         return Row(part, source, path, start, length, size, validator)
 
     def _object(self, number: int) -> tuple[int, str, int, int]:
-        """Source, path, size and validator of an object."""
+        """Return source, path, size and validator of an object."""
         folder, at, count, size, validator = OBJECT.unpack_from(self._buffer, self._first_object + number * OBJECT.size)
         source, text, first = self._known_folders.get(folder) or self._folder(folder)
         return source, text + to_text(self._buffer[first + at : first + at + count]), size, validator
 
     def _folder(self, number: int) -> tuple[int, str, int]:
-        """Source and path of a folder, and where its names begin in the buffer; remembered for the next row."""
+        """Return source and path of a folder, and the offset of its names; cached for the next row."""
         at, texts = self._sections.folders + number * FOLDER.size, self._sections.texts
         names, text, count, source = FOLDER.unpack_from(self._buffer, at)
-        if len(self._known_folders) >= MOST_KNOWN_FOLDERS:
+        if len(self._known_folders) >= MAX_KNOWN_FOLDERS:
             self._known_folders.clear()
         path = to_text(self._buffer[texts + text : texts + text + count])
         found = self._known_folders[number] = (source, path, texts + names)
         return found
 
     def _range(self, number: int) -> tuple[int, int, int]:
-        """Object, first byte and bytes of a line."""
+        """Return object, first byte and length of a line."""
         found: tuple[int, int, int] = RANGE.unpack_from(self._buffer, self._sections.ranges + number * RANGE.size)
         return found
 
     def name(self, i: int) -> str:
-        """The name of sample `i`: the path below its part's root without suffixes, after renaming, `#` and a line.
+        """Return the name of sample `i`: the path below its part's root without suffixes, after renaming, `#` and line.
 
         Raises:
             IndexError: unless 0 <= i < len.
@@ -256,7 +256,9 @@ class SampleIndex:
             line = at - int(np.searchsorted(self._ranges["object"], cell))
         source, path, _, _ = self._object(cell)
         folder, slash, file = path.rpartition("/")
-        return self._naming.name(below(self._roots[source], folder + slash) or "", split_suffix(file)[0]), line
+        return self._naming.name(
+            relative_folder(self._roots[source], folder + slash) or "", split_suffix(file)[0]
+        ), line
 
     @cached_property
     def _naming(self) -> NamingRules:
@@ -265,7 +267,7 @@ class SampleIndex:
 
     @cached_property
     def _roots(self) -> dict[int, str]:
-        """Where the first part lies in each of its sources."""
+        """The folder of the first part in each of its sources."""
         return dict(self._sections.header["parts"][0]["roots"])
 
     @property
@@ -274,10 +276,10 @@ class SampleIndex:
         return np.frombuffer(self._buffer, RANGES, count, self._sections.ranges)
 
     async def revalidate(self, sources: Sequence[DataSource]) -> Changes:
-        """List the sources anew and compare; objects of lines are read again only if they changed.
+        """List the sources again and compare. Objects of lines are read again only if they changed.
 
         Args:
-            sources: those that the index was built over, in the same order.
+            sources: those of the index, in the same order.
 
         Raises:
             ConfigError: if they have other names.
@@ -285,7 +287,7 @@ class SampleIndex:
         """
         header, names = self._sections.header, [source.name for source in sources]
         if names != header["sources"]:
-            raise ConfigError(f"this index was built over the sources {header['sources']}, not {names}: give those")
+            raise ConfigError(f"this index was built over the sources {header['sources']}, not {names}: pass those")
         same = {key: header[key] for key in ("configuration", "sources", "data_mapping", "rename", "missing")}
         fresh = SampleIndex(parse(await build_buffer(sources, same, self._known_lines()), "just built"))
         if (fresh.skips.counts, fresh.unlikely.counts) != (self.skips.counts, self.unlikely.counts):

@@ -1,38 +1,38 @@
-"""The name of the sample that an object belongs to: its path below the part's root, without suffixes, after renaming.
+"""Name the sample of an object: its path below the part's root, without suffixes, after renaming.
 
-`latents/a/latent_0001.pt` and `conditions/a/condition_0001.pt` are both of sample `a/0001`: where a sample has several
-parts, the singular of a part's name and an underscore before a file's name are not part of the sample's name.
+`latents/a/latent_0001.pt` and `conditions/a/condition_0001.pt` both belong to sample `a/0001`: if samples have several
+parts, the singular of a part's name and an underscore are cut from the beginning of a file's name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["PRECOMPUTED", "NamingRules", "below"]
+__all__ = ["PRECOMPUTED", "NamingRules", "relative_folder"]
 
 PRECOMPUTED = ".precomputed/"
-"""The one hidden folder that is looked into: where trainers keep what they computed from the media beside it."""
+"""The one hidden folder that is listed: trainers put there what they compute from the media next to it."""
 
 BUILT_IN = ("latent", "condition")
 
 
 class NamingRules:
-    """Rules from a place to a sample's name.
+    """Rules that turn a path into a sample's name.
 
     Args:
-        part_names: what `data_mapping` calls the parts.
-        rename: texts in a name and what stands for them, applied in this order.
+        part_names: names of the parts in `data_mapping`.
+        rename: texts in a name and their replacements, applied in this order.
     """
 
     def __init__(self, part_names: Iterable[str], rename: Mapping[str, str]) -> None:
         names = list(part_names)
         words = {*BUILT_IN, *names, *map(_singular, names)} if len(names) > 1 else set()
-        # The longest first, so that `latents_` is not cut after `latent`.
+        # The longest first, so that `latents_` wins over `latent`.
         self._prefixes = tuple(sorted((f"{word}_" for word in words), key=len, reverse=True))
         self._rename = tuple(rename.items())
 
     def name(self, folder: str, stem: str) -> str:
-        """The sample's name, from the folder below the part's root (empty, or ending in `/`) and the file's stem."""
+        """Return the sample's name, given the folder below the part's root (empty, or ending in `/`) and the stem."""
         if self._rename:
             text = folder + stem
             for old, new in self._rename:
@@ -45,8 +45,8 @@ class NamingRules:
         return folder + stem
 
 
-def below(prefix: str, folder: str) -> str | None:
-    """What remains of a folder (empty, or ending in `/`) below a root prefix; None if it lies elsewhere."""
+def relative_folder(prefix: str, folder: str) -> str | None:
+    """Return a folder (empty, or ending in `/`) relative to a root prefix; None if it is not below it."""
     if not folder.startswith(prefix):
         return None
     rest = folder[len(prefix) :]

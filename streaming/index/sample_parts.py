@@ -1,4 +1,4 @@
-"""Which objects are which part of a sample: a source of its own, or a folder that any source may have."""
+"""Find the parts of samples: each is a source of its own, or a folder in any of the sources."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Part(NamedTuple):
     """One part of every sample.
 
     Attributes:
-        key: what the sample calls it.
-        name: what `data_mapping` calls it.
-        roots: (place of the source in the list, folder in it), the preferred copy first.
+        key: its key in the sample.
+        name: its name in `data_mapping`.
+        roots: (index of the source, folder in it), the preferred replica first.
     """
 
     key: str
@@ -34,45 +34,45 @@ class Part(NamedTuple):
 
 
 def check_distinct(sources: Sequence[DataSource]) -> None:
-    """Refuse two sources of one name, or one place listed twice.
+    """Refuse two sources with one name, or one location listed twice.
 
     Raises:
         IndexBuildError: naming both.
     """
     seen: dict[object, str] = {}
     for source in sources:
-        place = _place(source)
+        place = _location(source)
         if source.name in seen.values():
             raise IndexBuildError(f"two sources are named {source.name!r}: give each a name of its own")
         if place in seen:
-            text = f"sources {seen[place]!r} and {source.name!r} are the same place: list it once"
+            text = f"sources {seen[place]!r} and {source.name!r} are the same location: list it once"
             raise IndexBuildError(text, source=source.name)
         seen[place] = source.name
 
 
-def _place(source: DataSource) -> object:
+def _location(source: DataSource) -> object:
     kind, root = source.config.source_type, source.config.path_or_uri
     if kind == "local":
         return os.path.realpath(root)
-    # Objects in memory have no address: two such sources are two places.
+    # Objects in memory have no address, so two such sources are two locations.
     return id(source) if kind == "memory" else root.rstrip("/")
 
 
 def find_parts(
     sources: Sequence[DataSource], listings: Sequence[Listing], mapping: Mapping[str, str] | None
 ) -> list[Part]:
-    """The parts that a mapping asks for, or else those that are there, under the keys of `DEFAULT_MAPPING`.
+    """Return the parts of a mapping, or else those that the sources have, under the keys of `DEFAULT_MAPPING`.
 
-    Without a mapping the parts are the folders of `.precomputed/`; the folders right below a root that has one of the
-    names in `DEFAULT_MAPPING`; and each source that has none of these folders, as a whole.
+    Without a mapping the parts are the folders of `.precomputed/`; the top folders of a source, if one of them is named
+    in `DEFAULT_MAPPING`; and each source with none of these folders, as a whole.
 
     Raises:
-        ConfigError: if a name of the mapping is neither a source nor a folder, with the nearest that is, or if two
-            parts would have one key. One source that holds one part is that part, whatever one name a mapping has.
+        ConfigError: if a name of the mapping is neither a source nor a folder, with the nearest one, or if two parts
+            would have one key. If one source has one part, any single name in the mapping means that part.
     """
     trees = [_Tree(listing) for listing in listings]
     places = {source.name: number for number, source in enumerate(sources)}
-    found = _names_there(places, trees)
+    found = _find_names(places, trees)
     if mapping is None:
         mapping = parse_mapping({name: DEFAULT_MAPPING.get(name, name) for name in found}) or {}
     is_empty = not any(map(len, listings))
@@ -93,8 +93,8 @@ def find_parts(
     return parts
 
 
-def _names_there(places: Mapping[str, int], trees: Sequence[_Tree]) -> list[str]:
-    """The names of the parts that the sources hold: of folders where they are known to be parts, else of sources."""
+def _find_names(places: Mapping[str, int], trees: Sequence[_Tree]) -> list[str]:
+    """Return the names of the parts in the sources: of folders that are known to be parts, else of sources."""
     folders = {name for tree in trees for name in tree.top_below(PRECOMPUTED)}
     for name, number in places.items():
         tops = trees[number].top_below("")
@@ -105,7 +105,7 @@ def _names_there(places: Mapping[str, int], trees: Sequence[_Tree]) -> list[str]
 
 
 def _check_readable(name: str, listings: Sequence[Listing]) -> None:
-    """Refuse a folder that is there and holds nothing but objects that no codec reads."""
+    """Refuse a folder in which no object has a codec."""
     folder = name.strip("/") + "/"
     skips = Skips()
     for listing in listings:
@@ -126,7 +126,7 @@ def _folder_roots(name: str, trees: Sequence[_Tree]) -> tuple[tuple[int, str], .
 
 
 class _Tree:
-    """The folders of one source that hold objects, and those above them."""
+    """The folders of one source that have objects, and their parents."""
 
     def __init__(self, listing: Listing) -> None:
         self._is_empty = not len(listing)
@@ -137,14 +137,14 @@ class _Tree:
                 folder = folder[: folder.rstrip("/").rfind("/") + 1]
 
     def find(self, folder: str) -> str | None:
-        """Where a folder lies: below `.precomputed/` if there is one, else below the root."""
+        """Return the path of a folder: below `.precomputed/` if it exists there, else below the root."""
         return next((at for at in (PRECOMPUTED + folder, folder) if at in self._folders), None)
 
     def holds_any(self, names: Collection[str]) -> bool:
-        """Whether one of these folders is there; so it is said of an empty source too, a mirror that is not filled."""
+        """Whether one of these folders exists. True for an empty source too, as it may be a mirror to be filled."""
         return bool(names) and (self._is_empty or any(self.find(f"{name}/") is not None for name in names))
 
     def top_below(self, prefix: str) -> set[str]:
-        """The names of the folders right below a prefix."""
+        """Return the names of the folders directly below a prefix."""
         tops = {folder[len(prefix) :] for folder in self._folders if folder.startswith(prefix) and folder != prefix}
         return {top[:-1] for top in tops if top.count("/") == 1} - {PRECOMPUTED[:-1]}

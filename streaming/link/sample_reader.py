@@ -46,10 +46,6 @@ class SampleReader(Protocol):
         """Samples that all processes have read through the engine since the last `reset_metrics`."""
 
     @property
-    def reports_metrics(self) -> bool:
-        """Whether the metrics of this process include the engine's numbers."""
-
-    @property
     def announces(self) -> bool:
         """Whether this process announces what it will read; for a DataLoader worker its parent does."""
 

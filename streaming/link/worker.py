@@ -23,9 +23,9 @@ from streaming.telemetry.stages import ACCOUNTS, CACHE, QUEUE
 
 __all__ = ["Inline", "Reply", "Request", "Worker"]
 
-READING_TIMEOUT_S = 1.0
-"""How long the engine has to return its metrics, which takes a millisecond, so that a stopped process blocks neither a
-scrape nor `close`."""
+READING_TIMEOUT_S = 0.5
+"""How long the engine has to return its metrics, which takes a millisecond: half of the shortest usual time limit of a
+scrape. A stopped process blocks neither a scrape nor `close`."""
 
 
 class Request(NamedTuple):
@@ -74,8 +74,6 @@ class Worker:
     Args:
         handle: from the engine's process, inherited by a fork or received at a spawn.
     """
-
-    reports_metrics = False
 
     def __init__(self, handle: LinkHandle) -> None:
         self._handle = handle

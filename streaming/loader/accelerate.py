@@ -1,4 +1,4 @@
-"""What Accelerate asks of a loader that divides, places and saves its batches by itself."""
+"""Interface by which Accelerate accepts a loader that shards, places and saves its batches on its own."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["Prepared"]
 
 
 class Prepared:
-    """A base for such loaders: `prepare` takes them as they are, `save_state` and `load_state` include them.
+    """Base of such loaders: `prepare` returns them unchanged, `save_state` and `load_state` include them.
 
-    It would otherwise make another loader of the same data set, which divides the batches among the ranks a second
-    time and asks for one batch more than the trainer has got. The names are those of Accelerate's
-    `prepare_data_loader`, `save_accelerator_state` and `DataLoaderStateMixin`.
+    Accelerate would otherwise make another loader over the same data set, which shards the batches a second time and
+    requests one batch more than the trainer received. The names are those of Accelerate's `prepare_data_loader`,
+    `save_accelerator_state` and `DataLoaderStateMixin`.
 
     Attributes:
-        end_of_dataloader: whether the batch given last ends its epoch: gradients are not accumulated beyond it.
-        remainder: how many rows of the last batch, gathered from all ranks, are not repeated; 0 for all, -1 where the
-            repeated ones do not come last.
+        end_of_dataloader: whether the last batch returned ends its epoch: gradients are not accumulated beyond it.
+        remainder: number of rows in the last batch, gathered from all ranks, that are not repeated; 0 means all, -1
+            that the repeated ones are not at the end.
     """
 
     _is_accelerate_prepared = True
@@ -27,7 +27,7 @@ class Prepared:
     remainder = -1
 
     def _begin(self, remainder: int) -> None:
-        """Be the loader that Accelerate asks for the end."""
+        """Make this the loader from which Accelerate reads `end_of_dataloader`."""
         self.end_of_dataloader, self.remainder = False, remainder
         gradients = _gradient_state()
         if gradients is not None:
@@ -40,7 +40,7 @@ class Prepared:
 
 
 def _gradient_state() -> Any | None:
-    """Accelerate's account of the loaders that are being read, where the trainer has made an `Accelerator`."""
+    """Return Accelerate's state of the loaders that are being read, or None without an `Accelerator`."""
     module = sys.modules.get("accelerate.state")
     state = getattr(module, "GradientState", None)
     return state() if state is not None and state._shared_state else None

@@ -1,6 +1,6 @@
-"""Make a batch of samples: nests of dicts, lists and tuples whose leaves are tensors, arrays, numbers or text.
+"""Collate samples into a batch: nested dicts, lists and tuples whose leaves are tensors, arrays, numbers or text.
 
-`StackCollate` needs equal shapes; `PadCollate` pads what differs. Both follow the structure of the first sample:
+`StackCollate` requires equal shapes; `PadCollate` pads. Both follow the structure of the first sample:
 
 - tensors and numpy arrays become one tensor `[batch, ...]`; numbers and bools a tensor `[batch]`;
 - str, bytes and None become a list `[batch]`;
@@ -33,7 +33,7 @@ class _Padded(NamedTuple):
 
 
 class StackCollate:
-    """Collates samples whose leaves have equal shapes."""
+    """Collate samples whose leaves have equal shapes."""
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Collate one batch.
@@ -45,14 +45,14 @@ class StackCollate:
 
 
 class PadCollate:
-    """Collates samples whose tensors differ in size: each differing dimension is padded at its end to the largest.
+    """Collate samples whose tensors differ in size: each differing dimension is padded at its end to the largest.
 
-    Where tensors of an entry of a dict were padded, the batch also holds `<key>_lengths`, an int64 tensor `[batch]`:
-    the sizes of their first dimension before padding.
+    If the tensors of a dict entry were padded, the batch also holds `<key>_lengths`, an int64 tensor `[batch]`: the
+    sizes of their first dimension before padding.
 
     Args:
-        padding_value: fills the padding; a number, or `{key: number}` by the innermost dict key, 0 where not named.
-        max_length: cut the first dimension of what differs to this size; None keeps all.
+        padding_value: a number, or `{key: number}` by the innermost dict key, 0 for other keys.
+        max_length: cut the first dimension of tensors that differ to this size; None does not cut.
     """
 
     def __init__(self, padding_value: float | Mapping[str, float] = 0, max_length: int | None = None) -> None:
@@ -90,13 +90,13 @@ class PadCollate:
 
 
 def _widths(shape: Sequence[int], target: Sequence[int]) -> list[int]:
-    """Padding in the order of `torch.nn.functional.pad`: last dimension first, each before and after."""
+    """Return the padding in the order of `torch.nn.functional.pad`: last dimension first, each before and after."""
     pairs = zip(reversed(shape), reversed(target), strict=True)
     return [width for size, wanted in pairs for width in (0, wanted - size)]
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
-    """`[batch, ...]`; in a DataLoader worker straight into shared memory, as `default_collate` does."""
+    """Stack to `[batch, ...]`; in a DataLoader worker directly into shared memory, as `default_collate` does."""
     batch = batch_of_rows(tensors)
     return default_collate(tensors) if batch is None else batch
 

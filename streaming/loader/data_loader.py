@@ -20,48 +20,48 @@ from streaming.loader.state import Pass
 from streaming.order.batching import BatchPlan, TokenBudgetBatching
 from streaming.order.permutation import Order, Sequential
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.live import add_loader
-from streaming.telemetry.stalls import StallAccount, accounted, arriving, rest_of
+from streaming.telemetry.stalls import StallAccount, attributed, default_stage, timing_collate
+from streaming.telemetry.totals import TOTALS
 
 __all__ = ["StreamingDataLoader"]
 
 
 class StreamingDataLoader(Prepared, DataLoader[Any]):
-    """Batches of one rank, in an order that is a pure function of seed and epoch, with a state to go on from.
+    """Batches of one rank, in an order that is a pure function of seed and epoch, resumable from its state.
 
-    Takes what torch's DataLoader takes, except `sampler`, `batch_sampler` and `generator`: the order is its own. Ranks
-    are found and told apart without a distributed sampler; all of them get equally many batches. What comes next is
-    read ahead, whatever `num_workers` is, also through torch's `Subset`, `ConcatDataset` and `StackDataset`.
+    Accepts the arguments of torch's DataLoader, except `sampler`, `batch_sampler` and `generator`: the loader has its
+    own order. It detects its rank and needs no distributed sampler; all ranks get the same number of batches. The next
+    samples are read ahead, for any `num_workers`, also through torch's `Subset`, `ConcatDataset` and `StackDataset`.
 
-    Each iteration is an epoch of its own, also after one that was left early, unless a state was loaded or `set_epoch`
-    was called: see `streaming.loader.state.LoaderState`. Several loaders over one data set do not change each other's
+    Each iteration is a new epoch, also after one that was left early, unless a state was loaded or `set_epoch` was
+    called: see `streaming.loader.state.LoaderState`. Several loaders over one data set do not change each other's
     batches.
 
-    `state_dict()` counts a batch when `next()` returned it, however far workers and devices are ahead; a state may be
-    loaded with another `world_size`, `batch_size` or `num_workers`, and the global order goes on where it was.
+    `state_dict()` counts a batch when `next()` returned it, however far workers and devices are ahead. A state can be
+    loaded with another `world_size`, `batch_size` or `num_workers`: the global order continues where it was.
 
     Args:
         dataset: a `StreamingDatasetAdapter`, a `MixedDataset`, or any map-style data set.
-        batch_size: samples on each rank; with `SequencePacking` packs, with `TokenBudgetBatching` left out.
-        shuffle: each epoch in an order of its own, or always from first to last.
-        seed: of the order; None is the data set's own, or 0.
-        order: an order to use in place of `shuffle` and `seed`.
+        batch_size: samples on each rank; packs with `SequencePacking`; leave it out with `TokenBudgetBatching`.
+        shuffle: whether each epoch has a new order; otherwise samples come from first to last.
+        seed: seed of the order; None: the data set's own, or 0.
+        order: replaces `shuffle` and `seed`.
         batching: `TokenBudgetBatching` or `SequencePacking`, to group samples by their lengths before they are read.
-        drop_last: drop the last samples where they do not suffice for a whole batch on each rank. Otherwise the last
-            batch is smaller, and the first samples of the epoch fill it up to one size on all ranks.
+        drop_last: drop the last samples if they do not fill a batch on each rank. Otherwise the last batch is smaller,
+            and the first samples of the epoch fill it up to one size on all ranks.
         rank, world_size: see `streaming.core.ranks.rank_and_world`.
-        device: where the tensors of a batch shall be; None leaves them.
-        prefetch_to_device: batches that are copied to the device ahead of their use.
-        options: as for torch's DataLoader, except `in_order=False`.
+        device: device to copy the tensors of a batch to; None does not copy.
+        prefetch_to_device: number of batches copied to the device ahead of their use.
+        options: options of torch's DataLoader, except `in_order=False`.
 
     Attributes:
-        rank, world_size: as found.
+        rank, world_size: as given or detected.
         sampler: the `StreamingSampler`.
-        plan: the groups of samples, where there is `batching`; `plan.padding(epoch)` is their share of padding.
-        stalls: how long the trainer waited for batches, and for what.
+        plan: the groups of samples with `batching`, else None; `plan.padding(epoch)` is their share of padding.
+        stalls: how long the trainer waited for batches, by stage.
 
     Raises:
-        ConfigError: settings that cannot be used, fewer samples than ranks, or ranks that do not agree.
+        ConfigError: a setting cannot be used, there are fewer samples than ranks, or the ranks do not agree.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         elif given.batches is not None:
             sampler.drop_last = getattr(given.batches, "drop_last", drop_last)
             batch_size = getattr(given.batches, "batch_size", None)
-        # By these names a framework that makes a loader again finds the arguments.
+        # A framework that makes the loader again looks for the arguments under these names.
         self.seed, self.order, self.batching = seed, order, batching
         self.rank, self.world_size = sampler.rank, sampler.world_size
         self.device, self.prefetch_to_device = device, prefetch_to_device
@@ -111,25 +111,25 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
             options.setdefault("pin_memory", True)
         if given.batches is not None or isinstance(batching, TokenBudgetBatching):
             super().__init__(dataset, batch_sampler=given.batches or sampler, **options)
-            object.__setattr__(self, "sampler", sampler)  # in place of torch's, which nothing draws from
+            object.__setattr__(self, "sampler", sampler)  # instead of torch's, which is not read
         else:
             super().__init__(dataset, self._per_batch, sampler=sampler, drop_last=drop_last, **options)
         self._view = EpochDataset(dataset) if batching is not None or sampler.draws else None
-        self.stalls = StallAccount(rest_of(self.num_workers, self._device))
-        add_loader(self)
+        self.stalls = StallAccount(default_stage(self.num_workers, self._device))
+        TOTALS.add_loader(self)
 
     @property
     def plan(self) -> BatchPlan | None:
-        """The groups of samples, where there is `batching`."""
+        """The groups of samples with `batching`, else None."""
         return self._units.plan
 
     @property
     def epoch(self) -> int:
-        """The one under way, or that comes next: from the batch on that ends epoch e it is e + 1."""
+        """Epoch under way, or the next one: e + 1 once the last batch of epoch e was returned."""
         return self._progress.epoch
 
     def __len__(self) -> int:
-        """Batches on each rank in a whole epoch, also where a state was loaded in the middle of one."""
+        """Return the number of batches on each rank in a whole epoch, whatever state was loaded."""
         return self._batches(self._progress.epoch, 0)
 
     def _batches(self, epoch: int, position: int) -> int:
@@ -137,13 +137,13 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         return left // self._per_batch if self.drop_last else -(-left // self._per_batch)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own iterator class
-        # A pass begins with its first batch: Lightning makes an iterator, and then sets the epoch for it.
+        # A pass begins with its first batch: Lightning makes the iterator before it sets the epoch.
         self._units.check_group()
         self._check_ranks()
         yield from self._delivered(self._progress.begin())
 
     def _check_ranks(self) -> None:
-        """Refuse a pass that begins in another way on another rank, as after one rank alone looked at a first batch."""
+        """Refuse a pass that begins differently on another rank, as after only one rank looked at a first batch."""
         epoch, position = self._progress.start
         left_at = self._progress.left_at
         begin = {"epoch": epoch, "position": position, "the last pass left at position": left_at}
@@ -170,7 +170,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         step = self._per_batch * self.world_size
         self._begin(self._remainder(epoch, position))
         try:
-            for batch in self.stalls.steps_of(self._arriving):
+            for batch in self.stalls.steps_of(self._attributed):
                 left -= 1
                 self.stalls.add_samples(self._per_batch if left else last)
                 if left:
@@ -182,29 +182,29 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         finally:
             self._end()
 
-    def _arriving(self) -> Iterator[Any]:
-        batches = arriving(self._start, self.num_workers)
+    def _attributed(self) -> Iterator[Any]:
+        batches = attributed(self._start, self.num_workers)
         return batches if self._device is None else to_device(batches, self._device, self.prefetch_to_device)
 
     def _start(self) -> Iterator[Any]:
-        with accounted(self, self.stalls.rest), self._viewed():
+        with timing_collate(self, self.stalls.default_stage), self._viewed():
             return super().__iter__()
 
     @contextmanager
     def _viewed(self) -> Iterator[None]:
-        """An iterator of torch's that is made inside reads through the view; `dataset` stays what was given."""
+        """Let an iterator of torch that is made inside read through the view; `dataset` is unchanged afterwards."""
         if self._view is None:
             yield
             return
         dataset = self.dataset
-        object.__setattr__(self, "dataset", self._view)  # torch refuses it once a loader is made
+        object.__setattr__(self, "dataset", self._view)  # torch does not allow it after construction
         try:
             yield
         finally:
             object.__setattr__(self, "dataset", dataset)
 
     def _remainder(self, epoch: int, position: int) -> int:
-        """See `Prepared`: what is repeated are the last units of the last ranks; gathered, ranks follow each other."""
+        """Return `Prepared.remainder`: the last units of the last ranks are repeated; ranks are gathered in order."""
         each = self._units.left(epoch, position)
         repeated = max(each * self.world_size - (self._units.units(epoch) - position), 0)
         rows = (each - 1) % self._per_batch + 1
@@ -214,7 +214,7 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
         return rows * self.world_size - repeated if repeated == 1 or in_one_row else -1
 
     def metrics_snapshot(self) -> MetricsSnapshot:
-        """The numbers of this moment as metrics, as those of an adapter are, without the label `dataset`."""
+        """Return the current numbers as metrics, like those of an adapter, without the label `dataset`."""
         reading: MetricsSnapshot = {
             **self.stalls.metrics_snapshot(),
             "loader_epoch": {(): self._progress.epoch},
@@ -224,28 +224,28 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
 
     @property
     def dataset_name(self) -> str:
-        """That of the adapter; "mixed" of a `MixedDataset`, "data" of any other data set."""
+        """Name of the adapter; "mixed" for a `MixedDataset`, "data" for any other data set."""
         return str(getattr(self.dataset, "name", "data"))
 
     # -- state
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next pass at the start of this epoch, or at the place of a loaded state of this epoch."""
+        """Begin the next pass at the start of this epoch, or at the position of a loaded state of this epoch."""
         self._progress.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the run is, up to the batch that `next()` returned last: JSON of less than a kilobyte.
+        """Return the progress of the run, up to the batch that `next()` returned last: JSON of less than a kilobyte.
 
-        The same on all ranks; after the last batch of epoch e it says epoch e + 1, position 0. After a pass that was
-        left early it is the place where it was left.
+        It is the same on all ranks. After the last batch of epoch e it holds epoch e + 1, position 0; after a pass that
+        was left early, the position where it was left.
         """
         return self._progress.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any] | str | bytes) -> None:
-        """Begin the next pass at a state.
+        """Resume from a state with the next pass.
 
         Raises:
-            StateError: if it is damaged, of another version, or of another run; says what differs.
+            StateError: the state is damaged, of another version, or of another run; says what differs.
         """
         self._progress.load_state_dict(state)
 
@@ -253,13 +253,13 @@ class StreamingDataLoader(Prepared, DataLoader[Any]):
 def _check_options(dataset: Any, options: Mapping[str, Any], batch_size: int | None, batching: Batching | None) -> None:
     if isinstance(dataset, IterableDataset):
         raise ConfigError(
-            f"{type(dataset).__name__} is an IterableDataset, whose order cannot be chosen: give a map-style data set"
+            f"{type(dataset).__name__} is an IterableDataset, which has no order to choose: use a map-style data set"
         )
     if options.get("generator") is not None:
-        raise ConfigError("generator is given to a StreamingDataLoader, whose order has a seed of its own: give seed=")
+        raise ConfigError("a StreamingDataLoader takes no generator, as its order has its own seed: use seed=")
     if options.get("in_order") is False:
         raise ConfigError(
-            "in_order=False gives batches as they are made, so no place in the order says which ones a run has had: "
+            "in_order=False returns batches out of order, so no position says which ones a run has had: "
             "a resumed run would repeat some and lose others. Leave it out, or use torch's DataLoader"
         )
     if isinstance(batching, TokenBudgetBatching):
@@ -268,4 +268,4 @@ def _check_options(dataset: Any, options: Mapping[str, Any], batch_size: int | N
                 f"batch_size={batch_size} with TokenBudgetBatching, which makes the batches: leave it out"
             )
     elif batch_size is None or batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size!r}: give the samples of a batch on each rank, at least 1")
+        raise ConfigError(f"batch_size={batch_size!r} must be at least 1: the samples of a batch on each rank")

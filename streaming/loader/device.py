@@ -1,4 +1,4 @@
-"""Copies batches to an accelerator while the trainer computes on the ones before."""
+"""Copy batches to an accelerator while the trainer computes on earlier ones."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["to_device"]
 
 
 def to_device(batches: Iterator[Any], device: torch.device, ahead: int = 2) -> Iterator[Any]:
-    """The same batches with their tensors on a device, up to `ahead` of them copied before they are asked for.
+    """Yield the batches with their tensors on a device, copying up to `ahead` of them before they are requested.
 
-    On CUDA the copies run on a stream of their own, beside the trainer's kernels; they overlap if the batches lie in
-    pinned memory (`pin_memory=True`, whose buffers torch keeps and reuses). Elsewhere they are plain copies, and none
-    for what is there already. What is not a tensor, and has no `to`, stays as it is.
+    On CUDA the copies run on their own stream, next to the trainer's kernels; they overlap if the batches are in pinned
+    memory (`pin_memory=True`, whose buffers torch keeps and reuses). On other devices they are plain copies; tensors
+    that are on the device already are not copied. Values without a `to` method are passed through.
 
     Args:
-        batches: nests of dict, list and tuple. An error it raises comes where its batch would have come.
-        ahead: 0 copies on the trainer's own stream.
+        batches: nested dicts, lists and tuples. An error is raised at the position of its batch.
+        ahead: number of batches; 0 copies on the trainer's own stream.
 
     Raises:
-        ConfigError: if `ahead` is negative, or torch finds no such device.
+        ConfigError: `ahead` is negative, or torch finds no such device.
     """
     if ahead < 0:
-        raise ConfigError(f"prefetch_to_device={ahead}: give the batches to copy ahead, 0 for none")
+        raise ConfigError(f"prefetch_to_device={ahead} must be the number of batches to copy ahead, 0 or more")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={str(device)!r}: torch finds no CUDA device; leave it out or install a driver")
     copy = _copy_on_side_stream(device) if device.type == "cuda" and ahead else partial(_copy, device)
@@ -59,7 +59,7 @@ def _copy_on_side_stream(device: torch.device) -> Callable[[Any], Callable[[], A
             current.wait_event(done)
             for leaf in tree_leaves(moved):
                 if isinstance(leaf, torch.Tensor) and leaf.is_cuda:
-                    leaf.record_stream(current)  # its memory is not given away before the trainer's kernels end
+                    leaf.record_stream(current)  # its memory is not reused before the trainer's kernels end
             return moved
 
         return receive
@@ -68,7 +68,7 @@ def _copy_on_side_stream(device: torch.device) -> Callable[[Any], Callable[[], A
 
 
 def _read_ahead(batches: Iterator[Any], copy: Callable[[Any], Callable[[], Any]], ahead: int) -> Iterator[Any]:
-    """What `copy(batch)()` gives for each batch, `copy` being called up to `ahead` batches before."""
+    """Yield `copy(batch)()` for each batch, with `copy` called up to `ahead` batches before."""
     coming: deque[Callable[[], Any]] = deque()
     error: Exception | None = None
     is_open = True
@@ -79,7 +79,7 @@ def _read_ahead(batches: Iterator[Any], copy: Callable[[Any], Callable[[], Any]]
                 coming.append(copy(next(batches)))
             except StopIteration:
                 is_open = False
-            except Exception as exc:  # belongs to a batch that was not asked for yet
+            except Exception as exc:  # of a batch that was not requested yet
                 is_open, error = False, exc
         if not coming:
             break

@@ -1,7 +1,7 @@
-"""What a framework gives to a loader class when it makes a loader again from the one it was given.
+"""Arguments with which a framework makes a loader again from the user's loader.
 
 Lightning does so for `predict`, to know which samples were in a batch, and for `overfit_batches`, to have the same ones
-in each epoch: it calls the class with a `sampler` or `batch_sampler` and the other arguments as they were.
+in each epoch: it calls the class with a `sampler` or `batch_sampler` and otherwise the original arguments.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _SETTINGS = {
     "accelerate": "in Accelerate, give the loader itself to prepare()",
     "transformers": "in the Trainer, return the loader from get_train_dataloader()",
 }
-"""By the package whose sampler it is: the setting that keeps a framework from giving one."""
+"""`{package of the sampler: setting that keeps the framework from passing one}`."""
 
 
 class Given(NamedTuple):
-    """What the arguments `sampler` and `batch_sampler` say.
+    """Meaning of the arguments `sampler` and `batch_sampler`.
 
     Attributes:
-        units: the sampler of the loader that is made again; None to make one.
-        batches: draws from `units`, for torch's DataLoader; None for its own.
-        is_sequential: whether the samples are read from first to last, whatever the other arguments say.
+        units: the sampler of the loader that is made again; None: a new one.
+        batches: the batch sampler over `units` for torch's DataLoader; None: torch's own.
+        is_sequential: whether samples are read from first to last, whatever the other arguments are.
     """
 
     units: LoaderSampler | None = None
@@ -40,14 +40,14 @@ class Given(NamedTuple):
 
 
 def given_samplers(options: Mapping[str, Any], *, has_batching: bool) -> Given:
-    """Return what a framework asks for with `sampler` or `batch_sampler`.
+    """Return what a framework requests with `sampler` or `batch_sampler`.
 
     Args:
         options: the arguments of the loader.
         has_batching: whether the loader groups samples by their lengths.
 
     Raises:
-        ConfigError: a sampler of another order than the loader's; names the framework's setting, if it is one's.
+        ConfigError: the sampler has another order than the loader; names the framework's setting, if known.
     """
     batches, sampler = options.get("batch_sampler"), options.get("sampler")
     if batches is not None:
@@ -60,8 +60,8 @@ def given_samplers(options: Mapping[str, Any], *, has_batching: bool) -> Given:
     if type(sampler) is SequentialSampler:
         if has_batching:
             raise ConfigError(
-                "a SequentialSampler is given to a StreamingDataLoader with batching, whose batches differ from epoch "
-                "to epoch in any order: in Lightning, use limit_train_batches in place of overfit_batches"
+                "a StreamingDataLoader with batching takes no SequentialSampler, as its batches differ from epoch to "
+                "epoch: in Lightning, use limit_train_batches instead of overfit_batches"
             )
         return Given(is_sequential=True)
     units = _inside(sampler)
@@ -71,7 +71,7 @@ def given_samplers(options: Mapping[str, Any], *, has_batching: bool) -> Given:
 
 
 def _inside(sampler: Any) -> LoaderSampler | None:
-    """The sampler of a loader of ours from which another one draws in the end, if it does."""
+    """Return the `LoaderSampler` inside a wrapping sampler, if there is one."""
     while sampler is not None and not isinstance(sampler, LoaderSampler):
         sampler = getattr(sampler, "sampler", None) or getattr(sampler, "_batch_sampler", None)
     return sampler
@@ -81,6 +81,6 @@ def _refused(name: str, sampler: Any) -> ConfigError:
     setting = _SETTINGS.get(type(sampler).__module__.split(".")[0])
     next_step = f"{setting}, or use" if setting else "leave it out, or use"
     return ConfigError(
-        f"{name} ({type(sampler).__name__}) is given to a StreamingDataLoader, which has an order of its own and "
-        f"divides it among the ranks: {next_step} torch's DataLoader with adapter.look_ahead(sampler)"
+        f"{name} ({type(sampler).__name__}) is passed to a StreamingDataLoader, which has its own order and "
+        f"shards it among the ranks: {next_step} torch's DataLoader with adapter.look_ahead(sampler)"
     )

@@ -19,23 +19,23 @@ __all__ = ["MixedDataset"]
 
 
 class MixedDataset(Dataset[Any]):
-    """Data sets one after the other, and the order in which a run mixes them.
+    """Concatenation of data sets, with the order in which a run mixes them.
 
-    Samples come as their data set gives them; number i is that of the first data set, then of the second. A
-    `StreamingDataLoader` takes them in the order of the mixture. What is announced is passed on to the data sets, so
-    each reads ahead from its own sources into its own cache. Works in DataLoader workers as its data sets do.
+    Indices count through the first data set, then through the second, and so on. A `StreamingDataLoader` reads in the
+    order of the mixture. Announcements are passed on to the data sets, so each reads ahead from its own sources into
+    its own cache. Works in DataLoader workers if its data sets do.
 
     Args:
         datasets: `{stream: data set}`: a `StreamingDatasetAdapter`, or any map-style data set.
         weights, repeats, temperature, epoch_size, seed, shuffle, weight_schedule: see `order.mixture.Mixture`.
 
     Attributes:
-        name: what metrics call the batches; each data set has a name of its own.
+        name: label of the batches in metrics; each data set has its own name.
         order: the mixture.
-        fingerprint: changes with what the data sets hold.
+        fingerprint: changes with the contents of the data sets.
 
     Raises:
-        ConfigError: a setting that cannot be used; the message names the stream and the value.
+        ConfigError: a setting cannot be used; the message names the stream and the value.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class MixedDataset(Dataset[Any]):
         self.fingerprint = _fingerprint(self.datasets)
 
     def __len__(self) -> int:
-        """Samples in all data sets; `order.epoch_size` is how many an epoch has."""
+        """Return the number of samples in all data sets; `order.epoch_size` is the number in an epoch."""
         return self.order.num_samples
 
     def __getitem__(self, index: SupportsIndex) -> Any:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
-        """Several samples at once: each data set is asked once for its part."""
+        """Return several samples; each data set is called once for its part."""
         found: list[Any] = [None] * len(indices)
         with reading_in(epoch_of(indices[0]) if indices else None):
             for dataset, places, numbers in self._parts(indices):
@@ -83,18 +83,18 @@ class MixedDataset(Dataset[Any]):
         return found
 
     def announce(self, indices: Iterable[SupportsIndex], order: object) -> None:
-        """Say which samples will be read next, in order; each data set that can read ahead is told its part."""
+        """Announce which samples will be read next, in order, to the data sets that can read ahead."""
         for dataset, _, numbers in self._parts(indices):
             torch_datasets.announce(dataset, numbers, order)
 
     def forget(self, order: object) -> None:
-        """Say that what was announced under this `order` and was not read yet will not be read."""
+        """Withdraw the announcements under this `order` that were not read yet."""
         for dataset in self.datasets.values():
             torch_datasets.forget(dataset, order)
 
     @property
     def reads(self) -> int:
-        """Samples that were read so far from the data sets that count them."""
+        """Number of samples read so far from the data sets that count them."""
         return sum(torch_datasets.reads(each) for each in self.datasets.values() if torch_datasets.counts_reads(each))
 
     @property
@@ -103,7 +103,7 @@ class MixedDataset(Dataset[Any]):
         return any(map(torch_datasets.draws, self.datasets.values()))
 
     def get_cache_stats(self) -> dict[str, dict[str, Any]]:
-        """`{stream: its statistics}` of the data sets that have a cache."""
+        """Return `{stream: statistics}` of the data sets that have a cache."""
         return {
             name: dataset.get_cache_stats()
             for name, dataset in self.datasets.items()
@@ -111,7 +111,7 @@ class MixedDataset(Dataset[Any]):
         }
 
     def close(self) -> None:
-        """Close the data sets that can be closed, all of them also where one fails. Idempotent as they are."""
+        """Close the data sets that can be closed, all of them even if one fails. Idempotent if they are."""
         errors = []
         for dataset in self.datasets.values():
             try:
@@ -130,7 +130,7 @@ class MixedDataset(Dataset[Any]):
         self.close()
 
     def _parts(self, indices: Iterable[SupportsIndex]) -> list[tuple[Any, list[int], list[int]]]:
-        """For each data set concerned: places among the indices, and numbers in it, both in the order given."""
+        """Return `(data set, places among the indices, indices in it)` for each data set concerned."""
         numbers = np.array([self._number(index) for index in indices], dtype=np.int64)
         streams, inside = self.order.stream_of(numbers)
         found = []
@@ -150,11 +150,11 @@ class MixedDataset(Dataset[Any]):
 
 
 def _nothing(*_: object) -> None:
-    """In place of a method that a plain data set lacks."""
+    """Stand in for a method that a plain data set lacks."""
 
 
 def _fingerprint(datasets: Mapping[str, Any]) -> str:
-    """Over the names and the data sets' own fingerprints; of a data set without one its length."""
+    """Hash the names and the data sets' fingerprints, or lengths for data sets without one."""
     digest = xxhash.xxh3_64()
     for name, dataset in datasets.items():
         digest.update(repr((name, torch_datasets.fingerprint_of(dataset) or len(dataset))).encode())

@@ -1,4 +1,4 @@
-"""Collate packs: several samples one after the other in a row, with the borders between them."""
+"""Collate packs: several samples in a row, with the borders between them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["PackCollate"]
 
 
 class PackCollate:
-    """Collates packs of samples, as `SequencePacking` makes them; no row holds a part of a sample.
+    """Collate the packs of `SequencePacking`; samples are never split.
 
-    A batch is a dict of tensors `[packs, max_tokens]`: one per key, as the samples have it; `document_ids` (int64: 0
-    for the first sample of a row, 1 for the next, -1 where there is none), from which an attention mask follows; and
-    `position_ids` (int64, from 0 in each sample, and 0 where there is none).
+    A batch is a dict of tensors `[packs, max_tokens]`: one per key, with the dtype of the samples; `document_ids`
+    (int64: 0 for the first sample of a row, 1 for the next, -1 for padding), from which an attention mask follows; and
+    `position_ids` (int64, from 0 in each sample, 0 for padding).
 
     Args:
-        max_tokens: of a row; that of `SequencePacking`.
-        keys: the entries of a sample that hold one value a token: tensors or arrays `[tokens]`.
-        pad_values: `{key: number}` after the last sample of a row; 0 where not named. Labels are best padded with -100.
+        max_tokens: length of a row; equal to that of `SequencePacking`.
+        keys: the entries of a sample with one value per token: tensors or arrays `[tokens]`.
+        pad_values: `{key: number}` after the last sample of a row; 0 for other keys. Use -100 for labels.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class PackCollate:
         pad_values: Mapping[str, float] | None = None,
     ) -> None:
         if max_tokens < 1:
-            raise ValueError(f"max_tokens={max_tokens} must be at least 1: that of the SequencePacking")
+            raise ValueError(f"max_tokens={max_tokens} must be at least 1, as in SequencePacking")
         keys = (keys,) if isinstance(keys, str) else tuple(keys)
         if not keys:
-            raise ValueError("keys are empty; name the entries of a sample that hold its tokens")
+            raise ValueError("keys is empty; name the entries of a sample that hold its tokens")
         for key in pad_values or {}:
             if key not in keys:
                 raise ValueError(f"pad_values name {key!r}, which is not one of the keys {list(keys)}")
@@ -48,7 +48,7 @@ class PackCollate:
         """Collate one batch.
 
         Raises:
-            ValueError: a sample lacks a key, its tensors are not `[tokens]` of one length, or a pack is too long.
+            ValueError: a sample lacks a key, its tensors are not `[tokens]` of equal length, or a pack is too long.
         """
         lengths = [
             [self._length(sample, f"sample {at} of pack {row}") for at, sample in enumerate(pack)]
@@ -73,7 +73,7 @@ class PackCollate:
             shapes[key] = list(entry(sample, key).shape)
         first = shapes[self.keys[0]]
         if len(first) != 1 or any(shape != first for shape in shapes.values()):
-            raise ValueError(f"{name} has shapes {shapes}; one value a token is [tokens], equal for all keys")
+            raise ValueError(f"{name} has shapes {shapes}; give one value per token, [tokens], for all keys")
         return int(first[0])
 
     def _check(self, lengths: Sequence[Sequence[int]]) -> None:
@@ -85,7 +85,7 @@ class PackCollate:
                 )
 
     def _rows(self, packs: Sequence[Sequence[Any]], key: str) -> Tensor:
-        """`[packs, max_tokens]`, of the type of the first sample."""
+        """Return `[packs, max_tokens]`, with the dtype of the first sample."""
         rows = [[torch.as_tensor(values) for values in pack] for pack in packs]
         dtype = next((values.dtype for row in rows for values in row), torch.int64)
         batch = torch.full((len(rows), self.max_tokens), self.pad_values.get(key, 0), dtype=dtype)

@@ -1,4 +1,4 @@
-"""`StreamingSampler`: one rank's part of the order of the whole run, announced before it is needed."""
+"""`StreamingSampler`: one rank's part of the global order, announced before it is needed."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ from streaming.prefetch.torch_datasets import announce, counts_reads, draws, fin
 __all__ = ["Batching", "LoaderSampler", "StreamingSampler", "order_of"]
 
 FEWEST = 32
-"""Units computed at once, at least."""
+"""Fewest units computed at once."""
 
 _CHUNK = 1024  # units computed at once: 64 cost 55 us, 1,024 some 80 us
 _PLANNED_CHUNK = 64  # units of several samples
 
 
 class Batching(Protocol):
-    """What groups samples: `streaming.order.batching.TokenBudgetBatching` and `SequencePacking`."""
+    """Grouping of samples: `streaming.order.batching.TokenBudgetBatching` or `SequencePacking`."""
 
     def plan(self, order: Order) -> BatchPlan:
-        """The groups of an order, which are its units."""
+        """Return the groups of an order, which are its units."""
 
 
 class StreamingSampler(DistributedSampler[Any]):
-    """Yields the samples of one rank, in an order that is a pure function of seed and epoch.
+    """Sampler of one rank, in an order that is a pure function of seed and epoch.
 
-    A `DistributedSampler` by its type alone, so that frameworks do not divide among the ranks a second time.
+    It is a `DistributedSampler` only by type, so that frameworks do not shard a second time.
 
-    Rank r of w yields the units p + r, p + r + w, ... from position p, so that batches of b samples on each rank are
-    together the next b * w units of one global order, whatever b and w are. All ranks yield equally many: the last
-    units are dropped, or the first of the epoch follow them (at most w - 1).
+    Rank r of w yields the units p + r, p + r + w, ... from position p, so that batches of b samples on each rank
+    together are the next b * w units of one global order, for any b and w. All ranks yield the same number: the last
+    units are dropped, or followed by the first of the epoch (at most w - 1).
 
-    Use it in place of torch's samplers, `DataLoader(adapter, sampler=StreamingSampler(adapter))`; a
-    `StreamingDataLoader` makes its own. Where `data_source` can `announce` (a `StreamingDatasetAdapter`), what comes
-    next is read ahead, over the end of the epoch too.
+    Use it instead of torch's samplers, `DataLoader(adapter, sampler=StreamingSampler(adapter))`; a
+    `StreamingDataLoader` makes its own. If `data_source` can `announce` (a `StreamingDatasetAdapter`), the next samples
+    are read ahead, also past the end of the epoch.
 
     Args:
-        data_source: the data set, or how many samples it has.
-        shuffle: each epoch in an order of its own, or always from first to last.
-        seed: of the order; None is the data set's own, or 0.
-        order: an order to use in place of `shuffle` and `seed`, such as a `Mixture`.
+        data_source: the data set, or its number of samples.
+        shuffle: whether each epoch has a new order; otherwise samples come from first to last.
+        seed: seed of the order; None: the data set's own, or 0.
+        order: replaces `shuffle` and `seed`, for example a `Mixture`.
         batching: groups samples into units; the sampler then yields lists of samples.
         rank, world_size: see `streaming.core.ranks.rank_and_world`.
-        drop_last: drop the last units where they do not suffice for all ranks.
+        drop_last: drop the last units if there is not one for each rank.
 
     Attributes:
         order: the order of the samples.
-        rank, world_size: as found.
-        draws: whether each index carries the epoch, since samples of the data set may depend on it.
+        rank, world_size: as given or detected.
+        draws: whether each index carries the epoch, because samples of the data set may depend on it.
 
     Raises:
-        ConfigError: fewer units than ranks, or settings that cannot be used.
+        ConfigError: there are fewer units than ranks, or a setting cannot be used.
     """
 
     def __init__(
@@ -82,42 +82,42 @@ class StreamingSampler(DistributedSampler[Any]):
         _check_order(self.order, data_source)
         self.plan = None if batching is None else batching.plan(self.order)
         self.rank, self.world_size = rank_and_world(rank, world_size)
-        self._is_told = rank is not None
+        self._is_rank_given = rank is not None
         self.drop_last = drop_last
         self._planned = {} if self.plan is None else self.plan.settings()
         self._fingerprint = fingerprint_of(data_source)
         self.progress = LoaderState(self.settings)
-        self.dataset, self.num_replicas = data_source, self.world_size  # as torch's DistributedSampler has them
+        self.dataset, self.num_replicas = data_source, self.world_size  # the names of torch's DistributedSampler
         self.draws = draws(data_source)
         self._window = AnnounceWindow(partial(reads, data_source) if counts_reads(data_source) else None)
         self._ahead: _Ahead | None = None
         self._restored_epoch: int | None = None
         units = self.units(0)
         if not units:
-            raise ConfigError("the data set is empty: give one with samples; an adapter's `sources` list its objects")
+            raise ConfigError("the data set is empty: use one with samples; an adapter's `sources` list its objects")
         if units < self.world_size:
             raise ConfigError(
                 f"{units} samples or groups of samples are too few for {self.world_size} ranks: each needs one"
             )
 
     def settings(self, epoch: int, position: int) -> dict[str, Any]:
-        """What the order before this position depends on: a later change of a mixture's weights makes no difference."""
+        """Return the settings that the order before this position depends on, without later changes of weights."""
         size = self.order.epoch_size
         before = epoch * size + (position if self.plan is None else size if position else 0)
         return {**self.order.settings(before), **self._planned, "fingerprint": self._fingerprint}
 
     def units(self, epoch: int) -> int:
-        """How many units the epoch has, over all ranks: samples, or the groups that `batching` makes."""
+        """Return the number of units in the epoch, over all ranks: samples, or the groups of `batching`."""
         return self.order.epoch_size if self.plan is None else self.plan.num_groups(epoch)
 
     def left(self, epoch: int, position: int) -> int:
-        """How many units each rank yields from a position to the end of the epoch."""
+        """Return the number of units that each rank yields from a position to the end of the epoch."""
         rest = max(self.units(epoch) - position, 0)
         return rest // self.world_size if self.drop_last else -(-rest // self.world_size)
 
     @property
     def epoch(self) -> int:
-        """The one under way, or that comes next: from the unit on that ends epoch e it is e + 1."""
+        """Epoch under way, or the next one: e + 1 once the last unit of epoch e was drawn."""
         return self.progress.epoch
 
     @epoch.setter
@@ -150,16 +150,16 @@ class StreamingSampler(DistributedSampler[Any]):
             yield unit
 
     def check_group(self) -> None:
-        """Compare the rank that was found, if it was not given, with the default process group.
+        """Compare a detected rank with the default process group, which may have been made since.
 
         Raises:
             ConfigError: they differ.
         """
-        if not self._is_told:
+        if not self._is_rank_given:
             check_group(self.rank, self.world_size)
 
     def units_from(self, epoch: int, position: int) -> Iterator[Any]:
-        """Yield this rank's units of an epoch from a position on, each announced before."""
+        """Yield this rank's units of an epoch from a position on, announced in advance."""
         if not self.left(epoch, position):
             return
         ahead, self._ahead = self._ahead, None
@@ -174,12 +174,12 @@ class StreamingSampler(DistributedSampler[Any]):
             is_over = True
         finally:
             if is_over and self._ahead is None:
-                self._ahead = ahead  # the next epoch's first units are announced already
+                self._ahead = ahead  # it has announced the first units of the next epoch
             else:
                 ahead.drop()
 
     def _chunks(self, epoch: int, position: int) -> Iterator[_UnitChunk]:
-        """This rank's units from a position on, over the end of the epoch into the next, without end."""
+        """Yield this rank's units from a position on, through the epochs, without end."""
         while True:
             begin = position
             left = self.left(epoch, position)
@@ -195,14 +195,14 @@ class StreamingSampler(DistributedSampler[Any]):
         numbers = np.arange(position + self.rank, position + count * self.world_size, self.world_size)
         stop = min(int(numbers[-1]) + 1, n)
         start = min(int(numbers[0]), stop)
-        wrapped = int(np.count_nonzero(numbers >= n))  # at the end of the epoch some ranks begin it anew
+        wrapped = int(np.count_nonzero(numbers >= n))  # at the end of the epoch some ranks repeat its first units
         units = self._read(epoch, start, stop)
         if wrapped:
             units += [unit for number in numbers[-wrapped:] % n for unit in self._read(epoch, number, number + 1)]
         return _UnitChunk((epoch, begin), units, is_last)
 
     def _read(self, epoch: int, start: int, stop: int) -> list[Any]:
-        """Every `world_size`-th unit of a range."""
+        """Return every `world_size`-th unit of a range."""
         if self.plan is None:
             samples: list[Any] = self.order.samples(epoch, start, stop)[:: self.world_size].tolist()
             return samples
@@ -211,58 +211,58 @@ class StreamingSampler(DistributedSampler[Any]):
     # -- state
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next iteration at the start of this epoch, or at the place of a loaded state of this epoch."""
+        """Begin the next iteration at the start of this epoch, or at the position of a loaded state of this epoch."""
         self.progress.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is, counted as units are drawn: JSON, valid for any `world_size` and batch size.
+        """Return the progress of the run, counted as units are drawn: JSON, valid for any `world_size` and batch size.
 
-        A loader that draws ahead of its trainer must save the state of the batch that it gave away last, as
+        A loader that draws ahead of its trainer must save the state of the last batch that it returned, as
         `StreamingDataLoader` and torchdata's `StatefulDataLoader` do.
         """
         return self.progress.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any] | str | bytes) -> None:
-        """Go on from a state with the next iteration.
+        """Resume from a state with the next iteration.
 
         Raises:
-            StateError: if it is damaged, of another version, or of another run; says what differs.
+            StateError: the state is damaged, of another version, or of another run; says what differs.
         """
         self.progress.load_state_dict(state)
         self._restored_epoch = None
 
     def restored(self) -> None:
-        """An iterator was restored at the place of the loaded state, and may be replaced after it has drawn ahead.
+        """Note that an iterator was restored at the loaded state, which may be replaced after it has drawn ahead.
 
-        From a state at the end of an epoch torchdata restores the iterator that had ended, whose workers draw the first
-        units of the next epoch, then makes the iterator whose batches it yields: that one begins this epoch again.
+        From a state at the end of an epoch torchdata first restores the iterator that had ended, whose workers draw the
+        first units of the next epoch, then makes the iterator whose batches it yields: that one starts this epoch
+        again.
         """
         epoch, position = self.progress.start
         self._restored_epoch = None if position else epoch
 
 
 class LoaderSampler(StreamingSampler):
-    """The sampler of a loader, which counts the batches that arrive and says where a pass begins.
+    """Sampler of a `StreamingDataLoader`, which counts the batches that arrive and sets where a pass begins.
 
-    `set_epoch`, as frameworks call it on a loader's sampler, and the state are those of the loader.
+    `set_epoch`, which frameworks call on a loader's sampler, and the state are those of the loader.
 
     Attributes:
         place: epoch and position from which the next iteration yields.
-        draws: whether the data set needs the epoch with each index.
     """
 
     place = (0, 0)
 
     def __init__(self, data_source: Any, **options: Any) -> None:
         super().__init__(data_source, **options)
-        self._window = AnnounceWindow(None)  # the loader reads all that is yielded
+        self._window = AnnounceWindow(None)  # the loader reads everything that is yielded
 
     def __iter__(self) -> Iterator[Any]:
         return self.units_from(*self.place)
 
 
 class _Drawing(Iterator[Any]):
-    """An iterator over a sampler that learns when it is restored: torchdata saves and loads the states of iterators."""
+    """Iterator over a sampler that notices when torchdata restores it: torchdata saves the states of iterators."""
 
     def __init__(self, sampler: StreamingSampler, units: Generator[Any, None, None]) -> None:
         self._sampler = sampler
@@ -276,11 +276,11 @@ class _Drawing(Iterator[Any]):
         self._units.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the place is in the state of the sampler."""
+        """Return nothing: the position is in the state of the sampler."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Tell the sampler."""
+        """Notify the sampler."""
         self._sampler.restored()
 
 
@@ -291,12 +291,12 @@ class _UnitChunk(NamedTuple):
 
 
 class _Ahead:
-    """The units of a pass, drawn chunk by chunk and announced long before they are yielded.
+    """Units of a pass, drawn chunk by chunk and announced long before they are yielded.
 
     Args:
-        chunks: from the pass's first unit on, without end.
-        data_source: told of what is coming.
-        window: says how far ahead.
+        chunks: endless, from the first unit of the pass on.
+        data_source: receives the announcements.
+        window: decides how far ahead to announce.
     """
 
     def __init__(self, chunks: Iterator[_UnitChunk], data_source: Any, window: AnnounceWindow) -> None:
@@ -304,11 +304,11 @@ class _Ahead:
         self._source = data_source
         self._window = window
         self._pending: deque[_UnitChunk] = deque()
-        self._announced = 0  # samples in what is pending
+        self._announced = 0  # samples of the pending chunks
 
     @property
     def begin(self) -> tuple[int, int] | None:
-        """Epoch and position of the first unit that was drawn and not yielded; None if none was."""
+        """Epoch and position of the first unit that was drawn and not yielded, or None."""
         return self._pending[0].begin if self._pending else None
 
     def units(self, epoch: int) -> Iterator[Any]:
@@ -335,7 +335,7 @@ class _Ahead:
                 forget(self._source, self)
 
     def _reach(self, epoch: int) -> None:
-        """Announce up to half the window, and at most to the end of the next epoch."""
+        """Announce up to half of the window, but not beyond the end of the next epoch."""
         while self._announced < self._window.size // 2:
             if self._pending and self._pending[-1].is_last and self._pending[-1].begin[0] > epoch:
                 return
@@ -350,18 +350,20 @@ class _Ahead:
             announce(self._source, samples, self)
 
     def drop(self) -> None:
-        """What was announced will not be read."""
+        """Withdraw the announcements."""
         self._pending.clear()
         self._announced = 0
         forget(self._source, self)
 
 
 def order_of(data_source: Any, shuffle: bool, seed: int | None) -> Order:
-    """The order of a data set: its own, where it has one (`MixedDataset`), else of its numbers."""
+    """Return the order of a data set: its own if it has one (`MixedDataset`), else an order of its indices."""
     own: Order | None = getattr(data_source, "order", None)
     if own is not None:
         if seed is not None:
-            raise ConfigError(f"seed={seed} is given and the data set has an order of its own: give the seed to that")
+            raise ConfigError(
+                f"seed={seed} has no effect on a data set with its own order: pass the seed to the data set"
+            )
         return own
     n = data_source if isinstance(data_source, int) else len(data_source)
     return Shuffled(n, seed_of(data_source) if seed is None else seed) if shuffle else Sequential(n)
@@ -370,7 +372,9 @@ def order_of(data_source: Any, shuffle: bool, seed: int | None) -> Order:
 def _check_order(order: Order, data_source: Any) -> None:
     n = data_source if isinstance(data_source, int) else len(data_source)
     if order.num_samples != n:
-        raise ConfigError(f"the order has {order.num_samples} samples and the data set {n}: make it for this data set")
+        raise ConfigError(
+            f"the order has {order.num_samples} samples and the data set {n}: make the order for this data set"
+        )
 
 
 def _count(units: list[Any]) -> int:

@@ -1,4 +1,4 @@
-"""How far a run has come, as a small state that can be saved and gone on from."""
+"""Progress of a run, as a small state that can be saved and resumed from."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["VERSION", "LoaderState", "Pass"]
 logger = get_logger(__name__)
 
 VERSION = 1
-"""Of the layout of a state."""
+"""Version of the layout of a state."""
 
 _MOST = 2**62
 _NEXT_STEP = {
     "fingerprint": "the objects changed since: read the data the run began with, or set 'fingerprint' to None in the "
-    "state if the samples and their numbers are the same",
+    "state if the samples and their indices are the same",
     "n": "the data set has another size: read the data the run began with",
 }
 
 
 class Pass:
-    """One iteration over a loader or sampler, from where it begins to its end or to where it was left.
+    """One iteration over a loader or sampler, to the end of an epoch or to where it was left.
 
     Attributes:
-        epoch: goes into the order.
-        position: in the epoch, up to which the pass has come: units used, over all ranks.
+        epoch: epoch of the order.
+        position: number of units of the epoch used so far, over all ranks.
     """
 
     __slots__ = ("epoch", "position")
@@ -40,7 +40,7 @@ class Pass:
 
 
 class LoaderState:
-    """Where a run is, and where the next pass over the data begins.
+    """Position of a run, and where the next pass over the data begins.
 
     | before a pass | it begins at (epoch, position) |
     | --- | --- |
@@ -51,33 +51,33 @@ class LoaderState:
     | `set_epoch(x)`, also with x = e | (x, 0) |
     | a state of (e, p) was loaded, then `set_epoch(e)` | (e, p) |
 
-    The state is the place of the pass under way; after a pass that was left, the place where it was left.
+    The state is the position of the pass under way; after a pass that was left early, the position where it was left.
 
     Args:
-        settings: `settings(epoch, position)` is what the order up to there depends on, as JSON; a state of other
-            settings is refused.
+        settings: `settings(epoch, position)` returns what the order up to there depends on, as JSON; a state with
+            other settings is refused.
 
     Attributes:
-        epoch: of the pass under way; once its last unit was used, of the next.
-        position: units of the epoch that were used, over all ranks.
+        epoch: epoch of the pass under way; once its last unit was used, the next one.
+        position: number of units of the epoch used so far, over all ranks.
     """
 
     def __init__(self, settings: Callable[[int, int], Mapping[str, Any]]) -> None:
         self.epoch = 0
         self.position = 0
         self.settings = settings
-        self._next: tuple[int, int] | None = (0, 0)  # None: the last pass has not come to its end
-        self._is_loaded = False  # a state, for the next pass
+        self._next: tuple[int, int] | None = (0, 0)  # None: the last pass has not ended
+        self._is_loaded = False  # whether a state was loaded for the next pass
         self._pass: Pass | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the next pass at the start of this epoch, or at the place of a loaded state of this epoch.
+        """Begin the next pass at the start of this epoch, or at the position of a loaded state of this epoch.
 
         Raises:
-            ValueError: if it is not a number from 0 up.
+            ValueError: the epoch is not an integer of at least 0.
         """
         if not (isinstance(epoch, int) and 0 <= epoch < _MOST):
-            raise ValueError(f"epoch={epoch!r} is not the number of an epoch: count from 0")
+            raise ValueError(f"epoch={epoch!r} must be an integer of at least 0")
         if self._is_loaded and epoch == self.epoch:
             return
         if self._is_loaded and epoch < self.epoch:
@@ -101,21 +101,21 @@ class LoaderState:
 
     @property
     def left_at(self) -> int | None:
-        """Position at which the last pass was left, if the next pass follows from that alone."""
+        """Position at which the last pass was left early, if nothing else sets where the next one begins."""
         return self.position if self._next is None else None
 
     def begin(self) -> Pass:
-        """Begin a pass. Of passes that are under way at once, the newest counts."""
+        """Begin a pass. If several are under way, the newest counts."""
         self._go_to(*self.start)
         self._next = None
         self._pass = Pass(self.epoch, self.position)
         return self._pass
 
     def advance(self, run: Pass, units: int) -> None:
-        """Count units, over all ranks, that a pass has used."""
+        """Count units that a pass has used, over all ranks."""
         run.position += units
         if run is self._pass:
-            if self._next == (run.epoch, 0):  # said while this pass was under way, which goes on
+            if self._next == (run.epoch, 0):  # set during this pass, which continues
                 self._next = None
             self.epoch, self.position = run.epoch, run.position
 
@@ -129,36 +129,31 @@ class LoaderState:
             self.epoch, self.position = self._next
 
     def state_dict(self) -> dict[str, Any]:
-        """`{"version", "epoch", "position"}` and the settings: JSON of less than a kilobyte."""
+        """Return `{"version", "epoch", "position"}` and the settings: JSON of less than a kilobyte."""
         settings = self.settings(self.epoch, self.position)
         return {"version": VERSION, "epoch": self.epoch, "position": self.position, **settings}
 
-    def load_state_dict(self, state: Mapping[str, Any] | str | bytes, units: int | None = None) -> None:
-        """Begin the next pass at a state, given as it was or as the text of its JSON; a refused one changes nothing.
-
-        Args:
-            units: how many an epoch has, where that is known.
+    def load_state_dict(self, state: Mapping[str, Any] | str | bytes) -> None:
+        """Resume from a state, a dict or its JSON, with the next pass; a refused state changes nothing.
 
         Raises:
-            StateError: if it is damaged, of another version, or of a run with other settings; says which.
+            StateError: the state is damaged, of another version, or of a run with other settings; says which.
         """
         loaded = _parsed(state)
         version = loaded.get("version")
         if version != VERSION:
             raise StateError(
-                f"the state is of version {version!r} and this release reads {VERSION}: go on with the release that "
+                f"the state is of version {version!r} and this release reads {VERSION}: resume with the release that "
                 "saved it"
             )
         epoch, position = loaded.get("epoch"), loaded.get("position")
-        most = _MOST if units is None else units
-        if epoch is None or position is None or not (_is_count(epoch, _MOST) and _is_count(position, most)):
+        if epoch is None or position is None or not (_is_count(epoch) and _is_count(position)):
             raise StateError(
-                f"the state is damaged: epoch={epoch!r} and position={position!r} must be counts, the position of at "
-                f"most {most}; load an older one"
+                f"the state is damaged: epoch={epoch!r} and position={position!r} must be counts; load an older state"
             )
         settings = self.settings(int(epoch), int(position))
-        if told := [text for name in {**settings, **loaded} if (text := _difference(name, loaded, settings))]:
-            raise StateError(f"the state is of another run: {'; '.join(told)}")
+        if differences := [text for name in {**settings, **loaded} if (text := _difference(name, loaded, settings))]:
+            raise StateError(f"the state is of another run: {'; '.join(differences)}")
         self._go_to(int(epoch), int(position))
         self._is_loaded, self._pass = True, None
 
@@ -173,8 +168,8 @@ def _difference(name: str, loaded: Mapping[str, Any], settings: Mapping[str, Any
     return f"{name} was {was!r} and is {now!r} ({next_step})"
 
 
-def _is_count(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
 
 
 def _parsed(state: Mapping[str, Any] | str | bytes) -> Mapping[str, Any]:
@@ -182,7 +177,7 @@ def _parsed(state: Mapping[str, Any] | str | bytes) -> Mapping[str, Any]:
         try:
             state = json.loads(state)
         except (ValueError, RecursionError) as exc:
-            raise StateError(f"the state is no JSON ({exc}): it was cut short or is another file") from exc
+            raise StateError(f"the state is not JSON ({exc}): it is truncated or another file") from exc
     if not isinstance(state, Mapping):
-        raise StateError(f"a state is a dict, not {type(state).__name__}: give what state_dict() returned")
+        raise StateError(f"a state must be a dict, not {type(state).__name__}: pass what state_dict() returned")
     return state

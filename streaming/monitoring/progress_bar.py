@@ -19,7 +19,7 @@ from streaming.core.logs import get_logger
 from streaming.errors import ConfigError, StreamingError
 from streaming.loader.sampler import StreamingSampler
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.stalls import StallAccount
+from streaming.telemetry.stalls import account_of
 
 __all__ = ["ProgressBar", "progress_bar"]
 
@@ -71,11 +71,7 @@ def progress_bar(
     Raises:
         ConfigError: the loader keeps no account of its steps, or knows no samples.
     """
-    if not isinstance(getattr(loader, "stalls", None), StallAccount):
-        raise ConfigError(
-            f"a {type(loader).__name__} keeps no account of its steps: give a StreamingDataLoader, or what "
-            "streaming.monitor_stalls(loader) returns"
-        )
+    account_of(loader)
     if unit not in ("batch", "sample") or (unit == "sample" and _sampler_of(loader) is None):
         raise ConfigError(f"unit={unit!r} of a {type(loader).__name__}: give 'batch'")
     if rank is None:

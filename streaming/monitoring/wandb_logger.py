@@ -18,7 +18,7 @@ from streaming.core.logs import get_logger
 from streaming.core.process_memory import resident_memory
 from streaming.errors import ConfigError, MissingExtra
 from streaming.telemetry.counters import MetricsSnapshot
-from streaming.telemetry.stalls import StallAccount
+from streaming.telemetry.stalls import StallAccount, account_of
 
 __all__ = ["WandbLogger"]
 
@@ -85,11 +85,7 @@ class WandbLogger:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not isinstance(getattr(loader, "stalls", None), StallAccount):
-            raise ConfigError(
-                f"a {type(loader).__name__} keeps no account of its steps: give a StreamingDataLoader, or what "
-                "streaming.monitor_stalls(loader) returns"
-            )
+        account_of(loader)
         if not (isinstance(every, int) and every > 0):
             raise ConfigError(f"every={every!r}: give the steps of a window, at least 1")
         self.loader = loader

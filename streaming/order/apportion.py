@@ -1,12 +1,12 @@
-"""How many of the first positions of a run go to each stream: shares kept exactly, in whole numbers.
+"""Apportion the positions of a run to streams: exact shares in whole numbers.
 
-The counts at position `g` are differences of `(g * cum + total // 2) // total`, `cum` the sum of the weights up to a
-stream ("cumulative rounding"). They add up to `g`, and none is off by 1 or more from its share. A count falls between
-two positions that lie closer than `1 / share`, so counts are only taken at the borders of blocks of that many.
+The counts at position `g` are differences of `(g * cum + total // 2) // total`, where `cum` is the sum of the weights
+up to a stream ("cumulative rounding"). They add up to `g`, and each is less than 1 off its share. A count may decrease
+between two positions closer than `1 / share`, so counts are only taken at the borders of blocks of that length.
 
-Streams of a share below `1 / MOST` would need larger blocks. Together they are the last in the sum; the last count,
-`g` less the others, never falls. It is parted between them by halves, of about equal weight: a half is a rounded share
-of the whole, the other half the rest, and neither falls. Such a stream is off by less than 2.
+Streams with a share below `1 / MOST` would need larger blocks. Together they are the last in the sum; the last count,
+`g` less the others, never decreases. It is split between them by halves of about equal weight: one half is a rounded
+share of the whole, the other half the rest, and neither decreases. Such a stream is less than 2 off its share.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Shares:
     """Counts in proportion to weights.
 
     Args:
-        weights: whole numbers, one a stream, at least one above 0.
+        weights: integers, one per stream, at least one above 0.
 
     Attributes:
-        block: counts at multiples of this never fall from one to the next.
+        block: counts at multiples of this never decrease.
     """
 
     def __init__(self, weights: Sequence[int]) -> None:
@@ -47,7 +47,7 @@ class Shares:
         self.block = max(LEAST, -(-total // least), min(len(weights), MOST))
 
     def counts(self, position: int) -> list[int]:
-        """How many of the first `position` positions each stream has."""
+        """Return how many of the first `position` positions each stream has."""
         found = [0] * self._streams
         half, before = self._total // 2, 0
         for at, cumulated in zip(self._large, self._sums, strict=True):
@@ -72,10 +72,10 @@ class Shares:
 
 
 def by_weights(given: Mapping[str, float], sizes: Mapping[str, int], what: str = "weights") -> list[int]:
-    """Whole weights in the order of the streams.
+    """Return integer weights in the order of the streams.
 
     Raises:
-        ConfigError: a name, a value or a stream that cannot be used; the message holds both.
+        ConfigError: a name, a value or a stream cannot be used; the message holds name and value.
     """
     _check_names(given, sizes, what)
     missing = [name for name in sizes if name not in given]
@@ -91,33 +91,33 @@ def by_weights(given: Mapping[str, float], sizes: Mapping[str, int], what: str =
 
 
 def by_repeats(given: Mapping[str, float], sizes: Mapping[str, int]) -> list[int]:
-    """How many positions of an epoch each stream has; a stream that is not named comes once.
+    """Return the number of positions in an epoch of each stream; a stream that is not named comes once.
 
     Raises:
-        ConfigError: a name, a value or a stream that cannot be used; the message holds both.
+        ConfigError: a name, a value or a stream cannot be used; the message holds name and value.
     """
     _check_names(given, sizes, "repeats")
     found = []
     for name, size in sizes.items():
         times = exact(given.get(name, 1), f"repeats of stream {name!r}")
         if times and not size:
-            raise ConfigError(f"stream {name!r} has no samples to come {given.get(name, 1)} times; leave it out")
+            raise ConfigError(f"stream {name!r} has no samples to repeat {given.get(name, 1)} times; leave it out")
         count = math.floor(times * size + Fraction(1, 2))
         if times and not count:
             raise ConfigError(f"repeats of {given[name]} leave none of the {size} samples of stream {name!r}; give 0")
         found.append(count)
     if not any(found):
-        raise ConfigError(f"repeats are 0 for all streams ({', '.join(sizes)}); give at least one more than that")
+        raise ConfigError(f"repeats are 0 for all streams ({', '.join(sizes)}); give at least one a number above 0")
     return found
 
 
 def by_temperature(temperature: float, sizes: Mapping[str, int]) -> list[int]:
-    """Whole weights in proportion to `size ** (1 / temperature)`: 1 is by size, large ones even the streams out.
+    """Return integer weights in proportion to `size ** (1 / temperature)`: 1 is by size, larger values level them.
 
     They are rounded to ten digits, so that machines whose `pow` differs in the last bit agree.
 
     Raises:
-        ConfigError: a temperature that cannot be used, or a stream without samples.
+        ConfigError: the temperature cannot be used, or a stream has no samples.
     """
     if not exact(temperature, "temperature"):
         raise ConfigError(f"temperature={temperature} must be above 0; 1 is by size")
@@ -134,10 +134,10 @@ def by_temperature(temperature: float, sizes: Mapping[str, int]) -> list[int]:
 
 
 def exact(value: float, what: str) -> Fraction:
-    """The number as it is written: 0.1 is one tenth.
+    """Return the number exactly as it is written: 0.1 is one tenth.
 
     Raises:
-        ConfigError: not a number, or negative, NaN or infinite.
+        ConfigError: the value is not a number, or negative, NaN or infinite.
     """
     try:
         number = float(value)
@@ -149,7 +149,7 @@ def exact(value: float, what: str) -> Fraction:
 
 
 def whole(numbers: Iterable[Fraction]) -> list[int]:
-    """The least whole numbers in the same proportions."""
+    """Return the smallest integers in the same proportions."""
     numbers = list(numbers)
     common = math.lcm(*(number.denominator for number in numbers))
     found = [int(number * common) for number in numbers]

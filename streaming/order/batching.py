@@ -1,12 +1,11 @@
 """Group samples by their lengths, as a pure function of the order: batches of a token budget, and packs.
 
-The positions of an epoch are taken a window at a time. Within a window the samples are grouped by length, and the
-groups ("units") put in an order of their own, so that long ones do not follow each other; within a unit samples stay in
-the order in which they came. Nothing is read but the lengths, before anything is fetched, and a unit is the same
-however it is asked for.
+The positions of an epoch are planned a window at a time. Within a window the samples are grouped by length, and the
+groups ("units") are shuffled, so that long ones do not follow each other; within a unit samples keep their order. Only
+the lengths are read, before anything is fetched, and a unit does not depend on how it is read.
 
-Wider windows waste less and shuffle less: of a window's samples those of like length go together. The samples of
-another window never do.
+Wider windows waste less and shuffle less: samples of similar length in a window are grouped. Samples of different
+windows never are.
 """
 
 from __future__ import annotations
@@ -33,32 +32,32 @@ if TYPE_CHECKING:
 __all__ = ["BatchPlan", "SequencePacking", "TokenBudgetBatching"]
 
 ALGORITHM = 1
-"""Version of the functions; part of every saved state, as another one gives other units."""
+"""Version of the functions; part of every saved state, because another version gives other units."""
 
 WINDOW = 8192
-KEPT_WINDOWS = 4  # the reader's, that of who reads ahead, and the one that each comes from
+KEPT_WINDOWS = 4  # the current and the previous one, of the reader and of the read-ahead
 KEPT_EPOCHS = 3
 _CHUNK = 1 << 20  # lengths checked and digested at a time
 
 
 class BatchPlan(Protocol):
-    """Units of samples instead of samples: what a batch or a pack is made of. A pure function of the order."""
+    """Units of an order: the groups of samples that make up batches or packs. A pure function of the order."""
 
     def num_groups(self, epoch: int) -> int:
-        """How many units the epoch has. Counting them plans the whole epoch once: about a second a million samples."""
+        """Return the number of units in the epoch. Plans it all once: about a second per million samples."""
 
     def read(self, epoch: int, start: int, stop: int) -> list[NDArray[np.int64]]:
-        """The samples of the units `start` to `stop` (half-open), an array each."""
+        """Return the samples of the units `start` to `stop` (half-open), one array per unit."""
 
     def settings(self) -> dict[str, Any]:
-        """What the plan depends on beside the order, as JSON; its keys are none of an order's."""
+        """Return what the plan depends on besides the order, as JSON; its keys differ from those of an order."""
 
     def padding(self, epoch: int) -> float:
-        """The share of the epoch's tokens that are padding: 0 is none."""
+        """Return the share of the epoch's tokens that are padding, from 0."""
 
 
 class _Lengths:
-    """The lengths of a data set's samples, checked; a file is mapped, not read."""
+    """Checked lengths of a data set's samples; a file is memory-mapped."""
 
     def __init__(self, lengths: NDArray[np.integer[Any]] | Sequence[int] | str | os.PathLike[str]) -> None:
         self.name, self.values = _opened(lengths)
@@ -76,7 +75,7 @@ class _Lengths:
             self.longest = int(self.values.argmax())
 
     def check(self, max_tokens: int, multiple_of: int = 1) -> None:
-        """Refuse a sample that fits in no unit."""
+        """Refuse a sample that does not fit in a unit."""
         if len(self.values) and _raised(int(self.values[self.longest]), multiple_of) > max_tokens:
             padded = f", padded to a multiple of {multiple_of}," if multiple_of > 1 else ""
             raise ConfigError(
@@ -97,17 +96,17 @@ class _Lengths:
 
 
 class TokenBudgetBatching:
-    """Batches of samples of like length, whose size with padding (samples times the longest) is within a budget.
+    """Batches of samples of similar length, whose size with padding (samples times the longest) is within a budget.
 
     Args:
-        lengths: of every sample, in the order of the data set: whole numbers, or the path of a `.npy` file of them.
-        max_tokens: most tokens of a batch, padding included.
-        window: positions of the order that are planned together.
+        lengths: length of each sample, in the order of the data set: integers, or the path of a `.npy` file of them.
+        max_tokens: most tokens of a batch, including padding.
+        window: number of positions of the order that are planned together.
         multiple_of: the collate function pads the longest to a multiple of this.
-        max_samples: most samples of a batch; None is any number.
+        max_samples: most samples of a batch; None: unlimited.
 
     Raises:
-        ConfigError: lengths or settings that cannot be used, or a sample longer than a batch; names the sample.
+        ConfigError: a setting or a length cannot be used, or a sample is longer than a batch; names the sample.
     """
 
     def __init__(
@@ -127,15 +126,15 @@ class TokenBudgetBatching:
         self.lengths.check(max_tokens, multiple_of)
 
     def plan(self, order: Order) -> BatchPlan:
-        """The batches of an order.
+        """Return the batches of an order.
 
         Raises:
-            ConfigError: more or fewer lengths than the data set has samples.
+            ConfigError: the data set has more or fewer samples than there are lengths.
         """
         return _Windowed(order, self)
 
     def grouped(self, lengths: NDArray[np.int64]) -> _Groups:
-        """From the longest down, each batch as many as its first, the longest, allows."""
+        """Fill batches from the longest sample down; the first of each batch, its longest, sets their number."""
         falling = np.argsort(-lengths, kind="stable")
         padded = _raised(lengths[falling], self.multiple_of)
         room = np.minimum(self.max_tokens // padded, self.max_samples or len(lengths)).tolist()
@@ -159,18 +158,18 @@ class TokenBudgetBatching:
 
 
 class SequencePacking:
-    """Packs: samples one after the other, whose lengths add up to at most a budget. `PackCollate` collates them.
+    """Packs: sequences of samples whose lengths add up to at most a budget. `PackCollate` collates them.
 
     Args:
-        lengths: of every sample, in the order of the data set: whole numbers, or the path of a `.npy` file of them.
-        max_tokens: of a pack.
-        method: "best-fit" takes a window's samples from the longest down, each into the fullest pack that has room for
-            it. "first-fit" takes them as they come, each into the first pack with room: a more random choice of what
-            shares a pack, and more padding.
-        window: positions of the order that are planned together.
+        lengths: length of each sample, in the order of the data set: integers, or the path of a `.npy` file of them.
+        max_tokens: most tokens of a pack.
+        method: "best-fit" puts a window's samples, from the longest down, each into the fullest pack that has room for
+            it. "first-fit" puts them, in their order, each into the first pack with room: what shares a pack is more
+            random, and there is more padding.
+        window: number of positions of the order that are planned together.
 
     Raises:
-        ConfigError: lengths or settings that cannot be used, or a sample longer than a pack; names the sample.
+        ConfigError: a setting or a length cannot be used, or a sample is longer than a pack; names the sample.
     """
 
     def __init__(
@@ -182,7 +181,7 @@ class SequencePacking:
         window: int = WINDOW,
     ) -> None:
         if method not in ("best-fit", "first-fit"):
-            raise ConfigError(f"method={method!r} is not a way to pack; give 'best-fit' or 'first-fit'")
+            raise ConfigError(f"method={method!r} is not a packing method; give 'best-fit' or 'first-fit'")
         self.max_tokens = _positive("max_tokens", max_tokens)
         self.window = _positive("window", window)
         self.method = method
@@ -190,10 +189,10 @@ class SequencePacking:
         self.lengths.check(max_tokens)
 
     def plan(self, order: Order) -> BatchPlan:
-        """The packs of an order.
+        """Return the packs of an order.
 
         Raises:
-            ConfigError: more or fewer lengths than the data set has samples.
+            ConfigError: the data set has more or fewer samples than there are lengths.
         """
         return _Windowed(order, self)
 
@@ -204,17 +203,17 @@ class SequencePacking:
             groups[falling] = best_fit(lengths[falling].tolist(), self.max_tokens)
         else:
             groups[:] = first_fit(lengths.tolist(), self.max_tokens)
-        many = int(groups.max()) + 1
-        return _Groups(groups, many, many * self.max_tokens)
+        number = int(groups.max()) + 1
+        return _Groups(groups, number, number * self.max_tokens)
 
     def settings(self) -> dict[str, Any]:
         return {"batching": self.method, "max_tokens": self.max_tokens, "window": self.window}
 
 
 class _Groups(NamedTuple):
-    of: NDArray[np.int64]  # for each sample the number of its group
-    many: int
-    tokens: int  # of all, padding included
+    group_of: NDArray[np.int64]  # index of the group of each sample
+    number: int
+    tokens: int  # of all groups, including padding
 
 
 class _Batching(Protocol):
@@ -226,21 +225,21 @@ class _Batching(Protocol):
 
 
 class _EpochPlan:
-    """What is known of an epoch after its first windows were planned."""
+    """Counts of an epoch over the windows planned so far."""
 
     def __init__(self) -> None:
-        self.borders = [0]  # units before each window
-        self.tokens = self.used = 0  # with padding, and without
+        self.borders = [0]  # number of units before each window
+        self.tokens = self.used = 0  # with padding and without
 
 
 class _Window(NamedTuple):
-    samples: NDArray[np.int64]  # group after group
-    borders: NDArray[np.int64]  # where each group begins, and the end
-    turns: NDArray[np.int64]  # which group comes when
+    samples: NDArray[np.int64]  # sorted by group
+    borders: NDArray[np.int64]  # start of each group, and the end
+    turns: NDArray[np.int64]  # the groups in their order
 
 
 class _Windowed:
-    """The plan of a batching over an order, window by window."""
+    """Plan of a batching over an order, window by window."""
 
     def __init__(self, order: Order, batching: _Batching) -> None:
         batching.lengths.check_order(order)
@@ -262,10 +261,10 @@ class _Windowed:
         return {**self._batching.settings(), "lengths": self._batching.lengths.digest, "batching_algorithm": ALGORITHM}
 
     def read(self, epoch: int, start: int, stop: int) -> list[NDArray[np.int64]]:
-        """The samples of some units.
+        """Return the samples of the units `start` to `stop`.
 
         Raises:
-            IndexError: if the units are not within `range(num_groups(epoch))`.
+            IndexError: the units are not within `range(num_groups(epoch))`.
         """
         borders = self._counted(epoch, stop).borders
         if not 0 <= start <= stop <= borders[-1]:
@@ -282,7 +281,7 @@ class _Windowed:
         return found
 
     def _counted(self, epoch: int, wanted: int | None = None) -> _EpochPlan:
-        """The epoch, with windows planned until it has the wanted units; all of them for None."""
+        """Return the epoch, planned until it has the wanted units, or completely for None."""
         if epoch not in self._epochs:
             self._epochs[epoch] = _EpochPlan()
             if len(self._epochs) > KEPT_EPOCHS:
@@ -291,7 +290,7 @@ class _Windowed:
         counted = self._epochs[epoch]
         while len(counted.borders) <= self._windows_in_epoch and (wanted is None or counted.borders[-1] < wanted):
             _, lengths, groups = self._grouped(epoch, len(counted.borders) - 1)
-            counted.borders.append(counted.borders[-1] + groups.many)
+            counted.borders.append(counted.borders[-1] + groups.number)
             counted.tokens += groups.tokens
             counted.used += int(lengths.sum())
         return counted
@@ -306,10 +305,10 @@ class _Windowed:
         window = self._kept.get((epoch, number))
         if window is None:
             samples, _, groups = self._grouped(epoch, number)
-            borders = np.concatenate([[0], np.cumsum(np.bincount(groups.of, minlength=groups.many))])
+            borders = np.concatenate([[0], np.cumsum(np.bincount(groups.group_of, minlength=groups.number))])
             key = xxhash.xxh3_64_intdigest(struct.pack("<qq", epoch, number)) - 2**63
-            turns = Permutation(groups.many, self._seed, key)(np.arange(groups.many))
-            window = _Window(samples[np.argsort(groups.of, kind="stable")], borders, turns)
+            turns = Permutation(groups.number, self._seed, key)(np.arange(groups.number))
+            window = _Window(samples[np.argsort(groups.group_of, kind="stable")], borders, turns)
             self._kept[epoch, number] = window
             if len(self._kept) > KEPT_WINDOWS:
                 self._kept.popitem(last=False)
@@ -323,7 +322,7 @@ def _opened(
         try:
             return "lengths", np.asarray(lengths)
         except ValueError as exc:
-            raise ConfigError(f"lengths are no list of whole numbers: {exc}") from exc
+            raise ConfigError(f"lengths must be a list of whole numbers: {exc}") from exc
     name = f"the lengths in {Path(lengths)}"
     try:
         return name, np.load(lengths, mmap_mode="r", allow_pickle=False)

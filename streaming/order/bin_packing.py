@@ -1,8 +1,8 @@
-"""Put items into bins of one size: best-fit and first-fit, in near linear time.
+"""Put items into bins of equal size: best-fit and first-fit, in nearly linear time.
 
-Best-fit keeps bins by the room they have left, which takes few values when the items come from the largest down.
-First-fit keeps the most room of any bin below each node of a binary tree; both methods leave at most one bin that is
-not half full, which bounds the tree.
+Best-fit keeps the bins by the room left, which has few different values when items come from the largest down.
+First-fit keeps in each node of a binary tree the most room of the bins below it; both methods leave at most one bin
+less than half full, which bounds the tree.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ __all__ = ["best_fit", "first_fit"]
 
 
 def best_fit(lengths: Sequence[int], size: int) -> list[int]:
-    """The bin of each item: of those with room for it the one with the least room, else a new one.
+    """Return the bin of each item: the one with the least room that is sufficient, else a new one.
 
     Args:
-        lengths: 1 to `size` each.
-        size: of a bin.
+        lengths: from 1 to `size` each.
+        size: size of a bin.
     """
     shortest = min(lengths, default=0)
-    rooms: list[int] = []  # the different rooms left, rising
+    rooms: list[int] = []  # the different amounts of room left, ascending
     by_room: dict[int, list[int]] = {}
     found: list[int] = []
     bins = 0
@@ -49,15 +49,15 @@ def best_fit(lengths: Sequence[int], size: int) -> list[int]:
 
 
 def first_fit(lengths: Sequence[int], size: int) -> list[int]:
-    """The bin of each item: the first with room for it.
+    """Return the bin of each item: the first with sufficient room.
 
     Args:
-        lengths: 1 to `size` each.
-        size: of a bin.
+        lengths: from 1 to `size` each.
+        size: size of a bin.
     """
     most = min(len(lengths), 2 * sum(lengths) // size + 1)
     leaves = 1 << max(most - 1, 0).bit_length()
-    room = [size] * (2 * leaves)  # of node k the most in the leaves below it; nodes 2k and 2k + 1 are its children
+    room = [size] * (2 * leaves)  # node k holds the maximum of its leaves; nodes 2k and 2k + 1 are its children
     found: list[int] = []
     for length in lengths:
         node = 1

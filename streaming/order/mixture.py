@@ -1,14 +1,14 @@
-"""Streams mixed by weight: (epoch, position) -> (stream, sample in it), as a pure function in constant memory.
+"""Mixture of streams by weight: (epoch, position) -> (stream, sample), as a pure function in constant memory.
 
-Positions count over the whole run, and are taken in blocks. What a stream has had by the border of a block follows from
-its share (`streaming.order.apportion`); within a block the streams' places are in random order. So a stream's n-th
-place in the run is known without the places before, and a stream goes through its samples in an order of its own: each
-*pass* over it is a new permutation and ends before the next begins, whatever the epochs of the mixture are.
+Positions count over the whole run and are computed in blocks. A stream's count up to the border of a block follows from
+its share (`streaming.order.apportion`); within a block the streams are in random order. So the n-th sample of a stream
+is known without those before it, and a stream has its own order: each *pass* over it is a new permutation and ends
+before the next begins, independent of the epochs of the mixture.
 
-With `repeats`, and by default, each epoch of the mixture has the same counts, and blocks end with it. An epoch that
-takes 2.5 passes ends within one. Were each pass a permutation of its own, a sample could come in the last half of one
-epoch's first pass and the first half of its last, four times in all, and another twice. So the samples of each half are
-fixed (the halves of one permutation), and only their order within the half is drawn anew.
+With `repeats`, and by default, each epoch of the mixture has the same counts, and blocks end with it. An epoch of 2.5
+passes ends in the middle of one. If each pass were an independent permutation, a sample could come in the last half of
+one epoch's first pass and the first half of its last, four times in all, and another twice. So the samples of each half
+are fixed (the halves of one permutation), and only their order within the half changes.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ if TYPE_CHECKING:
 __all__ = ["Mixture"]
 
 ALGORITHM = 1
-"""Version of the function; part of every saved state, as another one gives another order."""
+"""Version of the function; part of every saved state, because another version gives another order."""
 
 SMALL = 1024
-"""Passes over streams of fewer samples are drawn together, by sorting; a `Permutation` costs 75 us however short."""
+"""Passes over streams with fewer samples are computed together, by sorting: a `Permutation` costs 75 us at any size."""
 
-KEPT = 4  # chunks: the reader's, that of who reads ahead, and the one that each comes from
+KEPT = 4  # chunks: the current and the previous one, of the reader and of the read-ahead
 
 _GOLDEN, _FIRST, _SECOND = (np.uint64(key) for key in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Mixture:
-    """The order of a run over several streams; an `Order`.
+    """Order of a run over several streams; an `Order`.
 
-    Samples are numbered over all streams in the order given: those of the first, then those of the second.
+    Samples are numbered over all streams in the given order: those of the first, then those of the second.
 
     Args:
-        sizes: `{stream: how many samples it has}`.
+        sizes: `{stream: number of samples}`.
         weights: `{stream: weight}` for every stream, in any unit; 0 leaves a stream out. At most one of `weights`,
             `repeats` and `temperature`; without them every sample comes once in an epoch.
-        repeats: `{stream: r}`, 1 where not named: in each epoch every sample of the stream comes `floor(r)` or
+        repeats: `{stream: r}`, 1 for other streams: in each epoch every sample of the stream comes `floor(r)` or
             `ceil(r)` times, `round(r * size)` in all.
         temperature: weights are `size ** (1 / temperature)`.
-        epoch_size: positions in an epoch; by default the sum of the sizes, or of the repeats.
+        epoch_size: number of positions in an epoch; by default the sum of the sizes, or of the repeats.
         seed: any 64-bit integer.
-        shuffle: False takes each stream from its first sample to its last, and spreads it evenly.
+        shuffle: False reads each stream from its first sample to its last, spread evenly.
         weight_schedule: `{position of the run: weights from there on}`; a position of the run is
-            `epoch * epoch_size + position in the epoch`. The order before it is what it would be without the change.
+            `epoch * epoch_size + position in the epoch`. The order before it is the same as without the change.
 
     Attributes:
         epoch_size: number of positions in an epoch.
         num_samples: number of samples in all streams.
 
     Raises:
-        ConfigError: a setting that cannot be used; the message names the stream and the value.
+        ConfigError: a setting cannot be used; the message names the stream and the value.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Mixture:
         self.epoch_size = _checked_epoch_size(epoch_size, self.num_samples if repeats is None else sum(first))
         if repeats is not None and self.epoch_size != sum(first):
             raise ConfigError(
-                f"repeats make epochs of {sum(first)} positions, not epoch_size={self.epoch_size}: leave that out"
+                f"repeats make epochs of {sum(first)} positions, not epoch_size={self.epoch_size}: leave epoch_size out"
             )
         is_exact = sum(first) == self.epoch_size and weights is None and temperature in (None, 1)
         self._digest = _digest([list(sizes.items()), first, is_exact])
@@ -134,10 +134,10 @@ class Mixture:
     # -- as an order
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at the positions `start` to `stop` (half-open) of an epoch.
+        """Return the samples at the positions `start` to `stop` (half-open) of an epoch.
 
         Raises:
-            IndexError: if the positions are not within `range(n)`, or the epoch is negative.
+            IndexError: the positions are not within `range(n)`, or the epoch is negative.
         """
         if not (0 <= start <= stop <= self.epoch_size and epoch >= 0):
             raise IndexError(f"positions {start} to {stop} of epoch {epoch} are not within 0 to n = {self.epoch_size}")
@@ -151,10 +151,10 @@ class Mixture:
         return np.concatenate(found)
 
     def settings(self, before: int | None = None) -> dict[str, Any]:
-        """What the order depends on, as JSON of fewer than 300 bytes.
+        """Return what the order depends on, as JSON of fewer than 300 bytes.
 
         Args:
-            before: leave out changes at this position of the run and later, which make no difference before it.
+            before: leave out changes from this position of the run on, which do not affect the order before it.
         """
         changes = [[at.start, at.weights] for at in self._segments[1:] if before is None or at.start < before]
         return {
@@ -171,13 +171,13 @@ class Mixture:
     # -- as streams
 
     def stream_of(self, numbers: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of samples as `samples` numbers them: the number of the stream, and the sample in it."""
+        """Return, for samples as numbered by `samples`, the index of the stream and the sample in it."""
         streams = np.searchsorted(self._ends, numbers, side="right")
         starts = self._ends - np.diff(self._ends, prepend=0)
         return streams, numbers - starts[streams]
 
     def counts(self, epoch: int, position: int) -> dict[str, int]:
-        """How many samples of each stream the run has delivered before this position."""
+        """Return how many samples of each stream the run has before this position."""
         return dict(zip(self.names, self._counts(epoch * self.epoch_size + position), strict=True))
 
     def _counts(self, at: int) -> list[int]:
@@ -186,7 +186,7 @@ class Mixture:
         inside = np.bincount(streams, minlength=len(self.names)).tolist()
         return [before + more for before, more in zip(chunk.counts, inside, strict=True)]
 
-    # -- chunks: some blocks, made together
+    # -- chunks: several blocks, computed together
 
     def _chunk(self, at: int) -> _SampleChunk:
         """The chunk that holds this position of the run; a few are kept."""
@@ -228,24 +228,24 @@ class Mixture:
         return _SampleChunk(origin + start, origin + stop, numbers, counts)
 
     def _slots(self, taken: NDArray[np.int64], position: int) -> NDArray[np.unsignedinteger[Any]]:
-        """The streams of the positions of a block, each as often as it is to be taken."""
+        """Return the stream of each position of a block."""
         present = np.flatnonzero(taken)
-        many = taken[present]
+        counts = taken[present]
         narrow = np.uint16 if len(self.names) <= 2**16 else np.uint32  # sorted by radix, 3.5 times as fast
-        streams: NDArray[np.unsignedinteger[Any]] = np.repeat(present.astype(narrow), many)
+        streams: NDArray[np.unsignedinteger[Any]] = np.repeat(present.astype(narrow), counts)
         if self.shuffle:
             return streams[Permutation(len(streams), self.seed, position)(np.arange(len(streams)))]
-        ranks = np.arange(len(streams)) - np.repeat(np.cumsum(many) - many, many)
-        return streams[np.argsort((ranks + 0.5) / np.repeat(many, many), kind="stable")]
+        ranks = np.arange(len(streams)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return streams[np.argsort((ranks + 0.5) / np.repeat(counts, counts), kind="stable")]
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """The run from `start` on, under one set of weights.
+    """Part of the run from `start` on, with one set of weights.
 
     Attributes:
-        base: what each stream has had before.
-        period: after so many positions, and `weights` samples of each stream, counts begin anew; None is never.
+        base: count of each stream before it.
+        period: number of positions, with `weights` samples of each stream, after which counts repeat; None: never.
     """
 
     start: int
@@ -263,13 +263,13 @@ class _SampleChunk(NamedTuple):
 
 
 class _Stream:
-    """The samples of one stream, pass after pass.
+    """Samples of one stream, pass after pass.
 
     Args:
-        n: how many samples.
-        seed: of this stream.
-        per_epoch: how many an epoch of the mixture takes; where these are no whole passes, the last is parted.
-        shuffle: False is from the first to the last.
+        n: number of samples.
+        seed: seed of this stream.
+        per_epoch: number of samples in an epoch of the mixture; if it is not a multiple of `n`, the last pass is split.
+        shuffle: whether passes are permuted.
     """
 
     def __init__(self, n: int, seed: int, per_epoch: int, shuffle: bool) -> None:
@@ -279,7 +279,7 @@ class _Stream:
         self.shuffle = shuffle
 
     def samples(self, start: int, stop: int) -> NDArray[np.int64]:
-        """What comes at the places `start` to `stop` of the stream's whole run."""
+        """Return the samples at the places `start` to `stop` of the stream's whole run."""
         if not self.shuffle:
             return np.arange(start, stop) % self.n
         found = []
@@ -295,7 +295,7 @@ class _Stream:
         return np.concatenate(found)
 
     def _span(self, place: int) -> tuple[int, int]:
-        """What is shuffled together: the pass that this place is in, or its part that lies in one epoch."""
+        """Return the range that is shuffled together: the pass of this place, or its part within one epoch."""
         low = place // self.n * self.n
         if not self.per_epoch:
             return low, low + self.n
@@ -303,7 +303,7 @@ class _Stream:
         return max(low, epoch * self.per_epoch), min(low + self.n, (epoch + 1) * self.per_epoch)
 
     def _whole_until(self, place: int) -> int:
-        """Where the run of whole passes ends that this place is in."""
+        """Return the end of the whole passes that this place is in."""
         if not self.per_epoch:
             return int(MOST)
         return (place // self.per_epoch + 1) * self.per_epoch // self.n * self.n
@@ -323,7 +323,7 @@ class _Stream:
         return np.concatenate(found)
 
     def _sorted(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Passes as the order of random keys: splitmix64 (Steele, Lea and Flood, 2014), the places its states."""
+        """Return passes in the order of random keys: splitmix64 (Steele, Lea and Flood, 2014) of the places."""
         first = start // self.n * self.n
         keys = np.arange(first, -(-stop // self.n) * self.n).astype(np.uint64)
         keys = (keys + np.uint64(1)) * _GOLDEN + np.uint64(self.seed % 2**64)
@@ -335,7 +335,7 @@ class _Stream:
 
 
 def _chunk_length(streams: int) -> int:
-    """Positions made at once: a call costs each stream 75 us, so more streams need more; the last is 2 MiB."""
+    """Return the number of positions computed at once: a call costs 75 us per stream; at most 2 MiB."""
     return min(max(1024 * streams, 16_384), 2**18)
 
 
@@ -350,7 +350,7 @@ def _digest(found: object) -> str:
 def _check_choice(**given: object) -> None:
     named = [name for name, value in given.items() if value is not None]
     if len(named) > 1:
-        raise ConfigError(f"{' and '.join(named)} are given; each says how streams are weighted: give one of them")
+        raise ConfigError(f"{' and '.join(named)} are given; each sets the weights of the streams: give one of them")
 
 
 def _checked_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -360,7 +360,7 @@ def _checked_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
             raise ConfigError(f"stream {name!r} has size {size!r}; give a whole number, 0 or more")
         found[str(name)] = int(size)
     if not found:
-        raise ConfigError("a mixture of no streams has no samples; give at least one stream")
+        raise ConfigError("a mixture needs at least one stream")
     if sum(found.values()) > MOST:
         raise ConfigError(f"the streams have {sum(found.values())} samples; an order has at most 2**62")
     return found

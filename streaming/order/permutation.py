@@ -1,14 +1,14 @@
-"""The order of samples as a pure function: (seed, epoch, position) -> sample, and back, in constant memory.
+"""Order of samples as a pure function: (seed, epoch, position) -> sample, and back, in constant memory.
 
 A permutation of `range(n)` by a Feistel network over a mixed radix: a number is written as `left * b + right` with
-`a * b >= n`, and in each round one half is moved by a keyed hash of the other, modulo its own radix (Black and Rogaway,
-"Ciphers with Arbitrary Finite Domains", 2002, section 5). A result of `n` or more is put through again ("cycle
-walking"), which stays a permutation; `a` and `b` are near the square root of `n`, so that fewer than one in `sqrt(n)`
-is. Networks over bits walk up to four times per number just above a power of two.
+`a * b >= n`, and in each round a keyed hash of one half is added to the other, modulo its radix (Black and Rogaway,
+"Ciphers with Arbitrary Finite Domains", 2002, section 5). A result of `n` or more is mapped again ("cycle walking"),
+which keeps it a permutation; `a` and `b` are near the square root of `n`, so that this happens to fewer than one in
+`sqrt(n)`. Networks over bits walk up to four times per number just above a power of two.
 
 The hash of a round is that of splitmix64 (Steele, Lea and Flood, 2014) over the half and the round's key, without the
-last step, which leaves the upper bits as they are. These 32 are scaled to the radix by a multiplication (Lemire, 2019),
-which favours no value by more than `a / 2**32`.
+last step, which does not change the upper bits. The upper 32 are scaled to the radix by a multiplication (Lemire,
+2019), whose bias is at most `a / 2**32`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ALGORITHM", "Order", "Permutation", "Sequential", "Shuffled"]
 
 ALGORITHM = 1
-"""Version of the function; part of every saved state, as another one gives another order."""
+"""Version of the function; part of every saved state, because another version gives another order."""
 
 MOST = 2**62
 ROUNDS = 6
@@ -42,15 +42,15 @@ _U30, _U27, _U32 = np.uint64(30), np.uint64(27), np.uint64(32)
 
 
 class Permutation:
-    """The order of one epoch.
+    """Order of one epoch.
 
     Args:
-        n: how many samples; 0 to 2**62.
+        n: number of samples; 0 to 2**62.
         seed: any 64-bit integer.
-        epoch: each has an order of its own.
+        epoch: any 64-bit integer; each has its own order.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: a number is out of range.
     """
 
     def __init__(self, n: int, seed: int = 0, epoch: int = 0) -> None:
@@ -72,10 +72,10 @@ class Permutation:
     @overload
     def __call__(self, positions: NDArray[np.integer]) -> NDArray[np.int64]: ...
     def __call__(self, positions: int | NDArray[np.integer]) -> int | NDArray[np.int64]:
-        """The samples at some positions of the epoch, as int64 of the same shape; an int for an int.
+        """Return the samples at some positions of the epoch, as int64 of the same shape; an int for an int.
 
         Raises:
-            IndexError: if a position is not in `range(n)`.
+            IndexError: a position is not in `range(n)`.
         """
         return self._mapped(positions, self._forward)
 
@@ -84,21 +84,21 @@ class Permutation:
     @overload
     def inverse(self, samples: NDArray[np.integer]) -> NDArray[np.int64]: ...
     def inverse(self, samples: int | NDArray[np.integer]) -> int | NDArray[np.int64]:
-        """The positions at which some samples come.
+        """Return the positions of some samples in the epoch.
 
         Raises:
-            IndexError: if a sample is not in `range(n)`.
+            IndexError: a sample is not in `range(n)`.
         """
         return self._mapped(samples, self._backward)
 
     def _mapped(self, numbers: int | NDArray[np.integer], step: Step) -> int | NDArray[np.int64]:
-        asked = np.asarray(numbers)
-        if asked.size and not (asked.dtype.kind in "iu" and 0 <= int(asked.min()) and int(asked.max()) < self.n):
+        given = np.asarray(numbers)
+        if given.size and not (given.dtype.kind in "iu" and 0 <= int(given.min()) and int(given.max()) < self.n):
             raise IndexError(f"positions and samples are integers from 0 to n - 1 = {self.n - 1}")
-        flat = asked.reshape(-1).astype(np.uint64)
+        flat = given.reshape(-1).astype(np.uint64)
         for start in range(0, len(flat), _CHUNK):
             flat[start : start + _CHUNK] = self._walked(flat[start : start + _CHUNK], step)
-        found = flat.astype(np.int64).reshape(asked.shape)
+        found = flat.astype(np.int64).reshape(given.shape)
         return int(found) if isinstance(numbers, int) else found
 
     def _walked(self, numbers: NDArray[np.uint64], step: Step) -> NDArray[np.uint64]:
@@ -129,7 +129,7 @@ class Permutation:
 
 
 def _hash(half: NDArray[np.uint64], key: np.uint64, radix: np.uint64) -> NDArray[np.uint64]:
-    """A number below `radix` for each half."""
+    """Return a number below `radix` for each half."""
     mixed = half ^ key
     mixed ^= mixed >> _U30
     mixed *= _FIRST
@@ -142,7 +142,7 @@ def _hash(half: NDArray[np.uint64], key: np.uint64, radix: np.uint64) -> NDArray
 
 
 def _sum(numbers: NDArray[np.uint64], more: NDArray[np.uint64], radix: np.uint64) -> NDArray[np.uint64]:
-    """`(numbers + more) % radix` of numbers below it; a comparison is cheaper than a division."""
+    """Return `(numbers + more) % radix` of numbers below it; a comparison is cheaper than a division."""
     more += numbers
     more -= radix * (more >= radix)
     return more
@@ -156,33 +156,32 @@ def _difference(numbers: NDArray[np.uint64], less: NDArray[np.uint64], radix: np
 
 
 class Order(Protocol):
-    """The order of a whole run: for each epoch, which sample stands at a position. A pure function.
+    """Order of a whole run: the sample at each position of each epoch. A pure function.
 
     Attributes:
         epoch_size: number of positions in an epoch.
-        num_samples: number of samples of the data set; equal to `epoch_size` where each comes once in an epoch.
+        num_samples: number of samples in the data set; equal to `epoch_size` if each comes once in an epoch.
     """
 
     epoch_size: int
     num_samples: int
 
     def samples(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at the positions `start` to `stop` (half-open) of an epoch, within
-        `range(epoch_size)`."""
+        """Return the samples at the positions `start` to `stop` (half-open, in `range(epoch_size)`) of an epoch."""
 
     def settings(self, before: int | None = None) -> dict[str, Any]:
-        """What the order depends on, as JSON; equal settings give equal orders. A few short values.
+        """Return what the order depends on, as JSON of a few short values; equal settings give equal orders.
 
         Args:
-            before: what it depends on before this position of the run, `epoch * n + position in the epoch`.
+            before: only what it depends on before this position of the run, `epoch * n + position in the epoch`.
         """
 
 
 class Shuffled:
-    """Each epoch an order of its own.
+    """A new order in each epoch.
 
     Args:
-        n: how many samples.
+        n: number of samples.
         seed: any 64-bit integer.
     """
 
@@ -201,7 +200,7 @@ class Shuffled:
 
 
 class Sequential:
-    """Every epoch from the first sample to the last."""
+    """Order from the first sample to the last in each epoch."""
 
     def __init__(self, n: int) -> None:
         self.epoch_size = self.num_samples = n

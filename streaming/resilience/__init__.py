@@ -11,7 +11,7 @@
 `ResilienceConfig` holds every constant. The defaults and where they come from:
 
 - `deadline_s` 60: longer than an outage that restarts a server takes, shorter than a trainer's watchdog (NCCL: 600).
-- `retry_after_max_s` 60: as long as a read may take (`deadline_s`); most servers ask for less.
+- `retry_after_max_s` 60: equal to `deadline_s`; most servers ask for less.
 - `backoff_base_s` 0.1, `backoff_max_s` 5: full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015);
   the cap keeps the pause after an outage below 5 s.
 - `retry_ratio` 0.2, `min_retries_per_s` 10: Finagle's RetryBudget; `retry_burst` 10: what the minimum is for a second.

@@ -71,7 +71,7 @@ class CircuitBreaker:
         return self._state
 
     @property
-    def is_resting(self) -> bool:
+    def is_refusing(self) -> bool:
         """Whether the next read would be refused."""
         if self._state is State.CLOSED:
             return False

@@ -34,14 +34,12 @@ class ConcurrencyLimit:
     Attributes:
         limit: reads that may be in flight, at least 1.
         in_flight: reads that are in flight.
-        cuts: rounds after which the limit was cut because of throttling.
     """
 
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self.limit = float(settings.initial_concurrency)
         self.in_flight = 0
-        self.cuts = 0
         self._allowed = settings.initial_concurrency
         self._settings = settings
         self._now = context.clock
@@ -114,7 +112,6 @@ class ConcurrencyLimit:
 
     def _end_round(self) -> None:
         if self._throttles:
-            self.cuts += 1
             share = self._throttles / (self._answers + self._throttles)
             self.limit = max(1.0, self.limit * (1 - share / 2))
         else:

@@ -1,4 +1,4 @@
-"""What every wrapper needs besides its source: the settings, a clock, and a random generator."""
+"""The settings, the clock and the random generator that every wrapper needs besides its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all sources of one host share on one event loop: its concurrency limit and its retry budget."""
+"""The concurrency limit and the retry budget that all sources of one host share on one event loop."""
 
 from __future__ import annotations
 

@@ -108,8 +108,8 @@ class Failover(Wrapper):
     def _order(self) -> list[_Replica]:
         """Return the replicas in the order of preference; those with an open circuit breaker come last."""
         order = self._replicas if self._is_ordered else sorted(self._replicas, key=lambda replica: replica.load)
-        if getattr(order[0].source, "is_resting", False):
-            return sorted(order, key=lambda replica: getattr(replica.source, "is_resting", False))
+        if getattr(order[0].source, "is_circuit_open", False):
+            return sorted(order, key=lambda replica: getattr(replica.source, "is_circuit_open", False))
         return order
 
     async def _read(

@@ -1,4 +1,4 @@
-"""One replica, guarded: its circuit breaker, the concurrency limit of its host, and a check of what it sent."""
+"""A guard for each replica: its circuit breaker, the concurrency limit of its host, and a check of its answers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from streaming.telemetry.counters import SourceCounters
 
 
 class Guard(Wrapper):
-    """Reads a replica while its breaker is closed and its host takes more, and lets through only what is right.
+    """Reads a replica if its circuit breaker and the concurrency limit of its host allow it, and verifies the answer.
 
-    One wrapper, because each costs a healthy read a coroutine (1 us). It belongs below `Failover`, as ETags differ
-    between replicas. Listings are neither refused nor held back: few run at a time, and reads would wait behind them.
+    It is one wrapper because each costs a healthy read a coroutine (1 us). It belongs below `Failover`, as ETags differ
+    between replicas. Listings are neither refused nor delayed: few run at a time, and reads would wait behind them.
 
     Attributes:
         breaker: refuses reads for a while after failures.
-        counters: the requests that were sent, and what came of them; written on the loop, read anywhere.
-        mismatches: answers that were refused because they are not what was expected.
-        waiting: reads of this replica that wait for the limit.
+        counters: requests that were sent, and their outcomes; written on the loop, read anywhere.
+        mismatches: answers that failed verification.
+        waiting: number of reads that wait for the limit.
     """
 
     def __init__(self, source: DataSource, context: Context = DEFAULT_CONTEXT) -> None:
@@ -40,7 +40,7 @@ class Guard(Wrapper):
 
     @property
     def last_limit(self) -> ConcurrencyLimit | None:
-        """The limit of the last read, None before the first; may be looked at from any thread."""
+        """The limit of the last read, None before the first; safe to use from any thread."""
         return self._endpoint.limit if self._endpoint is not None else None
 
     @property
@@ -48,8 +48,8 @@ class Guard(Wrapper):
         return self.limit.is_throttled
 
     @property
-    def is_resting(self) -> bool:
-        return self.breaker.is_resting
+    def is_circuit_open(self) -> bool:
+        return self.breaker.is_refusing
 
     async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:

@@ -1,21 +1,19 @@
-"""The half that all wrappers share: they are sources that own a source."""
+"""The half that all wrappers share: settings and clock, and the limits of the source's host."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.endpoints import ENDPOINTS, Endpoint
-from streaming.sources.base import Blob, DataSource, Expected, FileInfo
+from streaming.sources.base import Blob, DataSource, Expected, WrapperSource
 
 
-class Wrapper(DataSource):
-    """A source over another one, which it closes; it has the name and the configuration of that one.
-
-    A subclass writes `read_expecting`.
+class Wrapper(WrapperSource):
+    """A source over another one, with settings and a clock. A subclass writes `read_expecting`.
 
     Args:
         source: the source that is read.
@@ -23,8 +21,7 @@ class Wrapper(DataSource):
     """
 
     def __init__(self, source: DataSource, context: Context = DEFAULT_CONTEXT) -> None:
-        super().__init__(source.config)
-        self.source = source
+        super().__init__(source)
         self.context = context
         self.settings = context.settings
         self._now = context.clock
@@ -53,25 +50,9 @@ class Wrapper(DataSource):
         return bool(getattr(self.source, "is_throttled", False))
 
     @property
-    def is_resting(self) -> bool:
+    def is_circuit_open(self) -> bool:
         """Whether a read would fail at once because a circuit breaker below is open."""
-        return bool(getattr(self.source, "is_resting", False))
-
-    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        self._check_open()
-        async for info in self.source.iter_files(prefix):
-            yield info
-        self.skipped = self.source.skipped
-
-    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
-        return self.source.is_unchanged(blob, is_listed)
-
-    async def aclose(self) -> None:
-        self._closed = True
-        await self.source.aclose()
+        return bool(getattr(self.source, "is_circuit_open", False))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.source, self.context)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.source!r})"

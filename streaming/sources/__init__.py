@@ -1,7 +1,6 @@
-"""Where objects come from. Backends are imported when the first source of their type is made.
+"""Where objects come from. A backend is imported when its first source is made.
 
-Public: `DataSource` and its configuration, the sources of this version, and `create_data_source`, which takes any way
-of naming a source. A type of source that lives elsewhere is made known by `register_scheme`.
+`create_data_source` makes a source from a URL, a dict or a configuration; `register_scheme` adds a type of source.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
     """Make a source from its configuration, a dict of that, or a URL; a source is returned as it is.
 
     Raises:
-        ConfigError: if it cannot be used, or this version has no such type of source.
+        ConfigError: if it is invalid, or there is no such type of source.
     """
     if isinstance(source, DataSource):
         return source
@@ -74,7 +73,7 @@ def create_data_source(source: DataSourceConfig | dict[str, Any] | str | DataSou
 
 
 def register_scheme(scheme: str, make: Callable[[DataSourceConfig], DataSource]) -> None:
-    """Let URLs `scheme://...` and the type `scheme` name sources that `make` makes from their configuration."""
+    """Register `make` to create the sources of URLs `scheme://...` and of the type `scheme`."""
     from streaming.core.source_config import SOURCE_TYPES
 
     SOURCE_TYPES[scheme] = scheme

@@ -1,8 +1,8 @@
-"""Where a login may go that was found on this machine: in the environment, a login file, a profile, the machine's role.
+"""Which servers may receive ambient credentials: those of the environment, a login file, a profile or a machine's role.
 
-A configuration may come from somebody else. So a server that only it names gets no more than the login that it holds
-itself. A found login goes to the provider's own endpoint, or to the one that the environment names, over TLS. Loopback
-is this machine, and excepted.
+A configuration may come from someone else. So a server that only the configuration names receives only the login in the
+configuration. Ambient credentials go to the provider's own endpoint, or to the one that the environment names, over
+TLS. Loopback is always allowed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 __all__ = ["AMAZON", "GOOGLE", "HUGGING_FACE", "may_receive_ambient_credentials"]
 
 _REGION = r"[a-z]{2,8}(?:-[a-z]+)+-\d{1,2}"
-# Whole names and no ending: hosts of many customers end in amazonaws.com, some with names of their choice.
+# Whole names, not suffixes: many customers have hosts that end in amazonaws.com, some with names of their choice.
 AMAZON = re.compile(
     rf"s3(?:-fips|-accelerate)?(?:\.dualstack)?(?:[.-]{_REGION})?\.amazonaws\.com(?:\.cn)?"
     rf"|bucket\.vpce-[\w-]+\.s3\.{_REGION}\.vpce\.amazonaws\.com(?:\.cn)?"
@@ -22,7 +22,7 @@ AMAZON = re.compile(
 GOOGLE = re.compile(r"storage(?:\.mtls|\.[a-z]+(?:-[a-z]+)+\d+\.rep|-[a-z0-9-]+\.p)?\.googleapis\.com")
 HUGGING_FACE = re.compile(r"huggingface\.co")
 
-# What every client takes for the same host; a backslash or a login in it is read in more than one way.
+# URLs that all clients parse alike; they differ for a backslash or a login.
 _PLAIN_URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?(?P<path>/[\w.~%/-]*)?",
     re.IGNORECASE | re.ASCII,
@@ -30,7 +30,7 @@ _PLAIN_URL = re.compile(
 
 
 def may_receive_ambient_credentials(endpoint: str, provider: re.Pattern[str], named: Iterable[str | None] = ()) -> bool:
-    """Whether a found login may be sent to a server.
+    """Whether ambient credentials may be sent to a server.
 
     Args:
         endpoint: URL of the server.
@@ -53,12 +53,12 @@ def _is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
+    except ValueError:  # a host name
         return False
 
 
 def _normal(url: str) -> tuple[str, ...] | None:
-    """What makes two URLs the same server and folder; None for one that is not plain, which equals no plain one."""
+    """Return a key that is equal for URLs of one server and folder; None for a URL that clients parse differently."""
     match = _PLAIN_URL.fullmatch(url)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""What a source of objects is: three methods to write, the rest given.
+"""The interface of a source of objects: three methods to write, the rest given.
 
 A source names objects by a path relative to its configured root, with `/` between folders, as the name is written
 (never percent-encoded). A prefix is a plain string prefix of such a path: `"a/b"` selects `a/b.pt` and `a/bc/d.pt`.
@@ -38,8 +38,8 @@ class FileInfo:
 
     Attributes:
         path: relative to the root of its source.
-        size: bytes, or -1 where the listing does not tell.
-        etag: changes when the content changes; None where the listing does not tell.
+        size: bytes, or -1 if the listing does not say.
+        etag: changes when the content changes; None if the listing does not say.
         modified: seconds since the epoch, or None.
     """
 
@@ -51,13 +51,13 @@ class FileInfo:
 
 @dataclass(slots=True)  # not frozen: that costs 0.4 us more on each read
 class Blob:
-    """The bytes that one read brought, and what they are a part of.
+    """The bytes that a read returned, and the object that they are a part of.
 
     Attributes:
-        data: the bytes asked for; read-only.
-        etag: of the whole object, without quotation marks; None where the source has none.
+        data: the requested bytes; read-only.
+        etag: of the whole object, without quotation marks; None if the source has none.
         size: bytes of the whole object, also when a part of it was read.
-        version: the version that was read, where the source keeps versions.
+        version: the version that was read, if the source keeps versions.
         source: the name of the source that answered.
     """
 
@@ -69,7 +69,7 @@ class Blob:
 
 
 class Expected(NamedTuple):
-    """What a caller knows of an object that it reads.
+    """The properties of an object that a caller knows before it reads it.
 
     Attributes:
         size: bytes, or -1 or None if unknown.
@@ -89,12 +89,14 @@ def check_path(path: str) -> str:
         InvalidPath: if it is empty, absolute, has a `..` folder, a NUL, or characters that are not text.
     """
     if not path:
-        raise InvalidPath("an empty path names no object; give a path relative to the root of the source", path=path)
+        raise InvalidPath(
+            "an empty path does not name an object; give a path relative to the root of the source", path=path
+        )
     return check_prefix(path)
 
 
 def check_prefix(prefix: str) -> str:
-    """Return `prefix` if every path that begins with it may lie below a root; the empty prefix does.
+    """Return `prefix` if every path that begins with it may be below a root; the empty prefix is.
 
     Raises:
         InvalidPath: as `check_path` does.
@@ -118,42 +120,44 @@ def check_range(path: str, start: int, end: int | None, source: str) -> None:
     """Refuse a range that no object can have.
 
     Raises:
-        BadRequest: if `start` is negative or `end` lies before it.
+        BadRequest: if `start` is negative or `end` is before it.
     """
     if start < 0 or (end is not None and end < start):
-        text = f"{path!r} of source {source!r}: no object has a range of {start} to {end}; ask for 0 <= start <= end"
+        text = f"{path!r} of source {source!r}: {start} to {end} is not a range; give 0 <= start <= end"
         raise BadRequest(text, path=path, source=source)
 
 
 def beyond_object(path: str, start: int, size: int, source: str) -> BadRequest:
-    """The error for a range that starts after the end of its object."""
-    text = f"{path!r} of source {source!r} has {size} bytes and was asked from byte {start} on; ask within it"
+    """Return the error for a range that starts after the end of its object."""
+    text = f"{path!r} of source {source!r} has {size} bytes; the range from byte {start} is beyond its end"
     return BadRequest(text, path=path, source=source)
 
 
 def too_large(path: str, size: int, limit: int, source: str) -> ObjectTooLargeError:
-    """The error for an answer beyond `max_object_bytes`."""
-    text = f"{path!r} of source {source!r}: {size} bytes pass max_object_bytes={limit}; raise that or read a part"
+    """Return the error for an answer beyond `max_object_bytes`."""
+    text = (
+        f"{path!r} of source {source!r}: {size} bytes are more than max_object_bytes={limit}; raise that or read a part"
+    )
     return ObjectTooLargeError(text, path=path, source=source)
 
 
 class DataSource(ABC):
     """A place that objects are read from.
 
-    A backend writes `read`, `iter_files` and `aclose`. Where its reads merely block a thread (local disk, memory) it
-    also sets `read_blocking`, a synchronous form safe in any thread, so that a pool can read and decode in one hop. If
-    it has `read_into(path, start, buffer)` too, that reads a range as long as the buffer into it and gives a blob of
-    what lies there: a caller who uses a large buffer again is spared page faults.
+    A backend writes `read`, `iter_files` and `aclose`. If its reads merely block a thread (local disk, memory), it also
+    sets `read_blocking`, a synchronous form that is safe in any thread, so that a pool can read and decode in one hop.
+    It may add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes:
+    a caller who reuses a large buffer is spared page faults.
 
     A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.
 
     Attributes:
-        name: how messages, metrics and `data_mapping` call it.
-        config: what it was made from.
+        name: its name in messages, metrics and `data_mapping`.
+        config: its configuration.
         received_bytes: bytes of objects that came over the network so far, used or not, without listings; None for a
             source that does not count them.
-        skipped: what the last complete listing left out because it cannot be read. Each listing counts in a `Skips` of
-            its own and sets it here when it has come to its end; one that fails or is left early changes nothing.
+        skipped: the objects that the last complete listing left out because they cannot be read. Each listing counts in
+            a `Skips` of its own and sets it here at its end; one that fails or is left early changes nothing.
     """
 
     received_bytes: int | None = None
@@ -174,10 +178,10 @@ class DataSource(ABC):
         Raises:
             InvalidPath: if the path leaves the root.
             ObjectNotFoundError: if there is no such object.
-            BadRequest: if `start` lies beyond the object, or `end` before `start`.
-            ObjectTooLargeError: if the answer would pass `config.max_object_bytes`.
+            BadRequest: if `start` is beyond the object, or `end` before `start`.
+            ObjectTooLargeError: if the answer would be larger than `config.max_object_bytes`.
             ClosedError: after `aclose`.
-            SourceError: or one of its other kinds, for everything else that can go wrong.
+            SourceError: or a subclass, for everything else that can go wrong.
         """
 
     def read_expecting(
@@ -188,9 +192,9 @@ class DataSource(ABC):
 
     @abstractmethod
     def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
-        """All objects whose path begins with `prefix`, in a repeatable order.
+        """List all objects whose path begins with `prefix`, in a repeatable order.
 
-        `include` and `exclude` of the configuration are applied by those who call this: `list_files` and the index.
+        `include` and `exclude` of the configuration are applied by the callers: `list_files` and the index.
 
         Raises:
             ObjectNotFoundError: at the first step, if the root does not exist.
@@ -198,27 +202,27 @@ class DataSource(ABC):
         """
 
     def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
-        """Whether a read brought the object that was listed, as far as the source can tell. Its size is compared apart.
+        """Whether a read returned the object that was listed, as far as the source knows. Sizes are compared elsewhere.
 
         Args:
-            blob: what a read brought.
-            is_listed: whether a listing of this source gave the object this ETag.
+            blob: result of a read.
+            is_listed: returns whether a listing of this source gave the object this ETag.
         """
         return not blob.etag or is_listed(blob.etag)
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close what the source opened. Closing twice is fine; reading afterwards raises `ClosedError`."""
+        """Close everything that the source opened. Closing twice is fine; reading afterwards raises `ClosedError`."""
 
     async def fetch_file(self, path: str, decompress: bool = True) -> Any:
-        """The sample in an object, decoded by the suffix of its path; `x.pt` comes from `x.pt.zst` if only that exists.
+        """Read an object and decode it by the suffix of its path; `x.pt` comes from `x.pt.zst` if only that exists.
 
         Args:
             path: relative to the root.
-            decompress: False returns the bytes of the object as they are stored.
+            decompress: False returns the bytes as they are stored.
 
         Raises:
-            DecodeError: if the bytes are not what the suffix says.
+            DecodeError: if the bytes do not fit the suffix.
             SourceError: as `read`.
         """
         path, blob = await self._read_or_compressed(path)
@@ -242,9 +246,9 @@ class DataSource(ABC):
             raise
 
     async def list_files(self, prefix: str = "") -> list[str]:
-        """The paths that begin with `prefix` and that `include` and `exclude` select, sorted.
+        """Return the paths that begin with `prefix` and that `include` and `exclude` select, sorted.
 
-        What the listing left out because it cannot be read is logged once.
+        The objects that the listing left out because they cannot be read are logged once.
         """
         why = self.config.selection
         paths = sorted([info.path async for info in self.iter_files(prefix) if why is None or not why(info.path)])
@@ -252,10 +256,10 @@ class DataSource(ABC):
         return paths
 
     async def prefetch_files(self, paths: Iterable[str]) -> dict[str, bool]:
-        """Read objects and drop the bytes, which warms what lies below: page cache, connections, a caching proxy.
+        """Read objects and drop the bytes, which warms the layers below: page cache, connections, a caching proxy.
 
         Returns:
-            For each path whether it could be read. To keep what is read, use `SmartLRUCache.prefetch`.
+            Whether each path could be read. To keep the objects, use `SmartLRUCache.prefetch`.
         """
         done: dict[str, bool] = {}
         waiting = iter(dict.fromkeys(paths))
@@ -294,3 +298,27 @@ class DataSource(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.config.shown_uri!r})"
+
+
+class WrapperSource(DataSource):
+    """The shared half of a source over another one, which it closes; it has that one's name and configuration."""
+
+    def __init__(self, source: DataSource) -> None:
+        super().__init__(source.config)
+        self.source = source
+
+    async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
+        self._check_open()
+        async for info in self.source.iter_files(prefix):
+            yield info
+        self.skipped = self.source.skipped
+
+    def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
+        return self.source.is_unchanged(blob, is_listed)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await self.source.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r})"

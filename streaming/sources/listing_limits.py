@@ -1,4 +1,4 @@
-"""The bounds of one listing: a server that lists for ever, or too much, is left with an error that names the bound."""
+"""The limits of one listing, so that a server that lists forever, or too much, causes an error that names the limit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["ListingLimits", "page_too_large"]
 
 
 class ListingLimits:
-    """Counts what one listing brings; made for each listing, and told of every answer of the server.
+    """Counts the entries of one listing.
 
     Args:
-        config: the bounds, and the name for messages.
-        prefix: what is listed.
-        clock: seconds since some moment.
+        config: the limits, and the name for messages.
+        prefix: the prefix that is listed.
+        clock: returns seconds, like `time.monotonic`.
 
     Attributes:
         entries: objects and folders so far.
@@ -30,62 +30,62 @@ class ListingLimits:
         self.entries = 0
         self._source = config.name
         self._prefix = prefix
-        self._most_entries = config.max_listing_entries
-        self._most_depth = config.max_listing_depth
+        self._max_entries = config.max_listing_entries
+        self._max_depth = config.max_listing_depth
         self._timeout_s = config.listing_timeout_s
         self._clock = clock
         self._progress_at = clock()
 
     @property
-    def left(self) -> int:
-        """Entries that may still come."""
-        return self._most_entries - self.entries
+    def remaining(self) -> int:
+        """Number of entries that may still come."""
+        return self._max_entries - self.entries
 
     @property
-    def left_s(self) -> float:
-        """Seconds until another object has to be there."""
+    def remaining_s(self) -> float:
+        """Seconds until the next object must have come."""
         return max(self._progress_at + self._timeout_s - self._clock(), 0.0)
 
-    def go_on(self) -> None:
-        """Take note that an object was listed, and that whoever lists has come back for more."""
+    def mark_progress(self) -> None:
+        """Restart the time limit: objects were listed, and the caller has come back for more."""
         self._progress_at = self._clock()
 
     def count(self, objects: int, folders: int = 0) -> None:
-        """Take note of an answer.
+        """Count the entries of an answer.
 
         Raises:
-            BadRequest: if the listing has passed `max_listing_entries`.
+            BadRequest: if the listing exceeds `max_listing_entries`.
             SourceTimeout: if no object came for `listing_timeout_s`.
         """
         self.entries += objects + folders
-        if self.left < 0:
-            raise self.too_many()
+        if self.remaining < 0:
+            raise self.too_many_error()
         if objects:
-            self.go_on()
-        elif not self.left_s:
-            raise self.stalled()
+            self.mark_progress()
+        elif not self.remaining_s:
+            raise self.stalled_error()
 
     def check_depth(self, depth: int, folder: str) -> None:
-        """Refuse a folder that lies too deep.
+        """Refuse a folder that is nested too deep.
 
         Args:
-            depth: folders between it and where the listing began.
+            depth: number of folders above it, below the start of the listing.
 
         Raises:
             BadRequest: if that is more than `max_listing_depth`.
         """
-        if depth > self._most_depth:
-            text = f"source {self._source!r} has folders nested deeper than {self._most_depth}: {_short(folder)}"
+        if depth > self._max_depth:
+            text = f"source {self._source!r} has folders nested deeper than {self._max_depth}: {_short(folder)}"
             text = f"{text}; is there a link to itself? If not, raise max_listing_depth"
             raise BadRequest(text, path=folder, source=self._source)
 
-    def too_many(self) -> BadRequest:
-        """The error for a listing that names too much."""
-        text = f"{self._listing()} names more than max_listing_entries={self._most_entries} objects and folders"
+    def too_many_error(self) -> BadRequest:
+        """Return the error for a listing with too many entries."""
+        text = f"{self._listing()} has more than max_listing_entries={self._max_entries} objects and folders"
         return BadRequest(f"{text}; check the server, or raise that", path=self._prefix, source=self._source)
 
-    def stalled(self) -> SourceTimeout:
-        """The error for a listing that goes on and brings nothing; it would be the same when begun again."""
+    def stalled_error(self) -> SourceTimeout:
+        """Return the error for a listing that continues without objects. Retrying would not help."""
         text = f"{self._listing()} brought no object for listing_timeout_s={self._timeout_s:g}, {self.entries} entries"
         error = SourceTimeout(f"{text} so far; check the server, or raise that", path=self._prefix, source=self._source)
         error.__dict__["retryable"] = False
@@ -96,8 +96,8 @@ class ListingLimits:
 
 
 def page_too_large(path: str, limit: int, source: str) -> BadRequest:
-    """The error for a page of a listing beyond `max_listing_page_bytes`."""
-    text = f"the listing page {_short(path)} of source {source!r} passes max_listing_page_bytes={limit}"
+    """Return the error for a page of a listing that exceeds `max_listing_page_bytes`."""
+    text = f"the listing page {_short(path)} of source {source!r} exceeds max_listing_page_bytes={limit}"
     return BadRequest(f"{text}; check the server, or raise that", path=path, source=source)
 
 

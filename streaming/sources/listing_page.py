@@ -1,4 +1,4 @@
-"""Read one answer to ListObjectsV2, whose XML may be anything: in one pass, and keeping what a listing needs alone."""
+"""Parse the XML answers of ListObjectsV2, which are not trusted, in one pass that keeps only what a listing needs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from streaming.sources.header_values import iso_time, plain_etag, whole_number
 __all__ = ["MAX_PAGE_BYTES", "ListingPage", "parse_list_objects"]
 
 MAX_PAGE_BYTES = 16_000_000  # 1,000 keys of 1,024 bytes, each three characters long, take 4 MB
-_FIELDS = ("Key", "Size", "ETag", "LastModified")
-_TOLD = ("EncodingType", "IsTruncated", "NextContinuationToken")
+_OBJECT_FIELDS = ("Key", "Size", "ETag", "LastModified")
+_PAGE_FIELDS = ("EncodingType", "IsTruncated", "NextContinuationToken")
 
 
 @dataclass(slots=True)
 class ListingPage:
-    """What one answer lists, below a root.
+    """One page of a listing, relative to a root.
 
     Attributes:
-        objects: without the empty ones `x/` that consoles make of folders.
-        folders: with their final `/`.
-        next_token: asks for the next page; empty if this is the last.
+        objects: without the empty objects `x/` by which web consoles represent folders.
+        folders: each ends in `/`.
+        next_token: requests the next page; empty on the last one.
     """
 
     objects: list[FileInfo] = field(default_factory=list)
@@ -33,13 +33,13 @@ class ListingPage:
 
 
 def parse_list_objects(body: bytes, skip: int) -> ListingPage:
-    """Return what an answer lists.
+    """Parse one page.
 
     Args:
-        skip: characters of each key that belong to the root.
+        skip: length of the root, which is cut from each key.
 
     Raises:
-        ValueError: if it is no answer to ListObjectsV2, or one without a key or size that can be used.
+        ValueError: if it is not such an answer, or an object has no valid key or size.
     """
     reader = _Reader()
     parser = ElementTree.XMLParser(target=reader)
@@ -48,18 +48,18 @@ def parse_list_objects(body: bytes, skip: int) -> ListingPage:
         parser.close()
     except (ElementTree.ParseError, LookupError, OverflowError) as error:  # LookupError: of an unknown encoding
         raise ValueError(f"it is not XML: {error}") from error
-    is_encoded = reader.told.get("EncodingType") == "url"
+    is_encoded = reader.fields.get("EncodingType") == "url"
 
     def path(key: str) -> str:
         return (unquote_plus(key) if is_encoded else key)[skip:]
 
     page = ListingPage(folders=[path(folder) for folder in reader.folders])
-    if reader.told.get("IsTruncated") == "true":
-        page.next_token = reader.told.get("NextContinuationToken", "")
+    if reader.fields.get("IsTruncated") == "true":
+        page.next_token = reader.fields.get("NextContinuationToken", "")
     for entry in reader.entries:
         name, size = path(entry.get("Key", "")), whole_number(entry.get("Size", ""))
         if size is None or "Key" not in entry:
-            raise ValueError("an object has no key, or no size that a number could be")
+            raise ValueError("an object has no valid key or size")
         if size or (name and not name.endswith("/")):
             time = iso_time(entry.get("LastModified"))
             page.objects.append(FileInfo(name, size, plain_etag(entry.get("ETag")), time))
@@ -67,13 +67,13 @@ def parse_list_objects(body: bytes, skip: int) -> ListingPage:
 
 
 class _Reader:
-    """What the parser calls for each element: keeps the fields of each object, the folders, and those of the page.
+    """Parser target that keeps the fields of the objects and of the page, and the folders.
 
     A tree of all elements would take 30 times the memory of the body.
     """
 
     def __init__(self) -> None:
-        self.told: dict[str, str] = {}
+        self.fields: dict[str, str] = {}
         self.entries: list[dict[str, str]] = []
         self.folders: list[str] = []
         self._depth = 0
@@ -95,21 +95,21 @@ class _Reader:
         self._depth -= 1
         if self._depth == 2:
             name = _name(tag)
-            if self._section == "Contents" and name in _FIELDS:
+            if self._section == "Contents" and name in _OBJECT_FIELDS:
                 self.entries[-1][name] = "".join(self._text)
             elif self._section == "CommonPrefixes" and name == "Prefix":
                 self.folders.append("".join(self._text))
-        elif self._depth == 1 and self._section in _TOLD:
-            self.told[self._section] = "".join(self._text)
+        elif self._depth == 1 and self._section in _PAGE_FIELDS:
+            self.fields[self._section] = "".join(self._text)
 
     def doctype(self, name: str, public: str | None, system: str | None) -> NoReturn:
-        """Refuse entities, which a few bytes make gigabytes of."""
+        """Refuse entities, which expand a few bytes to gigabytes."""
         raise ValueError("it declares a document type")
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing; required by the parser."""
 
 
 def _name(tag: str) -> str:
-    """A tag without its namespace, which some servers leave out."""
+    """Return a tag without its namespace, which some servers leave out."""
     return tag.rpartition("}")[2]

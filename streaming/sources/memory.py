@@ -1,4 +1,4 @@
-"""Objects in a dict: for tests, for small data made in the process, and as the model that other sources are held to."""
+"""Objects in a dict: for tests, for small data made in the process, and as the reference for other sources."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 class MemorySource(DataSource):
     """Objects held in this process, by path.
 
-    A pickle carries the objects along. Safe to read in any thread.
+    A pickle holds the objects too. Safe to read in any thread.
 
     Args:
         config: a configuration, or just a name.
-        objects: what it holds at first.
+        objects: the first objects.
 
     Attributes:
         reads: how often each path was read, also those that failed.
@@ -52,7 +52,7 @@ class MemorySource(DataSource):
             self.put(path, data)
 
     def put(self, path: str, data: bytes | bytearray | memoryview) -> None:
-        """Place an object, or replace it; either gives it a new ETag."""
+        """Add an object, or replace it; either gives it a new ETag."""
         self._puts += 1
         self._objects[check_path(path)] = (bytes(data), f"{self._puts:x}")
 
@@ -60,7 +60,7 @@ class MemorySource(DataSource):
         """Remove an object.
 
         Raises:
-            ObjectNotFoundError: if there is none.
+            ObjectNotFoundError: if it does not exist.
         """
         if self._objects.pop(path, None) is None:
             raise self._not_found(path)
@@ -97,7 +97,7 @@ class MemorySource(DataSource):
         self._closed = True
 
     def _not_found(self, path: str) -> ObjectNotFoundError:
-        text = f"{path!r} of source {self.name!r} does not exist; put it first"
+        text = f"{path!r} of source {self.name!r} does not exist; put() it first"
         return ObjectNotFoundError(text, path=path, source=self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
-"""Listing an object store folder by folder, several at once.
+"""List an object store folder by folder, several at once.
 
-A store lists 1000 objects per request, one request after the other; folders can be listed side by side. A first page
-tells whether that pays: where all objects lie in one folder, or in very many small ones, one plain listing is as fast.
+A store lists 1,000 objects per request, one request after the other, but folders can be listed in parallel. The first
+page shows whether that pays: with one folder, or very many small ones, one plain listing is as fast.
 """
 
 from __future__ import annotations
@@ -23,27 +23,26 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # objects in an answer of S3 and GCS
 LISTINGS_AT_ONCE = 16
-FOLDERS_IN_A_PAGE = 8  # with more, so with fewer than 125 objects in each, requests per folder outweigh their overlap
+FOLDERS_IN_A_PAGE = 8  # with more, and so under 125 objects in each, the extra requests outweigh the overlap
 
 
 class Listing(Protocol):
-    """What is asked of a client. A folder is written with its final `/`; the root is empty."""
+    """What a client implements. Folders end in `/`; the root is empty."""
 
     def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below `folder`, in pages of about `PAGE`; a shorter one is the last, none is empty.
+        """Yield all objects below `folder`, in pages of about `PAGE`. A shorter page is the last, and none is empty.
 
-        The empty objects `x/` that web consoles make of folders are left out; keys are otherwise as the store has them.
+        Folder markers, the empty objects `x/` of web consoles, are left out. Other keys are as the store has them.
 
         Args:
-            limits: are told of the pages that hold nothing, which may go on for ever.
+            limits: count empty pages, which could continue forever.
         """
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects just in `folder`, and the folders in it; of both those whose path begins with `folder + start`
-        and possibly more.
+        """Return the objects directly in `folder`, and its folders, at least those that begin with `folder + start`.
 
         Args:
-            limits: are told of each page.
+            limits: count each page.
         """
 
 
@@ -85,15 +84,15 @@ class PagedListing:
 async def list_in_parallel(
     listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: ReasonOf | None = None
 ) -> AsyncGenerator[FileInfo, None]:
-    """All readable objects whose path begins with `prefix`, in an order that depends on nothing but the objects.
+    """Yield all readable objects whose path begins with `prefix`, in an order that depends only on the objects.
 
     Args:
-        skips: counts the others.
-        config: the bounds of a listing, and the name for messages.
+        skips: counts the objects that cannot be read.
+        config: the limits of a listing, and the name for messages.
         why: see `drop_unreadable`.
 
     Raises:
-        BadRequest: if the listing passes its bounds.
+        BadRequest: if the listing exceeds its limits.
         SourceTimeout: if no object comes for `listing_timeout_s`.
     """
     limits = ListingLimits(config, prefix)
@@ -103,11 +102,11 @@ async def list_in_parallel(
         async for page in pages:
             for info in drop_unreadable(page, skips, why):
                 yield info
-            limits.go_on()
+            limits.mark_progress()
 
 
 class _ParallelListing:
-    """One listing: what is asked, its bounds, and how many requests are made at once."""
+    """One listing by several requests at once."""
 
     def __init__(self, listing: Listing, limits: ListingLimits, slots: asyncio.Semaphore) -> None:
         self._listing = listing
@@ -115,7 +114,7 @@ class _ParallelListing:
         self._slots = slots
 
     async def pages(self, folder: str, start: str, depth: int = 0) -> AsyncGenerator[list[FileInfo], None]:
-        """Page by page, as each layer of generators costs every item that goes through it."""
+        """Yield pages, not single objects, as each layer of generators costs time for every item."""
         limits = self._limits
         limits.check_depth(depth, folder)
         if not start:
@@ -129,7 +128,7 @@ class _ParallelListing:
         async with self._slots:
             objects, folders = await self._listing.level(folder, start, limits)
         yield [info for info in objects if info.path.startswith(folder + start)]
-        # A folder is longer than what it lies in, or it would be listed again and again.
+        # A folder must be longer than its parent, otherwise it would be listed again and again.
         waiting = (each for each in sorted(set(folders)) if each.startswith(folder + start) and len(each) > len(folder))
         ahead: deque[asyncio.Task[list[list[FileInfo]]]] = deque()
         try:

@@ -1,4 +1,4 @@
-"""Which of the paths that a place lists can be read back from it. The others are left out of listings, and counted."""
+"""Leave out of listings, and count, the paths that cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streaming.errors import InvalidPath
 from streaming.sources.base import FileInfo, check_path
 from streaming.telemetry.skipped_objects import Skips
 
-__all__ = ["ReasonOf", "drop_unreadable", "is_plain", "is_text", "unreadable_reason"]
+__all__ = ["ReasonOf", "drop_unreadable", "is_encodable", "is_plain", "unreadable_reason"]
 
 ReasonOf: TypeAlias = Callable[[str], str | None]
 """Return why a path cannot be read, one of `telemetry.skipped_objects.REASONS`; None if it can."""
@@ -19,7 +19,7 @@ def drop_unreadable(infos: Iterable[FileInfo], skips: Skips, why: ReasonOf | Non
     """Return the objects that can be read, and count the others.
 
     Args:
-        why: the rule of the client; None is `unreadable_reason`.
+        why: the rule of the client; None: `unreadable_reason`.
     """
     why = why or unreadable_reason
     found = []
@@ -32,15 +32,14 @@ def drop_unreadable(infos: Iterable[FileInfo], skips: Skips, why: ReasonOf | Non
 
 
 def unreadable_reason(path: str) -> str | None:
-    """Say why no source can read an object of this path.
+    """Return why no source can read an object of this path.
 
     Returns:
-        `"outside_root"` if `check_path` refuses the path or it is not text, `"folder_name"` if it ends in `/`, else
-        None.
+        `"outside_root"` if `check_path` refuses it or it is not text, `"folder_name"` if it ends in `/`, else None.
     """
     if is_plain(path):
         return None
-    if not is_text(path):
+    if not is_encodable(path):
         return "outside_root"
     if path.endswith("/"):
         return "folder_name"
@@ -51,8 +50,8 @@ def unreadable_reason(path: str) -> str | None:
     return None
 
 
-def is_text(name: str) -> bool:
-    """Whether a name is one of text or of bytes, as files have; JSON can also write halves of characters."""
+def is_encodable(name: str) -> bool:
+    """Whether a name can be encoded, as text or as the bytes of a file name. JSON can contain halves of characters."""
     try:
         name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -61,7 +60,7 @@ def is_text(name: str) -> bool:
 
 
 def is_plain(path: str) -> bool:
-    """Whether a path has nothing odd that a rule need look at: 0.5 us, where `check_path` and a pattern take 3."""
+    """Whether a path is so ordinary that it needs no further check: 0.5 us, vs. 3 us for `check_path` and a pattern."""
     return not (
         "//" in path or "/." in path or "\\" in path or path[:1] in "./" or path[-1:] == "/" or not path.isprintable()
     )

@@ -1,4 +1,4 @@
-"""The proxy that the environment names, and why a server cannot be reached."""
+"""The proxy that the environment names, and the reason why a server cannot be reached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from streaming.errors import ConfigError
 
-__all__ = ["Proxy", "proxy_for", "unreached", "usable"]
+__all__ = ["Proxy", "proxy_for", "proxy_url", "unreachable_reason"]
 
 
 class Proxy(NamedTuple):
@@ -20,14 +20,14 @@ class Proxy(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Its address as messages may show it, without a login."""
+        """The address without a login, for messages."""
         return urlsplit(self.url).netloc.rpartition("@")[2] or "?"
 
 
 def proxy_for(scheme: str, host: str) -> Proxy | None:
-    """The proxy for a server by `HTTPS_PROXY` or `HTTP_PROXY`, else `ALL_PROXY`, unless `NO_PROXY` has the host.
+    """Return the proxy for a server: `HTTPS_PROXY` or `HTTP_PROXY`, else `ALL_PROXY`, unless `NO_PROXY` has the host.
 
-    Looked up once: aiohttp's own `trust_env` does so for each request, and reads netrc too.
+    Used instead of aiohttp's `trust_env`, which looks for each request, and reads netrc too.
     """
     if proxy_bypass(host):
         return None
@@ -38,8 +38,8 @@ def proxy_for(scheme: str, host: str) -> Proxy | None:
     return None
 
 
-def usable(proxy: Proxy | None, source: str) -> str | None:
-    """The URL of a proxy for aiohttp.
+def proxy_url(proxy: Proxy | None, source: str) -> str | None:
+    """Return the URL of a proxy for aiohttp.
 
     Raises:
         ConfigError: for a SOCKS proxy, which it cannot use.
@@ -47,7 +47,7 @@ def usable(proxy: Proxy | None, source: str) -> str | None:
     if proxy is None:
         return None
     if urlsplit(proxy.url).scheme.startswith("socks"):
-        text = f"source {source!r}: {proxy.variable} names a SOCKS proxy, and aiohttp knows only HTTP proxies"
+        text = f"source {source!r}: {proxy.variable} names a SOCKS proxy, and aiohttp supports only HTTP proxies"
         raise ConfigError(f"{text}; name one of those, or add the host to NO_PROXY", source=source)
     return proxy.url
 
@@ -84,13 +84,13 @@ _REASONS = tuple(
 )
 
 
-def unreached(cause: str, what: str = "host", proxy: Proxy | None = None) -> str:
-    """Why a server cannot be reached, and the next step.
+def unreachable_reason(cause: str, what: str = "host", proxy: Proxy | None = None) -> str:
+    """Return why a server cannot be reached, and the next step.
 
     Args:
-        cause: what the client library tells.
-        what: the setting that names the server.
-        proxy: what stands between.
+        cause: the text of the client library's error.
+        what: the name of the setting that names the server.
+        proxy: the proxy in use.
     """
     reason, check = "its server does not answer", ", port and network"
     for pattern, known, step in _REASONS:

@@ -1,8 +1,8 @@
-"""Where a server may send a source: the one place that decides on redirects, and on URLs in listings.
+"""Which redirects, and URLs in listings, a source follows.
 
-The servers named in a configuration are trusted with what the configuration holds for them. Wherever one of them
-points to is not: nothing configured goes along, `https` does not become `http`, `allowed_hosts` bounds the hosts, and
-addresses of the local link, where clouds keep the credentials of a machine, are never asked.
+The servers in a configuration may receive its headers and login. Other servers that these point to may not: no
+configured header is sent, `https` does not become `http`, `allowed_hosts` limits the hosts, and link-local addresses,
+where clouds serve the credentials of a machine, are never contacted.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from streaming.errors import AccessDenied
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
 
-__all__ = ["MAX_REDIRECTS", "REDIRECTS", "GuardedResolver", "LinkLocal", "Reach", "is_link_local", "joined"]
-
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 
-# Beside the local link: metadata servers of AWS over IPv6, Alibaba, Azure and Oracle.
+# Link-local, and the metadata servers of AWS over IPv6, Alibaba, Azure and Oracle.
 _NEVER = tuple(
     ip_network(each)
     for each in (
@@ -38,30 +36,30 @@ _NEVER = tuple(
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 
 
-class LinkLocal(OSError):
-    """A host name that resolves to an address of the local link."""
+class LinkLocalError(OSError):
+    """A host name that resolves to a link-local address."""
 
 
 def is_link_local(host: str) -> bool:
-    """Whether `host` is, in any way of writing it, an address of the local link or of a cloud's metadata server."""
+    """Whether `host` is a link-local address or that of a cloud's metadata server, in any notation."""
     address = _address(host)
-    return address is not None and any(each in net for each in _meant(address) for net in _NEVER)
+    return address is not None and any(each in net for each in _with_embedded(address) for net in _NEVER)
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
-    """The address that is written; None for a name."""
+    """Return the address in any notation; None for a name."""
     try:
         return ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
-        pass
+        pass  # not in the usual notation
     try:
         return IPv4Address(socket.inet_aton(host))  # also `2852039166`, `0xa9fea9fe` and `169.254.43518`
     except (OSError, UnicodeError):
         return None
 
 
-def _meant(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address | IPv6Address]:
-    """The address, and the IPv4 address that stands for it where IPv6 wraps one."""
+def _with_embedded(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address | IPv6Address]:
+    """Yield the address, and the IPv4 addresses embedded in an IPv6 address."""
     yield address
     if isinstance(address, IPv6Address):
         for inner in (address.ipv4_mapped, address.sixtofour):
@@ -71,8 +69,8 @@ def _meant(address: IPv4Address | IPv6Address) -> Iterable[IPv4Address | IPv6Add
             yield IPv4Address(int(address) & 0xFFFFFFFF)
 
 
-def joined(url: URL, location: str) -> URL | None:
-    """Where the `Location` of an answer of `url` leads, without a login or fragment; None where it is no URL."""
+def resolve_redirect(url: URL, location: str) -> URL | None:
+    """Return the target of a `Location` header of `url`, without login and fragment; None if it is not a URL."""
     try:
         target = url.join(URL(location)).with_fragment(None)
         return target.with_user(None) if target.host else target
@@ -80,11 +78,11 @@ def joined(url: URL, location: str) -> URL | None:
         return None
 
 
-class Reach:
-    """The servers that a source may be sent to.
+class RedirectPolicy:
+    """Decides which URLs a source may be redirected to.
 
     Args:
-        config: its `allowed_hosts`, and the name for messages.
+        config: with `allowed_hosts`, and the name for messages.
         origin: the server that the configuration names.
     """
 
@@ -94,41 +92,43 @@ class Reach:
         self._allowed = None if config.allowed_hosts is None else [each.lower() for each in config.allowed_hosts]
 
     def check(self, target: URL, path: str, before: URL | None = None) -> None:
-        """Refuse a URL that may not be asked for.
+        """Refuse a URL that may not be requested.
 
         Args:
             target: the URL.
             path: the object, for messages.
-            before: what led there, if a server's answer did.
+            before: the URL whose answer led there, if any.
 
         Raises:
-            AccessDenied: for another scheme than HTTP, `http` after `https`, an address of the local link, and a host
-                that `allowed_hosts` does not name.
+            AccessDenied: for a scheme other than HTTP, `http` after `https`, a link-local address, and a host that
+                `allowed_hosts` does not name.
         """
         host = (target.host or "").rstrip(".").lower()
         if target.scheme not in ("http", "https") or not host:
-            raise self._refused(target, path, "which is no HTTP URL; check the URL of the source")
+            raise self._refused(target, path, "which is not an HTTP URL; check the URL of the source")
         if before is not None and before.scheme == "https" and target.scheme == "http":
             raise self._refused(target, path, "from https to http, which is not followed; check the URL of the source")
         if target.origin() == self._origin:
             return
         if is_link_local(host):
-            raise self._refused(target, path, "an address of the local link or of a cloud, which is never asked")
+            raise self._refused(
+                target, path, "a link-local address or a cloud's metadata server, which is never contacted"
+            )
         if self._allowed is not None and not any(fnmatchcase(host, each) for each in self._allowed):
-            raise self._refused(target, path, "which allowed_hosts does not name; add it there if it may be asked")
+            raise self._refused(target, path, "which allowed_hosts does not name; add it there if it may be contacted")
 
     def _refused(self, target: URL, path: str, why: str) -> AccessDenied:
-        # Its path and query may be secret.
+        # Without its path and query, which may be secret.
         shown = f"{target.scheme}://{target.host}:{target.port}" if target.host else f"{target.scheme or 'no'} scheme"
         text = f"{path!r} of source {self._source!r} leads to {shown}, {why}"
         return AccessDenied(text, path=path, source=self._source)
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves host names, but to no address of the local link.
+    """Resolves host names, and refuses link-local addresses.
 
     Args:
-        trusted: hosts that the configuration and the environment name, whose addresses are taken as they are.
+        trusted: hosts in the configuration and the environment; any address is accepted for these.
     """
 
     def __init__(self, trusted: Iterable[str | None]) -> None:
@@ -138,7 +138,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
         if host not in self._trusted and any(is_link_local(each["host"]) for each in found):
-            raise LinkLocal(f"{host} resolves to an address of the local link")
+            raise LinkLocalError(f"{host} resolves to a link-local address")
         return found
 
     async def close(self) -> None:

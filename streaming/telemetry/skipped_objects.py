@@ -1,8 +1,8 @@
-"""Objects that are stored and do not become samples: how many, why, with which suffixes, and the first few by name.
+"""Objects that do not become samples: how many, why, with which suffixes, and the first few by name.
 
-Each listing of a source counts in a new `Skips` what it leaves out, and gives it to the source as `skipped` when it is
-complete; the index adds what it leaves out itself. Only those who end with the objects warn of them: `list_files` and
-the index. Memory is bounded, whatever the number of objects.
+Each listing of a source counts what it leaves out in a new `Skips`, and sets it as the source's `skipped` when it is
+complete; the index adds what it leaves out. Only `list_files` and the index, which use the objects, log a warning.
+Memory is bounded, whatever the number of objects.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ REASONS: Final = {
     "broken_link": "that link to nothing",
     "special_file": "not a regular file",
     "folder_name": "named like a folder",
-    "outside_root": "with a name that no path below the root has",
+    "outside_root": "with a name that is not a path below the root",
     "separator_in_name": "with a separator or NUL in the name",
     "not_in_engine": "with a key that obstore cannot read",
     "no_lines": "with blank lines only",
     "missing_part": "of samples that lack a part",
     "hidden": "hidden",
-    "compressed_twin": "beside the same object uncompressed",
+    "compressed_twin": "next to the same object uncompressed",
     "not_mapped": "outside the folders of data_mapping",
     "excluded": "left out by exclude",
     "not_included": "not selected by include",
     "metadata_name": "named like metadata",
     "other_format": "of another format than the rest",
 }
-"""Why an object can be left out, or should be looked at, and how a message says that."""
+"""Reasons to leave an object out or to warn about it, with their words in a message."""
 
 _RENAME: Final = "rename these objects"
 NEXT_STEPS: Final = {
@@ -53,24 +53,24 @@ NEXT_STEPS: Final = {
     "excluded": "check include and exclude of the source",
     "not_included": "check include and exclude of the source",
 }
-"""What a user can do about a reason."""
+"""What to do about each reason."""
 
 BY_SETTINGS: Final = frozenset({"not_mapped", "excluded", "not_included"})
-"""What the settings asked for; not counted as skipped."""
+"""Left out because of the settings; not counted as skipped."""
 
 USUAL: Final = frozenset({"hidden", "compressed_twin", "missing_part"})
-"""What is counted without a warning of its own: by convention, or because `samples_dropped` tells it."""
+"""Counted without a warning: left out by convention, or logged as `samples_dropped`."""
 
-MOST_SUFFIXES: Final = 20  # told apart for each reason; names that count up after a dot would be one each
+MOST_SUFFIXES: Final = 20  # counted separately per reason; numbers after a dot would be a suffix each
 MOST_EXAMPLES: Final = 3
-SHOWN_CHARACTERS: Final = 120  # of a path in words; a key of S3 has up to 1,024
+SHOWN_CHARACTERS: Final = 120  # of a path in a message; a key of S3 has up to 1,024
 _WRAPPING = (".zst", ".gz", ".bz2", ".xz")
 
 _log = get_logger(__name__)
 
 
 def suffix_of(path: str) -> str:
-    """The suffix of a path in lower case, such as `.parquet` or `.tar.gz`; empty if it has none."""
+    """Return the suffix of a path in lower case, such as `.parquet` or `.tar.gz`; empty if it has none."""
     name = path[path.rfind("/") + 1 :].lower()
     stem, dot, last = name.rpartition(".")
     if not (stem and last):
@@ -84,7 +84,7 @@ class Skips:
     """Counts of objects left out, by reason and suffix. One thread adds at a time.
 
     Attributes:
-        counts: `{reason: {suffix: objects}}`; beyond 20 suffixes, the rest of a reason is under `...`.
+        counts: `{reason: {suffix: objects}}`; beyond 20 suffixes per reason, the others are counted under `...`.
         examples: `{reason: the first few paths}`.
     """
 
@@ -93,14 +93,14 @@ class Skips:
         self.examples: dict[str, list[str]] = {}
 
     def add(self, reason: str, path: str) -> None:
-        """Count one object that is left out for a reason, one of `REASONS`."""
+        """Count one object that is left out for one of `REASONS`."""
         self._count(reason, suffix_of(path), 1)
         examples = self.examples.setdefault(reason, [])
         if len(examples) < MOST_EXAMPLES:
             examples.append(path)
 
     def update(self, other: Skips) -> None:
-        """Add what another one has counted."""
+        """Add the counts of another one."""
         for reason, suffixes in other.counts.items():
             for suffix, count in suffixes.items():
                 self._count(reason, suffix, count)
@@ -109,7 +109,7 @@ class Skips:
             examples += paths[: MOST_EXAMPLES - len(examples)]
 
     def below(self, folder: str) -> Skips:
-        """The same objects as a source has them whose root is `folder`, which all paths begin with."""
+        """Return the same with paths relative to `folder`, with which all of them begin."""
         skips = Skips()
         skips.counts = {reason: dict(suffixes) for reason, suffixes in self.counts.items()}
         skips.examples = {
@@ -127,22 +127,22 @@ class Skips:
         return bool(self.counts)
 
     def total(self, *, without: frozenset[str] = frozenset()) -> int:
-        """How many objects were left out, apart from those for these reasons."""
+        """Number of objects left out, not counting those for these reasons."""
         return sum(sum(suffixes.values()) for reason, suffixes in self.counts.items() if reason not in without)
 
     def describe(self, *, without: frozenset[str] = frozenset()) -> str:
-        """In words, the most frequent reason first; empty if there is none apart from these."""
+        """Describe the objects in words, the most frequent reason first; empty if no other reason is left."""
         return "; ".join(map(self._describe_one, self.reasons(without=without)))
 
     def next_steps(self, *, without: frozenset[str] = frozenset()) -> str:
-        """What a user can do, for the most frequent reason first."""
+        """Say what to do, for the most frequent reason first."""
         known = (NEXT_STEPS[reason] for reason in self.reasons(without=without) if reason in NEXT_STEPS)
         return "; ".join(dict.fromkeys(known)) or "check what is stored there"
 
     def reasons(self, *, without: frozenset[str] = frozenset()) -> list[str]:
-        """Every reason apart from these, the most frequent first."""
-        told = [reason for reason in self.counts if reason not in without]
-        return sorted(told, key=lambda reason: -sum(self.counts[reason].values()))
+        """Every reason except these, the most frequent first."""
+        reasons = [reason for reason in self.counts if reason not in without]
+        return sorted(reasons, key=lambda reason: -sum(self.counts[reason].values()))
 
     def _describe_one(self, reason: str) -> str:
         by_count = sorted(self.counts[reason].items(), key=lambda each: -each[1])
@@ -152,22 +152,22 @@ class Skips:
         return f"{count} {REASONS.get(reason, reason)} ({suffixes}; first {_shortened(first)!r})"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, for `from_json`."""
+        """Return plain values, for `from_json`."""
         return {"counts": self.counts, "examples": self.examples}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Skips:
-        """What `to_json` gave."""
+        """Return what `to_json` was called on."""
         skips = cls()
         skips.counts, skips.examples = value["counts"], value["examples"]
         return skips
 
 
 def warn_of(skips: Skips, names: str, *, without: frozenset[str] = frozenset()) -> None:
-    """Log in one warning what was left out, unless that is nothing apart from these reasons.
+    """Log one warning about what was left out, if anything, not counting these reasons.
 
     Args:
-        names: of the sources.
+        names: names of the sources.
     """
     if count := skips.total(without=without):
         _log.warning(

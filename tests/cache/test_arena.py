@@ -1,4 +1,4 @@
-"""Places in the arena never overlap, come back whole, and go stale at once when freed."""
+"""Places in the arena never overlap, are read back whole, and are stale at once when freed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(arena: Arena, parts: Sequence[bytes | bytearray]) -> Place | None:
 
 
 def view(arena: Arena | ArenaReader, place: Place) -> memoryview:
-    """The bytes at a place, not copied."""
+    """Return the bytes at a place, not copied."""
     return arena.memory[place.offset : place.offset + place.length]
 
 
@@ -44,7 +44,7 @@ def is_current(arena: Arena | ArenaReader, place: Place) -> bool:
 @settings(deadline=None)
 @given(st.lists(st.tuples(SIZES, st.integers(0, 99)), max_size=120))
 def test_blocks_never_overlap_and_coalesce(steps: list[tuple[int, int]]) -> None:
-    """Whatever the order of taking and giving back, blocks are disjoint, and at the end there is one free block."""
+    """In any order of taking and releasing, blocks are disjoint, and at the end there is one free block."""
     capacity = 200_000 // 64 * 64
     allocator = Allocator(capacity)
     taken: dict[int, int] = {}
@@ -71,7 +71,7 @@ def test_blocks_never_overlap_and_coalesce(steps: list[tuple[int, int]]) -> None
 
 
 def test_a_block_of_the_whole_capacity() -> None:
-    """Exactly all can be taken, and nothing beside it; after `clear` again."""
+    """The whole capacity can be taken, and nothing more; after `clear` again."""
     allocator = Allocator(6400)
     assert allocator.allocate(6400) == 0
     assert allocator.allocate(1) is None
@@ -80,7 +80,7 @@ def test_a_block_of_the_whole_capacity() -> None:
 
 
 def test_written_parts_are_read_back() -> None:
-    """Parts lie one after the other, also those longer than one copying step."""
+    """Parts are stored one after the other, also those longer than one copying step."""
     arena = Arena(8 << 20)
     parts: list[bytes | bytearray] = [b"head", os.urandom(3 << 20), bytearray(b"tail"), b""]
     place = write(arena, parts)
@@ -92,8 +92,8 @@ def test_written_parts_are_read_back() -> None:
     assert view(reader, place).readonly
 
 
-def test_long_parts_into_room_that_was_used_before() -> None:
-    """Room that is used again takes long and short parts as fresh room does, and so does trimmed room."""
+def test_reused_room_takes_long_parts() -> None:
+    """Room that was used before, or trimmed, takes long and short parts as new room does."""
     arena = Arena(4 << 20)
     for turn in range(4):
         parts = [b"%d" % turn, os.urandom(3 << 20), *[b"x"] * 1500]
@@ -106,7 +106,7 @@ def test_long_parts_into_room_that_was_used_before() -> None:
 
 
 def test_freed_places_are_stale_before_reuse() -> None:
-    """After `free` the place is stale for owner and reader, also when the same room and slot hold something new."""
+    """After `free` the place is stale for owner and reader, also when the same room and slot are used again."""
     arena = Arena(64, max_entries=1)
     reader = ArenaReader(arena.fd)
     old = write(arena, [b"a" * 64])
@@ -122,7 +122,7 @@ def test_freed_places_are_stale_before_reuse() -> None:
 
 
 def test_slots_are_bounded() -> None:
-    """With all slots in use nothing more is stored, and the room that was looked at is not lost."""
+    """With all slots in use nothing more is stored, and no room is lost."""
     arena = Arena(6400, max_entries=2)
     places = [write(arena, [b"x"]), write(arena, [b"y"])]
     assert write(arena, [b"z"]) is None
@@ -158,7 +158,7 @@ def test_close_with_views_held() -> None:
     assert views == [b"data", b"data"]
 
 
-def test_memory_goes_with_the_last_user() -> None:
+def test_memory_is_freed_with_its_last_user() -> None:
     """After closing, no mapping and no descriptor is left in the process."""
     gc.collect()
     before = _traces()
@@ -173,7 +173,7 @@ def test_memory_goes_with_the_last_user() -> None:
 
 
 def _traces() -> tuple[int, int]:
-    """(mappings, descriptors) of arenas in this process."""
+    """Return (mappings, descriptors) of arenas in this process."""
     with open("/proc/self/maps") as maps:
         mapped = maps.read().count("memfd:streaming-cache")
     return mapped, sum(_target(fd).startswith("/memfd:streaming-cache") for fd in os.listdir("/proc/self/fd"))
@@ -196,13 +196,13 @@ def test_impossible_size_is_refused() -> None:
 
 
 def test_fenced_table_reads_like_the_table() -> None:
-    """On machines that reorder loads the generations are the same, only ordered."""
+    """The table for machines that reorder loads has the same generations."""
     table = FencedTable(memoryview(bytearray(16)).cast("Q"))
     assert (table[1], len(table)) == (0, 2)
 
 
 def _read_places(handle: Any, pipe: Connection) -> None:
-    """In the child: read each place that comes; report wrong bytes (0 expected), good and stale reads."""
+    """In the child: read each place that is sent; report wrong bytes (0 expected), good and stale reads."""
     reader = ArenaReader(handle if isinstance(handle, int) else handle.detach())
     wrong = good = stale = 0
     while (item := pipe.recv()) is not None:
@@ -265,7 +265,7 @@ def test_child_reads_while_owner_evicts(method: str) -> None:
 
 
 class _SpawnHandle:
-    """A descriptor that travels to a spawned child while it starts."""
+    """A descriptor that is passed to a spawned child while it starts."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from streaming.adapter import StreamingDatasetAdapter  # tells torch's default_collate about rows
-from streaming.cache.arena import ArenaReader
+from streaming.adapter import StreamingDatasetAdapter  # registers rows with torch's default_collate
+from streaming.cache.arena import ArenaReader, Place
 from streaming.cache.batch import read_batch
 from streaming.cache.reading import STALE, PlaceTuple
 from streaming.cache.sample import SmartLRUCache
@@ -63,7 +63,7 @@ def _assert_same(left: Any, right: Any) -> None:
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 @pytest.mark.parametrize("collate", [default_collate, StackCollate(), PadCollate()], ids=["torch", "stack", "pad"])
 def test_a_batch_equals_its_samples(compression, collate):
-    """Whatever is stored and however it is collated: the batch is that of samples read one by one."""
+    """With each compression and collate function, the batch is that of samples read one by one."""
     cache = _cache([_sample(i) for i in range(6)], compression_type=compression)
     keys = [4, 0, 5, 0]
     samples = cache.get_many(keys)
@@ -74,7 +74,7 @@ def test_a_batch_equals_its_samples(compression, collate):
 
 @pytest.mark.parametrize("collate", [default_collate, StackCollate()])
 def test_collating_takes_the_tensor_whose_rows_the_samples_are(collate):
-    """No second copy where nobody looked at a sample; one that was changed in place is collated as it is."""
+    """There is no second copy if no sample was accessed; one that was changed in place is collated as it is."""
     cache = _cache([_sample(i) for i in range(4)])
     samples = cache.get_many([3, 1, 2])
     row = dict.__getitem__(samples[0], "part")["x"]
@@ -88,7 +88,7 @@ def test_collating_takes_the_tensor_whose_rows_the_samples_are(collate):
 
 @pytest.mark.parametrize("collate", [default_collate, StackCollate()])
 def test_samples_that_were_changed_or_reordered_are_collated_as_they_are(collate):
-    """A tensor put in place of a row, another order, a part of the batch: nothing is taken from the old rows."""
+    """With a tensor instead of a row, another order or a part of the batch, nothing is taken from the old rows."""
     cache = _cache([_sample(i) for i in range(4)])
     samples = cache.get_many([0, 1, 2, 3])
     assert collate(samples[::-1])["part"]["x"][:, 0, 0].tolist() == [3, 2, 1, 0]
@@ -100,8 +100,8 @@ def test_samples_that_were_changed_or_reordered_are_collated_as_they_are(collate
     assert collate(samples)["part"]["x"].shape == (4, 50, 40)
 
 
-def test_default_collate_refuses_what_it_refuses_of_plain_dicts():
-    """A sample without a key of the first is a KeyError, as with torch alone."""
+def test_default_collate_refuses_missing_keys():
+    """A sample without a key of the first is a KeyError, as with plain dicts."""
     samples = _cache([_sample(0), _sample(1)]).get_many([0, 1])
     del samples[1]["idx"]
     with pytest.raises(KeyError, match="idx"):
@@ -124,7 +124,7 @@ def test_default_collate_refuses_what_it_refuses_of_plain_dicts():
     ],
 )
 def test_samples_that_differ_are_read_one_by_one(samples):
-    """Nothing is assumed of samples that are read together."""
+    """Samples that are read together may differ in shapes and structure."""
     read = _cache(samples).get_many([0, 1])
     for ours, stored in zip(read, samples, strict=True):
         assert type(stored) is dict or type(ours) is type(stored)
@@ -147,7 +147,7 @@ def _assert_equal_nests(left: Any, right: Any) -> None:
 
 
 def test_copies_and_pickles_are_plain_dicts():
-    """What leaves the batch is an ordinary dict with the same tensors."""
+    """A copied or unpickled sample is a plain dict with the same tensors."""
     sample = _cache([_sample(0), _sample(1)]).get_many([0, 1])[1]
     for other in (pickle.loads(pickle.dumps(sample)), copy.copy(sample), copy.deepcopy(sample)):
         assert type(other) is dict
@@ -155,7 +155,7 @@ def test_copies_and_pickles_are_plain_dicts():
 
 
 def test_missing_keys_give_the_default():
-    """Absent keys are told apart from those that are there, and counted."""
+    """Absent keys get the default and count as misses."""
     cache = _cache([_sample(0)])
     assert cache.get_many([7, 8], None) == [None, None]
     found, absent = cache.get_many([0, 9])
@@ -167,7 +167,7 @@ def test_missing_keys_give_the_default():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_an_evicted_sample_is_stale_and_its_neighbours_are_not(shared):
-    """A place that was freed, and perhaps written anew, never gives bytes of something else."""
+    """A place that was freed, and perhaps written again, never gives bytes of another sample."""
     cache = _cache([_sample(i) for i in range(3)])
     reader = ArenaReader(cache.arena)
     places = _places(cache, [0, 1, 2])
@@ -179,27 +179,27 @@ def test_an_evicted_sample_is_stale_and_its_neighbours_are_not(shared):
 
 
 class FreedMeanwhile(Sequence[int]):
-    """A table of generations in which one slot is freed after so many looks."""
+    """A table of generations in which one slot is freed after some reads."""
 
-    def __init__(self, table: Sequence[int], slot: int, looks: int) -> None:
+    def __init__(self, table: Sequence[int], slot: int, reads: int) -> None:
         self._table = table
         self._slot = slot
-        self._looks = looks
+        self._reads = reads
 
     def __getitem__(self, slot: Any) -> Any:
-        self._looks -= 1
-        return self._table[slot] + (slot == self._slot and self._looks < 0)
+        self._reads -= 1
+        return self._table[slot] + (slot == self._slot and self._reads < 0)
 
     def __len__(self) -> int:
         return len(self._table)
 
 
 def test_a_sample_that_is_evicted_while_it_is_copied_is_stale() -> None:
-    """What was current when it was opened is asked for again once its bytes were copied."""
+    """A generation that was current before the copy is checked again after it."""
     cache = _cache([_sample(i) for i in range(3)])
     reader = ArenaReader(cache.arena)
     places = _places(cache, [0, 1, 2])
-    table = FreedMeanwhile(reader.generations, places[1][2], looks=3)
+    table = FreedMeanwhile(reader.generations, Place(*places[1][:4]).slot, reads=3)
     first, stale, last = read_batch(reader.memory, table, places)
     assert stale is STALE
     _assert_same(first, _sample(0))
@@ -207,8 +207,8 @@ def test_a_sample_that_is_evicted_while_it_is_copied_is_stale() -> None:
 
 
 @pytest.mark.parametrize("strategy", sorted(torch.multiprocessing.get_all_sharing_strategies()))
-def test_shared_batches_lie_in_shared_memory(strategy):
-    """A worker hands its batch over as it is, by either way in which torch shares memory."""
+def test_shared_batches_are_in_shared_memory(strategy):
+    """A worker passes its batch on without a copy, with each sharing strategy of torch."""
     cache = _cache([_sample(i) for i in range(3)])
     before = torch.multiprocessing.get_sharing_strategy()
     torch.multiprocessing.set_sharing_strategy(strategy)
@@ -223,7 +223,7 @@ def test_shared_batches_lie_in_shared_memory(strategy):
     _assert_same(samples[1], _sample(0))
 
 
-# -- whose memory it is
+# -- ownership of memory
 
 
 def _stored(value: Any) -> int:
@@ -232,7 +232,7 @@ def _stored(value: Any) -> int:
     return len(torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)["x"].untyped_storage())
 
 
-LOOKS: dict[str, Callable[[Any], torch.Tensor]] = {
+ACCESSES: dict[str, Callable[[Any], torch.Tensor]] = {
     "item": lambda sample: sample["x"],
     "get": lambda sample: sample.get("x"),
     "items": lambda sample: dict(sample.items())["x"],
@@ -269,18 +269,18 @@ def _matched(sample: Any) -> Any:
     raise AssertionError
 
 
-@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
-def test_what_is_looked_at_has_memory_of_its_own(look: Callable[[Any], torch.Tensor]) -> None:
-    """However it is: a kept row does not hold its batch, and is right."""
+@pytest.mark.parametrize("access", ACCESSES.values(), ids=ACCESSES)
+def test_an_accessed_sample_has_memory_of_its_own(access: Callable[[Any], torch.Tensor]) -> None:
+    """With each way to access it, a row that is kept does not keep its batch in memory, and has the right values."""
     samples = _samples_of_rows()
-    row = look(samples[3])
+    row = access(samples[3])
     assert len(row.untyped_storage()) == 48
     assert torch.equal(row, torch.full((12,), 3.0))
     assert torch.equal(samples[2]["x"], torch.full((12,), 2.0))
 
 
-def test_a_sample_nobody_looked_at_is_saved_alone() -> None:
-    """As what it is, without the rows of others."""
+def test_a_sample_that_was_not_accessed_is_saved_alone() -> None:
+    """A saved sample does not contain the rows of others."""
     assert _stored(_samples_of_rows()[5]) == 48
 
 

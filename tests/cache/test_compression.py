@@ -29,7 +29,7 @@ IDS = np.random.default_rng(0).zipf(1.4, 4000).clip(max=50_000)
     ids=["int64", "uint16", "mask", "text"],
 )
 def test_compressible_samples_are_stored_small(sample: object) -> None:
-    """Token ids, masks and text take less room than their bytes, are counted as saved, and come back equal."""
+    """Token ids, masks and text take less room than their bytes, are counted as saved, and are read back equal."""
     cache = SmartLRUCache(max_size_bytes=1_000_000)
     assert cache.put_nowait("k", sample)
     saved = cache.get_metrics().total_bytes_saved
@@ -48,13 +48,13 @@ def test_compression_can_be_switched_off(options: dict[str, str]) -> None:
 
 
 def test_random_floats_are_stored_as_they_are() -> None:
-    """What does not shrink is not compressed; after three trials one in 64 is tried again."""
+    """Samples that do not shrink are not compressed; after three trials one in 64 is tried again."""
     compression = Compression("zstd")
     noise = torch.randn(1000)
     assert [squeeze(compression, noise) for _ in range(200)] == [None] * 200
 
 
-def test_a_kind_that_starts_to_pay_is_found() -> None:
+def test_a_kind_that_begins_to_compress_is_compressed() -> None:
     """Zeros of a kind that was noise before are compressed from the next trial on."""
     compression = Compression("zstd")
     for _ in range(10):
@@ -65,7 +65,7 @@ def test_a_kind_that_starts_to_pay_is_found() -> None:
     assert all(results[53:])
 
 
-def test_a_kind_that_stops_to_pay_is_given_up() -> None:
+def test_a_kind_that_no_longer_compresses_is_stored_plain() -> None:
     """Noise of a kind that paid before is stored raw, each time."""
     compression = Compression("zstd")
     for _ in range(10):
@@ -85,7 +85,7 @@ def test_large_payloads_are_judged_by_slices() -> None:
 
 
 def test_tiny_payloads_and_many_kinds() -> None:
-    """Payloads under two cache lines are left alone; the memory of kinds is bounded and a flood of them harmless."""
+    """Payloads under two cache lines are not compressed; the number of kinds that are remembered is bounded."""
     compression = Compression("zstd")
     assert squeeze(compression, {"idx": 3}) is None
     for number in range(2500):
@@ -106,7 +106,7 @@ def prose(choose: random.Random) -> list[Any]:
 
 @pytest.mark.parametrize("make", [records, rounded, prose])
 def test_json_compresses_as_well_as_its_text(make: Callable[[random.Random], Any]) -> None:
-    """A JSON sample takes at most 5 % more room than zstd over its text, from the first on, and comes back equal."""
+    """A JSON sample takes at most 5 % more room than zstd over its text, from the first on, and is read back equal."""
     compression = Compression("zstd")
     choose = random.Random(1)
     text = zstandard.ZstdCompressor(level=3)
@@ -124,8 +124,8 @@ def test_json_compresses_as_well_as_its_text(make: Callable[[random.Random], Any
     [(1,), b"x", {1: 2}, {(1,): 2}, 10**5000, "\ud800", float("inf"), -0.0, [[]] * 2, {"a": {"b": [None, True]}}],
     ids=["tuple", "bytes", "int_key", "tuple_key", "huge", "surrogate", "inf", "minus_zero", "shared", "plain"],
 )
-def test_values_that_json_would_change_come_back_as_they_were(extra: Any) -> None:
-    """Whichever form is smaller, tuples, bytes, odd keys and odd numbers keep type and value."""
+def test_values_that_json_would_change_are_read_back_unchanged(extra: Any) -> None:
+    """Tuples, bytes, unusual keys and unusual numbers keep type and value in the smaller form too."""
     compression = Compression("zstd")
     sample = [extra, [0.125] * 300]
     frame = compression.compress(flat.encode(sample), sample)
@@ -135,8 +135,8 @@ def test_values_that_json_would_change_come_back_as_they_were(extra: Any) -> Non
     assert type(extra) is int or repr(back) == repr(sample)
 
 
-def test_shared_and_deep_containers_are_not_written_out_as_text() -> None:
-    """A list shared many times over stays small, and a deep nest readable."""
+def test_shared_and_deep_containers_are_not_written_as_text() -> None:
+    """A list that is shared many times stays small, and a deep nest readable."""
     shared: list[Any] = ["word"]
     for _ in range(40):
         shared = [shared, shared]

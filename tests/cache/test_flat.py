@@ -1,4 +1,4 @@
-"""Samples survive the way to flat bytes and back, and come back as the reader's own."""
+"""Samples round-trip through flat bytes, and the decoded ones belong to the reader."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def same(a: Any, b: Any) -> bool:
 @settings(deadline=None, max_examples=300)
 @given(samples)
 def test_any_nest_round_trips(sample: Any) -> None:
-    """What is decoded equals what was encoded, in type, order, shape, dtype and every bit."""
+    """The decoded sample equals the encoded one in type, order, shape, dtype and every bit."""
     assert same(flat.decode(payload(sample)), sample)
 
 
@@ -104,7 +104,7 @@ def test_every_dtype_small_and_large(dtype: torch.dtype, shape: tuple[int, ...])
     assert same(flat.decode(payload({"x": tensor})), {"x": tensor})
 
 
-def test_layouts_come_back_contiguous() -> None:
+def test_decoded_arrays_are_contiguous() -> None:
     """Transposed, channels_last, expanded, conjugated and Fortran-ordered values are equal, and contiguous."""
     x = torch.randn(2, 3, 4, 5)
     sample: dict[str, Any] = {
@@ -135,7 +135,7 @@ def test_views_are_compacted() -> None:
 
 
 def test_decoded_values_are_the_readers_own() -> None:
-    """Writing into what was decoded changes neither the payload nor the next reading."""
+    """Writing into a decoded sample changes neither the payload nor the next decoded one."""
     sample = {"small": torch.zeros(10), "large": torch.zeros(100_000), "n": np.zeros(4), "list": [1]}
     data = payload(sample)
     before = bytes(data)
@@ -148,8 +148,8 @@ def test_decoded_values_are_the_readers_own() -> None:
     assert same(flat.decode(data), sample)
 
 
-def test_header_says_where_the_bytes_are() -> None:
-    """The header has each array's place, aligned to 64, so that a batch is copied without decoding its samples."""
+def test_the_header_has_the_places_of_the_bytes() -> None:
+    """The place of each array is aligned to 64, so that a batch is copied without decoding its samples."""
     sample = {"x": torch.arange(10), "deep": [{"y": np.arange(9000.0)}], "label": 3}
     data = payload(sample)
     skeleton, leaves, _, _ = marshal.loads(data)
@@ -162,8 +162,8 @@ def test_header_says_where_the_bytes_are() -> None:
     assert data[start : start + nbytes] == np.arange(9000.0).tobytes()
 
 
-def test_kinds_tell_structures_apart() -> None:
-    """Samples of one structure share a kind whatever their shapes; other dtypes or places have another."""
+def test_kinds_distinguish_structures() -> None:
+    """Samples of one structure have one kind for all shapes; other dtypes or places have another."""
     kind = flat.encode({"x": torch.zeros(300)}).kind
     assert flat.encode({"x": torch.zeros(999)}).kind == kind
     assert flat.encode({"x": torch.zeros(300).half()}).kind != kind
@@ -208,7 +208,7 @@ for _ in range(40):
     ids=lambda sample: type(sample).__name__,
 )  # fmt: skip
 def test_other_types_are_refused(sample: Any) -> None:
-    """What would not come back as it was is refused, however deep; nothing is written silently as something else."""
+    """Types that would not round-trip are refused at any depth; none is silently written as another type."""
     with pytest.raises(flat.Unsupported):
         flat.encode(sample)
 
@@ -223,7 +223,7 @@ def test_deep_json_within_the_limit() -> None:
 
 
 def test_string_arrays_of_many_lengths() -> None:
-    """Thousands of dtypes do not accumulate: each is still decoded right."""
+    """Thousands of dtypes do not accumulate, and each is decoded correctly."""
     for length in range(1, 4200):
         sample = np.array(["x" * length])
         if length % 100 == 0 or length > 4090:

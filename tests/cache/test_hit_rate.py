@@ -23,7 +23,7 @@ SHARE = 0.5
 
 
 class Epochs(Sampler[int]):
-    """A fresh shuffle each time it is iterated."""
+    """A new shuffle at each iteration."""
 
     def __init__(self) -> None:
         self._epoch = -1
@@ -93,7 +93,7 @@ def test_without_a_known_order_the_default_is_lru() -> None:
 
 
 def test_ranks_of_a_node_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`LOCAL_WORLD_SIZE` divides `cache_size_gb`; what is no number of ranks is refused by name."""
+    """`LOCAL_WORLD_SIZE` divides `cache_size_gb`; a value that is not a number of ranks is refused by name."""
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with StreamingDatasetAdapter(objects(), cache_size_gb=1) as adapter:
         assert adapter.get_cache_stats()["max_size_gb"] == 0.25
@@ -103,13 +103,13 @@ def test_ranks_of_a_node_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> No
             StreamingDatasetAdapter(objects())
 
 
-def test_settings_that_cannot_work_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """An age below the time of an epoch, and a cache of a few samples, are each named once."""
+def test_settings_that_cannot_work_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A TTL below the time of an epoch and a cache of a few samples are each logged once."""
     caplog.set_level(logging.WARNING, "streaming")
     with StreamingDatasetAdapter(objects(), cache_size_gb=2e-5, max_ttl_seconds=1e-4) as adapter:
         sampler = adapter.look_ahead(Epochs())
         for _ in range(3):
             for index in sampler:
                 adapter[index]
-    told = [record.getMessage().split()[0] for record in caplog.records]
-    assert sorted(told) == ["cache_too_small", "cache_ttl_too_short"]
+    events = [record.getMessage().split()[0] for record in caplog.records]
+    assert sorted(events) == ["cache_too_small", "cache_ttl_too_short"]

@@ -18,7 +18,7 @@ BUDGET = 32_000
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Puts, reads, ages, reserves; after each step the cache agrees with a dict that remembers everything."""
+    """Puts, reads, ages, reserves; after each step the cache agrees with a dict that keeps everything."""
 
     @initialize(policy=st.sampled_from(["lru", "retain"]), ttl=st.sampled_from([None, 10]))
     def start(self, policy: str, ttl: int | None) -> None:
@@ -77,7 +77,7 @@ class CacheMachine(RuleBasedStateMachine):
     def reserve(self, size: int, demanded: bool) -> None:
         others = sum(r.nbytes for r in self.flying)
         reservation = self.cache.reserve(size, demanded=demanded)
-        if demanded and (self.policy == "lru" or not others):  # what is kept does not leave while others will end
+        if demanded and (self.policy == "lru" or not others):  # kept entries stay while others are in flight
             assert (reservation is not None) == (others + size <= BUDGET)
         if reservation is not None:
             assert reservation.nbytes == size
@@ -116,7 +116,7 @@ class CacheMachine(RuleBasedStateMachine):
             if self.ttl is not None and self.now >= stored + self.ttl:
                 assert key not in self.cache
                 del self.truth[key]
-        if self.policy == "lru":  # who is gone was used before everyone who is still held
+        if self.policy == "lru":  # evicted keys were used before those that are still held
             assert list(self.truth)[len(self.truth) - len(held) :] == held
 
 

@@ -24,13 +24,13 @@ SIZE = 1_000
 
 
 def cache_for(share: float, policy: str = "retain", size: int = SIZE, samples: int = SAMPLES) -> SmartLRUCache:
-    """A cache that holds this share of samples of about this size."""
+    """Return a cache that holds this share of samples of about this size."""
     budget = int(share * samples * entry_size(size + 10))
     return SmartLRUCache(max_size_bytes=budget, policy=policy, compression_type="none", samples=samples)
 
 
 def shuffled(epoch: int, samples: int = SAMPLES) -> list[int]:
-    """A fresh order for each epoch."""
+    """Return a new order for each epoch."""
     order = list(range(samples))
     random.Random(epoch).shuffle(order)
     return order
@@ -42,7 +42,7 @@ def constant(key: int) -> int:
 
 
 def read_all(cache: SmartLRUCache, order: Iterable[int], size_of: Callable[[int], int] = constant) -> list[bool]:
-    """Read in this order and store what was missing; whether each was a hit."""
+    """Read in this order and store what was missing. Return whether each read was a hit."""
     hits = []
     for key in order:
         hits.append(cache.get_nowait(key) is not MISS)
@@ -54,19 +54,19 @@ def read_all(cache: SmartLRUCache, order: Iterable[int], size_of: Callable[[int]
 
 
 def used(cache: SmartLRUCache) -> int:
-    """Bytes of the budget that are taken."""
+    """Return the bytes of the budget that are in use."""
     stats = cache.get_cache_stats()
     return round((stats["current_size_gb"] + stats["in_flight_gb"]) * 1e9)
 
 
 def scattered(key: int) -> int:
-    """Sizes from 1 to 10 times the smallest, by key."""
+    """Return a size from 1 to 10 times the smallest, by key."""
     return 300 + random.Random(key).randrange(2_700)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.75])
 def test_the_kept_set_hits_nearly_what_fits(share: float) -> None:
-    """From the second epoch on, 0.98 of the share that the cache holds hits, in orders that change."""
+    """From the second epoch on, the hit rate is 0.98 of the share that the cache holds, in changing orders."""
     cache = cache_for(share)
     for epoch in range(4):
         rate = sum(read_all(cache, shuffled(epoch))) / SAMPLES
@@ -85,8 +85,8 @@ def test_misses_are_spread_evenly_in_every_order() -> None:
         assert max(abs(tenth - sum(hits) / 10) for tenth in tenths) < 4 * math.sqrt(SAMPLES / 10 / 4)
 
 
-def test_the_kept_set_adapts_to_sizes_and_then_stands() -> None:
-    """With sizes that scatter tenfold, small ones first, it fills its room and is the same from the second epoch on."""
+def test_the_kept_set_adapts_to_sizes_and_then_stays() -> None:
+    """With sizes that vary tenfold, small ones first, it fills its room and is the same from the second epoch on."""
     budget = sum(entry_size(scattered(key) + 10) for key in range(SAMPLES)) // 3
     cache = SmartLRUCache(max_size_bytes=budget, policy="retain", compression_type="none", samples=SAMPLES)
     read_all(cache, sorted(range(SAMPLES), key=scattered), scattered)
@@ -101,7 +101,7 @@ def test_the_kept_set_adapts_to_sizes_and_then_stands() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.permutations(range(60)))
 def test_the_kept_set_does_not_depend_on_the_order(order: list[int]) -> None:
-    """Whatever is read first, the same keys are kept."""
+    """The same keys are kept for every first order."""
     kept = []
     for first in (order, list(range(60))):
         cache = cache_for(0.6, samples=60)
@@ -123,7 +123,7 @@ def test_one_huge_sample_does_not_empty_the_set() -> None:
         assert sum(read_all(cache, range(SAMPLES), size_of)) > 0.2 * SAMPLES
 
 
-def test_keys_that_left_make_room_for_others() -> None:
+def test_removed_keys_make_room_for_others() -> None:
     """When the data set changes, the set of the new keys grows as large as that of the old ones."""
     cache = cache_for(0.5)
     read_all(cache, range(SAMPLES))
@@ -135,7 +135,7 @@ def test_keys_that_left_make_room_for_others() -> None:
 
 
 def test_what_passes_has_a_window_of_its_own() -> None:
-    """A read ahead holds a part of the window, takes no kept entry's place, and counts once until it is released."""
+    """A read ahead holds a part of the window, evicts no kept entry, and is counted once until it is released."""
     cache = cache_for(0.5)
     read_all(cache, range(SAMPLES))
     kept = [key for key in range(SAMPLES) if read_all(cache, [key])[0]]
@@ -168,7 +168,7 @@ def test_what_passes_has_a_window_of_its_own() -> None:
     assert used(cache) <= cache.max_bytes
 
 
-def test_who_reads_ahead_in_the_process_keeps_what_passes() -> None:
+def test_a_sample_that_passes_stays_with_its_reader_in_the_process() -> None:
     """Without other processes, a sample that passes is held by its reader alone, and counted once."""
     cache = cache_for(0.5)
     read_all(cache, range(SAMPLES))
@@ -188,7 +188,7 @@ def test_who_reads_ahead_in_the_process_keeps_what_passes() -> None:
 
 
 def test_auto_becomes_retain_when_the_order_is_known() -> None:
-    """Before, it is LRU; what was there stays until room is needed, or becomes part of the set."""
+    """Before that it is LRU; stored entries stay until room is needed, or become part of the set."""
     cache = cache_for(0.5, policy="auto")
     read_all(cache, range(SAMPLES))
     assert cache.policy == "lru"
@@ -207,8 +207,8 @@ def test_auto_becomes_retain_when_the_order_is_known() -> None:
     assert cache.policy == "lru"
 
 
-def test_lru_predicts_what_a_fresh_shuffle_leaves_it() -> None:
-    """c + (1 - c) ln(1 - c), None before anything is known, 1 where all fits."""
+def test_lru_predicts_the_hit_rate_of_a_new_shuffle() -> None:
+    """The prediction is c + (1 - c) ln(1 - c), None before the first entry, and 1 if all samples fit."""
     cache = cache_for(0.5, policy="lru")
     assert cache.get_cache_stats()["predicted_hit_rate"] is None
     rates = [sum(read_all(cache, shuffled(epoch))) / SAMPLES for epoch in range(6)]
@@ -223,7 +223,7 @@ def test_lru_predicts_what_a_fresh_shuffle_leaves_it() -> None:
 
 
 def test_retain_predicts_from_the_first_entries() -> None:
-    """Once it has seen some sizes it knows how much will fit; `keep_fraction` bounds that."""
+    """A few sizes are enough to predict how much will fit; `keep_fraction` bounds the prediction."""
     cache = cache_for(0.5)
     assert cache.get_cache_stats()["predicted_hit_rate"] is None
     read_all(cache, range(20))
@@ -237,7 +237,7 @@ def test_retain_predicts_from_the_first_entries() -> None:
 
 
 def test_the_observed_rate_is_that_of_the_last_epoch() -> None:
-    """The misses of the first epoch are forgotten after the second; a reset starts anew."""
+    """The misses of the first epoch are forgotten after the second; a reset starts again."""
     clock = FakeClock()
     recent = RecentHits(100, clock)
     assert recent.note(0, 0) is None
@@ -253,7 +253,7 @@ def test_the_observed_rate_is_that_of_the_last_epoch() -> None:
     assert recent.note(10, 1) == 0.9
 
 
-def test_an_age_shorter_than_an_epoch_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_ttl_shorter_than_an_epoch_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """The warning names the setting, the time that an epoch takes, and the next step."""
     advice = Advice(10**9, 60)
     for epoch_s in (None, 50, 93, 95):
@@ -265,8 +265,8 @@ def test_an_age_shorter_than_an_epoch_is_warned_of_once(caplog: pytest.LogCaptur
     assert len(caplog.records) == 1
 
 
-def test_a_cache_of_less_than_a_few_samples_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The warning names the setting and the size that would do."""
+def test_a_cache_of_fewer_than_eight_samples_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The warning names the setting and a sufficient size."""
     advice = Advice(10**9, None)
     for nbytes in (10**8, 2 * 10**8, 3 * 10**8):
         advice.on_read_ahead(nbytes)

@@ -72,7 +72,7 @@ def test_what_a_reader_of_this_process_keeps_stays_reserved(cache: SmartLRUCache
 
 
 def test_a_read_whose_reservation_was_released_is_admitted_without(cache: SmartLRUCache) -> None:
-    """A load that goes on in a thread after it was dropped holds nothing afterwards."""
+    """A load that continues in a thread after it was dropped holds nothing afterwards."""
     cache.serves_processes = True
     reservation = reserved(cache)
     reservation.release()

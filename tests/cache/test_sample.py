@@ -1,4 +1,4 @@
-"""What users and the adapter rely on in `SmartLRUCache`."""
+"""The behaviour of `SmartLRUCache` that users and the adapter rely on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from streaming.errors import ConfigError
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """A clock that the test advances."""
 
     now = 0.0
 
@@ -85,7 +85,7 @@ async def test_names_and_calls_of_existing_users() -> None:
 
 
 def test_prefetcher_is_importable_from_here() -> None:
-    """`from streaming.cache import AsyncPrefetcher` works, and another unknown name says so."""
+    """`from streaming.cache import AsyncPrefetcher` works; an unknown name is an AttributeError."""
     from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
     assert streaming.cache.AsyncPrefetcher is AsyncPrefetcher
@@ -110,7 +110,7 @@ def test_prefetcher_is_importable_from_here() -> None:
     ],
 )
 def test_unusable_arguments_are_refused(options: dict[str, Any], message: str) -> None:
-    """A bad argument is a ConfigError, which is a ValueError, that holds the value."""
+    """A bad argument is a ConfigError, which is a ValueError, with the value in its message."""
     with pytest.raises(ConfigError, match=message):
         SmartLRUCache(**options)
 
@@ -130,7 +130,7 @@ def test_importing_the_cache_loads_neither_torch_nor_numpy() -> None:
 
 @pytest.mark.parametrize("compression_type", ["zstd", "none"])
 def test_a_reader_gets_its_own_copy(compression_type: str) -> None:
-    """Writing into a sample that was put, or got, never changes the next read; small, large and nested."""
+    """Writing into a sample that was put or read never changes the next read; small, large and nested."""
     cache = cache_of(compression_type=compression_type)
     sample: dict[str, Any] = {
         "small": torch.zeros(100),
@@ -151,7 +151,7 @@ def test_a_reader_gets_its_own_copy(compression_type: str) -> None:
 
 
 def test_replacing_is_exact() -> None:
-    """The new value is read, the old one's bytes are free again, also for smaller and larger ones."""
+    """The new value is read and the bytes of the old one are free again, for smaller and larger values."""
     cache = cache_of(compression_type="none")
     cache.put_nowait("k", noise(1000))
     one = cache.get_cache_stats()["current_size_gb"]
@@ -163,7 +163,7 @@ def test_replacing_is_exact() -> None:
 
 
 def test_lru_evicts_the_least_recently_read() -> None:
-    """With room for three equal entries the one not touched for longest goes; a read and a replacement touch."""
+    """With room for three equal entries, the one not used for longest is evicted; a read and a replacement are uses."""
     cache = cache_of(35_000, compression_type="none")
     for key in "abc":
         cache.put_nowait(key, noise(10_000))
@@ -175,7 +175,7 @@ def test_lru_evicts_the_least_recently_read() -> None:
 
 
 def test_an_entry_larger_than_the_cache_bypasses_it() -> None:
-    """It is not held and counted, evicts nothing, and what the key held before is gone."""
+    """It is not held but counted, evicts nothing, and the old value of its key is removed."""
     cache = cache_of(10_000)
     cache.put_nowait("other", 1)
     cache.put_nowait("k", 2)
@@ -186,8 +186,8 @@ def test_an_entry_larger_than_the_cache_bypasses_it() -> None:
     assert cache.get_metrics().evictions == 0
 
 
-def test_types_that_cannot_be_stored_are_counted_and_warned_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Such a sample is not held, the old value is gone, and one warning names the type."""
+def test_types_that_cannot_be_stored_are_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Such a sample is not held, the old value is removed, and one warning names the type."""
     cache = cache_of()
     cache.put_nowait("k", 1)
     with caplog.at_level(logging.WARNING):
@@ -200,7 +200,7 @@ def test_types_that_cannot_be_stored_are_counted_and_warned_once(caplog: pytest.
 
 
 def test_default_none_and_stored_none() -> None:
-    """A stored None is told from a miss by `get_nowait`; any default may be given."""
+    """`get_nowait` distinguishes a stored None from a miss; any default may be given."""
     cache = cache_of()
     cache.put_nowait("k", None)
     assert cache.get_nowait("k") is None
@@ -209,7 +209,7 @@ def test_default_none_and_stored_none() -> None:
 
 
 async def test_large_samples_are_read_off_the_loop() -> None:
-    """`await get` of a large sample gives what was put."""
+    """`await get` of a large sample returns what was put."""
     cache = cache_of(8_000_000, compression_type="none")
     big = torch.randn(1_000_000)
     assert await cache.put("k", big)
@@ -217,7 +217,7 @@ async def test_large_samples_are_read_off_the_loop() -> None:
 
 
 def test_keys_may_be_any_hashable() -> None:
-    """Integers, strings and tuples are keys; an unhashable one is a TypeError and nothing is lost."""
+    """Integers, strings and tuples are keys; an unhashable key is a TypeError and nothing is lost."""
     cache = cache_of()
     for key in (1, "1", (1, "a"), None):
         assert cache.put_nowait(key, repr(key))
@@ -229,7 +229,7 @@ def test_keys_may_be_any_hashable() -> None:
 
 
 def test_after_close_reads_miss_and_nothing_is_kept() -> None:
-    """`close` twice is fine; then every read misses, puts are refused, `clear` does nothing."""
+    """After `close`, which may be called twice, every read misses, puts are refused, and `clear` does nothing."""
     cache = cache_of()
     cache.put_nowait("k", torch.ones(10))
     cache.close()
@@ -243,7 +243,7 @@ def test_after_close_reads_miss_and_nothing_is_kept() -> None:
 
 
 def test_closing_while_another_thread_writes() -> None:
-    """A write under way when the cache closes is not kept, harms nothing, and the memory goes with it."""
+    """A sample that is being written when the cache closes is not kept, and the memory is freed afterwards."""
     cache = cache_of(50_000_000, compression_type="none")
     sample = {"x": torch.zeros(5_000_000, dtype=torch.uint8)}
     begun = threading.Barrier(3, timeout=60)
@@ -270,7 +270,7 @@ def test_closing_while_another_thread_writes() -> None:
 
 
 def test_ttl_at_every_read_path() -> None:
-    """At the age of the TTL an entry is gone for get, place, contains and the budget; a replacement starts anew."""
+    """At the age of the TTL an entry is gone for get, place, contains and the budget; replacing it resets its age."""
     clock = Clock()
     cache = cache_of(max_ttl_seconds=10, clock=clock)
     for key in "abcd":
@@ -290,15 +290,15 @@ def test_ttl_at_every_read_path() -> None:
 
 
 async def test_ttl_through_await_get_and_zero() -> None:
-    """`await get` obeys the age too; a TTL of 0 keeps nothing."""
+    """`await get` respects the TTL too; a TTL of 0 keeps nothing."""
     clock = Clock()
     cache = cache_of(max_ttl_seconds=0, clock=clock)
     await cache.put("k", 1)
     assert await cache.get("k") is None
 
 
-def test_expired_entries_leave_before_live_ones() -> None:
-    """Room is made from what is too old, although it was read last."""
+def test_expired_entries_are_evicted_first() -> None:
+    """Expired entries make room even if they were read last."""
     clock = Clock()
     cache = cache_of(25_000, max_ttl_seconds=10, clock=clock, compression_type="none")
     cache.put_nowait("old", noise(10_000))
@@ -333,7 +333,7 @@ def test_retain_keeps_its_set_and_lets_the_rest_pass() -> None:
 
 
 def test_retain_makes_way_only_for_a_demanded_read() -> None:
-    """Kept entries stay for puts and prefetches, and go last for a read that somebody waits for."""
+    """Kept entries are not evicted for puts and prefetches, and last for a read that a reader waits for."""
     cache = cache_of(100_000, policy="retain", compression_type="none")
     for key in range(40):
         cache.put_nowait(key, noise(4000))
@@ -344,7 +344,7 @@ def test_retain_makes_way_only_for_a_demanded_read() -> None:
     assert [key for key in kept if key in cache] == kept
     small = cache.reserve(2000, demanded=True)
     assert small is not None
-    assert cache.reserve(90_000, demanded=True) is None  # it ends by itself, and makes room
+    assert cache.reserve(90_000, demanded=True) is None  # the small one ends soon, and makes room
     assert [key for key in kept if key in cache] == kept
     small.release()
     demanded = cache.reserve(90_000, demanded=True)
@@ -426,7 +426,7 @@ async def test_prefetch_fetches_each_key_once_over_all_callers() -> None:
 
 
 async def test_prefetch_failure_is_false_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """One failing key says so and leaves the others, the budget and later fetches alone."""
+    """A failing key is logged, and affects neither the others nor the budget nor later fetches."""
     cache = cache_of()
     fails = {"bad"}
 
@@ -445,7 +445,7 @@ async def test_prefetch_failure_is_false_and_logged(caplog: pytest.LogCaptureFix
 
 
 async def test_prefetch_without_room_is_false() -> None:
-    """While other reads hold the window a prefetch does not start."""
+    """A prefetch does not start while other reads hold the window."""
     cache = cache_of(100_000, prefetch_ahead=1)
     held = cache.reserve(50_000)
     assert held is not None
@@ -459,7 +459,7 @@ async def test_prefetch_without_room_is_false() -> None:
 
 
 async def test_cancelled_prefetch_hands_its_key_to_the_waiting() -> None:
-    """When the caller that fetches is cancelled, one that waits fetches; a cancelled waiter disturbs nobody."""
+    """When the caller that fetches is cancelled, a waiting one fetches; a cancelled waiter has no effect on others."""
     cache = cache_of()
     calls: list[str] = []
     gate, started = asyncio.Event(), asyncio.Event()
@@ -531,7 +531,7 @@ def test_threads_never_see_a_wrong_byte() -> None:
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("length", [100, 50_000])
 def test_a_place_is_stale_once_its_key_is_gone(compress: bool, length: int) -> None:
-    """A worker that still holds the place of an evicted sample gets `STALE`, whatever lies there by then."""
+    """A worker that still holds the place of an evicted sample gets `STALE`, even if the place is used again."""
     cache = cache_of()
     reader = ArenaReader(cache.arena.fd)
     cache.put_nowait("k", {"x": torch.ones(length)}, compress=compress)
@@ -545,29 +545,29 @@ def test_a_place_is_stale_once_its_key_is_gone(compress: bool, length: int) -> N
 
 
 class Freed(Sequence[int]):
-    """Generations of which the one asked for goes up after some looks, as when the owner evicts during a copy."""
+    """Generations that increase after some reads, as when the owner evicts during a copy."""
 
-    def __init__(self, table: Sequence[int], looks: int) -> None:
+    def __init__(self, table: Sequence[int], reads: int) -> None:
         self._table = table
-        self._looks = looks
+        self._reads = reads
 
     def __getitem__(self, slot: Any) -> Any:
-        self._looks -= 1
-        return self._table[slot] + (self._looks < 0)
+        self._reads -= 1
+        return self._table[slot] + (self._reads < 0)
 
     def __len__(self) -> int:
         return len(self._table)
 
 
 def test_a_sample_evicted_during_its_copy_is_stale() -> None:
-    """A large tensor is copied after the header was found good; an eviction in between is noticed all the same."""
+    """A large tensor is copied after its header was checked; an eviction in between is detected."""
     cache = cache_of(compression_type="none")
     cache.put_nowait("k", {"x": torch.ones(50_000)})
     place = cache.place("k")
     assert place is not None
     arena = cache.arena
-    for looks, is_stale in ((0, True), (1, True), (2, False)):
-        assert (load(arena.memory, Freed(arena.generations, looks), place) is STALE) == is_stale
+    for reads, is_stale in ((0, True), (1, True), (2, False)):
+        assert (load(arena.memory, Freed(arena.generations, reads), place) is STALE) == is_stale
 
 
 def _read_samples(fd: int, pipe: Connection) -> None:
@@ -588,7 +588,7 @@ def _read_samples(fd: int, pipe: Connection) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_worker_reads_places() -> None:
-    """A child decodes places of small, large and compressed samples, and takes a freed one as stale, never as wrong."""
+    """A child decodes places of small, large and compressed samples; a freed one is stale, never wrong."""
     context = multiprocessing.get_context("fork")
     cache = cache_of(2_000_000)
     here, there = context.Pipe()

@@ -211,7 +211,7 @@ def test_what_a_source_cannot_read_is_told_alike(folder: Path) -> None:
     told = json.loads(run("index", folder / "a", "--json").stdout)
     assert (told["samples"], told["skipped_objects"]) == (5, 1)
     assert told["skipped"] == {"outside_root": {".json": 1}}
-    words = r"1 with a name that no path below the root has (.json 1; first '\\odd.json')"
+    words = r"1 with a name that is not a path below the root (.json 1; first '\\odd.json')"
     result = run("index", folder / "a")
     assert words in result.stdout
     result = run("ls", folder / "a")

@@ -88,7 +88,7 @@ def test_a_web_server_that_works(nginx: WebServer) -> None:
     code, found = findings(f"{nginx.url}doctor/")
     assert code == 0
     assert {finding["outcome"] for finding in found.values()} == {"ok"}
-    assert "takes connections" in found["endpoint"]["detail"]
+    assert "accepts connections" in found["endpoint"]["detail"]
     assert found["clock"]["detail"].startswith("differs from the server's by")
 
 
@@ -105,7 +105,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
     """What does not exist is not called refused."""
     code, found = findings(tmp_path / "none")
     assert code == 1
-    assert "nothing is there" in found["list"]["cause"]
+    assert "nothing was found" in found["list"]["cause"]
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_mirrors_that_agree_and_that_do_not(copies: tuple[Path, Path]) -> None:
     """Copies are compared by name and size; what differs is named."""
     code, found = findings("--mirrors", *copies)
     assert code == 0
-    assert found["mirror"]["detail"].startswith("5 names have the sizes")
+    assert found["mirror"]["detail"].startswith("5 names have the same sizes")
     (copies[1] / "1.bin").unlink()
     (copies[1] / "2.bin").write_bytes(b"longer")
     (copies[1] / "new.bin").write_bytes(b"")
@@ -174,7 +174,7 @@ def test_a_bucket_that_is_there_and_one_that_is_not(s3: S3Server, monkeypatch: p
     assert found["list"]["detail"].startswith("1 objects in ")
     code, found = findings("s3://no-such-bucket")
     assert code == 1
-    assert "nothing is there" in found["list"]["cause"]
+    assert "nothing was found" in found["list"]["cause"]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
     result = CliRunner().invoke(app, ["doctor", "s3://doctor"])
     assert result.exit_code == 1

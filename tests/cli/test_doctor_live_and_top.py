@@ -154,7 +154,7 @@ def test_nobody_listens() -> None:
     ("answer", "error", "words"),
     [
         ("<html>hello</html>\n", DecodeError, "not a Prometheus text exposition"),
-        ("# TYPE up gauge\nup 1\n", ObjectNotFoundError, "none of them of this library"),
+        ("# TYPE up gauge\nup 1\n", ObjectNotFoundError, "no metrics of this library"),
         (404, ObjectNotFoundError, "mostly are at /metrics"),
         (500, SourceUnavailable, "answered 500"),
     ],
@@ -199,7 +199,7 @@ def test_a_login_in_the_url_is_refused_and_not_shown() -> None:
     """Metrics servers have none; the secret is not told."""
     result = run("doctor", "--live", "http://me:secret@127.0.0.1:1/metrics")
     assert result.exit_code == 2
-    assert "give a URL without login" in result.stderr
+    assert "use a URL without login" in result.stderr
     assert "secret" not in result.stderr
 
 
@@ -277,7 +277,7 @@ def test_a_process_that_serves_nothing() -> None:
         line_of(process)
         result = run("doctor", "--live", str(process.pid))
     assert result.exit_code == 1
-    assert f"process {process.pid} and those below it serve no metrics: call" in result.stderr
+    assert f"process {process.pid} and its descendants serve no metrics: call" in result.stderr
     assert "streaming.start_metrics_server()" in result.stderr
 
 
@@ -296,7 +296,7 @@ def test_somebody_elses_process() -> None:
         "except PermissionError as exc: print(exc)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "process 1 is another user's" in done.stdout
+    assert "process 1 belongs to another user" in done.stdout
     assert "give its URL" in done.stdout
 
 

@@ -31,7 +31,7 @@ def test_a_pointer_among_samples(tmp_path: Path, name: str) -> None:
             adapter[0]
 
 
-def test_a_pointer_in_place_of_rows(tmp_path: Path) -> None:
+def test_a_lfs_pointer_instead_of_rows(tmp_path: Path) -> None:
     """Its lines are not counted as samples: the index says what it is."""
     (tmp_path / "a.jsonl").write_bytes(POINTER)
     with pytest.raises(DecodeError, match=rf"'a\.jsonl' in source 'data'.*{TOLD}"):

@@ -244,7 +244,7 @@ class TestPt(CodecContract):
 
     @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype.str}{array.shape}")
     def test_plain_numpy_arrays_load(self, array: Any) -> None:
-        """Arrays and scalars of numbers and text come back as they were, writable, beside tensors or alone."""
+        """Arrays and scalars of numbers and text are decoded unchanged and writable, with or without tensors."""
         sample = {"a": array, "list": [array.copy(), {"b": torch.arange(3)}], "raw": b"bytes", "none": b""}
         decoded = decode(self.wrapped(save(sample)), self.path)
         assert (decoded["raw"], decoded["none"]) == (b"bytes", b"")

@@ -22,7 +22,7 @@ TEXT = b"some text, again and again, " * 1000
 
 
 def unsized(data: bytes) -> bytes:
-    """A frame that does not tell its size, as a pipe writes it."""
+    """A frame without its size, as a pipe writes it."""
     stream = zstandard.ZstdCompressor().compressobj()
     return stream.compress(data) + stream.flush()
 

@@ -80,7 +80,7 @@ class CodecContract:
             assert self.same(decode(data, self.path), sample)
 
     def test_prefix_is_never_taken_for_the_whole(self) -> None:
-        """Every cut raises a kind of DecodeError, whatever its length, where the format can tell."""
+        """Data cut at any length raises a DecodeError, if the format can detect it."""
 
         objects = [encode(sample, self.path) for sample in self.samples()]
 

@@ -1,4 +1,4 @@
-"""What every `DataSource` promises, as one suite: backends and wrappers run it by subclassing `SourceContract`.
+"""The contract of every `DataSource`, as one suite: backends and wrappers run it by subclassing `SourceContract`.
 
 A subclass gives two fixtures: `source`, open and empty, and `place`, which writes raw bytes (or None, to remove them)
 under a path *without* the source, so that the suite cannot agree with the source's own mistake. It says which of
@@ -82,24 +82,24 @@ ODD_KEYS = {
     "decomposed": "e\u0301.bin",
     "emoji": "\U0001f680.bin",
 }
-"""Keys that a store may hold and a client may stumble over; with them a key of 1,024 bytes below the store's root."""
+"""Keys that a store may hold and a client may mishandle; a key of 1,024 bytes is added to them."""
 NO_FILE_NAME = dict.fromkeys(
     [name for name in ODD_KEYS if name.startswith("dot_") or name.endswith("_slash")],
     "a file system takes this for the path of another file",
 )
 REFUSED = ["", "..", "../x", "a/../x", "a/..", "/etc/passwd", "//host/x", "nul\0byte", "a/\0"]
-# Each example finds the object as the last one left it, and each source runs the one method: both are meant.
+# Each example finds the object as the last one left it, and all sources run one method: both are intended.
 SHARED_SUITE = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 CONTENT = bytes(range(256)) * 4
 
 
 def long_key(nbytes: int) -> str:
-    """A key of so many bytes, in folders whose names a file system can hold."""
+    """Return a key of `nbytes` bytes, in folders whose names a file system can hold."""
     return ("n" * 199 + "/") * (nbytes // 200) + "n" * (nbytes % 200)
 
 
 def plain_twin(key: str) -> str:
-    """The key that a client would make of an odd one by taking it for a path of files."""
+    """Return the key that a client would make of an odd one by treating it as a path of files."""
     parts: list[str] = []
     for part in key.split("/"):
         if part == "..":
@@ -110,11 +110,11 @@ def plain_twin(key: str) -> str:
 
 
 class SourceContract:
-    """The promises; see the module's docstring for what a subclass gives.
+    """The contract; the module's docstring says what a subclass gives.
 
     Attributes:
         cannot_hold: for each name in `ODD_KEYS` that the backend cannot hold, the reason.
-        root_bytes: bytes of a key that the root of the source takes.
+        root_bytes: number of bytes of a key that the root of the source takes.
     """
 
     cannot_hold: ClassVar[Mapping[str, str]] = {}
@@ -122,22 +122,22 @@ class SourceContract:
 
     @classmethod
     def odd_keys(cls) -> dict[str, str]:
-        """The odd keys that the backend can hold, by name."""
+        """Return the odd keys that the backend can hold, by name."""
         keys = {**ODD_KEYS, "1024_bytes": long_key(1024 - cls.root_bytes)}
         return {name: key for name, key in keys.items() if name not in cls.cannot_hold}
 
     def shown(self, key: str) -> str:
-        """The key as the backend tells it in a listing."""
+        """Return the key as the backend reports it in a listing."""
         return key
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Take the odd keys that this backend can hold."""
+        """Parametrize tests by the odd keys that this backend can hold."""
         if "odd_key" in metafunc.fixturenames:
             keys = self.odd_keys()
             metafunc.parametrize("odd_key", list(keys.values()), ids=list(keys))
 
-    async def test_reads_the_bytes_that_are_there(self, source: DataSource, place: Place) -> None:
-        """A whole read brings every byte, the size, and the name of the source."""
+    async def test_reads_the_bytes_of_an_object(self, source: DataSource, place: Place) -> None:
+        """A read of a whole object returns every byte, the size, and the name of the source."""
         place("folder/a.bin", CONTENT)
         blob = await source.read("folder/a.bin")
         assert bytes(blob.data) == CONTENT
@@ -150,7 +150,7 @@ class SourceContract:
     async def test_ranges_are_half_open_and_clipped(
         self, source: DataSource, place: Place, start: int, length: int | None
     ) -> None:
-        """Any range brings what slicing would, still tells the whole size, and starting beyond the end is refused."""
+        """Any range returns what slicing would and the whole size; a start beyond the end is refused."""
         place("ranges.bin", CONTENT)
         end = None if length is None else start + length
         if start > len(CONTENT):
@@ -165,7 +165,7 @@ class SourceContract:
     async def test_impossible_ranges_are_refused(
         self, source: DataSource, place: Place, start: int, end: int | None
     ) -> None:
-        """A negative start or an end before it is a bad request, also where slicing would take it."""
+        """A negative start or an end before it is a bad request, even if slicing would accept it."""
         place("ranges.bin", CONTENT)
         with pytest.raises(BadRequest):
             await source.read("ranges.bin", start, end)
@@ -180,7 +180,7 @@ class SourceContract:
 
     @pytest.mark.parametrize("path", ["missing.bin", "no/such/folder/x.bin", "a.bin/below-a-file.bin"])
     async def test_missing_object(self, source: DataSource, place: Place, path: str) -> None:
-        """What is not there is a `FileNotFoundError` that names path and source."""
+        """A missing object is a `FileNotFoundError` that names path and source."""
         place("a.bin", CONTENT)
         with pytest.raises(ObjectNotFoundError) as caught:
             await source.read(path)
@@ -188,14 +188,14 @@ class SourceContract:
         assert path in str(caught.value)
         assert (caught.value.path, caught.value.source) == (path, source.name)
 
-    async def test_lists_what_is_there(self, source: DataSource, place: Place) -> None:
+    async def test_lists_every_object(self, source: DataSource, place: Place) -> None:
         """A listing names every object below the root once, in any folder, with its size, and nothing else."""
         sizes = {"a.bin": 3, "b/c.bin": 0, "b/d/e.bin": 70_000, "b.txt": 12}
         for path, size in sizes.items():
             place(path, b"x" * size)
         found = await listed(source)
         assert sorted((info.path, info.size) for info in found) == sorted(sizes.items())
-        assert await listed(source) == found, "a second listing comes in the same order"
+        assert await listed(source) == found, "a second listing has the same order"
 
     @pytest.mark.parametrize(
         ("prefix", "expected"),
@@ -218,7 +218,7 @@ class SourceContract:
 
     @pytest.mark.parametrize("name", ODD_NAMES)
     async def test_odd_names(self, source: DataSource, place: Place, name: str) -> None:
-        """Names are taken as written, whatever a URL or a shell would make of their characters."""
+        """Names are used as written, whatever their characters mean in a URL or a shell."""
         place("other.bin", b"other")
         place(name, CONTENT)
         assert await source.list_files() == sorted(["other.bin", name])
@@ -228,7 +228,7 @@ class SourceContract:
     async def test_odd_key_is_read_or_skipped_by_name(
         self, source: DataSource, place: Place, odd_key: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """An odd key is listed and read, or left out, counted and named once; the objects around it are not touched."""
+        """An odd key is listed and read, or left out, counted and named once; other objects are not affected."""
         plain = {"Before.bin": b"before", "other.bin": b"other", "~after.bin": b"after"}
         if (twin := plain_twin(odd_key)) not in ("", odd_key):
             plain[twin] = b"twin"
@@ -251,7 +251,7 @@ class SourceContract:
         assert warning.isprintable()
 
     async def test_odd_keys_together(self, source: DataSource, place: Place, caplog: pytest.LogCaptureFixture) -> None:
-        """Many odd keys in one listing: each is read or counted, in one warning; each whole listing counts anew."""
+        """Many odd keys in one listing: each is read or counted, in one warning; each complete listing counts again."""
         odd = set(self.odd_keys().values())
         place("other.bin", b"other")
         for key in odd:
@@ -268,12 +268,12 @@ class SourceContract:
         counts = source.skipped.counts
         async with aclosing(source.iter_files("other")) as files:  # type: ignore[type-var]
             await anext(files)
-        assert source.skipped.counts == counts, "a listing that is left early tells nothing"
+        assert source.skipped.counts == counts, "a listing that is left early counts nothing"
         await source.list_files("other")
-        assert not source.skipped, "a complete one tells of its prefix alone"
+        assert not source.skipped, "a complete one counts its prefix alone"
 
-    async def test_name_of_a_folder_is_no_object(self, source: DataSource, place: Place) -> None:
-        """A path that ends in `/` never brings the object without it, nor what a server shows of a folder."""
+    async def test_the_name_of_a_folder_is_not_an_object(self, source: DataSource, place: Place) -> None:
+        """A path that ends in `/` returns neither the object without it nor a server's page of a folder."""
         place("folder/a.bin", CONTENT)
         for path in ("folder/a.bin/", "folder/"):
             with pytest.raises((ObjectNotFoundError, BadRequest)):
@@ -292,8 +292,8 @@ class SourceContract:
             with pytest.raises(InvalidPath):
                 await source.list_files(path)
 
-    async def test_reads_side_by_side(self, source: DataSource, place: Place) -> None:
-        """Many reads at once each bring their own object."""
+    async def test_concurrent_reads(self, source: DataSource, place: Place) -> None:
+        """Many concurrent reads each return their own object."""
         contents = {f"{n}.bin": bytes([n]) * (1000 + n) for n in range(40)}
         for path, data in contents.items():
             place(path, data)
@@ -313,7 +313,7 @@ class SourceContract:
         assert bytes((await source.read("big.bin")).data) == CONTENT * 2000
 
     async def test_cancelled_listing_leaves_the_source_usable(self, source: DataSource, place: Place) -> None:
-        """A listing that is not followed to its end does no harm."""
+        """A listing that is left early does no harm."""
         for number in range(10):
             place(f"{number}.bin", CONTENT)
         files = source.iter_files()
@@ -321,7 +321,7 @@ class SourceContract:
         await files.aclose()  # type: ignore[attr-defined]
         assert len(await source.list_files()) == 10
 
-    async def test_closes_once_and_for_all(self, source: DataSource, place: Place) -> None:
+    async def test_a_closed_source_stays_closed(self, source: DataSource, place: Place) -> None:
         """Closing twice is fine; every use afterwards says that the source is closed."""
         place("a.bin", CONTENT)
         await source.read("a.bin")
@@ -332,7 +332,7 @@ class SourceContract:
                 await use
 
     async def test_is_a_context(self, source: DataSource, place: Place) -> None:
-        """`async with` gives the source itself and closes it."""
+        """`async with` returns the source itself and closes it."""
         place("a.bin", CONTENT)
         async with source as entered:
             assert entered is source
@@ -341,7 +341,7 @@ class SourceContract:
             await source.read("a.bin")
 
     async def test_pickles_as_configuration(self, source: DataSource, place: Place) -> None:
-        """A copy from a pickle, made before or after use, reads for itself; closing one leaves the other open."""
+        """A source from a pickle, made before or after use, is independent; closing one leaves the other open."""
         place("a.bin", CONTENT)
         unused = pickle.dumps(source)
         await source.read("a.bin")
@@ -350,8 +350,8 @@ class SourceContract:
                 assert (type(copy), copy.name, copy.config) == (type(source), source.name, source.config)
         assert bytes((await source.read("a.bin")).data) == CONTENT
 
-    async def test_etag_tells_a_change(self, source: DataSource, place: Place) -> None:
-        """While an object stays, its ETag does, in parts and listings too; with other content it is another."""
+    async def test_the_etag_changes_with_the_object(self, source: DataSource, place: Place) -> None:
+        """An object keeps its ETag, in parts and listings too; with other content it has another one."""
         place("a.bin", CONTENT)
         first = await source.read("a.bin")
         assert first.etag is not None
@@ -361,8 +361,8 @@ class SourceContract:
         place("a.bin", CONTENT + b"more")
         assert (await source.read("a.bin")).etag != first.etag
 
-    async def test_read_is_of_the_object_that_was_listed(self, source: DataSource, place: Place) -> None:
-        """What is read whole or in part is known as the object that was listed, and a replaced one is not."""
+    async def test_a_read_is_of_the_object_that_was_listed(self, source: DataSource, place: Place) -> None:
+        """A blob of a whole object or a part is recognized as the listed object, and a replaced one is not."""
         place("a.bin", CONTENT)
         (info,) = await listed(source)
         for start, end in ((0, None), (3, 7), (0, 0)):
@@ -373,7 +373,7 @@ class SourceContract:
         assert not source.is_unchanged(replace(blob, etag="another", data=bytes(len(CONTENT))), lambda etag: False)
 
     async def test_fetch_file_decodes_by_suffix(self, source: DataSource, place: Place) -> None:
-        """`fetch_file` gives the sample, or with `decompress=False` the bytes as they are stored."""
+        """`fetch_file` returns the sample, or with `decompress=False` the bytes as they are stored."""
         packed = zstandard.compress(b'{"x": [1, 2]}')
         place("plain.json", b'{"x": [1, 2]}')
         place("packed.json.zst", packed)
@@ -382,10 +382,10 @@ class SourceContract:
         assert await source.fetch_file("plain.json", decompress=False) == b'{"x": [1, 2]}'
         assert await source.fetch_file("packed.json.zst", decompress=False) == packed
 
-    async def test_fetch_file_takes_the_compressed_object_where_only_that_exists(
+    async def test_fetch_file_uses_the_compressed_object_if_only_that_exists(
         self, source: DataSource, place: Place
     ) -> None:
-        """`x.json` comes from `x.json.zst` unless `x.json` exists; with neither the error names what was asked for."""
+        """`x.json` comes from `x.json.zst` unless `x.json` exists; without both the error names `x.json`."""
         place("x.json.zst", zstandard.compress(json.dumps("compressed").encode()))
         assert await source.fetch_file("x.json") == "compressed"
         place("x.json", b'"plain"')
@@ -393,8 +393,8 @@ class SourceContract:
         with pytest.raises(ObjectNotFoundError, match=r"'y\.json'"):
             await source.fetch_file("y.json")
 
-    async def test_prefetch_files_tells_what_could_be_read(self, source: DataSource, place: Place) -> None:
-        """Each path is answered for once, whatever happens to the others."""
+    async def test_prefetch_files_returns_what_could_be_read(self, source: DataSource, place: Place) -> None:
+        """Each path has one result, whatever happens to the others."""
         for number in range(30):
             place(f"{number}.bin", CONTENT)
         paths = [f"{number}.bin" for number in range(30)]
@@ -402,7 +402,7 @@ class SourceContract:
         assert done == {**dict.fromkeys(paths, True), "missing.bin": False, "../out.bin": False}
 
     async def test_blocking_reads_agree(self, source: DataSource, place: Place) -> None:
-        """Where a source offers `read_blocking`, it brings the same as `read`, in any thread."""
+        """If a source has `read_blocking`, it returns the same as `read`, in any thread."""
         place("a.bin", CONTENT)
         if source.read_blocking is not None:
             blob: Blob = await asyncio.to_thread(source.read_blocking, "a.bin", 3, 9)
@@ -410,8 +410,8 @@ class SourceContract:
             with pytest.raises(ObjectNotFoundError):
                 source.read_blocking("missing.bin", 0, None)
 
-    async def test_reads_into_memory_of_the_caller_agree(self, source: DataSource, place: Place) -> None:
-        """Where a source offers `read_into`, the buffer then holds what `read` brings, also at the object's end."""
+    async def test_reads_into_a_buffer_agree(self, source: DataSource, place: Place) -> None:
+        """If a source has `read_into`, the buffer then holds what `read` returns, also at the object's end."""
         place("a.bin", CONTENT)
         if source.read_into is not None:
             for start, length in ((0, len(CONTENT)), (3, 6), (len(CONTENT) - 2, 2), (len(CONTENT) - 2, 9)):
@@ -423,16 +423,16 @@ class SourceContract:
                 source.read_into("missing.bin", 0, memoryview(bytearray(1)))
 
     async def test_repr_names_the_source(self, source: DataSource) -> None:
-        """A source prints its name."""
+        """The repr of a source holds its name."""
         assert source.name in repr(source)
 
 
 def skip_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged about objects that a listing skipped."""
+    """Return the warnings about objects that a listing skipped."""
     records = [record for record in caplog.records if record.levelno >= logging.WARNING]
     return [text for record in records if (text := record.getMessage()).startswith("objects_skipped ")]
 
 
 async def listed(source: DataSource) -> list[FileInfo]:
-    """All that `source` lists, in its order."""
+    """Return all that `source` lists, in its order."""
     return [info async for info in source.iter_files()]

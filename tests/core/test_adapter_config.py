@@ -109,9 +109,9 @@ def test_short_names_are_understood_in_a_mapping() -> None:
         ({"path": "/x", "type": "http"}, "needs a URL like http://"),
         ({"path": "http://", "name": "a"}, "needs a URL like http://"),
         ({"path": "file://elsewhere/x"}, "needs a path"),
-        ({"path": "/x\0y"}, "no NUL"),
+        ({"path": "/x\0y"}, "must not contain NUL"),
         ({"path": "/x", "mirrors": "/y"}, "mirrors: "),
-        (17, "not a int"),
+        (17, "not int"),
     ],
 )
 def test_a_bad_source_is_refused_with_its_value_and_a_next_step(source: object, message: str) -> None:
@@ -284,8 +284,8 @@ def test_yaml_json_and_a_dict_mean_the_same(tmp_path: Path) -> None:
     [
         ("c.yaml", "sources: [", "c.yaml: is not YAML"),
         ("c.json", "{", "c.json: is not JSON"),
-        ("c.yaml", "- a\n- b\n", "c.yaml: settings are a mapping"),
-        ("c.yaml", "", "c.yaml: settings are a mapping"),
+        ("c.yaml", "- a\n- b\n", "c.yaml: settings must be a mapping"),
+        ("c.yaml", "", "c.yaml: settings must be a mapping"),
         ("c.yaml", "sources: [/x]\n1: 2\n", "c.yaml: unknown setting 1"),
         ("c.yaml", "sources: [/x]\npolicy: fifo\n", "c.yaml: policy='fifo'"),
         ("c.yaml", "sources: !!python/object/apply:os.system [exit]\n", "is not YAML"),

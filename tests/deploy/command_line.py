@@ -1,4 +1,4 @@
-"""Whether `streaming` takes the arguments that an image or a pod gives it."""
+"""Check a command line of `streaming` in an image or a pod."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from streaming.cli.app import app
 
 
 def check_command(words: Sequence[str]) -> None:
-    """Raise unless the words are a command of `streaming` with arguments that it takes."""
+    """Raise unless the words are a command of `streaming` with arguments that it accepts."""
     name, *rest = words
     typer.main.get_command(app).commands[name].make_context(name, rest)  # type: ignore[attr-defined]

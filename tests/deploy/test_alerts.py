@@ -1,4 +1,4 @@
-"""The alerts: they use names that exist, each is proven to fire and to stay silent, and each has its runbook."""
+"""The alerts use names that exist; each is shown to fire and to stay silent, and has a runbook."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ EXPOSED = {
 
 
 def expressions() -> list[str]:
-    """Every expression of the rules."""
+    """Return every expression of the rules."""
     return [rule["expr"] for rule in RULES]
 
 
 def test_rules_are_valid(promtool: Tool) -> None:
-    """Promtool takes the rules."""
+    """Promtool accepts the rules."""
     done = promtool("check", "rules", ALERTS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_rules_do_what_their_tests_say(promtool: Tool) -> None:
-    """Every case of alerts_test.yml holds: firing, borders, start-up, pauses, resolving."""
+    """Every case of alerts_test.yml passes: firing, thresholds, start-up, pauses, resolving."""
     done = promtool("test", "rules", TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_family_in_an_expression_exists_with_its_labels() -> None:
-    """No rule asks for a metric, a label of it, or a value of a label, that the library does not give."""
+    """Rules use only metrics, labels and label values that the library exposes."""
     found = set()
     for expression in expressions():
         for name, matchers in re.findall(r"\b(streaming_\w+)(?:\{([^}]*)\})?", expression):
@@ -63,7 +63,7 @@ def test_every_family_in_an_expression_exists_with_its_labels() -> None:
 
 
 def test_every_sum_keeps_labels_that_its_family_has() -> None:
-    """`by` names labels of the family below it, or those that scraping adds."""
+    """`by` names labels of the family in the sum, or those that scraping adds."""
     checked = 0
     for expression in expressions():
         for labels, name in re.findall(r"by \(([^)]*)\) \((?:\w+\()?(streaming_\w+)", expression):
@@ -73,7 +73,7 @@ def test_every_sum_keeps_labels_that_its_family_has() -> None:
 
 
 def test_every_shared_figure_is_recorded_and_used() -> None:
-    """An expression uses figures that are recorded, and none is recorded in vain."""
+    """Every recorded figure that an expression uses exists, and every one that exists is used."""
     used = {name for expression in expressions() for name in re.findall(r"\bstreaming:[\w:]+", expression)}
     assert used == set(RECORDED)
 
@@ -93,12 +93,12 @@ JUDGED = {
     "StreamingMemoryNearLimit": [thresholds.MEMORY_SHARE],
     "StreamingRankSlow": [thresholds.WAITING_SHARE],
 }
-"""Shares by which `streaming doctor --live` judges, in the order in which the alert compares with them."""
+"""Thresholds of `streaming doctor --live`, in the order in which the alert compares with them."""
 
 
 @pytest.mark.parametrize("name", JUDGED)
 def test_an_alert_fires_where_the_doctor_finds_something(name: str) -> None:
-    """Alert and verdict compare with the same shares."""
+    """Alert and diagnosis have the same thresholds."""
     [expression] = [rule["expr"] for rule in ALERTING if rule["alert"] == name]
     assert [float(number) for number in re.findall(r"[<>]=? (0\.\d+)", expression)] == JUDGED[name]
     if name == "StreamingRankSlow":
@@ -107,7 +107,7 @@ def test_an_alert_fires_where_the_doctor_finds_something(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_alert_is_proven_to_fire_and_to_stay_silent(name: str) -> None:
-    """The tests of the rules hold a moment at which it fires, with its words, and one at which it does not."""
+    """The tests of the rules have a moment at which it fires, with its annotations, and one at which it does not."""
     cases = [
         case
         for test in yaml.safe_load(TESTS.read_text())["tests"]
@@ -121,7 +121,7 @@ def test_an_alert_is_proven_to_fire_and_to_stay_silent(name: str) -> None:
 
 @pytest.mark.parametrize("rule", ALERTING, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
 def test_an_alert_says_what_where_why_and_what_to_do(rule: dict[str, Any]) -> None:
-    """Its words name the run, and its page in the documents has the four sections in their order."""
+    """Its annotations name the run, and its runbook has the four sections in order."""
     assert set(rule["annotations"]) == {"summary", "description", "cause", "runbook_url"}
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert "$labels.job" in rule["annotations"]["description"]
@@ -131,7 +131,7 @@ def test_an_alert_says_what_where_why_and_what_to_do(rule: dict[str, Any]) -> No
 
 
 def test_every_runbook_belongs_to_an_alert() -> None:
-    """There is no page for an alert that is gone, and the list of pages names them all."""
+    """There is no page for a removed alert, and the list of pages is complete."""
     pages = {rule["annotations"]["runbook_url"] for rule in ALERTING}
     listed = (REPOSITORY / "docs" / "runbooks" / "README.md").read_text()
     found = sorted((REPOSITORY / "docs" / "runbooks").glob("*.md"))

@@ -1,4 +1,4 @@
-"""compose.yaml: pinned images, ports of loopback, files that exist, and no more rights than needed."""
+"""compose.yaml: pinned images, ports on loopback, files that exist, and no more rights than needed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ KNOWN = {
     "tmpfs",
     "volumes",
 }
-"""Those keys of a service in the Compose specification that are used; one more belongs here on purpose."""
+"""Keys of a service in the Compose specification that the file uses; add new ones deliberately."""
 
 
 def test_it_has_the_parts_of_the_specification() -> None:
-    """Top level and services hold keys of the Compose specification alone, and all four services are there."""
+    """Top level and services have only keys of the Compose specification, and all four services exist."""
     assert {key for key in COMPOSE if not key.startswith("x-")} == {"name", "services", "volumes"}
     assert set(SERVICES) == {"trainer", "prometheus", "alertmanager", "grafana"}
     for name, service in SERVICES.items():
@@ -45,7 +45,7 @@ def test_it_has_the_parts_of_the_specification() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_pinned_bounded_and_without_rights(name: str) -> None:
-    """Its image is one release, its memory bounded, its root read-only, all capabilities dropped, ports of loopback."""
+    """Its image is one release, memory is limited, root read-only, all capabilities dropped, ports on loopback."""
     service = SERVICES[name]
     if "build" not in service:
         assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", service["image"])
@@ -57,7 +57,7 @@ def test_a_service_is_pinned_bounded_and_without_rights(name: str) -> None:
 
 
 def test_every_file_that_is_mounted_exists() -> None:
-    """What is mounted from the repository is there, and read-only; the other volumes are declared."""
+    """Files mounted from the repository exist and are read-only; the other volumes are declared."""
     for name, service in SERVICES.items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
@@ -69,7 +69,7 @@ def test_every_file_that_is_mounted_exists() -> None:
 
 
 def test_the_trainer_is_built_from_the_repository() -> None:
-    """Its context is the repository, which holds the Dockerfile that is named."""
+    """Its context is the repository, which has the named Dockerfile."""
     build = SERVICES["trainer"]["build"]
     context = (DEPLOY / build["context"]).resolve()
     assert context == REPOSITORY
@@ -78,9 +78,9 @@ def test_the_trainer_is_built_from_the_repository() -> None:
     assert set(build["args"]) <= given
 
 
-def test_prometheus_asks_who_is_there() -> None:
-    """Each address in its configuration is a service of the file at a port that this one serves, or itself; its rules
-    lie where it looks for them."""
+def test_prometheus_scrapes_services_that_exist() -> None:
+    """Each address in its configuration is a service of the file with a port that it serves, or itself; its rules are
+    mounted at the path that it reads."""
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     scrapes = [
         target for job in config["scrape_configs"] for part in job["static_configs"] for target in part["targets"]
@@ -98,7 +98,7 @@ def test_prometheus_asks_who_is_there() -> None:
 
 
 def test_grafana_finds_its_source_and_its_dashboards() -> None:
-    """The data source is the Prometheus of the file, and the folder that is mounted holds the home page."""
+    """The data source is the Prometheus of the file, and the mounted folder has the home page."""
     provisioning = DEPLOY / "grafana" / "provisioning"
     [source] = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
@@ -113,8 +113,8 @@ def test_grafana_finds_its_source_and_its_dashboards() -> None:
     assert (DEPLOY / mounts[f"/usr/share/grafana{runbooks}"] / "README.md").exists()
 
 
-def test_grafana_asks_who_you_are() -> None:
-    """Nobody looks without the password, which whoever starts it has to choose: there is none in the file."""
+def test_grafana_needs_a_password() -> None:
+    """Anonymous access is off, and the password comes from the environment: there is none in the file."""
     environment = SERVICES["grafana"]["environment"]
     assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
     assert environment["GF_USERS_ALLOW_SIGN_UP"] == "false"

@@ -1,4 +1,4 @@
-"""The image: what goes in exists and is all that is needed, it runs as nobody special, its command is one of ours."""
+"""The image: the copied files exist and are sufficient, it runs unprivileged, and its command exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = [line for line in TEXT.splitlines() if line and not line.startswith("#")
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of each instruction of this name."""
+    """Return the arguments of each instruction of this name."""
     return [line.partition(" ")[2] for line in LINES if line.startswith(f"{name} ")]
 
 
@@ -48,7 +48,7 @@ def test_what_is_copied_exists_and_is_sent() -> None:
 
 
 def test_nothing_else_is_sent() -> None:
-    """History, tests, environments, results and files of secrets stay out of the build."""
+    """History, tests, environments, results and secrets stay out of the build."""
     for path in (
         ".git/config",
         ".env",
@@ -63,7 +63,7 @@ def test_nothing_else_is_sent() -> None:
 
 
 def test_it_runs_as_a_user_without_rights() -> None:
-    """The last stage sets a user by number, the same that the pods set, and holds no compiler's stage."""
+    """The last stage sets the user by number, the same one as the pods, and is separate from the build stage."""
     [user] = instructions("USER")
     job = yaml.safe_load((REPOSITORY / "deploy" / "kubernetes" / "base" / "job.yaml").read_text())
     context = job["spec"]["template"]["spec"]["securityContext"]
@@ -73,13 +73,13 @@ def test_it_runs_as_a_user_without_rights() -> None:
 
 
 def test_its_python_is_pinned_and_can_run_the_package() -> None:
-    """The tag names one release of Python, of a version that pyproject.toml takes, and one image by its digest."""
+    """The tag names one supported release of Python, and one image by its digest."""
     [tag] = [line.partition("=")[2] for line in instructions("ARG") if line.startswith("PYTHON=")]
     assert re.fullmatch(r"3\.(1[1-9])\.\d+-slim-\w+@sha256:[0-9a-f]{64}", tag)
 
 
 def test_every_package_is_taken_by_its_hash() -> None:
-    """Each call of pip asks for hashes, or for nothing but what is here; none looks for dependencies by itself."""
+    """Each call of pip requires hashes or uses only local files, and none resolves dependencies."""
     installs = [call for line in instructions("RUN") for call in re.findall(r"pip install [^&]*", line)]
     assert len(installs) == 3
     assert all("--no-deps" in call for call in installs)
@@ -93,18 +93,18 @@ REQUIREMENTS = {
 
 
 def normal(name: str) -> str:
-    """A name of a package as PyPI writes it."""
+    """Normalize the name of a package like PyPI."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def versions(name: str) -> dict[str, str]:
-    """The versions in one of the files of requirements."""
+    """Return the versions in one of the requirements files."""
     pairs = [entry.split()[0].partition("==") for entry in REQUIREMENTS[name]]
     return {normal(package): version for package, _, version in pairs}
 
 
 def test_requirements_are_those_that_are_tested() -> None:
-    """Each has a hash, and the version that constraints.txt has, where that has one; none stands in two files."""
+    """Each has a hash and the version of constraints.txt, if that has one; none is in two files."""
     tested = {}
     for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
         if not line.startswith("#"):
@@ -123,7 +123,7 @@ def test_requirements_are_those_that_are_tested() -> None:
 
 
 def test_requirements_hold_what_the_package_needs() -> None:
-    """Every dependency of pyproject.toml and of its extras for the clouds has a version that it takes."""
+    """Every dependency of pyproject.toml and of its extras for the clouds has a version that satisfies it."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     core = versions("requirements.txt") | versions("requirements-torch.txt")
     extras = [each for extra in ("s3", "gcs", "hf") for each in project["optional-dependencies"][extra]]
@@ -134,20 +134,20 @@ def test_requirements_hold_what_the_package_needs() -> None:
 
 
 def test_it_holds_no_secret() -> None:
-    """No build argument or variable is a credential: those are given to the container when it runs."""
+    """No build argument or variable is a credential: the container gets those when it starts."""
     names = [re.split(r"[= ]", word)[0] for line in instructions("ARG") + instructions("ENV") for word in line.split()]
     assert not [name for name in names if re.search(r"TOKEN|SECRET|PASSWORD|KEY", name)]
 
 
 def test_its_command_is_one_of_the_command_line() -> None:
-    """ENTRYPOINT and CMD are in exec form, and `streaming` takes the arguments."""
+    """ENTRYPOINT and CMD are in exec form, and `streaming` accepts the arguments."""
     assert [json.loads(line) for line in instructions("ENTRYPOINT")] == [["streaming"]]
     [command] = [json.loads(line) for line in instructions("CMD")]
     check_command(command)
 
 
-def test_its_health_is_asked_at_the_port_it_serves() -> None:
-    """HEALTHCHECK asks /healthz at the port of the command and of EXPOSE, in exec form."""
+def test_its_health_check_uses_the_port_it_serves() -> None:
+    """HEALTHCHECK requests /healthz at the port of the command and of EXPOSE, in exec form."""
     [health] = instructions("HEALTHCHECK")
     probe = json.loads(health.partition(" CMD ")[2])
     [command] = [json.loads(line) for line in instructions("CMD")]

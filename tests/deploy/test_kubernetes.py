@@ -1,4 +1,4 @@
-"""The manifests: valid by the schemas of Kubernetes, at one with each other, without rights they do not need."""
+"""The manifests are valid by the schemas of Kubernetes, consistent, and have no unneeded rights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ POLICY: dict[str, Any] = yaml.safe_load((NAMESPACE / "network-policy.yaml").read
 RULE: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus-rule.yaml").read_text())
 
 ENDPOINT = {"port": str, "path": str, "interval": str}
-"""Those fields of an endpoint in the operator's PodMonitor that are used."""
+"""Fields of an endpoint in the operator's PodMonitor that are used here."""
 RULES = {"record": str, "alert": str, "expr": str, "for": str, "labels": dict, "annotations": dict}
-"""The fields of a rule in the operator's PrometheusRule."""
+"""Fields of a rule in the operator's PrometheusRule."""
 
 
 def containers() -> Iterator[dict[str, Any]]:
-    """Every container of the base and of the patches over it, trainers and sidecars."""
+    """Return every container of the base and of its patches, trainers and sidecars."""
     for path in [BASE / "job.yaml", *FOLDER.glob("overlays/*/*.yaml")]:
         document = yaml.safe_load(path.read_text())
         if document["kind"] == "Job":
@@ -39,7 +39,7 @@ def containers() -> Iterator[dict[str, Any]]:
 
 
 def test_the_job_is_valid() -> None:
-    """The schemas of Kubernetes take the base and the policy, with no field that they do not know."""
+    """The base and the policy are valid by the schemas of Kubernetes, without unknown fields."""
     command = Path(sys.executable).with_name("kubernetes-validate")
     files = [BASE / "job.yaml", NAMESPACE / "network-policy.yaml"]
     done = subprocess.run([command, "--strict", *files], capture_output=True, text=True)
@@ -47,10 +47,10 @@ def test_the_job_is_valid() -> None:
 
 
 def test_the_monitor_finds_the_pods_by_label_and_port() -> None:
-    """The PodMonitor has fields that the operator knows, selects the pods of the job, and names a port they have."""
+    """The PodMonitor has known fields, selects the pods of the job, and names one of their ports."""
     assert (MONITOR["apiVersion"], MONITOR["kind"]) == ("monitoring.coreos.com/v1", "PodMonitor")
     spec = MONITOR["spec"]
-    assert set(spec) == {"jobLabel", "sampleLimit", "selector", "podMetricsEndpoints"}  # of its own namespace alone
+    assert set(spec) == {"jobLabel", "sampleLimit", "selector", "podMetricsEndpoints"}  # only its own namespace
     assert 0 < spec["sampleLimit"] <= 10_000
     pod = JOB["spec"]["template"]
     assert spec["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
@@ -61,13 +61,13 @@ def test_the_monitor_finds_the_pods_by_label_and_port() -> None:
 
 
 def ports() -> set[int]:
-    """The port of the metrics of every container that has one."""
+    """Return the metrics port of every container that has one."""
     named = [port for container in containers() for port in container.get("ports", []) if port.get("name") == "metrics"]
     return {port["containerPort"] for port in named}
 
 
 def test_only_prometheus_reaches_the_metrics() -> None:
-    """The policy lets pods of a named namespace in at the ports of metrics, and the pods of jobs in to each other."""
+    """The policy allows pods of a named namespace to reach the metrics ports, and pods of jobs to reach each other."""
     spec = POLICY["spec"]
     pod = JOB["spec"]["template"]["metadata"]["labels"]
     assert spec["podSelector"]["matchLabels"].items() <= pod.items()
@@ -81,7 +81,7 @@ def test_only_prometheus_reaches_the_metrics() -> None:
 
 
 def test_the_rule_holds_the_alerts_as_they_are() -> None:
-    """The PrometheusRule is what make_rule.py writes of alerts.yml now, with fields that the operator knows."""
+    """The PrometheusRule is what make_rule.py writes from alerts.yml now, with known fields."""
     assert (RULE["apiVersion"], RULE["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
     assert RULE["spec"] == yaml.safe_load(ALERTS.read_text())
     before = (MONITORING / "prometheus-rule.yaml").read_text()
@@ -94,7 +94,7 @@ def test_the_rule_holds_the_alerts_as_they_are() -> None:
 
 
 def test_trainers_run_without_rights() -> None:
-    """No container may become root, gain rights or write into its image, and none gets a token for the cluster."""
+    """No container may become root, gain rights or write into its image, or gets a token for the cluster."""
     pod = JOB["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -108,7 +108,7 @@ def test_trainers_run_without_rights() -> None:
 
 
 def test_every_container_is_bounded_and_watched() -> None:
-    """Each has a limit of memory and a probe; a trainer asks for as much memory as it may take."""
+    """Each has a memory limit and a probe; a trainer requests all the memory that it may use."""
     for container in containers():
         if "image" in container:
             assert container["startupProbe"]
@@ -120,7 +120,7 @@ def test_every_container_is_bounded_and_watched() -> None:
 
 
 def test_trainers_run_commands_that_exist() -> None:
-    """`streaming` takes the arguments of each, and a port or a file of metrics is the one that is looked at."""
+    """`streaming` accepts the arguments of each, and its metrics port or file is the one that is scraped."""
     given = [container["args"] for container in containers() if container["name"] == "trainer" and "args" in container]
     assert len(given) == 2
     for arguments in given:
@@ -130,7 +130,7 @@ def test_trainers_run_commands_that_exist() -> None:
 
 
 def test_the_sidecar_reads_what_the_trainer_writes() -> None:
-    """Both mount the folder of the file, the sidecar to read alone, and its port has the name that is scraped."""
+    """Both mount the folder of the file, the sidecar read-only, and its port has the name that is scraped."""
     patch = yaml.safe_load((FOLDER / "overlays" / "sidecar" / "textfile.yaml").read_text())
     pod = patch["spec"]["template"]["spec"]
     [sidecar], [trainer] = pod["initContainers"], pod["containers"]
@@ -145,7 +145,7 @@ def test_the_sidecar_reads_what_the_trainer_writes() -> None:
 
 @pytest.mark.parametrize("folder", [BASE, MONITORING, NAMESPACE, *OVERLAYS], ids=lambda path: path.name)
 def test_a_kustomization_names_files_that_exist(folder: Path) -> None:
-    """Every resource and patch is there, each patch is of an object of the base, and every file is used."""
+    """Every resource and patch exists, each patch changes an object of the base, and every file is used."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     resources = [(folder / name).resolve() for name in kustomization["resources"]]
     patches = [folder / patch["path"] for patch in kustomization.get("patches", [])]
@@ -163,7 +163,7 @@ def test_a_kustomization_names_files_that_exist(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", OVERLAYS, ids=lambda path: path.name)
 def test_an_overlay_is_a_run_of_its_own(folder: Path) -> None:
-    """It has a name of its own, which its metrics carry as `job`, and an image of one release."""
+    """It has its own name, which is the `job` of its metrics, and an image of one release."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     [labels] = kustomization["labels"]
     assert labels["includeTemplates"]

@@ -1,4 +1,4 @@
-"""The servers that other tests measure with: what they are told to scrape and to alert arrives."""
+"""The Prometheus servers for other tests scrape their targets and deliver alerts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["prometheus", "pushgateway"]
 
 @pytest.fixture
 def thermometer() -> Iterator[tuple[str, list[float]]]:
-    """An exposition of one gauge, which is the last number of a list."""
+    """Serve one gauge, the last number of a list."""
     degrees = [20.0]
 
     class Exposition(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            """Say the number."""
+            """Send the number."""
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.end_headers()
             self.wfile.write(f"degrees {degrees[-1]}\n".encode())
 
         def log_message(self, *args: object) -> None:
-            """Say nothing."""
+            """Do not log."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exposition) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -42,7 +42,7 @@ def thermometer() -> Iterator[tuple[str, list[float]]]:
 def test_alert_reaches_the_receiver_and_resolves(
     prometheus: Callable[..., Prometheus], thermometer: tuple[str, list[float]], tmp_path: Path
 ) -> None:
-    """A rule over what is scraped fires, is sent with its labels, and is sent again when it has passed."""
+    """A rule on a scraped metric fires, is sent with its labels, and is sent again when it resolves."""
     address, degrees = thermometer
     rules = tmp_path / "hot.yml"
     rules.write_text('groups: [{name: heat, rules: [{alert: Hot, expr: degrees > 30, labels: {floor: "2"}}]}]')
@@ -59,7 +59,7 @@ def test_alert_reaches_the_receiver_and_resolves(
 def test_targets_change_while_it_runs(
     prometheus: Callable[..., Prometheus], thermometer: tuple[str, list[float]]
 ) -> None:
-    """A server that began without targets scrapes those it is given later."""
+    """A server that began without targets scrapes targets that are added later."""
     server = prometheus()
     assert server.query('up{job="app"}') == []
     server.scrape([thermometer[0]], rank="3")
@@ -68,13 +68,13 @@ def test_targets_change_while_it_runs(
 
 
 def test_bad_expression_is_refused(prometheus: Callable[..., Prometheus]) -> None:
-    """What is no PromQL raises with the server's own words."""
+    """Invalid PromQL raises an error with the server's message."""
     with pytest.raises(ValueError, match="parse error"):
         prometheus().query("sum(")
 
 
 def test_pushed_metric_is_exposed(pushgateway: str) -> None:
-    """What is pushed stands among the gateway's metrics."""
+    """A pushed metric is among the gateway's metrics."""
     push = urllib.request.Request(f"{pushgateway}/metrics/job/batch", data=b"pushed 1\n", method="PUT")
     urllib.request.urlopen(push, timeout=30).close()
     with urllib.request.urlopen(f"{pushgateway}/metrics", timeout=30) as answer:

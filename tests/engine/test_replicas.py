@@ -1,4 +1,4 @@
-"""Which copy a part is read from: mirrors of one source, and sources that hold the same folders."""
+"""The replica that a part is read from: mirrors of one source, and sources that hold the same folders."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def write(root: Path, *names: str) -> Path:
     return root
 
 
-def test_what_stands_around_a_source(tmp_path: Path) -> None:
-    """Local disk without a mirror stays bare, objects are taken as they are, all else can be tried again."""
+def test_the_wrappers_of_a_source(tmp_path: Path) -> None:
+    """Local disk without a mirror stays bare, source objects are used as they are, all else gets retries."""
     memory = MemorySource("memory")
     bare, mirrored, web, given = open_entries(
         [str(tmp_path), {"path": str(tmp_path), "mirrors": ["http://127.0.0.1:1/"]}, "http://127.0.0.1:1/", memory]
     )
     assert isinstance(bare.source, LocalDataSource)
     assert isinstance(mirrored.source, Retry)
-    assert [copy.config.source_type for copy in mirrored.replicas] == ["local", "http"]
+    assert [replica.config.source_type for replica in mirrored.replicas] == ["local", "http"]
     assert isinstance(web.source, Retry)
     assert given.source is memory
 
 
 def test_an_unknown_constant_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    """A constant that is not there, or out of its range, is a ConfigError."""
+    """A constant that does not exist, or is out of its range, is a ConfigError."""
     with pytest.raises(ConfigError, match="did you mean 'deadline_s'"):
         open_entries([str(tmp_path)], {"deadlines": 1})
     with pytest.raises(ConfigError, match="deadline_s=-1"):
         open_entries([str(tmp_path)], {"deadline_s": -1})
 
 
-def test_a_mirror_on_disk_serves_what_the_first_copy_lost(tmp_path: Path) -> None:
-    """The index is of the first copy; what vanishes there comes from the mirror."""
+def test_a_mirror_on_disk_serves_what_the_first_replica_lost(tmp_path: Path) -> None:
+    """The index is of the first replica; an object that vanishes there comes from the mirror."""
     first = write(tmp_path / "first", "a.bin", "b.bin")
     mirror = write(tmp_path / "mirror", "a.bin", "b.bin")
     with StreamingDatasetAdapter({"name": "data", "path": str(first), "mirrors": [str(mirror)]}) as adapter:
@@ -63,8 +63,8 @@ def test_a_mirror_on_disk_serves_what_the_first_copy_lost(tmp_path: Path) -> Non
         assert [adapter[i]["data"] for i in range(2)] == [b"a.bin", b"b.bin"]
 
 
-def test_sources_with_the_same_folders_are_copies(tmp_path: Path) -> None:
-    """Each sample comes from the first source that has it, and from the other where that one fails."""
+def test_sources_with_the_same_folders_are_replicas(tmp_path: Path) -> None:
+    """Each sample comes from the first source that has it, and from the other if that one fails."""
     part = write(tmp_path / "part", "latents/a.bin", "conditions/a.bin")
     names = [f"{folder}/{name}.bin" for folder in ("latents", "conditions") for name in "ab"]
     whole = write(tmp_path / "whole", *names)
@@ -78,7 +78,7 @@ def test_sources_with_the_same_folders_are_copies(tmp_path: Path) -> None:
 
 
 def test_a_replaced_object_of_the_same_size_is_noticed(tmp_path: Path) -> None:
-    """Where listings give ETags, a read that brings another one names the object."""
+    """If listings give ETags, a read with another one is an error that names the object."""
     root = write(tmp_path / "data", "a.bin", "b.bin")
     with StreamingDatasetAdapter(str(root)) as adapter:
         assert len(adapter) == 2
@@ -89,61 +89,61 @@ def test_a_replaced_object_of_the_same_size_is_noticed(tmp_path: Path) -> None:
         assert adapter[1]["data"] == b"b.bin"
 
 
-class Gated(MemorySource):
-    """Objects in memory of which the read of one range waits for a signal; behind an adapter, on any loop.
+class HeldSource(MemorySource):
+    """A dict in which the read of one range waits for a signal; for use in an adapter, on any loop.
 
     Attributes:
-        held: first byte of the range that waits.
-        begun: set once that read has begun.
-        signal: what it waits for.
+        held_start: first byte of the range that waits.
+        begun: set once that read has started.
+        signal: releases it.
     """
 
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
-        self.held: int | None = None
+        self.held_start: int | None = None
         self.begun = threading.Event()
         self.signal = threading.Event()
 
     read_blocking = None  # type: ignore[assignment]  # as if it were remote
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        if start == self.held:
+        if start == self.held_start:
             self.begun.set()
             await asyncio.to_thread(self.signal.wait, 60)
         return MemorySource.read_blocking(self, path, start, end)
 
 
 @pytest.fixture
-def gated() -> dict[str, Gated]:
-    """What `gated://NAME` leads to, by name, once it was made."""
-    made: dict[str, Gated] = {}
+def held_sources() -> dict[str, HeldSource]:
+    """Register `held://NAME`, and return the sources made for it, by URL."""
+    made: dict[str, HeldSource] = {}
 
-    def make(config: DataSourceConfig) -> Gated:
-        source = made[config.path_or_uri] = Gated(config)
+    def make(config: DataSourceConfig) -> HeldSource:
+        source = made[config.path_or_uri] = HeldSource(config)
         source.put("rows/a.jsonl", b'{"n": 0}\n{"n": 1}\n')
         return source
 
-    register_scheme("gated", make)
+    register_scheme("held", make)
     return made
 
 
 @pytest.mark.parametrize(
     "sources",
     [
-        [{"name": "primary", "path": "gated://primary", "mirrors": ["gated://mirror"]}],
-        [{"name": "primary", "path": "gated://primary"}, {"name": "mirror", "path": "gated://mirror"}],
+        [{"name": "primary", "path": "held://primary", "mirrors": ["held://mirror"]}],
+        [{"name": "primary", "path": "held://primary"}, {"name": "mirror", "path": "held://mirror"}],
     ],
     ids=["a mirror", "the same folders"],
 )
 def test_rows_of_one_object_in_flight_at_once_are_each_checked(
-    gated: dict[str, Gated], sources: list[dict[str, Any]]
+    held_sources: dict[str, HeldSource], sources: list[dict[str, Any]]
 ) -> None:
     """The primary was replaced since it was indexed: both rows are read from the mirror, whichever ends first."""
     with StreamingDatasetAdapter(sources, ["rows"]) as adapter, ThreadPoolExecutor() as pool:
         assert len(adapter) == 2
-        primary = gated["gated://primary"]
+        primary = held_sources["held://primary"]
         primary.put("rows/a.jsonl", b'{"n": 7}\n{"n": 8}\n{"n": 9}\n')
-        primary.held = len(b'{"n": 7}\n')
+        primary.held_start = len(b'{"n": 7}\n')
         late = pool.submit(adapter.__getitem__, 1)
         assert primary.begun.wait(60)
         first = adapter[0]
@@ -153,8 +153,8 @@ def test_rows_of_one_object_in_flight_at_once_are_each_checked(
         assert adapter.get_cache_stats()["fetched_bytes"] == 18 * len(sources) + 4 * 8, "with the index"
 
 
-def test_a_given_source_is_not_tried_again() -> None:
-    """Whoever makes a source decides what stands around it: its failure is the reader's at once."""
+def test_a_given_source_gets_no_retries() -> None:
+    """The maker of a source decides which wrappers it has: its failure is the reader's at once."""
     source = FaultySource(MemorySource("data", {"a.bin": b"a"}), [Fault(error=SourceError("planted"))])
     with StreamingDatasetAdapter(source) as adapter:
         with pytest.raises(SourceError, match="planted"):
@@ -163,20 +163,20 @@ def test_a_given_source_is_not_tried_again() -> None:
 
 
 async def open_reader(sources: list[Any], **mapping: Any) -> tuple[ReplicaReader, list[Row]]:
-    """A reader of the sources, and the rows of all samples."""
+    """Return a reader of the sources, and the rows of all samples."""
     entries = open_entries(sources)
     index = await SampleIndex.build([entry.source for entry in entries], **mapping)
     return ReplicaReader(entries, index), [row for number in range(len(index)) for row in index.rows(number)]
 
 
-def asked(reader: ReplicaReader) -> dict[tuple[str, ...], int]:
-    """Requests by copy and outcome, without what never came."""
+def requests(reader: ReplicaReader) -> dict[tuple[str, ...], int]:
+    """Return the requests by replica and outcome, without zeros."""
     return {labels: count for labels, count in reader.metrics_snapshot()["source_requests"].items() if count}
 
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Let threads switch as often as they can."""
     seconds = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -185,7 +185,7 @@ def hasty_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("hasty_threads")
 async def test_reads_in_several_threads_are_all_counted(tmp_path: Path) -> None:
-    """Four pool threads read local files while this one looks: nothing is lost, whichever way they read."""
+    """Four pool threads read local files while this one looks: no read is lost, whichever way they read."""
     names = [f"{number}.bin" for number in range(8)]
     reader, rows = await open_reader([str(write(tmp_path / "data", *names))])
     missing = rows[0]._replace(path="gone.bin")
@@ -208,7 +208,7 @@ async def test_reads_in_several_threads_are_all_counted(tmp_path: Path) -> None:
         numbers = reader.metrics_snapshot()
         assert sum(numbers["source_request_duration_seconds"]["data",][:-1]) == numbers["source_requests"]["data", "ok"]
         assert 0 <= numbers["source_in_flight"]["data",] <= threads
-    assert asked(reader) == {("data", "ok"): threads * rounds * 8, ("data", "not_found"): threads * rounds}
+    assert requests(reader) == {("data", "ok"): threads * rounds * 8, ("data", "not_found"): threads * rounds}
     assert reader.metrics_snapshot()["source_bytes"] == {("data",): threads * rounds * 8 * 5}
     assert reader.metrics_snapshot()["source_in_flight"] == {("data",): 0}
     await reader.aclose()
@@ -230,11 +230,11 @@ async def test_threads_that_count_at_the_same_moment_lose_nothing() -> None:
     reader, rows = await open_reader([Source("data", {"a.bin": b"12345"})])
     await asyncio.gather(*(asyncio.to_thread(reader.read_blocking, rows[0], None, perf_counter()) for _ in range(2)))
     assert reader.metrics_snapshot()["source_bytes"] == {("data",): 10}
-    assert asked(reader) == {("data", "ok"): 2}
+    assert requests(reader) == {("data", "ok"): 2}
 
 
 async def test_reads_in_a_thread_take_from_one_moment_to_the_next(tmp_path: Path) -> None:
-    """The moment after one read begins the next: together they took as long as the latencies say."""
+    """The moment after one read is the start of the next: together they took the sum of the latencies."""
     reader, rows = await open_reader([str(write(tmp_path / "data", "a.bin"))])
     began = ended = perf_counter()
     for _ in range(3):
@@ -247,7 +247,7 @@ async def test_reads_in_a_thread_take_from_one_moment_to_the_next(tmp_path: Path
 
 
 def test_each_part_of_a_sample_has_its_own_latency() -> None:
-    """Parts that a thread reads one after the other took together as long as they did, not as they stood in line."""
+    """The latencies of parts that a thread reads in sequence do not include the wait for the parts before."""
     took = []
 
     class Slow(MemorySource):
@@ -263,11 +263,11 @@ def test_each_part_of_a_sample_has_its_own_latency() -> None:
         assert adapter[0]["c"] == b"12345"
         *_, seconds = adapter.metrics_snapshot()["source_request_duration_seconds"]["data",]
     assert len(took) == 3
-    assert sum(took) <= seconds < 1.5 * sum(took), "in line it would be twice as long"
+    assert sum(took) <= seconds < 1.5 * sum(took), "in sequence it would be twice as long"
 
 
 async def test_a_given_source_is_counted_where_it_is_read() -> None:
-    """A bare object has requests, bytes and latencies, and no breaker or limit to tell of."""
+    """A bare source has requests, bytes and latencies, and no breaker or limit."""
     held = Held(memory("held"), rest="hold")
     faulty = FaultySource(memory("faulty"), [Fault(error=SourceError("planted"))])
     reader, rows = await open_reader([held, faulty])
@@ -282,23 +282,23 @@ async def test_a_given_source_is_counted_where_it_is_read() -> None:
     assert not {"source_breaker_state", "source_concurrency_limit", "source_retries"} & set(reading)
     read.cancel()
     await asyncio.gather(read, return_exceptions=True)
-    assert asked(reader) == {("held", "cancelled"): 1, ("faulty", "other"): 1, ("faulty", "ok"): 1}
+    assert requests(reader) == {("held", "cancelled"): 1, ("faulty", "other"): 1, ("faulty", "ok"): 1}
     await reader.aclose()
 
 
-async def test_a_given_stack_counts_by_itself() -> None:
-    """What its own limits let through is not counted a second time by the reader; latencies are in its time."""
+async def test_a_given_stack_counts_its_requests() -> None:
+    """Requests that its guards count are not counted again by the reader; latencies are by its clock."""
     clock = FakeClock()
     source = stack([LatencySource(memory("data"), 0.3, sleep=clock.sleep)], in_time_of(clock))
     reader, rows = await open_reader([source])
     await driven(clock, reader.read(rows[0]), step_s=0.3)
-    assert asked(reader) == {("data", "ok"): 1}
+    assert requests(reader) == {("data", "ok"): 1}
     assert reader.metrics_snapshot()["source_request_duration_seconds"]["data",][-1] == pytest.approx(0.3)
     await reader.aclose()
 
 
-async def test_parts_that_several_sources_hold_add_to_their_copies() -> None:
-    """A copy that is read for itself, and as one of two, is one copy; what stands around both is told of the first."""
+async def test_shared_parts_add_to_their_replicas() -> None:
+    """A replica read alone, and as one of two, is one replica; wrappers around both are reported under the first."""
     one = FaultySource(
         MemorySource("one", {"latents/a.bin": b"12", "conditions/a.bin": b"345"}),
         [
@@ -313,23 +313,23 @@ async def test_parts_that_several_sources_hold_add_to_their_copies() -> None:
     with pytest.raises(SourceError, match="planted"):
         await reader.read(shared)
     assert bytes((await reader.read(shared)).data) == b"12"
-    assert asked(reader) == {("one", "ok"): 1, ("one", "other"): 1, ("one", "not_found"): 1, ("two", "ok"): 1}
+    assert requests(reader) == {("one", "ok"): 1, ("one", "other"): 1, ("one", "not_found"): 1, ("two", "ok"): 1}
     assert reader.metrics_snapshot()["source_failovers"] == {("one",): 1}
     assert set(reader.metrics_snapshot()["source_concurrency_limit"]) == {("one",), ("two",)}
     await reader.aclose()
 
 
-async def test_a_mirror_named_as_its_first_copy_has_a_number(tmp_path: Path) -> None:
-    """Both are folders called "data"; what is lost in the first is read from the second."""
+async def test_a_mirror_with_the_name_of_its_primary_gets_a_number(tmp_path: Path) -> None:
+    """Both are folders called "data"; an object lost in the first is read from the second."""
     first, mirror = (write(tmp_path / folder / "data", "a.bin") for folder in ("first", "mirror"))
     reader, rows = await open_reader([{"path": str(first), "mirrors": [str(mirror)]}])
     (first / "a.bin").unlink()
     await reader.read(rows[0])
-    assert asked(reader) == {("data", "not_found"): 1, ("data-2", "ok"): 1}
+    assert requests(reader) == {("data", "not_found"): 1, ("data-2", "ok"): 1}
     await reader.aclose()
 
 
-def test_an_adapter_tells_of_its_sources(tmp_path: Path) -> None:
+def test_an_adapter_reports_its_sources(tmp_path: Path) -> None:
     """Through the public interface: each sample read once is one request."""
     names = [f"{number}.bin" for number in range(6)]
     with StreamingDatasetAdapter(str(write(tmp_path / "data", *names))) as adapter:

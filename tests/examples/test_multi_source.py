@@ -25,7 +25,7 @@ def run(script: str, *arguments: str | Path) -> str:
 
 
 def test_every_sample_comes_once_and_in_order(tmp_path: Path) -> None:
-    """Half of the latents come from the mirror; the trainer sees the order of its seed, each sample read once."""
+    """Half of the latents come from the mirror; each sample is read once, in the order of the seed."""
     run("make_latents.py", tmp_path, "--samples", str(SAMPLES))
     told = json.loads(run("multi_source/train.py", tmp_path, "--latency-ms", "1", "--step-ms", "1"))
     assert told["samples"] == told["fetched"] == SAMPLES

@@ -1,4 +1,4 @@
-"""Epochs over stores of different kinds that are copies of each other, one of which dies or takes its leave back."""
+"""Epochs over stores of different kinds that are replicas, one of which dies or revokes access."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAMES = [f"{number:03d}.bin" for number in range(48)]
 
 @pytest.fixture
 def bucket(s3: S3Server, gcs: GcsServer, nginx: WebServer, tmp_path: Path) -> str:
-    """The name of a bucket of S3, and of a folder of the web server, with the same objects; GCS makes its own names."""
-    name = f"copies-{tmp_path.name.replace('_', '-').lower()}"[:60].rstrip("-")
+    """Return the name of a bucket of S3, and of a folder of the web server, with the same objects."""
+    name = f"replicas-{tmp_path.name.replace('_', '-').lower()}"[:60].rstrip("-")
     s3.make_bucket(name)
     (nginx.root / name).mkdir()
     for object_name in NAMES:
@@ -52,17 +52,17 @@ def test_s3_dies_and_the_web_server_takes_over(s3: S3Server, nginx: WebServer, b
             check(adapter, range(24, 48))
 
 
-def test_a_login_that_is_taken_back(s3: S3Server, gcs: GcsServer, bucket: str) -> None:
-    """What S3 refuses from some moment on comes from the copy in GCS, and the log says so once."""
-    copy = gcs.make_bucket()
+def test_a_revoked_login(s3: S3Server, gcs: GcsServer, bucket: str) -> None:
+    """When S3 starts to deny access, objects come from the replica in GCS."""
+    replica = gcs.make_bucket()
     for name in NAMES:
-        gcs.put(copy, name, name.encode() * 100)
+        gcs.put(replica, name, name.encode() * 100)
     source = {
         "name": "data",
         "path": f"s3://{bucket}",
         "credentials": KEYS,
         "storage_options": {"endpoint_url": s3.url},
-        "mirrors": [{"path": f"gs://{copy}", "storage_options": {"endpoint_url": gcs.url, "anon": True}}],
+        "mirrors": [{"path": f"gs://{replica}", "storage_options": {"endpoint_url": gcs.url, "anon": True}}],
     }
     with StreamingDatasetAdapter(source) as adapter:
         check(adapter, range(24))

@@ -1,4 +1,4 @@
-"""Whole epochs through servers that die, fall silent, refuse, cut and stall: nothing lost or twice, the same order."""
+"""Whole epochs through servers that die, fall silent, refuse, cut and stall: each sample comes once and in order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def content(number: int) -> bytes:
 
 @pytest.fixture
 def www(nginx: WebServer, tmp_path: Path) -> str:
-    """A folder of objects on a real web server; gives its path there."""
+    """Make a folder of objects on a real web server, and return its path there."""
     folder = nginx.root / tmp_path.name
     folder.mkdir()
     for number in range(COUNT):
@@ -37,47 +37,47 @@ def www(nginx: WebServer, tmp_path: Path) -> str:
 
 @pytest.fixture
 def primary(nginx: WebServer) -> Iterator[Relay]:
-    """A way to the server that can be broken."""
+    """A route to the server that can be broken."""
     with Relay(nginx.url) as relay:
         yield relay
 
 
 @pytest.fixture
 def mirror(nginx: WebServer) -> Iterator[Relay]:
-    """Another way to the same server."""
+    """Another route to the same server."""
     with Relay(nginx.url) as relay:
         yield relay
 
 
 def adapter_of(url: str, *mirrors: str, **resilience: float) -> StreamingDatasetAdapter:
-    copies = [{"name": f"mirror{number}", "type": "http", "path": mirror} for number, mirror in enumerate(mirrors)]
-    source: dict[str, Any] = {"name": "data", "type": "http", "path": url, "mirrors": copies}
+    others = [{"name": f"mirror{number}", "type": "http", "path": mirror} for number, mirror in enumerate(mirrors)]
+    source: dict[str, Any] = {"name": "data", "type": "http", "path": url, "mirrors": others}
     return StreamingDatasetAdapter(source, prefetch_ahead=24, resilience=resilience or None)
 
 
 def train(adapter: StreamingDatasetAdapter, at_half: Callable[[], object] = lambda: None) -> float:
-    """One shuffled epoch, checked sample by sample; gives the longest wait for a batch in seconds."""
+    """Run one shuffled epoch, check each sample, and return the longest wait for a batch in seconds."""
     order = list(RandomSampler(range(COUNT)))
     loader = DataLoader(adapter, batch_size=BATCH, sampler=adapter.look_ahead(order), collate_fn=list)
     before = adapter.get_cache_stats()["fetched_samples"]
     seen: list[int] = []
     pauses: list[float] = []
-    asked = time.perf_counter()
+    requested = time.perf_counter()
     for batch in loader:
-        pauses.append(time.perf_counter() - asked)
+        pauses.append(time.perf_counter() - requested)
         for sample in batch:
             assert sample["data"] == content(sample["idx"])
             seen.append(sample["idx"])
         if len(seen) == COUNT // 2:
             at_half()
-        asked = time.perf_counter()
+        requested = time.perf_counter()
     assert seen == order
     assert adapter.get_cache_stats()["fetched_samples"] - before == COUNT
     return max(pauses)
 
 
 def test_the_primary_dies_and_comes_back(primary: Relay, mirror: Relay, www: str) -> None:
-    """The mirror serves the rest of the epoch; once the primary is back it is asked again."""
+    """The mirror serves the rest of the epoch; once the primary is back it is read again."""
     with adapter_of(primary.url + www, mirror.url + www, cooldown_s=0.05, cooldown_max_s=0.1) as adapter:
         assert train(adapter, primary.kill) < 5
         assert mirror.connections > 0
@@ -92,7 +92,7 @@ def test_the_primary_dies_and_comes_back(primary: Relay, mirror: Relay, www: str
 
 
 def test_the_primary_falls_silent(primary: Relay, mirror: Relay, www: str) -> None:
-    """It takes connections and says nothing: the next copy is asked, and no batch waits for 5 s."""
+    """It accepts connections and does not answer: the next replica is read, and no batch waits for 5 s."""
     with adapter_of(primary.url + www, mirror.url + www) as adapter:
         assert train(adapter, primary.silence) < 5
 
@@ -109,13 +109,13 @@ def test_answers_cut_at_random_bytes(primary: Relay, www: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://no-such-host.invalid/", "http://127.0.0.1:1/"])
 def test_a_primary_that_was_never_there(url: str, mirror: Relay, www: str) -> None:
-    """A name that does not resolve, and one where nobody listens: listing and reading go to the mirror."""
+    """A name that does not resolve, and a port where no one listens: listing and reading go to the mirror."""
     with adapter_of(url + www, mirror.url + www) as adapter:
         train(adapter)
 
 
-def test_all_copies_are_down(primary: Relay, mirror: Relay, www: str) -> None:
-    """One error, within the deadline, tells what was tried on which copy; afterwards everything can be read."""
+def test_all_replicas_are_down(primary: Relay, mirror: Relay, www: str) -> None:
+    """One error, within the deadline, lists the attempts at each replica; afterwards everything can be read."""
     resilience = {"deadline_s": 1.5, "backoff_base_s": 0.05, "cooldown_s": 0.05, "cooldown_max_s": 0.1}
     with adapter_of(primary.url + www, mirror.url + www, **resilience) as adapter:
         len(adapter)
@@ -133,7 +133,7 @@ def test_all_copies_are_down(primary: Relay, mirror: Relay, www: str) -> None:
 
 
 def test_a_stale_mirror(nginx: WebServer, primary: Relay, mirror: Relay, www: str) -> None:
-    """What the mirror lacks, or has in another size, is an error that names it; the rest is served."""
+    """An object that the mirror lacks, or has in another size, is an error that names it; the rest is served."""
     stale = nginx.root / "stale" / www
     stale.mkdir(parents=True)
     for number in range(COUNT):
@@ -153,7 +153,7 @@ def test_a_stale_mirror(nginx: WebServer, primary: Relay, mirror: Relay, www: st
 
 
 def test_an_object_that_vanishes_or_grows(nginx: WebServer, www: str) -> None:
-    """Without another copy it is an error that names the object and says what happened."""
+    """Without another replica it is an error that names the object and says what happened."""
     with adapter_of(nginx.url + www) as adapter:
         len(adapter)
         (nginx.root / www / "0005.bin").unlink()
@@ -166,7 +166,7 @@ def test_an_object_that_vanishes_or_grows(nginx: WebServer, www: str) -> None:
 
 
 def test_a_changed_object_is_read_from_the_mirror(nginx: WebServer, primary: Relay, www: str) -> None:
-    """A copy that still has what was indexed serves it."""
+    """A replica that still has the indexed object serves it."""
     kept = nginx.root / "kept" / www
     kept.mkdir(parents=True)
     for number in range(COUNT):
@@ -179,7 +179,7 @@ def test_a_changed_object_is_read_from_the_mirror(nginx: WebServer, primary: Rel
 
 
 class FaultProxy:
-    """HAProxy before nginx; `set(error_pct=10)` changes what goes wrong."""
+    """HAProxy before nginx; `set(error_pct=10)` changes its faults."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
@@ -192,7 +192,7 @@ class FaultProxy:
 
 @pytest.fixture(scope="module")
 def faultproxy(nginx: WebServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
-    """A proxy that delays, refuses and stalls as told."""
+    """A proxy that delays, refuses and stalls requests."""
     folder = tmp_path_factory.mktemp("faultproxy")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -214,7 +214,7 @@ def faults(faultproxy: FaultProxy) -> Iterator[FaultProxy]:
 
 
 def test_one_answer_in_ten_is_503(faults: FaultProxy, www: str) -> None:
-    """Retry-After is waited for, and every sample comes."""
+    """Retry-After is respected, and every sample comes."""
     with adapter_of(faults.url + www) as adapter:
         len(adapter)
         faults.set(error_pct=10)
@@ -222,7 +222,7 @@ def test_one_answer_in_ten_is_503(faults: FaultProxy, www: str) -> None:
 
 
 def test_nothing_but_503_for_a_while(faults: FaultProxy, www: str) -> None:
-    """The run goes on once the server does."""
+    """The run continues once the server does."""
     with adapter_of(faults.url + www) as adapter:
         len(adapter)
         faults.set(error_pct=100)
@@ -243,7 +243,7 @@ def test_connections_closed_before_an_answer(faults: FaultProxy, www: str) -> No
 
 
 def test_some_answers_stall(faults: FaultProxy, nginx: WebServer, www: str) -> None:
-    """One answer in twenty comes after 30 s: others are asked beside it, and no batch waits that long."""
+    """One answer in twenty comes after 30 s: it is hedged, and no batch waits that long."""
     with adapter_of(faults.url + www, nginx.url + www) as adapter:
         len(adapter)
         faults.set(stall_pct=5, stall_ms=30_000)

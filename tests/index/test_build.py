@@ -31,7 +31,7 @@ def names(index: SampleIndex) -> list[str]:
 
 
 def paths(index: SampleIndex) -> list[dict[str, tuple[int, str]]]:
-    """For each sample where each of its parts lies."""
+    """Return the location of each part of each sample."""
     return [{row.part: (row.source, row.path) for row in index.rows(i)} for i in range(len(index))]
 
 
@@ -94,7 +94,7 @@ async def test_names_of_sources_are_parts() -> None:
 
 
 async def test_a_source_that_is_a_part_may_have_its_objects_in_precomputed() -> None:
-    """`.precomputed/` is no part of a name, also where a whole source is one part."""
+    """`.precomputed/` is not part of a name, also if a whole source is one part."""
     sources = [memory("a", ".precomputed/x/1.pt"), memory("b", "x/1.pt")]
     assert names(await SampleIndex.build(sources, data_mapping=["a", "b"])) == ["x/1"]
 
@@ -158,7 +158,7 @@ async def test_samples_that_lack_a_part_can_be_dropped(caplog: pytest.LogCapture
 
 
 async def test_dropping_everything_is_an_error() -> None:
-    """Names that never match leave no sample, which is no data set to train on."""
+    """Names that never match leave no sample, which is an error."""
     with pytest.raises(NoSamples, match=r"2 of samples that lack a part.*check data_mapping"):
         await SampleIndex.build([memory("data", "x/a.pt", "y/b.pt")], data_mapping=["x", "y"], missing="drop")
 
@@ -227,7 +227,7 @@ async def test_a_source_listed_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     same = [LocalDataSource(DataSourceConfig(name, "local", tmp_path / name)) for name in ("real", "link")]
-    with pytest.raises(IndexBuildError, match="'real' and 'link' are the same place"):
+    with pytest.raises(IndexBuildError, match="'real' and 'link' are the same location"):
         await SampleIndex.build(same)
     with pytest.raises(IndexBuildError, match="two sources are named 'a'"):
         await SampleIndex.build([memory("a"), memory("a")])
@@ -249,7 +249,7 @@ async def test_bad_arguments_are_refused(arguments: dict[str, object], message: 
 
 async def test_a_rename_that_leaves_no_name_is_refused() -> None:
     """A sample must have a name."""
-    with pytest.raises(IndexBuildError, match="leaves nothing"):
+    with pytest.raises(IndexBuildError, match="makes the name of a sample empty"):
         await SampleIndex.build([memory("data", "a.pt")], rename={"a": ""})
 
 
@@ -273,7 +273,7 @@ async def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
             assert (await source.read(index.rows(i)[0].path)).size == index.rows(i)[0].size
 
 
-async def test_a_path_that_is_no_text_is_refused() -> None:
+async def test_a_path_that_is_not_text_is_refused() -> None:
     """A path that no file system can hold is named in the error."""
     with pytest.raises(IndexBuildError, match=r"\\ud800"):
         await SampleIndex.build([memory("data", "\ud800.pt")])

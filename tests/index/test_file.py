@@ -62,7 +62,7 @@ async def test_positions_outside_are_refused(tmp_path: Path) -> None:
 
 
 async def test_every_cut_and_every_flipped_byte_is_refused(tmp_path: Path) -> None:
-    """A file that is not what was saved never opens, wherever the damage is, and the message says what to do."""
+    """A damaged file never opens, and the message says what to do."""
     index = await build(3)
     path = tmp_path / "a.index"
     index.save(path)
@@ -72,7 +72,7 @@ async def test_every_cut_and_every_flipped_byte_is_refused(tmp_path: Path) -> No
     cut = [data[:size] for size in (0, 1, PRELUDE_BYTES - 1, PRELUDE_BYTES, len(data) // 2, len(data) - 1)]
     for bad in [*flipped, *cut, data + b"x"]:
         path.write_bytes(bad)
-        with pytest.raises(IndexFileError, match="build it anew") as caught:
+        with pytest.raises(IndexFileError, match="build it again") as caught:
             SampleIndex.open(path)
         assert str(path) in str(caught.value)
 
@@ -241,7 +241,7 @@ async def test_the_fingerprint_is_of_the_data_alone(tmp_path: Path) -> None:
 
 
 async def test_revalidation_names_what_changed() -> None:
-    """A fresh listing tells added, removed and changed samples, and brings the index of what is there now."""
+    """A new listing reports added, removed and changed samples, and gives the new index."""
     data = source()
     index = await SampleIndex.build([data], data_mapping=["x", "y"])
     assert not await index.revalidate([data])
@@ -289,7 +289,7 @@ async def test_a_listing_is_checked_by_what_a_read_answers(tmp_path: Path) -> No
         assert row.validator == validator(blob.etag, blob.size, None) != 0
 
 
-def test_validators_tell_objects_apart() -> None:
+def test_validators_distinguish_objects() -> None:
     """By ETag, however it is quoted; else by size and time; 0 where there is nothing to go by."""
     assert validator('W/"abc"', 1, 2.0) == validator('"abc"', 5, None) == validator("abc", -1, None)
     assert (
@@ -301,7 +301,7 @@ def test_validators_tell_objects_apart() -> None:
 
 
 class Vague(MemorySource):
-    """A listing that tells paths alone."""
+    """A listing with paths only."""
 
     async def iter_files(self, prefix: str = ""):
         async for info in super().iter_files(prefix):

@@ -55,7 +55,7 @@ async def test_objects_of_which_none_can_be_read_are_an_error(
 async def test_whatever_the_reason_no_sample_is_an_error(
     paths: list[str], arguments: dict[str, Any], detail: str
 ) -> None:
-    """Hidden, empty, dropped and deselected objects are told apart in the error."""
+    """The error counts hidden, empty, dropped and deselected objects separately."""
     globs: dict[str, Any] = {name: arguments.pop(name) for name in ("include", "exclude") if name in arguments}
     source = memory(**globs)
     content = arguments.pop("content", b"1")
@@ -76,7 +76,7 @@ async def test_what_a_source_cannot_list_is_an_error_too(tmp_path: Path) -> None
 
 
 async def test_a_mapping_to_a_folder_of_unread_objects_says_so() -> None:
-    """Where other folders have samples, the message tells what the folder holds instead of calling it unknown."""
+    """If other folders have samples, the message says what the folder contains instead of calling it unknown."""
     source = memory("latents/1.parquet", "latents/2.parquet", "conditions/1.pt")
     with pytest.raises(ConfigError, match=r"'latents'.*2 objects that no codec reads.*latents/1.parquet"):
         await SampleIndex.build([source], data_mapping=["latents", "conditions"])
@@ -130,7 +130,7 @@ async def test_what_is_left_out_by_convention_is_counted_and_not_warned_of(caplo
 
 
 async def test_unread_parts_of_precomputed_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a mapping, media beside `.precomputed/` are as expected; a folder in it that cannot be read is not."""
+    """Without a mapping, media next to `.precomputed/` are expected; a folder in it without a codec is not."""
     source = memory(".precomputed/latents/1.h5", ".precomputed/conditions/1.pt", "1.avi")
     with caplog.at_level(logging.WARNING, "streaming"):
         index = await SampleIndex.build([source])
@@ -185,7 +185,7 @@ async def test_dropped_metadata_is_not_reported(caplog: pytest.LogCaptureFixture
     assert index.skipped_objects == 1
 
 
-async def test_excluded_metadata_is_no_sample(caplog: pytest.LogCaptureFixture) -> None:
+async def test_excluded_metadata_is_not_a_sample(caplog: pytest.LogCaptureFixture) -> None:
     """What the warning says to do has the effect, and other globs are another configuration."""
     paths = ("1.pt", "2.pt", "metadata.json")
     source = memory(*paths, exclude=["metadata.json"])
@@ -197,7 +197,7 @@ async def test_excluded_metadata_is_no_sample(caplog: pytest.LogCaptureFixture) 
     assert len({configuration([each]) for each in (source, *others)}) == 4
 
 
-async def test_an_object_without_samples_is_told_from_an_empty_source() -> None:
+async def test_an_object_without_samples_is_not_an_empty_source() -> None:
     """No object at all is an empty data set, also where a glob or a mapping would leave everything out."""
     for source in (memory(), memory(include="*.pt")):
         assert len(await SampleIndex.build([source], data_mapping=["anything"])) == 0

@@ -1,4 +1,4 @@
-"""Data that came, went or changed behind a saved index: reported at once, taken over when asked for."""
+"""Data that was added, removed or changed after an index was saved: reported at once, used on request."""
 
 from __future__ import annotations
 
@@ -118,15 +118,15 @@ def test_a_warm_start_reports_what_changed_in_the_background(source: Watched, tm
             adapter[5]
 
 
-def test_the_file_stays_as_it_is_until_asked(source: Watched, tmp_path: Path, events: Events) -> None:
-    """A background check never replaces the file, so that an interrupted run goes on with the order that it had."""
+def test_the_file_is_unchanged_until_a_refresh(source: Watched, tmp_path: Path, events: Events) -> None:
+    """A background check never replaces the file, so an interrupted run resumes in the same order."""
     before = (tmp_path / "a.index").read_bytes()
     with StreamingDatasetAdapter(source, index_path=tmp_path / "a.index"):
         events.wait_for("index_outdated")
     assert (tmp_path / "a.index").read_bytes() == before
 
 
-def test_nothing_changed_is_no_warning(tmp_path: Path, events: Events) -> None:
+def test_no_change_means_no_warning(tmp_path: Path, events: Events) -> None:
     """The counts are then 0, and the log has a line at DEBUG alone."""
     source = Watched()
     StreamingDatasetAdapter(source, index_path=tmp_path / "a.index").close()
@@ -150,7 +150,7 @@ def test_always_takes_over_what_is_there(source: Watched, tmp_path: Path, events
 
 
 def test_always_fails_where_a_listing_does(source: Watched, tmp_path: Path) -> None:
-    """A start that is to see what is there does not go on with what was."""
+    """A start that must use the current data does not use the old index."""
     source.meanwhile = _fail
     with pytest.raises(SourceUnavailable):
         StreamingDatasetAdapter(source, index_path=tmp_path / "a.index", refresh="always")
@@ -174,7 +174,7 @@ def test_never_lists_again_only_on_demand(source: Watched, tmp_path: Path, event
         assert names(adapter) == sorted([*NEW, "newer"])
 
 
-def test_without_a_file_a_listing_on_demand_only_tells() -> None:
+def test_without_a_file_a_listing_on_demand_only_reports() -> None:
     """There is nothing to save, and each start lists anyway."""
     source = Watched()
     with StreamingDatasetAdapter(source) as adapter:
@@ -185,8 +185,10 @@ def test_without_a_file_a_listing_on_demand_only_tells() -> None:
 
 
 @pytest.mark.parametrize("what", ["down", "gone"])
-def test_a_background_check_that_fails_is_told_once(what: str, source: Watched, tmp_path: Path, events: Events) -> None:
-    """Neither a store that is down nor one that lost every sample ends the run; reading goes on."""
+def test_a_background_check_that_fails_is_logged_once(
+    what: str, source: Watched, tmp_path: Path, events: Events
+) -> None:
+    """Neither a store that is down nor one that lost every sample ends the run."""
     if what == "gone":
         for name in NEW:
             source.delete(f"{name}.bin")

@@ -342,8 +342,8 @@ def test_settings_that_cannot_be_used() -> None:
     data = torch.arange(8)
     lengths = torch.ones(8, dtype=torch.int64).numpy()
     refused: list[tuple[str, dict[str, Any]]] = [
-        (r"sampler \(list\) is given", {"sampler": [1, 2]}),
-        (r"batch_sampler \(list\) is given", {"batch_sampler": [[1, 2]]}),
+        (r"sampler \(list\) is passed", {"sampler": [1, 2]}),
+        (r"batch_sampler \(list\) is passed", {"batch_sampler": [[1, 2]]}),
         ("batch_size=0", {"batch_size": 0}),
         ("batch_size=None", {"batch_size": None}),
         ("batch_size=4 with TokenBudgetBatching", {"batching": TokenBudgetBatching(lengths, 4)}),

@@ -121,8 +121,8 @@ def test_a_batch_that_does_not_come_in_time_is_not_counted() -> None:
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "in_order": ("in_order=False gives batches as they are made.*repeat some and lose others", {"in_order": False}),
-    "generator": ("give seed=", {"generator": torch.Generator()}),
+    "in_order": ("in_order=False returns batches out of order.*repeat some and lose others", {"in_order": False}),
+    "generator": ("use seed=", {"generator": torch.Generator()}),
     "sampler": ("leave it out", {"sampler": [1, 2]}),
     "batch_sampler": ("leave it out", {"batch_sampler": [[1, 2]]}),
     "dataset": ("IterableDataset", {"data": Endless()}),

@@ -105,7 +105,7 @@ def test_packs_that_do_not_fit_are_refused(packs: Any, message: str) -> None:
 
 def test_keys_of_different_lengths_are_refused() -> None:
     """Labels are one a token."""
-    with pytest.raises(ValueError, match="equal for all keys"):
+    with pytest.raises(ValueError, match="one value per token"):
         PackCollate(3, ("input_ids", "labels"))([[sample(1, 2, labels=torch.ones(1))]])
 
 
@@ -113,7 +113,7 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
     """No tokens, no keys, or padding of a key that is not there."""
     with pytest.raises(ValueError, match="max_tokens=0"):
         PackCollate(0)
-    with pytest.raises(ValueError, match="keys are empty"):
+    with pytest.raises(ValueError, match="keys is empty"):
         PackCollate(1, ())
     with pytest.raises(ValueError, match="'labels'"):
         PackCollate(1, "input_ids", {"labels": 1})

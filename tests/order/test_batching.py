@@ -249,7 +249,7 @@ def test_units_out_of_range_are_refused(start: int, stop: int) -> None:
         ([1.0, 2.0], {}, "lengths are float64"),
         ([True], {}, "lengths are bool"),
         ([[1, 2]], {}, r"shape \[1, 2\]"),
-        ([[1], [2, 3]], {}, "no list of whole numbers"),
+        ([[1], [2, 3]], {}, "must be a list of whole numbers"),
         (["a"], {}, "whole numbers"),
         ("missing.npy", {}, "missing.npy cannot be read"),
         ([1], {"window": 0}, "window=0"),

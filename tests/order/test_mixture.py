@@ -255,7 +255,7 @@ AB = {"a": 10, "b": 20}
 @pytest.mark.parametrize(
     ("sizes", "options", "message"),
     [
-        ({}, {}, "no streams"),
+        ({}, {}, "at least one stream"),
         ({"a": -1}, {}, "'a' has size -1"),
         ({"a": 1.5}, {}, "'a' has size 1.5"),
         ({"a": True}, {}, "'a' has size True"),

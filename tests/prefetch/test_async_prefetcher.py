@@ -9,7 +9,7 @@ from streaming.prefetch.async_prefetcher import AsyncPrefetcher
 
 
 class DictCache:
-    """The smallest cache that a prefetcher takes."""
+    """The smallest cache that a prefetcher accepts."""
 
     def __init__(self):
         self.data = {}
@@ -22,7 +22,7 @@ class DictCache:
 
 
 class Fetches:
-    """Counts fetches; each waits for the gate."""
+    """Counts fetches; each waits until the test releases it."""
 
     def __init__(self):
         self.keys = []
@@ -42,7 +42,7 @@ class Fetches:
 
 
 async def settle():
-    """Let every callback that is due run."""
+    """Run every callback that is due."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -64,8 +64,8 @@ async def test_queued_keys_reach_the_cache_and_are_fetched_once():
     await prefetcher.stop()
 
 
-async def test_a_read_joins_the_fetch_under_way():
-    """Reader and queue share one flight."""
+async def test_a_read_joins_the_fetch_in_flight():
+    """Reader and queue share one fetch."""
     fetches = Fetches()
     prefetcher = AsyncPrefetcher(DictCache(), fetches)
     prefetcher.start()
@@ -114,7 +114,7 @@ async def test_a_failed_fetch_raises_at_its_read_once():
 
 
 async def test_stop_cancels_and_leaves_no_task():
-    """After an awaited stop nothing runs; queueing says so; reading works still."""
+    """After an awaited stop nothing runs; queueing raises; reading still works."""
     fetches = Fetches()
     before = asyncio.all_tasks()
     prefetcher = AsyncPrefetcher(DictCache(), fetches, queue_size=1, concurrency=1)
@@ -136,7 +136,7 @@ async def test_stop_cancels_and_leaves_no_task():
 
 
 async def test_stop_without_await_ends_the_fetches_too():
-    """Old code calls stop() and goes on."""
+    """Old code calls stop() without await."""
     fetches = Fetches()
     prefetcher = AsyncPrefetcher(DictCache(), fetches)
     prefetcher.start()
@@ -148,7 +148,7 @@ async def test_stop_without_await_ends_the_fetches_too():
 
 
 def test_a_prefetcher_can_be_used_on_a_second_loop():
-    """Each asyncio.run has a loop of its own; the prefetcher follows."""
+    """Each asyncio.run has a loop of its own; the prefetcher moves to it."""
     fetches = asyncio.run(_make_fetches())
     prefetcher = AsyncPrefetcher(DictCache(), fetches)
     assert asyncio.run(prefetcher.get("a")) == "A"
@@ -164,6 +164,6 @@ async def _make_fetches():
 
 @pytest.mark.parametrize("options", [{"queue_size": 0}, {"concurrency": 0}])
 def test_sizes_below_one_are_refused(options):
-    """A queue of nothing could never move."""
+    """A queue of size 0 could never fetch."""
     with pytest.raises(ConfigError, match="at least 1"):
         AsyncPrefetcher(DictCache(), Fetches(), **options)

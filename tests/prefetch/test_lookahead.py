@@ -11,7 +11,7 @@ from streaming.prefetch.lookahead import LookAhead
 
 
 class Listener(Dataset[Any]):
-    """A data set that records what it is told, and by default counts each announced sample as read."""
+    """A data set that records announcements, and by default counts each announced sample as read."""
 
     def __init__(self, *, draws=False, share=1.0):
         self.draws = draws
@@ -76,7 +76,7 @@ def test_batches_are_announced_index_by_index():
 
 
 def test_attributes_are_set_on_the_wrapped_sampler():
-    """A framework that gives the sampler a generator, to have one order on all ranks, reaches the one that draws."""
+    """A generator that a framework sets, to have one order on all ranks, is set on the wrapped sampler."""
     inner = RandomSampler(range(100))
     sampler = Listener().wrap(inner)
     sampler.generator = torch.Generator().manual_seed(3)
@@ -85,7 +85,7 @@ def test_attributes_are_set_on_the_wrapped_sampler():
 
 
 def test_an_endless_sampler_is_drawn_within_the_horizon():
-    """No more is drawn than the horizon beyond what was yielded; that far once it shows that all is read."""
+    """At most the horizon is drawn beyond what was yielded, and all of it once every sample proves to be read."""
     listener = Listener()
     taken = list(itertools.islice(listener.take(itertools.count()), 3 * HORIZON))
     assert taken == list(range(3 * HORIZON))
@@ -93,7 +93,7 @@ def test_an_endless_sampler_is_drawn_within_the_horizon():
 
 
 def test_leaving_early_forgets_the_rest():
-    """What was announced and will not be yielded is taken back; of a full epoch nothing is, before the next begins."""
+    """An order that is left early is forgotten at once, a complete one when the next begins."""
     listener = Listener()
     sampler = listener.wrap(range(10))
     iterator = iter(sampler)
@@ -107,7 +107,7 @@ def test_leaving_early_forgets_the_rest():
 
 
 def test_epochs_are_counted_and_can_be_set():
-    """Each iteration is an epoch, also after one that was left; set_epoch reaches the wrapped sampler and the next."""
+    """Each iteration is an epoch, also after an early exit; set_epoch sets the wrapped sampler and the next one."""
 
     class Sampler(list):
         epoch = None
@@ -124,8 +124,8 @@ def test_epochs_are_counted_and_can_be_set():
     assert inner.epoch == 7
 
 
-def test_passes_under_way_at_once_have_epochs_and_announcements_of_their_own():
-    """Leaving one takes back its own announcements alone."""
+def test_concurrent_passes_have_epochs_and_announcements_of_their_own():
+    """Leaving one pass forgets only its own announcements."""
     orders = []
 
     class Orders(Listener):
@@ -145,14 +145,14 @@ def test_passes_under_way_at_once_have_epochs_and_announcements_of_their_own():
 
 
 def test_the_epoch_is_in_the_indices_only_where_it_is_needed():
-    """Plain indices stay what they were; those with an epoch are equal to them."""
+    """Plain indices are unchanged; those with an epoch are equal to them."""
     plain, drawing = Listener(), Listener(draws=True)
     assert {type(index) for index in plain.wrap(range(3))} == {int}
     assert list(drawing.wrap(BatchSampler(range(3), 2, drop_last=False))) == [[0, 1], [2]]
 
 
 def test_indices_of_torchs_wrappers_are_announced_as_those_of_the_data_set_inside():
-    """The sampler says what it was made for; what is in a wrapper and is not this data set is left out."""
+    """The sampler refers to the outer data set; the other data sets inside get no announcements."""
     listener, other = Listener(), Listener()
     subset = Subset(listener, [5, 3, 900])
     list(listener.wrap(SequentialSampler(subset)))
@@ -167,7 +167,7 @@ def test_indices_of_torchs_wrappers_are_announced_as_those_of_the_data_set_insid
 
 
 def test_a_filter_behind_the_sampler_ends_the_announcements(caplog):
-    """A loader that reads half of what is drawn: said once, what was announced is forgotten, little was in vain."""
+    """If a loader reads half of what is drawn, one warning is logged and what was announced is forgotten."""
     listener = Listener(share=0.5)
     batches = BatchSampler(range(2000), 4, drop_last=False)
     drawn = [index for batch in listener.take(batches) for index in batch]
@@ -179,14 +179,14 @@ def test_a_filter_behind_the_sampler_ends_the_announcements(caplog):
 
 
 def test_little_is_announced_before_anything_is_read():
-    """A loader that takes the whole order first, to divide it, costs at most what is announced at first."""
+    """A loader that draws the whole order first, to divide it, costs at most the first announcements."""
     listener = Listener()
     assert list(listener.wrap(range(1000))) == list(range(1000))
     assert listener.announced == list(range(64))
 
 
-def test_workers_that_read_late_are_no_filter(caplog):
-    """However many batches are drawn before the first is read, and in whatever steps they are read."""
+def test_workers_that_read_late_are_not_a_filter(caplog):
+    """Many batches may be drawn before the first is read, and they may be read in steps of any size."""
     for outstanding, step in ((1, 1), (16, 1), (16, 7), (64, 32)):
         listener = Listener()
         drawn = 0
@@ -198,8 +198,8 @@ def test_workers_that_read_late_are_no_filter(caplog):
     assert caplog.records == []
 
 
-def test_passes_that_are_left_early_are_no_filter(caplog):
-    """What a loader with workers had drawn and not read when its trainer left says nothing about the next pass."""
+def test_passes_that_are_left_early_are_not_a_filter(caplog):
+    """Samples that were drawn and not read when the trainer left a pass do not count in the next pass."""
     listener = Listener()
     sampler = listener.wrap(BatchSampler(range(8000), 8, drop_last=False))
     for _ in range(10):

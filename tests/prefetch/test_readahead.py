@@ -1,4 +1,4 @@
-"""The engine that loads keys before they are asked for."""
+"""`ReadAhead`: loads in the announced order, within bounds, each once."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from streaming.prefetch.readahead import ReadAhead
 
 
 class Store:
-    """Loads that end when the test says so, and a byte budget that counts."""
+    """Loads that the test ends, and a byte budget that counts."""
 
     def __init__(self, budget=None):
         self.started = []
@@ -55,7 +55,7 @@ class Share:
 
 
 async def settle():
-    """Let every callback that is due run."""
+    """Run every callback that is due."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -81,7 +81,7 @@ async def test_loads_follow_the_announced_order_within_the_depth():
 
 
 async def test_concurrency_bounds_loads_in_flight():
-    """Finished loads make room though nobody used them yet."""
+    """Loads that ended make room even before they are used."""
     store = Store()
     engine = engine_over(store, max_ahead=10, concurrency=2)
     engine.announce("abcd")
@@ -94,7 +94,7 @@ async def test_concurrency_bounds_loads_in_flight():
 
 
 async def test_readers_of_one_key_share_one_load_and_own_their_values():
-    """Single flight: one load, and no reader sees what another wrote."""
+    """There is one load, and no reader sees what another wrote."""
     store = Store()
     engine = engine_over(store)
     reads = [asyncio.ensure_future(engine.get("a")) for _ in range(3)]
@@ -108,7 +108,7 @@ async def test_readers_of_one_key_share_one_load_and_own_their_values():
 
 
 async def test_a_reader_joins_the_load_that_was_announced():
-    """A key on its way is not loaded again."""
+    """A key in flight is not loaded again."""
     store = Store()
     engine = engine_over(store)
     engine.announce("a")
@@ -142,7 +142,7 @@ async def test_a_failure_surfaces_once_at_the_read_that_needs_it():
 
 
 async def test_every_waiting_reader_gets_the_failure():
-    """A failed flight fails all that waited for it, and leaves nothing for the next reader."""
+    """A failed load fails all its readers, and leaves nothing for the next reader."""
     store = Store()
     engine = engine_over(store)
     reads = [asyncio.ensure_future(engine.get("a")) for _ in range(2)]
@@ -154,7 +154,7 @@ async def test_every_waiting_reader_gets_the_failure():
 
 
 async def test_cancelling_the_only_reader_cancels_its_load():
-    """A load that nobody wants any more stops and gives its budget back."""
+    """A load without a reader stops and gives its budget back."""
     store = Store()
     engine = engine_over(store)
     read = asyncio.ensure_future(engine.get("a"))
@@ -166,7 +166,7 @@ async def test_cancelling_the_only_reader_cancels_its_load():
 
 
 async def test_cancelling_before_the_load_began_leaves_nothing():
-    """A reader cancelled in the same tick as it asked leaves no flight behind."""
+    """A reader that is cancelled before its load starts leaves no load behind."""
     store = Store()
     engine = engine_over(store)
     read = asyncio.ensure_future(engine.get("a"))
@@ -182,8 +182,8 @@ async def test_cancelling_before_the_load_began_leaves_nothing():
         await again
 
 
-async def test_cancelling_one_reader_leaves_the_others_theirs():
-    """The load goes on while somebody waits for it."""
+async def test_cancelling_one_reader_leaves_the_others():
+    """The load continues while another reader waits for it."""
     store = Store()
     engine = engine_over(store)
     first = asyncio.ensure_future(engine.get("a"))
@@ -196,7 +196,7 @@ async def test_cancelling_one_reader_leaves_the_others_theirs():
 
 
 async def test_the_budget_bounds_what_is_announced_and_never_starves_a_reader():
-    """Announced loads wait for room; for a demanded key the furthest of them gives way, and comes back later."""
+    """Announced loads wait for room; the furthest gives way to a demanded key, and is loaded again later."""
     store = Store(budget=2)
     engine = engine_over(store)
     engine.announce("abc")
@@ -249,7 +249,7 @@ async def test_each_load_gets_the_reservation_made_for_it():
 
 
 async def test_demanded_loads_wait_for_each_other_and_then_come_first():
-    """Without room, a demanded load waits for another to land; nothing is loaded ahead meanwhile, nothing dropped."""
+    """Without room, a demanded load waits for another to end; meanwhile nothing is loaded ahead or dropped."""
     store = Store(budget=2)
     engine = engine_over(store)
     engine.announce("abcd")
@@ -272,7 +272,7 @@ async def test_demanded_loads_wait_for_each_other_and_then_come_first():
     assert (engine.in_flight, store.reserved) == (0, 0)
 
 
-async def test_closing_ends_who_waits_for_room():
+async def test_closing_fails_loads_that_wait_for_room():
     """A demanded load that never got room fails like one in flight."""
     store = Store(budget=1)
     engine = engine_over(store)
@@ -286,7 +286,7 @@ async def test_closing_ends_who_waits_for_room():
     assert (engine.in_flight, store.reserved) == (0, 0)
 
 
-async def test_what_its_reader_overtook_is_not_loaded_ahead():
+async def test_a_key_that_was_demanded_early_is_not_loaded_ahead():
     """A key that was demanded before its turn is skipped when the turn comes, once."""
     store = Store()
     engine = engine_over(store, max_ahead=1)
@@ -310,7 +310,7 @@ async def test_what_its_reader_overtook_is_not_loaded_ahead():
 
 
 async def test_what_a_cache_holds_is_not_loaded():
-    """Keys that need no load are passed over."""
+    """Keys that need no load are skipped."""
     store = Store()
     engine = engine_over(store, is_held=lambda key: key == "b")
     engine.announce("abc")
@@ -320,7 +320,7 @@ async def test_what_a_cache_holds_is_not_loaded():
 
 
 async def test_forgetting_an_order_leaves_the_others():
-    """Two orders go on side by side; dropping one releases what it held."""
+    """Two orders advance independently; dropping one releases what it held."""
     store = Store()
     engine = engine_over(store, max_ahead=2)
     engine.announce("abc", "train")
@@ -341,7 +341,7 @@ async def test_forgetting_an_order_leaves_the_others():
 
 
 async def test_depth_grows_when_a_reader_is_late():
-    """An adaptive depth doubles when it was the limit, and a fixed one stays."""
+    """An adaptive depth doubles if it was the limit."""
     store = Store()
     engine = engine_over(store, concurrency=10_000)
     before = engine.announced.depth
@@ -371,8 +371,8 @@ async def test_values_for_other_processes_are_not_kept():
     await engine.aclose()
 
 
-async def test_close_fails_who_waits_and_leaves_no_task():
-    """Readers get ClosedError, loads are cancelled, the budget is whole again."""
+async def test_close_fails_waiting_readers_and_leaves_no_task():
+    """Readers get ClosedError, loads are cancelled, and nothing of the budget is held."""
     store = Store()
     engine = engine_over(store)
     engine.announce("ab")
@@ -389,13 +389,13 @@ async def test_close_fails_who_waits_and_leaves_no_task():
     assert store.reserved == 0
 
 
-async def test_a_thread_waits_for_what_is_on_its_way():
-    """Blocking for an announced key needs no hop to the loop, and ends when the key lands or fails."""
+async def test_a_thread_waits_for_a_key_in_flight():
+    """Blocking for an announced key needs no hop to the loop, and ends when its load ends or fails."""
     store = Store()
     engine = engine_over(store)
     engine.announce("abc")
     waits = [asyncio.ensure_future(asyncio.to_thread(engine.wait, key)) for key in "abcz"]
-    assert await waits[3] is MISS  # nobody is loading it
+    assert await waits[3] is MISS  # it is not being loaded
     await settle()
     store.finish("a")
     store.finish("b", OSError("planted"))
@@ -411,7 +411,7 @@ async def test_a_thread_waits_for_what_is_on_its_way():
 
 
 async def test_a_key_that_a_thread_waits_for_is_not_ahead():
-    """Look-ahead is counted from the sample that is needed now: while it is on its way, one more is read."""
+    """Look-ahead is counted from the sample that is needed now: while it is in flight, one more is read."""
     store = Store()
     engine = engine_over(store, max_ahead=2)
     engine.announce("abcd")
@@ -425,7 +425,7 @@ async def test_a_key_that_a_thread_waits_for_is_not_ahead():
 
 
 async def test_close_ends_a_waiting_thread():
-    """No thread is left blocked behind a closed engine."""
+    """No thread stays blocked after `aclose`."""
     store = Store()
     engine = engine_over(store)
     engine.announce("a")
@@ -436,7 +436,7 @@ async def test_close_ends_a_waiting_thread():
 
 
 async def test_numbers_are_read_in_any_thread():
-    """What the engine is about can be counted while orders come and go."""
+    """The counts can be read while orders are announced and forgotten."""
     engine = engine_over(Store(), max_ahead=1)
     is_over, errors = threading.Event(), []
 
@@ -459,11 +459,11 @@ async def test_numbers_are_read_in_any_thread():
     assert errors == []
 
 
-# -- errors where nobody awaits them
+# -- errors that no caller awaits
 
 
 async def test_an_error_while_copies_are_made_reaches_every_reader():
-    """Not the second one alone, and nobody waits for ever; the budget is given back and the next read works."""
+    """No reader waits forever; the budget is given back and the next read works."""
     store = Store(budget=1)
 
     def copied(key, value):
@@ -473,8 +473,8 @@ async def test_an_error_while_copies_are_made_reaches_every_reader():
     readers = [asyncio.ensure_future(engine.get("a")) for _ in range(3)]
     await settle()
     store.finish("a")
-    told = await asyncio.gather(*readers, return_exceptions=True)
-    assert [type(error) for error in told] == [ZeroDivisionError] * 3
+    errors = await asyncio.gather(*readers, return_exceptions=True)
+    assert [type(error) for error in errors] == [ZeroDivisionError] * 3
     assert (store.reserved, engine.in_flight) == (0, 0)
     assert await engine.get("a") == ["a"]
     await engine.aclose()
@@ -482,7 +482,7 @@ async def test_an_error_while_copies_are_made_reaches_every_reader():
 
 @pytest.mark.parametrize("name", ["load", "reserve", "is_held"])
 async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
-    """Announced or not: the reader of that key gets it, others are loaded, and nothing stays behind."""
+    """Whether announced or not, the reader of that key gets the error, others are loaded, and nothing is left."""
     store = Store()
 
     def fail(function):
@@ -504,16 +504,16 @@ async def test_an_error_at_the_start_of_a_load_reaches_its_readers(name):
         assert await engine.get(key) == [key]
     with pytest.raises(ZeroDivisionError):
         await engine.get("b")
-    if name != "is_held":  # which is asked of what was announced alone
-        told = await asyncio.gather(engine.get("b"), engine.get("b"), return_exceptions=True)
-        assert [type(error) for error in told] == [ZeroDivisionError] * 2
+    if name != "is_held":  # only checked for announced keys
+        errors = await asyncio.gather(engine.get("b"), engine.get("b"), return_exceptions=True)
+        assert [type(error) for error in errors] == [ZeroDivisionError] * 2
     assert (store.reserved, engine.in_flight) == (0, 0)
     assert (len(engine.announced.started), engine.announced.waiting) == (0, 0)
     await engine.aclose()
 
 
 async def test_an_error_when_a_queued_read_gets_its_turn_reaches_it():
-    """A read that waited for room, and whose room cannot be had after all, ends."""
+    """A read that waited for room ends if its reservation fails."""
     store = Store(budget=1)
     is_broken = False
 
@@ -536,7 +536,7 @@ async def test_an_error_when_a_queued_read_gets_its_turn_reaches_it():
 
 
 async def test_orders_that_are_over_are_not_kept():
-    """One for each epoch would add up in a long run."""
+    """A long run has one for each epoch."""
     store = Store()
     engine = engine_over(store)
     for order in range(3):
@@ -550,7 +550,7 @@ async def test_orders_that_are_over_are_not_kept():
 
 
 async def test_a_key_that_was_loaded_ahead_and_lost_gives_its_own_share_back():
-    """Where a cache has lost it and the budget holds nothing else, its reader gets it by a second load."""
+    """If the cache has lost it and the budget holds nothing else, its reader loads it again."""
     store = Store(budget=1)
     engine = engine_over(store)
     engine.drop_ready()

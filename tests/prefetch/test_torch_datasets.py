@@ -37,7 +37,7 @@ class Listener(Dataset[Any]):
 
 
 class Reversed(Subset[Any]):
-    """Reads in a way of its own."""
+    """A wrapper that overrides how samples are read."""
 
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(len(self) - 1 - index)
@@ -46,8 +46,8 @@ class Reversed(Subset[Any]):
         return [self[index] for index in indices]
 
 
-def test_what_is_announced_reaches_the_data_sets_inside() -> None:
-    """Each is told its own indices, in the order of the reads, and each once what is forgotten."""
+def test_announcements_reach_the_data_sets_inside() -> None:
+    """Each gets its own indices, in the order of the reads, and is asked once to forget them."""
     a, b = Listener(), Listener()
     nested: ConcatDataset[Any] = ConcatDataset(
         [Subset(a, [9, 8, 7]), StackDataset(b, Subset(a, range(10))), Subset(b, [4])]
@@ -60,8 +60,8 @@ def test_what_is_announced_reaches_the_data_sets_inside() -> None:
     assert a.forgotten == b.forgotten == [order]
 
 
-def test_a_wrapper_that_reads_in_its_own_way_is_not_looked_into() -> None:
-    """What it would read is unknown; so is whether it depends on the epoch."""
+def test_a_wrapper_that_overrides_reading_is_a_data_set_of_its_own() -> None:
+    """Its reads are unknown, and so is whether they depend on the epoch."""
     a = Listener()
     torch_datasets.announce(Reversed(a, [1, 2]), [0], object())
     assert a.heard == []
@@ -71,8 +71,8 @@ def test_a_wrapper_that_reads_in_its_own_way_is_not_looked_into() -> None:
     assert not torch_datasets.draws(torch.arange(3))
 
 
-def test_fingerprints_change_with_what_is_chosen_and_how_it_is_put_together() -> None:
-    """Equal nests have equal ones; of plain data sets there is none."""
+def test_fingerprints_change_with_the_samples_and_the_wrappers() -> None:
+    """Equal nests have equal fingerprints; plain data sets have none."""
     a, b = Listener("a"), Listener("b")
     nests: list[Callable[[], Any]] = [
         lambda: a,
@@ -107,7 +107,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_a_streaming_loader_reads_ahead_through_torchs_wrappers(wrap: Callable[[Any], Any], workers: int) -> None:
-    """What is read was read ahead, each object once, and nothing else."""
+    """Exactly the samples that are read are read ahead, each object once."""
     source = source_of()
     with StreamingDatasetAdapter(source) as adapter:
         loader = StreamingDataLoader(
@@ -123,7 +123,7 @@ def test_a_streaming_loader_reads_ahead_through_torchs_wrappers(wrap: Callable[[
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_a_state_is_refused_where_objects_inside_a_wrapper_changed(wrap: Callable[[Any], Any]) -> None:
-    """As it is for an adapter without one; a copy of the data elsewhere is the same."""
+    """As for an adapter without a wrapper; a replica of the data counts as the same."""
 
     def loader(adapter: StreamingDatasetAdapter) -> StreamingDataLoader:
         return StreamingDataLoader(wrap(adapter), 4, shuffle=True, rank=0, world_size=1)
@@ -143,7 +143,7 @@ def test_a_state_is_refused_where_objects_inside_a_wrapper_changed(wrap: Callabl
 
 
 def test_the_seed_of_the_data_set_inside_is_that_of_the_order() -> None:
-    """Through a wrapper as without one."""
+    """A wrapper passes the seed on."""
     with StreamingDatasetAdapter(source_of(), seed=9) as adapter:
         whole = Subset(adapter, range(60))
         orders = [

@@ -1,4 +1,4 @@
-"""What the tests of the wrappers share: sources that hang until released, and time that is moved on for a read."""
+"""Shared by the tests of the wrappers: sources that hang until released, and a clock that is moved for a read."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ DATA = b"content of the object"
 
 
 def memory(name: str = "memory", count: int = 1) -> MemorySource:
-    """`0.bin`, `1.bin` and so on, each with content of its own."""
+    """Return `0.bin`, `1.bin` and so on, each with its own content."""
     return MemorySource(name, {f"{number}.bin": DATA + b"%d" % number for number in range(count)})
 
 
 def in_time_of(clock: FakeClock, rng: random.Random | None = None, **settings: Any) -> Context:
-    """The defaults, except for some settings, in time that the test moves."""
+    """Return the default context, except for some settings, with the test's clock."""
     return Context(ResilienceConfig(**settings), clock, clock.sleep, rng)
 
 
 class Held(DataSource):
-    """Objects whose reads wait until `release`, or fail with what `script` says first.
+    """Objects whose reads first follow a script: fail, hang until `release`, or succeed.
 
     Attributes:
-        script: for each coming read an error to raise, None to read at once, or "hold"; afterwards `rest` holds.
+        script: for each coming read an error to raise, None to read at once, or "hold"; `rest` is for all later ones.
         started: reads so far.
         in_flight: reads that wait.
         cancelled: reads that were cancelled while they waited.
@@ -70,7 +70,7 @@ class Held(DataSource):
             self.in_flight -= 1
 
     def release(self, error: Exception | None = None) -> None:
-        """Let the reads that wait go on, or fail."""
+        """Let the waiting reads continue, or fail."""
         waiting, self._waiting = self._waiting, []
         for turn in waiting:
             if not turn.done():
@@ -97,32 +97,32 @@ class Held(DataSource):
 
 
 class Highest(random.Random):
-    """Draws the upper end, so that pauses are as long as they may be."""
+    """A generator of upper bounds, for the longest pauses."""
 
     def uniform(self, a: float, b: float) -> float:
         return b
 
 
 def down(text: str = "connection refused", **marks: Any) -> SourceUnavailable:
-    """A source that is down; `marks` such as status=503 are set on the error."""
+    """Return the error of a source that is down; `marks` such as status=503 are set on it."""
     return marked(SourceUnavailable(text), **marks)
 
 
 def marked(error: Any, **marks: Any) -> Any:
-    """The error with attributes set on it."""
+    """Set attributes on an error and return it."""
     for name, value in marks.items():
         setattr(error, name, value)
     return error
 
 
 async def settle(turns: int = 12) -> None:
-    """Let everything run that can run now."""
+    """Let all ready tasks run."""
     for _ in range(turns):
         await asyncio.sleep(0)
 
 
 async def driven(clock: FakeClock, work: Awaitable[T], step_s: float = 0.05, most_s: float = 300.0) -> T:
-    """What `work` gives, with the clock moved on whenever nothing else can run."""
+    """Return the result of `work`, moving the clock whenever no task is ready."""
     task = asyncio.ensure_future(work)
     until = clock.time() + most_s
     while not task.done():
@@ -134,7 +134,7 @@ async def driven(clock: FakeClock, work: Awaitable[T], step_s: float = 0.05, mos
 
 
 async def cancelled_at_every_turn(start: Callable[[], Awaitable[Any]], turns: int = 15) -> list[str]:
-    """Start the work again and again and cancel it after 0, 1, 2 ... turns; says how each ended."""
+    """Start the work repeatedly, cancel it after 0, 1, 2 ... turns, and return how each ended."""
     ends = []
     for count in range(turns):
         task = asyncio.ensure_future(start())

@@ -1,4 +1,4 @@
-"""Reads in flight at an endpoint: bounded, shared, found from latencies, cut by throttling."""
+"""The concurrency limit: shared by a host, found from latencies, cut by throttling."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from tests.resilience.parts import Held, cancelled_at_every_turn, down, in_time_
 
 
 def limit_of(clock: FakeClock, **settings: Any) -> ConcurrencyLimit:
-    """A limit in time that the test moves."""
+    """Return a limit with the test's clock."""
     return ConcurrencyLimit(in_time_of(clock, **settings))
 
 
 async def test_no_more_than_the_limit_are_in_flight() -> None:
     """40 reads over a limit of 32: 8 wait their turn, first come first served, and all are served once."""
-    copy = Held(memory(count=40), rest="hold")
-    source = Guard(copy)
+    replica = Held(memory(count=40), rest="hold")
+    source = Guard(replica)
     reads = [asyncio.ensure_future(source.read(f"{number}.bin")) for number in range(40)]
     await settle()
-    assert (copy.in_flight, source.limit.in_flight, source.limit.waiting) == (32, 32, 8)
-    copy.rest = None
-    copy.release()
+    assert (replica.in_flight, source.limit.in_flight, source.limit.waiting) == (32, 32, 8)
+    replica.rest = None
+    replica.release()
     blobs = await asyncio.gather(*reads)
-    assert len({bytes(blob.data) for blob in blobs}) == copy.started == 40
+    assert len({bytes(blob.data) for blob in blobs}) == replica.started == 40
     assert (source.limit.in_flight, source.limit.waiting) == (0, 0)
 
 
 async def test_sources_of_one_host_share_the_limit() -> None:
-    """Whatever the path, a host has one limit; another host has its own."""
+    """A host has one limit for all paths; another host has its own."""
     configs = [
         DataSourceConfig(name, "http", url)
         for name, url in [("a", "http://host:80/a"), ("b", "http://user@host:80/b"), ("c", "http://other/c")]
@@ -77,7 +77,7 @@ async def test_a_few_refusals_cut_little() -> None:
 
 
 async def test_after_throttling_it_grows_by_one_a_round() -> None:
-    """Additive increase while the endpoint has throttled lately; the old pace afterwards."""
+    """Additive increase while the endpoint has recently throttled; the old pace afterwards."""
     clock = FakeClock()
     limit = limit_of(clock)
     for _ in range(32):
@@ -94,7 +94,7 @@ async def test_after_throttling_it_grows_by_one_a_round() -> None:
 
 
 async def full_round(limit: ConcurrencyLimit, seconds: float = 0.03) -> None:
-    """Answers to as many reads as there may be, with one more waiting."""
+    """Answer as many reads as are allowed, with one more waiting."""
     places = int(limit.limit)
     while limit.in_flight < places:
         await limit.enter()
@@ -113,7 +113,7 @@ async def full_round(limit: ConcurrencyLimit, seconds: float = 0.03) -> None:
 
 
 async def test_it_grows_only_when_reads_wait() -> None:
-    """A limit that nobody meets stays."""
+    """A limit that no read meets stays."""
     limit = limit_of(FakeClock())
     for _ in range(1000):
         await limit.enter()
@@ -132,8 +132,8 @@ async def test_it_grows_only_when_reads_wait() -> None:
         (ObjectNotFoundError("x"), False),
     ],
 )
-async def test_what_throttles(error: Exception, expected: bool) -> None:
-    """A status of 429 or 503 asks for fewer requests, and whatever says so itself; other failures do not."""
+async def test_errors_that_throttle(error: Exception, expected: bool) -> None:
+    """A status of 429 or 503 asks for fewer requests, and so does an error with `throttled`; other failures do not."""
     assert is_throttle(error) is expected
     source = Guard(Held(memory(), [error]))
     with pytest.raises(type(error)):
@@ -142,8 +142,8 @@ async def test_what_throttles(error: Exception, expected: bool) -> None:
     assert source.limit.in_flight == 0
 
 
-async def test_cancelled_waiters_give_their_turn_on() -> None:
-    """Cancelled while waiting, or in the moment of its turn, a read leaves its place to the next."""
+async def test_cancelled_waiters_leave_their_turn_to_the_next() -> None:
+    """Cancelled while waiting, or at the moment of its turn, a read leaves its place to the next."""
     limit = limit_of(FakeClock(), initial_concurrency=1)
     await limit.enter()
     first, second, third = (asyncio.ensure_future(limit.enter()) for _ in range(3))
@@ -162,8 +162,8 @@ async def test_cancelled_waiters_give_their_turn_on() -> None:
 
 async def test_cancel_at_every_await_leaves_places_free() -> None:
     """Whenever reads are cancelled, no place stays taken."""
-    copy = Held(memory(), rest="hold")
-    source = Guard(copy, Context(ResilienceConfig(initial_concurrency=2)))
+    replica = Held(memory(), rest="hold")
+    source = Guard(replica, Context(ResilienceConfig(initial_concurrency=2)))
     blockers = [asyncio.ensure_future(source.read("0.bin")) for _ in range(2)]
     await settle()
     await cancelled_at_every_turn(lambda: source.read("0.bin"))
@@ -172,7 +172,7 @@ async def test_cancel_at_every_await_leaves_places_free() -> None:
         blocker.cancel()
     await settle()
     await cancelled_at_every_turn(lambda: source.read("0.bin"))
-    assert (source.limit.in_flight, source.limit.waiting, copy.in_flight) == (0, 0, 0)
+    assert (source.limit.in_flight, source.limit.waiting, replica.in_flight) == (0, 0, 0)
 
 
 def even(rng: random.Random) -> float:
@@ -192,13 +192,13 @@ async def test_finds_the_best_concurrency_without_tuning(per_s: int, jitter: Cal
 
 
 def served(per_s: int, jitter: Callable[[random.Random], float], fixed: int | None) -> int:
-    """Reads answered in the tenth second by a server of that capacity behind 30 ms, 2,000 always wanted."""
+    """Return the reads that a server of that capacity behind 30 ms answers in the tenth second; 2,000 always wait."""
     clock, rng = FakeClock(), random.Random(1)
     limit = limit_of(clock)
     flying: list[tuple[float, float]] = []
     free, count, in_flight = (9.0 if fixed else 0.0), 0, 0
     if fixed:
-        clock.tick(9.0)  # nothing to be learned before
+        clock.tick(9.0)  # a fixed limit learns nothing before
     while clock.time() < 10:
         while in_flight < min(fixed or int(limit.limit), 2000):
             in_flight += 1
@@ -206,7 +206,7 @@ def served(per_s: int, jitter: Callable[[random.Random], float], fixed: int | No
             free = max(clock.time() + way_s, free) + 1 / per_s
             heapq.heappush(flying, (free + way_s, clock.time()))
         limit.in_flight = in_flight
-        limit._was_full = True  # more are wanted than may be in flight
+        limit._was_full = True  # more reads wait than may be in flight
         ended, began = heapq.heappop(flying)
         clock.tick(max(ended - clock.time(), 0.0))
         limit.leave(ended - began)
@@ -216,7 +216,7 @@ def served(per_s: int, jitter: Callable[[random.Random], float], fixed: int | No
 
 
 async def test_errors_pass_unchanged() -> None:
-    """What the source raises is what comes out."""
+    """The error of the source is raised as it is."""
     error = marked(SourceUnavailable("x"), status=500)
     with pytest.raises(SourceUnavailable) as caught:
         await Guard(Held(memory(), [error])).read("0.bin")
@@ -224,7 +224,7 @@ async def test_errors_pass_unchanged() -> None:
 
 
 async def test_a_cancelled_waiter_may_be_passed_over_first() -> None:
-    """Cancelled in the moment in which a place comes free, a waiter is passed over and ends as cancelled."""
+    """Cancelled at the moment when a place becomes free, a waiter is passed over and ends as cancelled."""
     limit = limit_of(FakeClock(), initial_concurrency=1)
     await limit.enter()
     first, second = (asyncio.ensure_future(limit.enter()) for _ in range(2))

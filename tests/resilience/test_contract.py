@@ -21,7 +21,7 @@ class _OverMemory(SourceContract):
 
     @pytest.fixture
     def place(self, memory: MemorySource) -> Place:
-        """Objects put into the dict behind the source."""
+        """Put objects into the dict behind the source."""
 
         def place(path: str, data: bytes | None) -> None:
             if data is None:
@@ -33,20 +33,20 @@ class _OverMemory(SourceContract):
 
 
 class TestRetry(_OverMemory):
-    """A dict, tried again."""
+    """A dict with retries."""
 
     @pytest.fixture
     def source(self, memory: MemorySource) -> DataSource:
-        """The dict, tried again."""
+        """The dict with retries."""
         return Retry(memory)
 
 
 class TestHedge(_OverMemory):
-    """A dict, asked twice when late."""
+    """A dict with hedged reads."""
 
     @pytest.fixture
     def source(self, memory: MemorySource) -> DataSource:
-        """The dict, hedged."""
+        """The dict with hedged reads."""
         return Hedge(memory)
 
 
@@ -60,25 +60,25 @@ class TestGuard(_OverMemory):
 
 
 class TestFailover(_OverMemory):
-    """A dict as the only copy."""
+    """A dict as the only replica."""
 
     @pytest.fixture
     def source(self, memory: MemorySource) -> DataSource:
-        """The dict as the only copy."""
+        """The dict as the only replica."""
         return Failover([memory])
 
 
 class TestStack(_OverMemory):
-    """A dict behind everything."""
+    """A dict under all wrappers."""
 
     @pytest.fixture
     def source(self, memory: MemorySource) -> DataSource:
-        """The dict behind everything."""
+        """The dict under all wrappers."""
         return stack([memory])
 
 
-class TestStackOfCopies(_OverMemory):
-    """Two names of one dict as copies of each other, behind everything."""
+class TestStackOfReplicas(_OverMemory):
+    """One dict as two replicas, under all wrappers."""
 
     @pytest.fixture
     def source(self, memory: MemorySource) -> DataSource:

@@ -1,4 +1,4 @@
-"""Copies: which is asked, when the next one is, and what is said when none can serve."""
+"""Fail-over: which replica is read, when the next one is, and which error is raised when none can serve."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from streaming.testing import FakeClock, LatencySource
 from tests.resilience.parts import Held, cancelled_at_every_turn, down, driven, in_time_of, memory, settle
 
 
-def over(clock: FakeClock, *copies: Held, **settings: Any) -> Failover:
-    """Copies in time that the test moves."""
-    return Failover(copies, in_time_of(clock, **settings))
+def over(clock: FakeClock, *replicas: Held, **settings: Any) -> Failover:
+    """Return a fail-over with the test's clock."""
+    return Failover(replicas, in_time_of(clock, **settings))
 
 
-def copies_of(*scripts: object) -> list[Held]:
-    """Copies `one`, `two`, `three` that always do what the script says."""
+def replicas_of(*scripts: object) -> list[Held]:
+    """Return replicas `one`, `two`, `three` that always do what the script says."""
     return [Held(memory(name, 9), rest=rest) for name, rest in zip(("one", "two", "three"), scripts, strict=False)]
 
 
-async def test_the_first_healthy_copy_serves() -> None:
-    """While it can, the others are not asked."""
-    one, two = copies_of(None, None)
+async def test_the_first_healthy_replica_serves() -> None:
+    """While it can serve, the others are not read."""
+    one, two = replicas_of(None, None)
     source = over(FakeClock(), one, two)
     for _ in range(20):
         assert (await source.read("0.bin")).source == "one"
@@ -48,28 +48,28 @@ async def test_the_first_healthy_copy_serves() -> None:
     "error",
     [down(), SourceTimeout("x"), TruncatedRead("x"), AccessDenied("x"), ObjectNotFoundError("x"), ObjectChanged("x")],
 )
-async def test_moves_on_to_the_next_copy(error: StreamingError) -> None:
-    """Down, slow, cut, denied, missing or changed: the next copy serves, and each is asked once."""
-    one, two, three = copies_of(error, error, None)
+async def test_moves_on_to_the_next_replica(error: StreamingError) -> None:
+    """Down, slow, cut, denied, missing or changed: the next replica serves, and each is read once."""
+    one, two, three = replicas_of(error, error, None)
     source = over(FakeClock(), one, two, three)
     assert (await source.read("0.bin")).source == "three"
     assert (one.started, two.started, three.started, source.failovers) == (1, 1, 1, 1)
 
 
 async def test_a_bad_request_is_final() -> None:
-    """What no copy could serve is not asked of the others."""
-    one, two = copies_of(BadRequest("x"), None)
+    """A request that no replica could serve is not sent to the others."""
+    one, two = replicas_of(BadRequest("x"), None)
     with pytest.raises(BadRequest):
         await over(FakeClock(), one, two).read("0.bin")
     assert two.started == 0
 
 
-async def test_the_least_loaded_copy_serves() -> None:
-    """Reads go where the queue, weighted by latency, is shortest: mostly to the nearer copy, but not only."""
+async def test_the_least_loaded_replica_serves() -> None:
+    """Reads go where the queue, weighted by latency, is shortest: mostly to the nearer replica, but not only."""
     clock = FakeClock()
     near, far = memory("near"), memory("far")
-    copies = [LatencySource(far, 0.3, sleep=clock.sleep), LatencySource(near, 0.1, sleep=clock.sleep)]
-    source = Failover(copies, in_time_of(clock, replica_selection="least-loaded"))
+    replicas = [LatencySource(far, 0.3, sleep=clock.sleep), LatencySource(near, 0.1, sleep=clock.sleep)]
+    source = Failover(replicas, in_time_of(clock, replica_selection="least-loaded"))
     left = 400
 
     async def reader() -> None:
@@ -83,30 +83,30 @@ async def test_the_least_loaded_copy_serves() -> None:
     assert 0.8 < near.reads.total() / 400 < 0.95
 
 
-async def test_least_loaded_avoids_a_copy_that_fails() -> None:
-    """A copy whose last read failed comes last."""
-    one, two = copies_of(down(), None)
+async def test_least_loaded_avoids_a_replica_that_fails() -> None:
+    """A replica whose last read failed comes last."""
+    one, two = replicas_of(down(), None)
     source = over(FakeClock(), one, two, replica_selection="least-loaded")
     for _ in range(10):
         await source.read("0.bin")
     assert one.started == 1
 
 
-async def test_a_silent_primary_holds_nobody_up() -> None:
-    """A copy that accepts and says nothing: the next is asked within 5 s, its answer taken, the silent read ended."""
+async def test_a_silent_primary_blocks_no_read() -> None:
+    """When a replica does not answer, the next is read within 5 s, its answer taken, and the stalled read ended."""
     clock = FakeClock()
-    one, two = copies_of("hold", None)
+    one, two = replicas_of("hold", None)
     source = over(clock, one, two)
     blob = await driven(clock, source.read("0.bin"))
     assert (blob.source, one.cancelled, one.in_flight) == ("two", 1, 0)
     assert clock.time() < 2.2
 
 
-async def test_how_late_is_late_is_learned() -> None:
-    """With a p99 of 0.5 s the next copy is asked after 2 s, and with one of 3 s after 5 s, not 12 s."""
+async def test_the_stall_timeout_is_learned() -> None:
+    """With a p99 of 0.5 s the next replica is read after 2 s, and with one of 3 s after 5 s, not 12 s."""
     for latency_s, late_s in ((0.01, 1.0), (0.5, 2.0), (3.0, 5.0)):
         clock = FakeClock()
-        held, two = copies_of(None, None)
+        held, two = replicas_of(None, None)
         slow = LatencySource(held, latency_s, sleep=clock.sleep)
         source = Failover([slow, two], in_time_of(clock))
         two.rest = "hold"  # as slow as the first
@@ -120,9 +120,9 @@ async def test_how_late_is_late_is_learned() -> None:
 
 
 async def test_a_late_answer_of_the_first_still_counts() -> None:
-    """If the first copy answers before the second, it wins; the second is ended; one blob comes out."""
+    """If the first replica answers before the second, it wins; the second is ended; one blob comes out."""
     clock = FakeClock()
-    one, two = copies_of("hold", "hold")
+    one, two = replicas_of("hold", "hold")
     read = asyncio.ensure_future(over(clock, one, two).read("0.bin"))
     await settle()
     clock.tick(2)
@@ -133,27 +133,27 @@ async def test_a_late_answer_of_the_first_still_counts() -> None:
     assert (two.cancelled, two.in_flight) == (1, 0)
 
 
-async def test_two_silent_copies_leave_a_third() -> None:
-    """Each silent copy costs its patience, then the third serves and both are ended."""
+async def test_two_silent_replicas_leave_a_third() -> None:
+    """Each silent replica costs its stall timeout, then the third serves and both reads are ended."""
     clock = FakeClock()
-    one, two, three = copies_of("hold", "hold", None)
+    one, two, three = replicas_of("hold", "hold", None)
     assert (await driven(clock, over(clock, one, two, three).read("0.bin"))).source == "three"
     assert (one.in_flight, two.in_flight) == (0, 0)
     assert clock.time() < 4.3
 
 
-async def test_a_silent_copy_and_failing_ones() -> None:
+async def test_a_silent_replica_and_failing_ones() -> None:
     """While the first is silent, a failing second is followed by the third at once."""
     clock = FakeClock()
-    one, two, three = copies_of("hold", down(), None)
+    one, two, three = replicas_of("hold", down(), None)
     assert (await driven(clock, over(clock, one, two, three).read("0.bin"))).source == "three"
     assert clock.time() < 2.2
 
 
-async def test_the_first_fails_while_the_second_is_asked() -> None:
-    """Then the second is waited for; if that fails too, the third is asked."""
+async def test_the_first_fails_while_the_second_is_read() -> None:
+    """Then the second is awaited; if it fails too, the third is read."""
     clock = FakeClock()
-    one, two, three = copies_of("hold", "hold", None)
+    one, two, three = replicas_of("hold", "hold", None)
     read = asyncio.ensure_future(over(clock, one, two, three).read("0.bin"))
     await settle()
     clock.tick(2)
@@ -182,11 +182,11 @@ async def test_the_first_fails_while_the_second_is_asked() -> None:
         ((TruncatedRead("x"), AccessDenied("x")), TruncatedRead, True),
     ],
 )
-async def test_one_error_when_no_copy_can_serve(
+async def test_one_error_when_no_replica_can_serve(
     errors: tuple[Exception, Exception], kind: type[StreamingError], may_retry: bool
 ) -> None:
-    """Its class follows the rules, it names path and source, and tells what each copy said."""
-    one, two = copies_of(*errors)
+    """Its class follows the rules, it names path and source, and lists the error of each replica."""
+    one, two = replicas_of(*errors)
     with pytest.raises(kind, match=r"'0\.bin' of source 'one'.*one: .*two: ") as caught:
         await over(FakeClock(), one, two).read("0.bin")
     assert caught.value.retryable is may_retry
@@ -196,41 +196,41 @@ async def test_one_error_when_no_copy_can_serve(
     ]
 
 
-async def test_missing_is_told_from_down() -> None:
-    """`ObjectNotFoundError` names the copies that could not be asked, and only those."""
-    one, two, three = copies_of(ObjectNotFoundError("x"), down(), ObjectNotFoundError("x"))
+async def test_a_missing_object_is_distinguished_from_a_replica_that_is_down() -> None:
+    """`ObjectNotFoundError` names the replicas that could not be read, and only those."""
+    one, two, three = replicas_of(ObjectNotFoundError("x"), down(), ObjectNotFoundError("x"))
     with pytest.raises(ObjectNotFoundError, match="could not be read from 'two'"):
         await over(FakeClock(), one, two, three).read("0.bin")
-    one, two = copies_of(None, None)
+    one, two = replicas_of(None, None)
     with pytest.raises(ObjectNotFoundError, match="does not exist in any replica"):
         await over(FakeClock(), one, two).read("missing.bin")
 
 
-async def test_the_soonest_copy_says_when_to_come_back() -> None:
-    """Of several Retry-After the shortest counts; a copy that says nothing may be asked at once."""
+async def test_the_shortest_retry_after_counts() -> None:
+    """The shortest of several Retry-After counts; a replica without one may be read at once."""
     for waits, expected in (((9.0, 4.0), 4.0), ((9.0, None), 0.0)):
-        one, two = copies_of(*(down(retry_after_s=wait) for wait in waits))
+        one, two = replicas_of(*(down(retry_after_s=wait) for wait in waits))
         with pytest.raises(SourceUnavailable) as caught:
             await over(FakeClock(), one, two).read("0.bin")
         assert caught.value.retry_after_s == expected
 
 
-async def test_a_denying_copy_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A hundred refusals make one line in the log."""
-    one, two = copies_of(AccessDenied("no login"), None)
+async def test_denied_access_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred refusals are one line in the log."""
+    one, two = replicas_of(AccessDenied("no login"), None)
     source = over(FakeClock(), one, two)
     with caplog.at_level(logging.WARNING):
         for _ in range(100):
             await source.read("0.bin")
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ['replica_access_denied source=one reason="AccessDenied: no login"']
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ['replica_access_denied source=one reason="AccessDenied: no login"']
 
 
 @pytest.mark.parametrize("turns", [0, 3])
 async def test_cancel_at_every_await_leaves_nothing_in_flight(turns: int) -> None:
-    """Cancelled while one, two or three copies are asked, all reads end and no task is left."""
+    """Cancelled while one, two or three replicas are read, all reads end and no task is left."""
     clock = FakeClock()
-    one, two, three = copies_of("hold", "hold", "hold")
+    one, two, three = replicas_of("hold", "hold", "hold")
     source = over(clock, one, two, three)
 
     async def work() -> None:
@@ -250,29 +250,29 @@ async def test_cancel_at_every_await_leaves_nothing_in_flight(turns: int) -> Non
     assert turns == 0 or three.started > 0
     assert (one.in_flight, two.in_flight, three.in_flight) == (0, 0, 0)
     assert len(asyncio.all_tasks()) == 1
-    assert all(copy.in_flight == 0 for copy in source._replicas)
+    assert all(replica.in_flight == 0 for replica in source._replicas)
 
 
-async def test_a_listing_that_breaks_off_is_started_on_the_next_copy() -> None:
-    """After two objects the first copy fails: the listing is the second's, whole, nothing twice."""
-    one, two = copies_of(down(), None)
+async def test_a_listing_that_breaks_off_is_started_on_the_next_replica() -> None:
+    """After two objects the first replica fails: the complete listing is the second's, without duplicates."""
+    one, two = replicas_of(down(), None)
     assert await over(FakeClock(), one, two).list_files() == [f"{number}.bin" for number in range(9)]
 
 
-async def test_a_silent_listing_is_started_on_the_next_copy() -> None:
-    """A listing that stops without a word is given up after 10 s; what came before does not count."""
+async def test_a_silent_listing_is_started_on_the_next_replica() -> None:
+    """A listing that stalls is given up after 10 s; its first objects do not count."""
     clock = FakeClock()
-    one, two = copies_of("hold", None)
+    one, two = replicas_of("hold", None)
     two.source.put("9.bin", b"only here")  # type: ignore[attr-defined]
     assert len(await driven(clock, over(clock, one, two).list_files(), step_s=0.5)) == 10
     assert 10 <= clock.time() <= 21
     assert one.in_flight == 0
 
 
-async def test_the_last_listing_may_take_its_time() -> None:
-    """There is nothing else to be listed, so nobody gives it up."""
+async def test_the_last_listing_has_no_stall_timeout() -> None:
+    """There is no other replica, so it is never given up."""
     clock = FakeClock()
-    one, two = copies_of(down(), "hold")
+    one, two = replicas_of(down(), "hold")
     listing = asyncio.ensure_future(over(clock, one, two).list_files())
     await settle()
     clock.tick(100)
@@ -284,9 +284,9 @@ async def test_the_last_listing_may_take_its_time() -> None:
 
 
 async def test_a_cancelled_listing_stays_a_cancel() -> None:
-    """Cancelled in the moment in which it is given up, a listing ends as cancelled."""
+    """Cancelled at the moment when it is given up, a listing ends as cancelled."""
     clock = FakeClock()
-    one, two = copies_of("hold", None)
+    one, two = replicas_of("hold", None)
     listing = asyncio.ensure_future(over(clock, one, two).list_files())
     await settle()
     clock.tick(10)
@@ -298,18 +298,18 @@ async def test_a_cancelled_listing_stays_a_cancel() -> None:
         await listing
 
 
-async def test_no_copy_can_list() -> None:
-    """One error tells what each said."""
-    one, two = copies_of(down("first"), SourceTimeout("second"))
+async def test_no_replica_can_list() -> None:
+    """One error lists what each raised."""
+    one, two = replicas_of(down("first"), SourceTimeout("second"))
     with pytest.raises(SourceTimeout, match=r"one: .*first.*two: .*second"):
         await over(FakeClock(), one, two).list_files()
     with pytest.raises(ConfigError, match="at least one"):
         Failover([])
 
 
-async def test_closing_closes_every_copy() -> None:
-    """Also if closing one fails, which is then told."""
-    one, two = copies_of(None, None)
+async def test_closing_closes_every_replica() -> None:
+    """All are closed even if closing one fails; its error is raised."""
+    one, two = replicas_of(None, None)
 
     class Stuck(Held):
         async def aclose(self) -> None:
@@ -318,47 +318,47 @@ async def test_closing_closes_every_copy() -> None:
     source = over(FakeClock(), Stuck(memory("stuck")), one, two)
     with pytest.raises(SourceUnavailable, match="cannot be closed"):
         await source.aclose()
-    for copy in (one, two):
+    for replica in (one, two):
         with pytest.raises(StreamingError, match="closed"):
-            await copy.source.read("0.bin")
+            await replica.source.read("0.bin")
 
 
 class CountedGuard(Guard):
-    """Counts how often it is asked, refusals included."""
+    """A guard that counts its reads, refused ones included."""
 
-    asked = 0
+    reads = 0
 
     async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
-        self.asked += 1
+        self.reads += 1
         return await super().read_expecting(path, expect, start, end)
 
 
-async def test_a_copy_that_rests_is_not_asked_first() -> None:
-    """While its breaker is open the next copy is asked straight away, and the count of failovers goes on."""
+async def test_a_replica_with_an_open_breaker_is_not_read_first() -> None:
+    """While its breaker is open the next replica is read at once, and the failovers are still counted."""
     clock = FakeClock()
     primary, mirror = Held(memory("one"), rest=down()), Held(memory("two"))
-    resting = CountedGuard(primary, in_time_of(clock))
-    source, settings = Failover([resting, mirror], in_time_of(clock)), resting.settings
+    broken = CountedGuard(primary, in_time_of(clock))
+    source, settings = Failover([broken, mirror], in_time_of(clock)), broken.settings
     for _ in range(settings.breaker_consecutive_failures):
         await source.read("0.bin")
-    assert resting.is_resting
-    asked = resting.asked
+    assert broken.is_circuit_open
+    reads = broken.reads
     for _ in range(10):
         await source.read("0.bin")
-    assert (resting.asked, source.failovers) == (asked, settings.breaker_consecutive_failures + 10)
+    assert (broken.reads, source.failovers) == (reads, settings.breaker_consecutive_failures + 10)
     clock.tick(2 * settings.cooldown_s)
-    assert not resting.is_resting
+    assert not broken.is_circuit_open
     await source.read("0.bin")
-    assert resting.asked == asked + 1
+    assert broken.reads == reads + 1
 
 
 async def test_a_read_that_moves_on_twice_is_one_failover() -> None:
-    """The first copy rests and is passed over, the second fails, the third serves."""
+    """The first replica's breaker is open, the second fails, the third serves."""
     clock = FakeClock()
-    one, two, three = copies_of(down(), down(), None)
-    resting = Guard(one, in_time_of(clock))
-    source = Failover([resting, two, three], in_time_of(clock))
-    while not resting.is_resting:
+    one, two, three = replicas_of(down(), down(), None)
+    broken = Guard(one, in_time_of(clock))
+    source = Failover([broken, two, three], in_time_of(clock))
+    while not broken.is_circuit_open:
         await source.read("0.bin")
     before = source.failovers
     assert (await source.read("0.bin")).source == "three"

@@ -1,4 +1,4 @@
-"""Errors in the callbacks of a race, which nobody awaits, reach the reader."""
+"""Errors in the callbacks of a race, which no one awaits, reach the reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.resilience.parts import settle
 
 
 class Faulty(Race):
-    """The first contender stands still; what comes after it is broken."""
+    """A race whose first contender hangs, and whose later ones fail in a callback."""
 
     def __init__(self, more: list[Contender | Exception], final: Exception | None = None) -> None:
         super().__init__(Context())
@@ -24,20 +24,20 @@ class Faulty(Race):
         self._final = final
 
     def next_contender(self, is_late: bool) -> Contender | float | None:
-        """The next of the list."""
+        """Return the next of the list."""
         found = self._more.pop(0)
         if isinstance(found, Exception):
             raise found
         return found
 
     def is_final(self, error: Exception) -> bool:
-        """Broken, if so told."""
+        """Raise the error of `final`, if there is one."""
         if self._final is not None:
             raise self._final
         return False
 
     async def read(self, first: Coroutine[Any, Any, Blob]) -> Blob:
-        """As the wrappers do it."""
+        """Read as the wrappers do."""
         self.begin(0.0)
         try:
             blob = await first
@@ -49,18 +49,18 @@ class Faulty(Race):
 
 
 async def stand_still() -> Blob:
-    """Never answers."""
+    """Hang forever."""
     await asyncio.Event().wait()
     raise AssertionError
 
 
 async def fail(error: StreamingError) -> Blob:
-    """Answers with an error."""
+    """Raise an error."""
     raise error
 
 
 async def test_an_error_when_the_first_is_late_ends_the_race() -> None:
-    """The reader gets it at once, though the first would never have answered; nothing runs on."""
+    """The reader gets it at once, though the first would never have answered; no task is left."""
     before = asyncio.all_tasks()
     with pytest.raises(ZeroDivisionError):
         await Faulty([ZeroDivisionError()]).read(stand_still())
@@ -69,7 +69,7 @@ async def test_an_error_when_the_first_is_late_ends_the_race() -> None:
 
 
 async def test_an_error_when_another_has_failed_ends_the_race() -> None:
-    """Whether it is the next contender that cannot be had, or the error that cannot be judged."""
+    """Both if the next contender fails to start, and if the error cannot be classified."""
     down = SourceUnavailable("down")
     with pytest.raises(ZeroDivisionError):
         await Faulty([(fail(down), 60.0), ZeroDivisionError()]).read(stand_still())

@@ -1,4 +1,4 @@
-"""What is counted of each copy of the data, and how it is read while and after it is asked."""
+"""Metrics of each replica, read during its requests and afterwards."""
 
 from __future__ import annotations
 
@@ -59,45 +59,45 @@ ERRORS: list[tuple[BaseException, str]] = [
 
 
 def reading_of(*sources: DataSource) -> MetricsSnapshot:
-    """The numbers of sources that count by themselves."""
+    """Return the numbers of sources that count their requests."""
     return ReplicaMetrics([(source, None) for source in sources]).take()
 
 
 def outcomes(reading: MetricsSnapshot, name: str) -> dict[str, int]:
-    """What came of the requests to a copy, without what never came."""
+    """Return the outcomes of the requests to a replica that occurred."""
     found = {labels[1]: count for labels, count in reading["source_requests"].items() if labels[0] == name}
     assert tuple(found) == OUTCOMES
     return {outcome: count for outcome, count in found.items() if count}
 
 
 def state_of(reading: MetricsSnapshot, name: str) -> str:
-    """The one state that a copy's breaker is said to be in."""
+    """Return the state of a replica's breaker."""
     states = {labels[1]: is_on for labels, is_on in reading["source_breaker_state"].items() if labels[0] == name}
     assert tuple(states) == VALUES["state"]
     assert sorted(states.values()) == [0, 0, 1]
     return next(state for state, is_on in states.items() if is_on)
 
 
-def copies_of(clock: FakeClock, sources: Iterable[DataSource], **settings: Any) -> DataSource:
-    """A stack in time that the test moves, with pauses as long as they may be."""
+def replicas_of(clock: FakeClock, sources: Iterable[DataSource], **settings: Any) -> DataSource:
+    """Return a stack with the test's clock and the longest pauses."""
     return stack(list(sources), in_time_of(clock, Highest(), **settings))
 
 
 @pytest.mark.parametrize(("error", "outcome"), ERRORS, ids=lambda value: getattr(value, "__name__", repr(value)))
 def test_each_error_has_one_outcome(error: BaseException, outcome: str) -> None:
-    """By its nearest class; what asks for fewer requests is throttling, whatever its class."""
+    """By its nearest class; one that asks for fewer requests is throttling, whatever its class."""
     assert request_outcome(error) == outcome
 
 
 def test_every_outcome_can_come_up() -> None:
-    """The closed set holds what errors give, and an answer; nothing besides."""
+    """The closed set holds the outcomes of errors and that of an answer; nothing else."""
     assert {outcome for _, outcome in ERRORS} | {"ok"} == set(OUTCOMES)
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["one copy", "with a mirror"])
+@pytest.mark.parametrize("count", [1, 2], ids=["one replica", "with a mirror"])
 async def test_every_family_of_sources_is_read(count: int) -> None:
-    """Names and labels are those of the list of families; failovers only where there is another copy."""
-    reading = reading_of(stack([memory(f"copy-{number}") for number in range(count)]))
+    """Names and labels are those of the list of families; failovers only if there is another replica."""
+    reading = reading_of(stack([memory(f"replica-{number}") for number in range(count)]))
     families = {family.key: family for family in FAMILIES if family.key.startswith("source_")}
     if count == 1:
         del families["source_failovers"]
@@ -106,12 +106,12 @@ async def test_every_family_of_sources_is_read(count: int) -> None:
         names = families[key].labels[1:]
         for labels in values:
             assert len(labels) == len(names)
-            assert labels[0] in ("copy-0", "copy-1")
+            assert labels[0] in ("replica-0", "replica-1")
             for name, label in zip(names[1:], labels[1:], strict=True):
                 assert label in VALUES[name]
 
 
-async def test_what_came_of_each_request_is_counted() -> None:
+async def test_the_outcome_of_each_request_is_counted() -> None:
     """One request, one outcome: answers with their bytes and latency, errors by their class."""
     clock = FakeClock()
     faults = [
@@ -119,7 +119,7 @@ async def test_what_came_of_each_request_is_counted() -> None:
         Fault(nth=3, error=marked(down(), status=429)),
         Fault(nth=5, error=AccessDenied("denied")),
     ]
-    source = copies_of(clock, [LatencySource(FaultySource(memory(), faults), 0.02, sleep=clock.sleep)])
+    source = replicas_of(clock, [LatencySource(FaultySource(memory(), faults), 0.02, sleep=clock.sleep)])
     assert (await driven(clock, source.read("0.bin"), step_s=0.02)).size == len(DATA) + 1
     assert len((await driven(clock, source.read("0.bin", 2, 6), step_s=0.02)).data) == 4
     with pytest.raises(AccessDenied):
@@ -139,7 +139,7 @@ async def test_what_came_of_each_request_is_counted() -> None:
 
 @pytest.mark.parametrize(("latency_s", "place"), [(0.0, 0), (0.001, 0), (0.002, 1), (60.0, 14), (61.0, 15)])
 async def test_a_latency_falls_into_the_first_bucket_that_holds_it(latency_s: float, place: int) -> None:
-    """A bound belongs to its bucket, as in Prometheus, and what is beyond the last has one of its own."""
+    """A bound belongs to its bucket, as in Prometheus, and latencies beyond the last have one of their own."""
     clock = FakeClock()
     source = Guard(LatencySource(memory(), latency_s, sleep=clock.sleep), in_time_of(clock))
     await driven(clock, source.read("0.bin"), step_s=latency_s or 1.0)
@@ -148,12 +148,12 @@ async def test_a_latency_falls_into_the_first_bucket_that_holds_it(latency_s: fl
     assert seconds == latency_s
 
 
-async def test_a_dead_copy_costs_failovers_and_its_breaker_opens() -> None:
-    """The copies have numbers of their own; what stands around both is told of the first. A read refused by the
-    breaker is no request."""
+async def test_a_dead_replica_costs_failovers_and_its_breaker_opens() -> None:
+    """The replicas have their own numbers; wrappers around both are reported under the first. A read refused by the
+    breaker is not a request."""
     clock = FakeClock()
     dead = FaultySource(memory("first"), [Fault(times=None, error=down())])
-    source = copies_of(clock, [dead, memory("second")], cooldown_s=100, cooldown_max_s=100)
+    source = replicas_of(clock, [dead, memory("second")], cooldown_s=100, cooldown_max_s=100)
     for _ in range(8):
         await driven(clock, source.read("0.bin"))
     reading = reading_of(source)
@@ -165,11 +165,11 @@ async def test_a_dead_copy_costs_failovers_and_its_breaker_opens() -> None:
     assert reading["source_bytes"] == {("first",): 0, ("second",): 8 * (len(DATA) + 1)}
 
 
-async def test_the_request_that_tries_a_resting_copy_is_counted() -> None:
+async def test_the_request_that_tries_a_resting_replica_is_counted() -> None:
     """After the cool-down the state is half-open, the next read is a request, and its answer closes the breaker."""
     clock = FakeClock()
-    copy = FaultySource(memory(), [Fault(times=5, error=down())])
-    source = copies_of(clock, [copy], cooldown_s=10, cooldown_max_s=10, deadline_s=5)
+    replica = FaultySource(memory(), [Fault(times=5, error=down())])
+    source = replicas_of(clock, [replica], cooldown_s=10, cooldown_max_s=10, deadline_s=5)
     with pytest.raises(SourceUnavailable):
         await driven(clock, source.read("0.bin"))
     assert state_of(reading_of(source), "memory") == "open"
@@ -181,13 +181,13 @@ async def test_the_request_that_tries_a_resting_copy_is_counted() -> None:
     assert outcomes(reading, "memory") == {"unavailable": 5, "ok": 1}
 
 
-@pytest.mark.parametrize("make", [lambda copy, context: stack([copy], context), Guard], ids=["stack", "guard"])
-async def test_requests_under_way_and_those_that_wait(
+@pytest.mark.parametrize("make", [lambda replica, context: stack([replica], context), Guard], ids=["stack", "guard"])
+async def test_requests_in_flight_and_waiting(
     make: Callable[[DataSource, Context], DataSource],
 ) -> None:
-    """Each copy has its own, also where two lie at one endpoint and share its limit."""
+    """Each replica has its own, also if two are at one endpoint and share its limit."""
     held = [Held(memory("same", 3), rest="hold"), Held(memory("same", 3), rest="hold")]
-    one, two = (make(copy, Context(ResilienceConfig(initial_concurrency=3))) for copy in held)
+    one, two = (make(replica, Context(ResilienceConfig(initial_concurrency=3))) for replica in held)
     reads = [asyncio.ensure_future(one.read(f"{number}.bin")) for number in range(2)]
     await settle()
     reads += [asyncio.ensure_future(two.read(f"{number}.bin")) for number in range(3)]
@@ -201,15 +201,17 @@ async def test_requests_under_way_and_those_that_wait(
     await asyncio.gather(*reads, return_exceptions=True)
     reading = reading_of(one, two)
     assert outcomes(reading, "same") == {"cancelled": 2}
-    assert outcomes(reading, "same-2") == {"cancelled": 1}, "who waited for a place was never sent"
+    assert outcomes(reading, "same-2") == {"cancelled": 1}, "a read that waited for a place was never sent"
     assert set(reading["source_in_flight"].values()) == set(reading["source_queued_requests"].values()) == {0}
 
 
 async def test_a_limit_cut_by_throttling_is_read() -> None:
-    """Before the first read it is where a limit begins; afterwards it is that of the endpoint."""
+    """Before the first read it is the initial limit; afterwards it is that of the endpoint."""
     clock = FakeClock()
-    copy = FaultySource(memory(), [Fault(times=32, error=marked(down(), status=503))])
-    source = Guard(copy, in_time_of(clock, initial_concurrency=20, breaker_consecutive_failures=99, breaker_window=99))
+    replica = FaultySource(memory(), [Fault(times=32, error=marked(down(), status=503))])
+    source = Guard(
+        replica, in_time_of(clock, initial_concurrency=20, breaker_consecutive_failures=99, breaker_window=99)
+    )
     assert reading_of(source)["source_concurrency_limit"] == {("memory",): 20}
     for _ in range(20):
         with pytest.raises(SourceUnavailable):
@@ -219,8 +221,8 @@ async def test_a_limit_cut_by_throttling_is_read() -> None:
 
 async def test_a_late_read_is_a_second_request() -> None:
     """The hedge that won, and the first request that was cancelled for it."""
-    clock, copy = FakeClock(), Held(memory(), [None] * 60 + ["hold"])
-    source = copies_of(clock, [copy])
+    clock, replica = FakeClock(), Held(memory(), [None] * 60 + ["hold"])
+    source = replicas_of(clock, [replica])
     for _ in range(61):
         await driven(clock, source.read("0.bin"))
     reading = reading_of(source)
@@ -229,9 +231,9 @@ async def test_a_late_read_is_a_second_request() -> None:
 
 
 async def test_a_deadline_and_an_answer_of_another_object() -> None:
-    """What hangs to the deadline was cancelled; an answer that is not the object listed is an answer all the same."""
+    """A read that hangs until the deadline is cancelled; an answer of another object is an answer."""
     clock = FakeClock()
-    silent = copies_of(clock, [Held(memory("silent"), rest="hold")], deadline_s=3)
+    silent = replicas_of(clock, [Held(memory("silent"), rest="hold")], deadline_s=3)
     with pytest.raises(SourceTimeout):
         await driven(clock, silent.read("0.bin"))
     replaced = stack([memory("replaced")])
@@ -244,15 +246,15 @@ async def test_a_deadline_and_an_answer_of_another_object() -> None:
     assert outcomes(reading, "replaced") == {"ok": 1}
 
 
-async def test_listings_are_no_requests() -> None:
+async def test_listings_are_not_requests() -> None:
     """Only reads count."""
     source = stack([memory(count=3)])
     assert len(await source.list_files()) == 3
     assert outcomes(reading_of(source), "memory") == {}
 
 
-async def test_an_answer_that_is_none_ends_the_request() -> None:
-    """A source that breaks its contract keeps neither a place nor a request under way."""
+async def test_an_answer_of_none_ends_the_request() -> None:
+    """A source that breaks its contract keeps neither a place nor a request in flight."""
 
     class Broken(MemorySource):
         async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -276,20 +278,20 @@ async def test_an_answer_that_is_none_ends_the_request() -> None:
     ],
     ids=" ".join,
 )
-async def test_copies_of_the_same_name_are_numbered(own: list[str], shown: list[str]) -> None:
-    """In the order given; the first keeps its name, and nobody gets one that is another's own."""
+async def test_replicas_of_the_same_name_are_numbered(own: list[str], shown: list[str]) -> None:
+    """In the order given; the first keeps its name, and none gets the name of another."""
     reading = reading_of(stack([memory(name) for name in own]))
     assert [name for (name,) in reading["source_bytes"]] == shown
 
 
-async def test_a_copy_within_several_stacks_is_one() -> None:
+async def test_a_replica_within_several_stacks_is_one() -> None:
     """Its requests add up, its breaker is the worst of them, and a stack within a stack counts once."""
-    clock, copy = FakeClock(), FaultySource(memory(), [Fault(times=5, error=down())])
-    one = copies_of(clock, [copy], deadline_s=4, cooldown_s=100, cooldown_max_s=100)
+    clock, replica = FakeClock(), FaultySource(memory(), [Fault(times=5, error=down())])
+    one = replicas_of(clock, [replica], deadline_s=4, cooldown_s=100, cooldown_max_s=100)
     with pytest.raises(SourceUnavailable):
         await driven(clock, one.read("0.bin"))
-    two = copies_of(clock, [copy])
-    outer = copies_of(clock, [two])
+    two = replicas_of(clock, [replica])
+    outer = replicas_of(clock, [two])
     await driven(clock, two.read("0.bin"))
     await driven(clock, outer.read("0.bin"))
     reading = reading_of(one, two, outer, one)
@@ -300,7 +302,7 @@ async def test_a_copy_within_several_stacks_is_one() -> None:
 
 
 async def test_parts_that_are_missing_have_no_numbers() -> None:
-    """A source within a Retry alone has no breaker and no limit to tell of, and its reader counts."""
+    """A source within a Retry alone has no breaker and no limit, and its reader counts."""
     source = Retry(memory())
     reading = ReplicaMetrics([(source, [])]).take()
     assert {"source_requests", "source_retries"} <= set(reading)
@@ -310,7 +312,7 @@ async def test_parts_that_are_missing_have_no_numbers() -> None:
 
 
 async def test_a_reading_in_another_thread_while_reads_run() -> None:
-    """It needs no loop, never raises, changes nothing, and holds together: answers are what the histogram holds."""
+    """It needs no loop, never raises, changes nothing, and is consistent: the histogram holds all answers."""
     rng = random.Random(0)
     faults = [Fault(nth=number, error=rng.choice([down(), TruncatedRead("cut")])) for number in range(2, 2000, 7)]
     source = stack(

@@ -1,4 +1,4 @@
-"""Trying again: what, when, how often, and until when."""
+"""Retries: of what, when, how often, and until when."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ from tests.resilience.parts import (
 
 
 def retry(source: Held | MemorySource, clock: FakeClock, **settings: float) -> Retry:
-    """Trying again in time that the test moves, with the longest pauses."""
+    """Return a retry with the test's clock and the longest pauses."""
     return Retry(source, in_time_of(clock, Highest(), **settings))
 
 
 @pytest.mark.parametrize("kind", [SourceTimeout, SourceUnavailable, TruncatedRead])
-async def test_what_may_pass_is_tried_again(kind: type[StreamingError]) -> None:
-    """A timeout, an outage and a cut body are tried again until they pass; the object is delivered once."""
-    clock, copy = FakeClock(), Held(memory(), [kind("no"), kind("no")])
-    source = retry(copy, clock)
+async def test_errors_that_may_pass_are_retried(kind: type[StreamingError]) -> None:
+    """A timeout, an outage and a cut body are retried until they pass; the object is delivered once."""
+    clock, replica = FakeClock(), Held(memory(), [kind("no"), kind("no")])
+    source = retry(replica, clock)
     blob = await driven(clock, source.read("0.bin"))
     assert bytes(blob.data) == DATA + b"0"
-    assert (copy.started, source.requests, source.retries) == (3, 1, 2)
+    assert (replica.started, source.requests, source.retries) == (3, 1, 2)
 
 
 @pytest.mark.parametrize("kind", [ObjectNotFoundError, AccessDenied, BadRequest, ObjectChanged, ClosedError])
-async def test_what_is_final_is_not_tried_again(kind: type[StreamingError]) -> None:
-    """An error that a repetition would not change comes back at once, as it is."""
+async def test_final_errors_are_not_retried(kind: type[StreamingError]) -> None:
+    """An error that a retry would not change is raised at once, as it is."""
     clock, error = FakeClock(), kind("no")
-    copy = Held(memory(), [error])
-    source = retry(copy, clock)
+    replica = Held(memory(), [error])
+    source = retry(replica, clock)
     with pytest.raises(kind) as caught:
         await source.read("0.bin")
     assert caught.value is error
-    assert (copy.started, source.retries, clock.time()) == (1, 0, 0)
+    assert (replica.started, source.retries, clock.time()) == (1, 0, 0)
 
 
 async def test_pauses_double_up_to_the_cap() -> None:
@@ -77,7 +77,7 @@ async def test_pauses_double_up_to_the_cap() -> None:
 
 
 async def test_pauses_differ_from_read_to_read() -> None:
-    """Two sources do not try again in step: the pause is drawn evenly from 0 on."""
+    """Two sources do not retry in step: the pause is evenly distributed from 0 on."""
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -94,21 +94,21 @@ async def test_pauses_differ_from_read_to_read() -> None:
 
 
 async def test_retry_after_is_honoured() -> None:
-    """Where the server says when to come back, nothing is sent before."""
-    clock, copy = FakeClock(), Held(memory(), [down(retry_after_s=7.0)])
-    source = retry(copy, clock)
+    """When the server says how long to wait, nothing is sent before."""
+    clock, replica = FakeClock(), Held(memory(), [down(retry_after_s=7.0)])
+    source = retry(replica, clock)
     read = asyncio.ensure_future(source.read("0.bin"))
     await settle()
     clock.tick(6.9)
     await settle()
-    assert copy.started == 1
+    assert replica.started == 1
     await driven(clock, read)
-    assert copy.started == 2
+    assert replica.started == 2
     assert 7 <= clock.time() <= 7.2
 
 
-async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
-    """Told to come back after the deadline, the read fails at once with what the server said."""
+async def test_a_wait_beyond_the_deadline_is_not_started() -> None:
+    """If the server asks to wait past the deadline, the read fails at once with its error."""
     clock, error = FakeClock(), down(retry_after_s=61.0)
     with pytest.raises(SourceUnavailable) as caught:
         await retry(Held(memory(), [error]), clock).read("0.bin")
@@ -117,39 +117,39 @@ async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
 
 
 async def test_the_deadline_ends_a_read_that_hangs() -> None:
-    """A source that says nothing is cancelled at the deadline; the error names object, source, time and attempts."""
-    clock, copy = FakeClock(), Held(memory("store"), [down("reset by peer")], rest="hold")
-    source = retry(copy, clock, deadline_s=20)
+    """A source that does not answer is cancelled at the deadline; the error names object, source, time and attempts."""
+    clock, replica = FakeClock(), Held(memory("store"), [down("reset by peer")], rest="hold")
+    source = retry(replica, clock, deadline_s=20)
     with pytest.raises(SourceTimeout, match=r"'0\.bin' of source 'store'.*deadline.*reset.*no answer") as caught:
         await driven(clock, source.read("0.bin"))
     assert 20 <= clock.time() < 20.2
     assert [attempt.kind for attempt in attempts_of(caught.value)] == ["SourceUnavailable", "no answer"]
-    assert (copy.cancelled, copy.in_flight, source.deadlines) == (1, 0, 1)
+    assert (replica.cancelled, replica.in_flight, source.deadlines) == (1, 0, 1)
 
 
 async def test_an_endless_outage_ends_in_one_error_with_its_history() -> None:
-    """Failing again and again, the read ends by the deadline with one error of the last one's class."""
-    clock, copy = FakeClock(), Held(memory("store"), rest=SourceTimeout("slow"))
+    """A read that keeps failing ends by the deadline with one error of the last one's class."""
+    clock, replica = FakeClock(), Held(memory("store"), rest=SourceTimeout("slow"))
     with pytest.raises(SourceTimeout, match="'store' could not be read") as caught:
-        await driven(clock, retry(copy, clock).read("0.bin"))
+        await driven(clock, retry(replica, clock).read("0.bin"))
     attempts = attempts_of(caught.value)
-    assert len(attempts) == copy.started
+    assert len(attempts) == replica.started
     assert {attempt.kind for attempt in attempts} == {"SourceTimeout"}
     assert 50 < clock.time() <= 60.1
     assert len(str(caught.value)) < 2000
 
 
-async def test_a_final_error_after_others_tells_them() -> None:
-    """An object that is gone when it is tried again is `ObjectNotFoundError`, and the history says what came before."""
+async def test_a_final_error_lists_the_errors_before() -> None:
+    """An object that is gone at the retry is `ObjectNotFoundError`, and the history lists the errors before."""
     clock = FakeClock()
     with pytest.raises(ObjectNotFoundError, match=r"SourceUnavailable.*ObjectNotFoundError"):
         await driven(clock, retry(Held(memory(), [down(), ObjectNotFoundError("gone")]), clock).read("0.bin"))
 
 
 async def test_a_cancel_from_outside_stays_a_cancel() -> None:
-    """Also one that comes in the moment of the deadline."""
-    clock, copy = FakeClock(), Held(memory(), rest="hold")
-    read = asyncio.ensure_future(retry(copy, clock, deadline_s=5).read("0.bin"))
+    """Also one that comes at the moment of the deadline."""
+    clock, replica = FakeClock(), Held(memory(), rest="hold")
+    read = asyncio.ensure_future(retry(replica, clock, deadline_s=5).read("0.bin"))
     await settle()
     clock.tick(5)
     await asyncio.sleep(0)
@@ -157,11 +157,11 @@ async def test_a_cancel_from_outside_stays_a_cancel() -> None:
     with pytest.raises(asyncio.CancelledError):
         await read
     await settle()
-    assert copy.in_flight == 0
+    assert replica.in_flight == 0
 
 
 async def test_an_outage_of_five_seconds_costs_no_read() -> None:
-    """64 reads at a time meet 503 for 5 seconds: each object arrives once, attempts stay few."""
+    """64 reads at a time get 503 for 5 seconds: each object arrives once, with few attempts."""
     clock, objects = FakeClock(), memory(count=200)
 
     class Outage(Held):
@@ -172,8 +172,8 @@ async def test_an_outage_of_five_seconds_costs_no_read() -> None:
                 raise down(status=503)
             return await self.source.read(path, start, end)
 
-    copy = Outage(objects)
-    source = retry(copy, clock)
+    replica = Outage(objects)
+    source = retry(replica, clock)
     waiting = [f"{number}.bin" for number in range(200)]
     got: list[bytes] = []
 
@@ -183,12 +183,12 @@ async def test_an_outage_of_five_seconds_costs_no_read() -> None:
 
     await driven(clock, asyncio.gather(*(reader() for _ in range(64))), step_s=0.01)
     assert sorted(got) == sorted(DATA + b"%d" % number for number in range(200))
-    assert copy.started - 200 <= 64 + 10 + 10 * 6, "first attempts, the burst, and ten each second"
+    assert replica.started - 200 <= 64 + 10 + 10 * 6, "first attempts, the burst, and ten each second"
     assert clock.time() < 12
 
 
 async def test_budget_spends_its_burst_then_waits_for_successes() -> None:
-    """Ten attempts are free; beyond, each success lets one go, and otherwise ten go each second."""
+    """Ten attempts are free; then each success releases one, and otherwise ten are released each second."""
     clock = FakeClock()
     budget = RetryBudget(in_time_of(clock))
     for _ in range(10):
@@ -215,8 +215,8 @@ async def test_budget_spends_its_burst_then_waits_for_successes() -> None:
     assert budget.tokens == 10
 
 
-async def test_a_cancelled_attempt_gives_its_turn_on() -> None:
-    """Cancelled before its turn it leaves the queue, cancelled after it the next one has it, or the budget."""
+async def test_a_cancelled_attempt_leaves_its_turn_to_the_next() -> None:
+    """Cancelled before its turn it leaves the queue; cancelled after it, the turn passes to the next or the budget."""
     clock = FakeClock()
     budget = RetryBudget(in_time_of(clock, retry_burst=1))
     await budget.take()
@@ -257,8 +257,8 @@ async def _budget(source: Retry) -> RetryBudget:
 async def test_cancel_at_every_await_leaves_nothing_behind() -> None:
     """Cancelled anywhere between attempts, a read leaves no turn, no token and no timer."""
     clock = FakeClock()
-    copy = Held(memory(), rest=down())
-    source = Retry(copy, in_time_of(clock, Highest(), retry_burst=1))
+    replica = Held(memory(), rest=down())
+    source = Retry(replica, in_time_of(clock, Highest(), retry_burst=1))
 
     async def work() -> None:
         read = asyncio.ensure_future(source.read("0.bin"))
@@ -275,22 +275,22 @@ async def test_cancel_at_every_await_leaves_nothing_behind() -> None:
     assert source.endpoint.budget.waiting == 0
     assert 0 <= source.endpoint.budget.tokens <= 1
     assert len(asyncio.all_tasks()) == 1
-    copy.rest = None
+    replica.rest = None
     assert bytes((await source.read("0.bin")).data) == DATA + b"0"
 
 
-async def test_a_listing_that_breaks_off_is_started_anew() -> None:
-    """Nothing is told twice and nothing is missing."""
-    clock, copy = FakeClock(), Held(memory(count=9), [down(), marked(SourceTimeout("slow"))])
-    source = retry(copy, clock)
+async def test_a_listing_that_breaks_off_starts_again() -> None:
+    """There are no duplicates and nothing is missing."""
+    clock, replica = FakeClock(), Held(memory(count=9), [down(), marked(SourceTimeout("slow"))])
+    source = retry(replica, clock)
     assert await driven(clock, source.list_files()) == [f"{number}.bin" for number in range(9)]
     assert source.retries == 2
 
 
 async def test_a_listing_gives_up_after_five_attempts() -> None:
-    """One error tells all five, and tells nothing of the objects before."""
-    clock, copy = FakeClock(), Held(memory("store", count=9), rest=down())
-    source = retry(copy, clock)
+    """One error lists all five attempts, and no object is yielded."""
+    clock, replica = FakeClock(), Held(memory("store", count=9), rest=down())
+    source = retry(replica, clock)
     seen = []
 
     async def work() -> None:
@@ -308,8 +308,8 @@ async def test_a_listing_gives_up_after_five_attempts() -> None:
 )
 async def test_an_error_itself_says_whether_to_retry(marks: StreamingError) -> None:
     """`retryable` on the error decides, not its class."""
-    clock, copy = FakeClock(), Held(memory(), [marks])
-    source = retry(copy, clock)
+    clock, replica = FakeClock(), Held(memory(), [marks])
+    source = retry(replica, clock)
     if marks.retryable:
         await driven(clock, source.read("0.bin"))
     else:
@@ -319,7 +319,7 @@ async def test_an_error_itself_says_whether_to_retry(marks: StreamingError) -> N
 
 
 async def test_a_cancelled_attempt_may_be_passed_over_first() -> None:
-    """Cancelled in the moment in which an attempt is earned, it is passed over and ends as cancelled."""
+    """Cancelled at the moment when an attempt is earned, it is passed over and ends as cancelled."""
     clock = FakeClock()
     budget = RetryBudget(in_time_of(clock, retry_burst=1))
     await budget.take()

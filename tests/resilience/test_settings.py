@@ -1,4 +1,4 @@
-"""The constants: checked, and each told with its default."""
+"""The constants: checked, and documented with their defaults."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from streaming.resilience import ResilienceConfig
 
 @pytest.mark.parametrize("field", dataclasses.fields(ResilienceConfig), ids=lambda field: field.name)
 def test_each_default_is_documented(field: dataclasses.Field[object]) -> None:
-    """The package's docstring says the value that holds, and the class what it means."""
+    """The package's docstring says the default, and the class what it means."""
     if field.name != "replica_selection":
-        told = re.search(rf"`{field.name}` ([\d.]+)\b", streaming.resilience.__doc__ or "")
-        assert told is not None
-        assert float(told[1]) == field.default
+        stated = re.search(rf"`{field.name}` ([\d.]+)\b", streaming.resilience.__doc__ or "")
+        assert stated is not None
+        assert float(stated[1]) == field.default
     assert f"{field.name}:" in (ResilienceConfig.__doc__ or "")
 
 

@@ -1,4 +1,4 @@
-"""All wrappers together: whatever the copies do, each object comes whole and once, or one error tells why."""
+"""All wrappers together: whatever the replicas do, each object comes whole and once, or one error says why."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ CONTENTS = {f"{number}.bin": DATA + b"%d" % number for number in range(COUNT)}
 
 
 def known(path: str) -> Expected:
-    """Size and checksum, as a listing of these copies would give them."""
+    """Return size and checksum, as a listing of these replicas would give them."""
     return Expected(len(CONTENTS[path]), None, {"md5": hashlib.md5(CONTENTS[path]).hexdigest()})
 
 
 def layers(source: DataSource) -> list[type]:
-    """The classes from the outermost to the store, along the first copy."""
+    """Return the classes from the outermost to the store, along the first replica."""
     found = [type(source)]
     while (inner := getattr(source, "source", None)) is not None:
         found.append(type(inner))
@@ -88,19 +88,19 @@ plans = st.lists(st.lists(fault, max_size=4), min_size=3, max_size=3)
 
 @settings(max_examples=60, deadline=None, database=None)
 @given(plans=plans, order=st.sampled_from(["ordered", "least-loaded"]), seed=st.integers(0, 2**16))
-def test_random_faults_over_three_copies(plans: list[list[Fault]], order: str, seed: int) -> None:
-    """Each of twelve objects arrives whole, or one error tells what every copy said; nothing is left in flight."""
+def test_random_faults_over_three_replicas(plans: list[list[Fault]], order: str, seed: int) -> None:
+    """Each of twelve objects arrives whole, or one error lists what every replica raised; nothing is left in flight."""
     asyncio.run(_random_faults(plans, order, seed))
 
 
 async def _random_faults(plans: list[list[Fault]], order: str, seed: int) -> None:
     clock = FakeClock()
     stores = [MemorySource(name, CONTENTS) for name in ("one", "two", "three")]
-    copies = [
+    replicas = [
         FaultySource(LatencySource(store, 0.02, sleep=clock.sleep), plan)
         for store, plan in zip(stores, plans, strict=True)
     ]
-    source = stack(copies, in_time_of(clock, random.Random(seed), replica_selection=order, deadline_s=20))
+    source = stack(replicas, in_time_of(clock, random.Random(seed), replica_selection=order, deadline_s=20))
     reads = [source.read_expecting(path, known(path)) for path in CONTENTS]
     results = await driven(clock, asyncio.gather(*reads, return_exceptions=True), step_s=0.1)
     for (path, content), result in zip(CONTENTS.items(), results, strict=True):
@@ -115,13 +115,13 @@ async def _random_faults(plans: list[list[Fault]], order: str, seed: int) -> Non
         assert all(isinstance(error, ObjectNotFoundError | AccessDenied) for error in finals), finals
     await settle()
     assert len(asyncio.all_tasks()) == 1
-    for copy in copies:
-        assert Guard(copy, source.context).limit.in_flight == 0
+    for replica in replicas:
+        assert Guard(replica, source.context).limit.in_flight == 0
     assert clock.time() <= 21
 
 
 def _silent(error: BaseException) -> set[str]:
-    """At the deadline, attempts not begun are not told."""
+    """Return the replicas that an error at the deadline need not list: attempts that were not started."""
     return {"one", "two", "three"} if "deadline" in str(error) else set()
 
 
@@ -130,8 +130,8 @@ async def test_primary_killed_and_back_later() -> None:
     clock = FakeClock()
     objects = {f"{number}.bin": b"%d" % number for number in range(600)}
     one, two = Held(MemorySource("one", objects)), Held(MemorySource("two", objects))
-    copies = [LatencySource(copy, 0.03, sleep=clock.sleep) for copy in (one, two)]
-    source = stack(copies, in_time_of(clock))
+    replicas = [LatencySource(replica, 0.03, sleep=clock.sleep) for replica in (one, two)]
+    source = stack(replicas, in_time_of(clock))
     served: Counter[str] = Counter()
     waiting = sorted(objects, reverse=True)
     got: list[bytes] = []
@@ -156,12 +156,12 @@ async def test_primary_killed_and_back_later() -> None:
     assert longest < 1
 
 
-async def test_primary_that_says_nothing_from_some_moment_on() -> None:
+async def test_primary_that_stops_answering() -> None:
     """Black-holed after 100 reads: no pause of 5 s, then the mirror's own speed, and nothing stays in flight."""
     clock = FakeClock()
     one, two = Held(memory("one", 400)), Held(memory("two", 400))
-    copies = [LatencySource(copy, 0.03, sleep=clock.sleep) for copy in (one, two)]
-    source = stack(copies, in_time_of(clock))
+    replicas = [LatencySource(replica, 0.03, sleep=clock.sleep) for replica in (one, two)]
+    source = stack(replicas, in_time_of(clock))
     waiting, got = [f"{number}.bin" for number in range(400)], list[bytes]()
     times: list[float] = []
 
@@ -180,11 +180,11 @@ async def test_primary_that_says_nothing_from_some_moment_on() -> None:
     assert one.in_flight == 0
 
 
-async def test_all_copies_down_ends_in_one_error() -> None:
-    """By the deadline, and it tells every attempt at every copy."""
+async def test_all_replicas_down_ends_in_one_error() -> None:
+    """It comes by the deadline and lists every attempt at every replica."""
     clock = FakeClock()
-    copies = [Held(memory(name), rest=down(f"{name} is gone")) for name in ("one", "two")]
-    source = stack(copies, in_time_of(clock, random.Random(0)))
+    replicas = [Held(memory(name), rest=down(f"{name} is gone")) for name in ("one", "two")]
+    source = stack(replicas, in_time_of(clock, random.Random(0)))
     with pytest.raises(SourceUnavailable, match=r"one is gone.*two is gone") as caught:
         await driven(clock, source.read("0.bin"))
     assert {attempt.source for attempt in attempts_of(caught.value)} == {"one", "two"}
@@ -207,7 +207,7 @@ async def test_a_stale_mirror_waits_for_the_primary() -> None:
 
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_a_flipped_byte(is_known: bool) -> None:
-    """With a known checksum it is read again from the other copy; without one nobody can tell."""
+    """With a known checksum it is read again from the other replica; without one it is not noticed."""
     one = FaultySource(MemorySource("one", CONTENTS), [Fault(flip_byte=3)])
     source = stack([one, MemorySource("two", CONTENTS)])
     blob = await source.read_expecting("3.bin", known("3.bin") if is_known else None)
@@ -216,10 +216,10 @@ async def test_a_flipped_byte(is_known: bool) -> None:
 
 
 async def test_cancel_at_every_await_leaves_everything_as_it_was() -> None:
-    """Reads cancelled anywhere leave no place taken, no task, and a source that reads on."""
+    """Reads cancelled anywhere leave no place taken, no task, and a source that still reads."""
     clock = FakeClock()
-    copies = [Held(memory("one"), rest="hold"), Held(memory("two"), rest=down())]
-    source = stack(copies, in_time_of(clock))
+    replicas = [Held(memory("one"), rest="hold"), Held(memory("two"), rest=down())]
+    source = stack(replicas, in_time_of(clock))
 
     async def work() -> None:
         read = asyncio.ensure_future(source.read("0.bin"))
@@ -234,19 +234,19 @@ async def test_cancel_at_every_await_leaves_everything_as_it_was() -> None:
 
     await cancelled_at_every_turn(work, 25)
     assert len(asyncio.all_tasks()) == 1
-    assert [Guard(copy, source.context).limit.in_flight for copy in copies] == [0, 0]
-    assert [copy.in_flight for copy in copies] == [0, 0]
+    assert [Guard(replica, source.context).limit.in_flight for replica in replicas] == [0, 0]
+    assert [replica.in_flight for replica in replicas] == [0, 0]
     clock.tick(60)
-    for copy in copies:
-        copy.rest = None
+    for replica in replicas:
+        replica.rest = None
     assert bytes((await driven(clock, source.read("0.bin"))).data) == DATA + b"0"
 
 
-async def test_pickles_with_its_settings_and_copies() -> None:
+async def test_pickles_with_its_settings_and_replicas() -> None:
     """A stack from a pickle has its own sources, verifies what they send, and begins with fresh counts."""
     options = ResilienceConfig(deadline_s=9, replica_selection="least-loaded")
-    copies = [FaultySource(MemorySource(name, CONTENTS), [Fault(flip_byte=0)]) for name in ("one", "two")]
-    source = stack(copies, Context(options))
+    replicas = [FaultySource(MemorySource(name, CONTENTS), [Fault(flip_byte=0)]) for name in ("one", "two")]
+    source = stack(replicas, Context(options))
     await source.read_expecting("0.bin", known("0.bin"))
     again = pickle.loads(pickle.dumps(source))
     assert layers(again) == layers(source)
@@ -275,7 +275,7 @@ class OwnSource(DataSource):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_a_source_of_your_own_works_under_every_wrapper(count: int) -> None:
+async def test_your_own_source_works_under_every_wrapper(count: int) -> None:
     """It is read by path and range alone; what the caller expects is verified all the same."""
     source = stack([OwnSource(DataSourceConfig("own", "memory", "memory://own")) for _ in range(count)])
     assert bytes((await source.read("3.bin", 2, 9)).data) == CONTENTS["3.bin"][2:9]
@@ -286,7 +286,7 @@ async def test_a_source_of_your_own_works_under_every_wrapper(count: int) -> Non
 
 
 @pytest.mark.parametrize("is_wrapped", [True, False])
-def test_a_source_of_your_own_works_in_an_adapter(is_wrapped: bool) -> None:
+def test_your_own_source_works_in_an_adapter(is_wrapped: bool) -> None:
     """Bare, or under all wrappers."""
     own = OwnSource(DataSourceConfig("own", "memory", "memory://own"))
     with StreamingDatasetAdapter(stack([own]) if is_wrapped else own) as adapter:

@@ -1,4 +1,4 @@
-"""Objects made to exhaust whoever reads them: `{what it is: (its name, its bytes, its error)}`."""
+"""Objects made to exhaust their reader: `{description: (name, bytes, error)}`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ STAMPS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked: `target` is the path with its query as sent; header names are lower case."""
+    """A request: `target` is the path with its query as sent; header names are lower case."""
 
     method: str
     target: str

@@ -56,7 +56,7 @@ def source_over(url: str, lister: str, **settings: Any) -> DataSource:
 
 
 def endless(objects: int, folders: int = 0, *, loop: bool = False) -> Answer:
-    """Answers each request for a listing by a page that names so many new objects and folders, and leads on.
+    """Answers each listing request with a page of new objects and folders that names a next page.
 
     A web server's page leads on by its folders alone, a Hub's and a bucket's by the mark of the next page. With
     `folders`, a bucket tells of objects in them; asked for one level, it tells of the folders, and of no next page.
@@ -112,7 +112,7 @@ def _gcs(names: list[str], folders: list[str], token: str) -> bytes:
 
 
 def flood(head: bytes, piece: bytes) -> Answer:
-    """Answers by a body without an announced length that goes on while anybody reads it."""
+    """Answers with an endless body without a length."""
 
     async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/html\r\n\r\n" + head)

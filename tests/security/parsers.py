@@ -113,9 +113,9 @@ def _codecs() -> list[Parser]:
 
 
 def _lfs_pointer(data: bytes) -> None:
-    from streaming.codecs.git_lfs import check_no_pointer
+    from streaming.codecs.git_lfs import refuse_lfs_pointer
 
-    check_no_pointer(data, "x", "s")
+    refuse_lfs_pointer(data, "x", "s")
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"

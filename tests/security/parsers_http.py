@@ -16,8 +16,8 @@ from streaming.sources.header_values import plain_etag, stable_etag
 from streaming.sources.http.html_listing import parse_autoindex, parse_index
 from streaming.sources.huggingface.listing_page import page_of
 from streaming.sources.listing_page import parse_list_objects
-from streaming.sources.obstore.errors import translated
-from streaming.sources.status_codes import error_of_status
+from streaming.sources.obstore.errors import to_source_error
+from streaming.sources.status_codes import error_for_status
 
 URL = "http://host.example/data/"
 Parser = Callable[[bytes], None]
@@ -62,7 +62,7 @@ def _index(data: bytes) -> None:
 
 
 def _retry_after(data: bytes) -> None:
-    asked_s = error_of_status(503, "a.bin", "web", {"Retry-After": text_of(data)}).retry_after_s
+    asked_s = error_for_status(503, "a.bin", "web", {"Retry-After": text_of(data)}).retry_after_s
     assert asked_s is None or 0 <= asked_s < float("inf")
 
 
@@ -94,13 +94,13 @@ PARSERS: list[tuple[str, Parser]] = [
     ("keys of S3", _refusing(lambda data: parse_list_objects(data, 2))),
     ("items of GCS", _refusing(lambda data: parse_items(data, 2))),
     ("object of GCS", _ignoring(parse_object)),
-    ("page of the Hub", _refusing(lambda data: page_of(values.json_of(data)))),
+    ("page of the Hub", _refusing(lambda data: page_of(values.parse_json(data)))),
     ("Retry-After", _retry_after),
     ("Content-Range", _content_range),
     ("ETag", _etag),
     ("Link", _link),
     ("dates", _dates),
-    ("error of a store", _ignoring(lambda data: translated(ValueError(text_of(data)), "a", "s3", 1.0))),
+    ("error of a store", _ignoring(lambda data: to_source_error(ValueError(text_of(data)), "a", "s3", 1.0))),
 ]
 """A name, and what raises nothing but errors of the library, whatever the bytes."""
 

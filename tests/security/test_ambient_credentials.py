@@ -100,10 +100,10 @@ async def test_the_hub_of_the_environment_gets_no_token_in_the_clear(
 
 @pytest.mark.parametrize("engine", ["obstore", "aioboto3"])
 @pytest.mark.parametrize("found", ["environment", "profile", "role"])
-async def test_a_foreign_s3_server_is_not_asked_with_a_found_login(
+async def test_ambient_credentials_are_not_sent_to_a_foreign_s3_server(
     foreign: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: str, found: str
 ) -> None:
-    """Nor is the machine asked for its role; the error names the ways out."""
+    """The role of the machine is not requested either; the error names the options."""
     options = {"endpoint_url": FOREIGN}
     if found != "environment":
         for name in KEYS:
@@ -121,7 +121,7 @@ async def test_a_foreign_s3_server_is_not_asked_with_a_found_login(
 
 
 @pytest.mark.parametrize("engine", ["obstore", "aioboto3"])
-async def test_a_foreign_s3_server_is_asked_with_keys_of_the_configuration(foreign: FaultServer, engine: str) -> None:
+async def test_configured_keys_are_sent_to_a_foreign_s3_server(foreign: FaultServer, engine: str) -> None:
     """They go where the configuration says, without a session token of the environment."""
     keys = {"key": "OWNKEY0KX8", "secret": "own-secret-0Kx8"}
     settings = {"type": "s3", "name": "s3", "path": "s3://bucket", "engine": engine, "credentials": keys}

@@ -1,4 +1,4 @@
-"""Servers whose bodies are longer than they say: no engine takes in more than it was told to expect."""
+"""Servers whose bodies are longer than announced: no engine reads more than it expects."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_part_that_does_not_end_after_honest_ones() -> None:
 
 @each_engine
 async def test_part_without_a_length_that_does_not_end(engine: str) -> None:
-    """The same where only the range tells how much is to come."""
+    """The same if only the range gives the length."""
     with HostileServer(endless(206, PART)) as server:
         with pytest.raises(SourceError, match=r"a\.bin"):
             await read_all(ENGINES[engine](server.url), 5, 15)
@@ -91,7 +91,7 @@ LARGE = 200 * 2**20
 # obstore takes in the whole body of a refusal before it tells of it; only `timeout_s` bounds that.
 @pytest.mark.parametrize("engine", [name for name in ENGINES if "obstore" not in name])
 async def test_refusal_that_does_not_end(engine: str) -> None:
-    """What a server says beside a refusal is not taken in without end."""
+    """The body of an error is not read without a limit."""
     with HostileServer(endless(403)) as server:
         with pytest.raises(SourceError, match=r"a\.bin"):
             await read_all(ENGINES[engine](server.url))
@@ -100,7 +100,7 @@ async def test_refusal_that_does_not_end(engine: str) -> None:
 
 @each_engine
 async def test_honest_bodies_of_every_size(engine: str) -> None:
-    """Empty, small and large bodies come whole, so that nothing is asked of honest servers."""
+    """Empty, small and large bodies of correct servers are read completely."""
     bodies = [b"", b"x", bytes(range(256)) * 80, bytes(range(256)) * 50_000]
     for body in bodies:
         with HostileServer(respond(200, "X-Repo-Commit: c", body=body)) as server:

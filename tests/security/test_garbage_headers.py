@@ -1,4 +1,4 @@
-"""Garbage in headers: read past where it does not matter, else an error of the library for which a mirror is asked."""
+"""Garbage in headers: ignored if it does not matter, else an error of the library that fails over."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ BODIES: list[bytes] = [
 
 @EACH
 async def test_garbage_around_a_listing(lister: str) -> None:
-    """A listing is read, or refused by an error of the library, for which a mirror is asked."""
+    """A listing is read, or fails with an error of the library that fails over."""
     bodies = {"s3": b"<ListBucketResult/>", "gcs by obstore": b"<ListBucketResult/>", "http": b"Index of", "gcs": b"{}"}
     body = next((body for begin, body in bodies.items() if lister.startswith(begin)), b"[]")
     async with FaultServer() as server, over(server.url, lister, timeout_s=5, listing_timeout_s=0.5) as bad:

@@ -46,7 +46,7 @@ def saved() -> bytes:
 
 
 def sealed(data: bytes) -> bytes:
-    """The same with a length and a checksum that fit, as whoever makes an index up would have it."""
+    """The same with a matching length and checksum, as an attacker would write it."""
     if len(data) < FIRST:
         return data
     prelude = data[: PRELUDE.size - 8] + struct.pack("<Q", len(data))
@@ -164,7 +164,7 @@ def everything(index: SampleIndex) -> list[object]:
 
 
 def numbers() -> st.SearchStrategy[int]:
-    """Numbers at the borders of what the format can tell, and a few between."""
+    """Numbers at the limits of the format, and a few between."""
     borders = [0, 1, 2**8 - 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
     return st.sampled_from(borders) | st.integers(0, 300)
 
@@ -217,7 +217,7 @@ def with_another_value(draw: st.DrawFn) -> bytes:
 @settings(deadline=None)
 @given(data=damaged() | with_another_value())
 def test_no_damage_is_an_error_of_another_kind(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    """Whatever the bytes, opening refuses them as `IndexFileError`, or all that the index tells can be told."""
+    """Opening any bytes raises `IndexFileError`, or everything in the index can be read."""
     path = tmp_path_factory.getbasetemp() / "fuzzed.index"
     path.write_bytes(data)
     try:
@@ -277,7 +277,7 @@ def test_a_file_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pyte
     assert len(SampleIndex.open(path, is_shared=True)) == 8
 
 
-def test_the_mask_of_the_process_gives_nobody_the_right_to_write(tmp_path: Path) -> None:
+def test_the_umask_gives_no_one_the_right_to_write(tmp_path: Path) -> None:
     """What is saved under a generous mask opens again."""
     before = os.umask(0)
     try:
@@ -288,7 +288,7 @@ def test_the_mask_of_the_process_gives_nobody_the_right_to_write(tmp_path: Path)
     assert len(SampleIndex.open(tmp_path / "a.index")) == 16
 
 
-def test_a_pipe_in_its_place_does_not_hang(tmp_path: Path) -> None:
+def test_a_pipe_at_its_path_does_not_hang(tmp_path: Path) -> None:
     """It is refused at once; without a writer, opening it would wait for ever."""
     os.mkfifo(tmp_path / "a.index")
     with pytest.raises(IndexFileError, match="not a regular file"):

@@ -21,7 +21,7 @@ BUCKETS = pytest.mark.parametrize("lister", [name for name in ENGINES if name.st
 
 @EACH
 async def test_pages_without_objects_end_at_the_deadline(lister: str) -> None:
-    """Pages that lead on and on and name no object are no progress; the error names the deadline, and is final."""
+    """Endless pages without objects are not progress; the error names the time limit, and is final."""
     async with serving(endless(objects=0, folders=4 if lister == "http" else 0)) as server:
         with pytest.raises(SourceTimeout, match=r"listing of source 'bad'.*listing_timeout_s=0\.3") as caught:
             await listed(source_over(server.url, lister, listing_timeout_s=0.3))
@@ -30,7 +30,7 @@ async def test_pages_without_objects_end_at_the_deadline(lister: str) -> None:
 
 @EACH
 async def test_objects_without_end_are_refused(lister: str) -> None:
-    """A server that goes on naming objects is left at the limit; the error names it."""
+    """An endless listing is stopped at the limit, and the error names it."""
     async with serving(endless(objects=100, folders=2 if lister == "http" else 0)) as server:
         with pytest.raises(BadRequest, match=r"listing of source 'bad'.*max_listing_entries=1000 "):
             await listed(source_over(server.url, lister, max_listing_entries=1000))
@@ -46,8 +46,8 @@ async def test_folders_in_folders_of_a_bucket_are_refused(lister: str) -> None:
 
 
 @BUCKETS
-async def test_a_folder_that_lies_in_itself_is_left_out(lister: str) -> None:
-    """A bucket that names what was asked for as a folder in it does not have it listed again."""
+async def test_a_folder_that_contains_itself_is_left_out(lister: str) -> None:
+    """A bucket that lists a folder as its own child does not have it listed again."""
     async with serving(endless(objects=600, folders=4, loop=True)) as server:
         assert await listed(source_over(server.url, lister)) == 0
         assert len(server.requests) < 5
@@ -94,7 +94,7 @@ async def test_a_page_without_end_is_refused(lister: str) -> None:
 
 
 async def test_a_packed_page_is_refused_by_what_it_holds() -> None:
-    """A page that is packed small is bounded by what is unpacked from it."""
+    """A page that is packed small is bounded by what is decompress_body from it."""
     body = gzip.compress(b"Index of " + bytes(50_000_000))
     async with serving(respond(body=body, Content_Encoding="gzip", Content_Type="text/html")) as server:
         with pytest.raises(BadRequest, match=r"max_listing_page_bytes=1000000"):
@@ -121,7 +121,7 @@ async def test_a_mirror_lists_where_a_server_does_not_end(lister: str) -> None:
 
 
 def _asking(seconds: float) -> SourceUnavailable:
-    error = SourceUnavailable("busy", source="asking")
+    error = SourceUnavailable("busy", source="as_async_provider")
     error.retry_after_s = seconds
     return error
 
@@ -136,7 +136,7 @@ async def test_a_pause_that_a_server_asks_for_is_capped(seconds: float) -> None:
 
     clock = FakeClock()
     context = in_time_of(clock, retry_after_max_s=20.0, listing_attempts=3, backoff_max_s=1.0)
-    async with stack([Busy("asking", {})], context) as source:
+    async with stack([Busy("as_async_provider", {})], context) as source:
         with pytest.raises(SourceUnavailable, match=r"3 attempts|retry_after_max_s=20") as caught:
             await driven(clock, source.list_files(), most_s=50.0)
     assert "retry_after_max_s=20" in str(caught.value)

@@ -29,7 +29,7 @@ SECRET = b"not below the root"
 
 @pytest.fixture(params=["openat2", "folder by folder"])
 def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `a/x.bin`, beside another that has a file of the same name, with and without the system's help."""
+    """A folder with `a/x.bin`, next to another with a file of the same name, with and without openat2."""
     if request.param == "folder by folder":
         monkeypatch.setattr(local_root, "_system_call", None)
     for folder, content in (("root/a", b"inside"), ("outside", SECRET)):
@@ -64,7 +64,7 @@ def test_a_folder_that_became_a_link_does_not_lead_out(root: Path, source: Local
 
 
 def test_a_folder_above_that_became_a_link_does_not_lead_out(root: Path, source: LocalDataSource) -> None:
-    """However deep below it the file lies."""
+    """At any depth of the file."""
     for top in (root / "b", root.parent / "outside"):
         (top / "c" / "d").mkdir(parents=True)
         (top / "c" / "d" / "y.bin").write_bytes(SECRET if top.name == "outside" else b"deep")
@@ -150,7 +150,7 @@ def test_a_root_that_was_replaced_is_found_again(root: Path, source: LocalDataSo
     assert asyncio.run(source.list_files()) == ["b/y.bin"]
 
 
-def test_a_missing_root_is_no_endless_search(tmp_path: Path, root: Path, source: LocalDataSource) -> None:
+def test_a_missing_root_does_not_search_forever(tmp_path: Path, root: Path, source: LocalDataSource) -> None:
     """A root that goes away is named, once it was open and before."""
     source.read_blocking("a/x.bin")
     root.rename(root.with_name("gone"))
@@ -186,7 +186,7 @@ def test_descriptors_are_given_back(root: Path) -> None:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file that somebody else can have this process write to, if it follows a link."""
+    """A file that another user could make this process write to by a link."""
     victim = tmp_path / "victim"
     victim.write_text("precious")
     return victim
@@ -201,7 +201,7 @@ def unreadable() -> MemorySource:
 def test_notes_of_bad_samples_follow_no_link(
     kind: str, tmp_path: Path, victim: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither to a file, nor to the place of one that is made by it; the run goes on, and one warning says why."""
+    """Neither to an existing file nor to a new one; the run continues, and one warning says why."""
     target = victim if kind == "to a file" else tmp_path / "made"
     (tmp_path / "bad.jsonl").symlink_to(target)
     options: dict[str, Any] = {"on_error": "replace", "quarantine_path": tmp_path / "bad.jsonl"}
@@ -231,7 +231,7 @@ def test_metrics_in_a_file_follow_no_link(tmp_path: Path, victim: Path) -> None:
 
 
 def test_a_saved_index_follows_no_link(tmp_path: Path, victim: Path) -> None:
-    """The link is replaced, and nothing is left beside."""
+    """The link is replaced, and no temporary file is left."""
     (tmp_path / "a.index").symlink_to(victim)
     asyncio.run(SampleIndex.build([MemorySource("data", {"1.json": b"1"})])).save(tmp_path / "a.index")
     assert victim.read_text() == "precious"
@@ -248,7 +248,7 @@ def test_a_file_got_by_the_command_line_follows_no_link(tmp_path: Path, victim: 
     assert (tmp_path / "out.bin").read_bytes() == b"x"
 
 
-def test_nobody_else_may_write_what_is_written(tmp_path: Path) -> None:
+def test_no_one_else_may_write_the_files(tmp_path: Path) -> None:
     """Whatever the mask of the process."""
     before = os.umask(0)
     try:

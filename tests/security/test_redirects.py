@@ -1,4 +1,4 @@
-"""Servers that send us elsewhere: what is configured stays with its server, and some places are never asked."""
+"""Redirects: configured headers and logins stay with their server, and some addresses are never contacted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from yarl import URL
 from streaming.core.source_config import DataSourceConfig
 from streaming.errors import AccessDenied, SourceError, StreamingError
 from streaming.sources import create_data_source
-from streaming.sources.redirects import Reach, is_link_local
+from streaming.sources.redirects import RedirectPolicy, is_link_local
 from tests.security.engines import ENGINES, each_engine
 from tests.security.hostile_server import HostileServer, Request, redirect, respond
 
@@ -48,7 +48,7 @@ def said(server: HostileServer) -> str:
 @pytest.mark.parametrize("engine", HTTP)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_nothing_configured_goes_elsewhere(engine: str, status: int, other: HostileServer) -> None:
-    """Headers, cookies and logins stay at home, and so does the path of the object, which Referer would tell."""
+    """Headers, cookies and logins are not sent to another server, nor the path of the object as Referer."""
     with HostileServer(redirect(f"{other.url}x", status)) as home:
         source = ENGINES[engine](home.url, storage_options={"headers": SECRETS})
         async with source:
@@ -63,7 +63,7 @@ async def test_nothing_configured_goes_elsewhere(engine: str, status: int, other
 @ELSEWHERE
 @pytest.mark.parametrize("engine", HTTP)
 async def test_server_that_redirects_later(engine: str, other: HostileServer) -> None:
-    """A server that answered by itself at first, and then sends us away, is told from one that always does."""
+    """A server that starts to redirect after direct answers is handled like one that always redirects."""
     with HostileServer(respond(200, body=b"honest")) as home:
         source = ENGINES[engine](home.url, storage_options={"headers": SECRETS})
         async with source:
@@ -79,7 +79,7 @@ async def test_server_that_redirects_later(engine: str, other: HostileServer) ->
 @pytest.mark.parametrize("host", ["127.0.0.2"])
 @pytest.mark.parametrize("engine", HTTP)
 async def test_server_without_secrets_that_redirects_later(engine: str, other: HostileServer) -> None:
-    """The same where nothing is configured: the path of the object is no other host's business."""
+    """The same without configured headers: the path of the object is not sent to other hosts."""
     with HostileServer(respond(200, body=b"honest")) as home:
         async with ENGINES[engine](home.url) as source:
             for _ in range(3):
@@ -143,7 +143,7 @@ async def test_the_hub_keeps_its_token(other: HostileServer) -> None:
 @pytest.mark.parametrize("engine", STORES)
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_no_redirect_off_a_store_is_followed(engine: str, status: int, host: str, other: HostileServer) -> None:
-    """A store answers by itself or not at all; no token of a session goes elsewhere, whole, in part or in a listing."""
+    """A redirect of a store is not followed; no session token is sent elsewhere, by reads, parts or listings."""
     # obstore cannot be kept from another port of its host. It takes no login there, and here is no other secret.
     is_followed = (engine, host) == ("gcs-obstore", "127.0.0.1")
     with HostileServer(redirect(f"{other.url}x", status)) as home:
@@ -161,7 +161,7 @@ async def test_no_redirect_off_a_store_is_followed(engine: str, status: int, hos
 @pytest.mark.parametrize("region", ["eu-west-1", "x.example.org/", "%", ""])
 @pytest.mark.parametrize("host", ["127.0.0.2"])
 async def test_region_that_a_store_names(region: str, other: HostileServer) -> None:
-    """A store that names the region of the bucket, over and over or in garbage, is asked a few times, and no other."""
+    """A store that redirects repeatedly, with a region or garbage, gets a few requests, and no other server does."""
     with HostileServer(respond(301, f"x-amz-bucket-region: {region}", f"Location: {other.url}x")) as home:
         async with ENGINES["s3-aioboto3"](home.url) as source:
             with pytest.raises(SourceError, match=r"a\.bin"):
@@ -173,7 +173,7 @@ async def test_region_that_a_store_names(region: str, other: HostileServer) -> N
 def test_https_does_not_become_http() -> None:
     """What came over TLS does not lead out of it; the other way is open."""
     config = DataSourceConfig("web", "http", "https://h.org/")
-    reach = Reach(config, URL("https://h.org"))
+    reach = RedirectPolicy(config, URL("https://h.org"))
     for target in ("http://h.org/a", "http://cdn.org/a", "http://h.org:443/a"):
         with pytest.raises(AccessDenied, match=r"'a\.bin'.*from https to http"):
             reach.check(URL(target), "a.bin", URL("https://h.org/a.bin"))
@@ -204,13 +204,13 @@ async def test_addresses_of_the_local_link(address: str) -> None:
     assert is_link_local(address)
     with HostileServer(redirect(f"http://{address}/latest/meta-data/")) as home:
         async with ENGINES["http-aiohttp"](home.url) as source:
-            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never asked"):
+            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never contacted"):
                 await source.read("a.bin")
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "127.0.0.1", "10.0.0.1", "[2001:db8::1]", "example.org", "", "[::1]"])
-def test_other_addresses_may_be_asked(address: str) -> None:
-    """Only the local link and metadata servers are left out without being asked to."""
+def test_other_addresses_may_be_contacted(address: str) -> None:
+    """Only link-local addresses and metadata servers are refused by default."""
     assert not is_link_local(address)
 
 
@@ -241,7 +241,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_names_of_the_local_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name is no way around it."""
+    """A host name does not bypass the check."""
     original = socket.getaddrinfo
 
     def resolve(host: str, port: int, *settings: Any, **more: Any) -> Any:
@@ -250,7 +250,7 @@ async def test_names_of_the_local_link(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with HostileServer(redirect("http://metadata.example.org/latest/")) as home:
         async with ENGINES["http-aiohttp"](home.url) as source:
-            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never asked"):
+            with pytest.raises(AccessDenied, match=r"'a\.bin'.*never contacted"):
                 await source.read("a.bin")
 
 
@@ -260,7 +260,7 @@ async def test_listed_urls_of_the_local_link() -> None:
     async with create_data_source(
         DataSourceConfig("web", "http", "http://127.0.0.1:9/", storage_options=options)
     ) as web:
-        with pytest.raises(AccessDenied, match="never asked"):
+        with pytest.raises(AccessDenied, match="never contacted"):
             await web.read("latest/a.bin")
 
 
@@ -269,7 +269,7 @@ async def test_listed_urls_of_the_local_link() -> None:
     ["file:///etc/passwd", "ftp://127.0.0.1/a", "mailto:a@example.org", "http://", "http://[::1", "//", "gopher:x"],
 )
 @pytest.mark.parametrize("engine", [*HTTP, "hub"])
-async def test_redirects_to_what_is_no_web_server(engine: str, url: str) -> None:
+async def test_redirects_to_other_schemes(engine: str, url: str) -> None:
     """Other schemes and broken URLs are refused by an error of ours."""
     with HostileServer(redirect(url)) as home:
         async with ENGINES[engine](home.url) as source:
@@ -280,7 +280,7 @@ async def test_redirects_to_what_is_no_web_server(engine: str, url: str) -> None
 @pytest.mark.parametrize("host", ["127.0.0.2"])
 @pytest.mark.parametrize("engine", [*HTTP, "hub"])
 async def test_allowed_hosts(engine: str, other: HostileServer) -> None:
-    """With `allowed_hosts` no other host is asked; the configured one always is."""
+    """With `allowed_hosts` no other host is contacted; the configured one always is."""
     with HostileServer(redirect(f"{other.url}x")) as home:
         for allowed, is_followed in (
             ([], False),

@@ -1,4 +1,4 @@
-"""No secret of a configuration comes out in any text: one is planted wherever a configuration can hold one."""
+"""No secret of a configuration appears in any text: one is planted in every place for secrets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def forms(secret: str) -> set[str]:
 
 
 def check(found: dict[str, str]) -> None:
-    """That no text holds a secret; told by where it came out, and which."""
+    """Assert that no text has a secret, and report where it appeared, and which."""
     leaks = [
         f"{where}: {place}"
         for where, text in found.items()
@@ -63,7 +63,7 @@ def check(found: dict[str, str]) -> None:
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Refuses and repeats what it was asked with; below some folders it answers in other ways that end in errors."""
+    """Refuses requests and repeats their headers; below some folders it fails in other ways."""
 
     def do_GET(self) -> None:
         folder = urlsplit(self.path).path.split("/")[1]
@@ -254,7 +254,7 @@ def create_all(path: Path) -> list[Any]:
 )
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_a_file_that_cannot_be_used_is_not_quoted(tmp_path: Path, text: str, suffix: str) -> None:
-    """What is wrong is told by line and column, without the words that stand there."""
+    """An error gives line and column, without the text there."""
     path = tmp_path / f"train{suffix}"
     path.write_text(text.format(P["token"]))
     with pytest.raises(ConfigError) as caught:
@@ -351,7 +351,7 @@ def test_a_quarantine_reason_holds_no_secret(server: str, owner: str, tmp_path: 
 
 
 def commands(server: str, config: Path, output: Path) -> dict[str, list[str]]:
-    """What the command line can be asked to print about such sources."""
+    """Everything that the command line prints about such sources."""
     good, bad = (str(web(server, folder)["path"]) for folder in ("good", "403"))
     metrics = f"http://{server}/metrics?token={P['token']}&odd={P['odd_query']}"
     plain = {
@@ -381,7 +381,7 @@ def test_commands_print_no_secret(server: str, tmp_path: Path) -> None:
         assert result.output, name
         found[name] = result.output
     check(found)
-    assert "takes connections" in found["doctor"]
+    assert "accepts connections" in found["doctor"]
     assert json.loads(found["live --json"])["urls"] == [f"http://{server}/metrics?token=***&odd=***"]
 
 
@@ -451,7 +451,7 @@ def test_which_parts_of_a_url_are_secret(url: str, shown: str) -> None:
 
 
 def test_header_values_are_secret_but_for_the_usual_ones() -> None:
-    """Their names do not tell: `X-Shipment` may be a login, and what a client accepts is none."""
+    """Header names do not show what is secret: `X-Shipment` may be a login, and `Accept` is not."""
     headers = {"X-Shipment": P["header"], "Accept": "application/json"}
     config = DataSourceConfig("a", "http", "http://h/", storage_options={"headers": headers})
     assert config.model_dump()["storage_options"] == {"headers": {"X-Shipment": "***", "Accept": "application/json"}}

@@ -86,7 +86,7 @@ def test_index_warm_and_doctor_escape_names(folder: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("command", [("doctor", "--live", "--seconds", "0"), ("top", "--once", "--seconds", "0")])
 def test_labels_of_metrics_are_text(command: tuple[str, ...]) -> None:
-    """In the table and in the sentences, where they are no markup of rich either; JSON has them as they are."""
+    """In tables and sentences, where they are not rich markup either; JSON has them unchanged."""
     dataset = f"[bold]{HOSTILE}[/nothing]"
     label = dataset.replace("\n", "\\n").replace("\r", "").replace("\u2028", "")  # as the exposition has lines
     labels = f'dataset="{label}",rank="{label}"'
@@ -188,7 +188,7 @@ def test_a_line_of_the_log_gives_the_text_back() -> None:
 
 @given(st.text(alphabet=st.characters()))
 def test_escaped_text_is_one_printable_line(text: str) -> None:
-    """What is no control character stays as it is."""
+    """Other characters stay as they are."""
     found = escaped(text)
     check(found)
     assert len(found.splitlines()) <= 1

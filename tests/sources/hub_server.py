@@ -59,7 +59,7 @@ def running_hub(folder: Path) -> Iterator[Hub]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A loopback port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -45,7 +45,7 @@ def test_any_way_to_name_a_source(tmp_path: Path) -> None:
 
 
 def test_unknown_schemes_are_refused() -> None:
-    """A scheme that nobody reads is refused with those that are read."""
+    """An unknown scheme is refused, with the known ones."""
     with pytest.raises(ConfigError, match="local"):
         create_data_source("ftp://host/x")
 

@@ -17,14 +17,14 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import PrepareError
 from streaming.loader.data_loader import StreamingDataLoader
 from streaming.telemetry.stages import STAGES
-from streaming.telemetry.stalls import StallAccount, Watched, monitor_stalls, rest_of
+from streaming.telemetry.stalls import MonitoredLoader, StallAccount, default_stage, monitor_stalls
 from tests import planted
 from tests.calm import calmly
 from tests.planted import Pausing, SlowSource
 
 TOLERANCE = 0.05  # of the whole wait
 
-# Long beside what a busy machine adds to each step.
+# Long compared with what a busy machine adds to each step.
 SCENARIOS: dict[str, dict[str, float]] = {
     "source": {"source": 0.12},
     "decode": {"decode": 0.08},
@@ -165,7 +165,7 @@ def test_a_loader_of_torch_can_be_watched(workers: int) -> None:
     """`monitor_stalls` gives the batches of any DataLoader as they are, with an account of the waits."""
     delays = {"transform": 0.03, "collate": 0.03}
 
-    def two_epochs() -> tuple[Watched, float, list[Any]]:
+    def two_epochs() -> tuple[MonitoredLoader, float, list[Any]]:
         with _adapter(delays, 12) as adapter:
             collate = Pausing("collate", delays["collate"])
             loader = DataLoader(
@@ -280,7 +280,7 @@ def test_no_stage_ever_sinks() -> None:
 
 def test_every_stage_has_a_number() -> None:
     """The metrics of an account have each stage, also those that nobody waited for."""
-    reading = StallAccount(rest_of(workers=0)).metrics_snapshot()
+    reading = StallAccount(default_stage(workers=0)).metrics_snapshot()
     assert reading["trainer_wait_seconds"] == {(stage,): 0.0 for stage in STAGES}
 
 

@@ -1,4 +1,4 @@
-"""A trainer whose loader Accelerate divides among the ranks, over a sampler that reads ahead."""
+"""A trainer whose loader Accelerate splits between the ranks, over a sampler that reads ahead."""
 
 from __future__ import annotations
 

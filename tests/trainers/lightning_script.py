@@ -58,7 +58,7 @@ class Module(pl.LightningModule):
 
 
 def main(data: str, folder: Path, batch_size: int, epochs: int, save_every: int, limit: int = 0) -> None:
-    """Train from the last checkpoint, where there is one; on so many batches of each epoch, if there is a limit."""
+    """Train from the last checkpoint, if there is one; with a limit, on that many batches of each epoch."""
     checkpoints = sorted(folder.glob("*.ckpt"))
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -1,4 +1,4 @@
-"""A LightningModule on two processes that Lightning spawns or forks, which share an adapter made before."""
+"""A LightningModule on two processes that Lightning spawns or forks, which share an adapter created before."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.trainers.lightning_script import Module
 
 
 class Data(pl.LightningDataModule):
-    """The adapter of the process that starts the ranks; each rank makes a loader over it."""
+    """An adapter from the process that starts the ranks; each rank creates a loader over it."""
 
     def __init__(self, adapter: StreamingDatasetAdapter, batch_size: int, workers: int) -> None:
         super().__init__()
         self.adapter, self.batch_size, self.workers = adapter, batch_size, workers
 
     def train_dataloader(self) -> StreamingDataLoader:
-        """Made here, where the process group is there."""
+        """Create the loader here, after the process group was created."""
         return StreamingDataLoader(
             self.adapter,
             self.batch_size,
@@ -30,7 +30,7 @@ class Data(pl.LightningDataModule):
 
 
 def main(data: str, strategy: str, batch_size: int, epochs: int, workers: int) -> None:
-    """Train, and check that the ranks had every object fetched once, in this process."""
+    """Train, and check that every object was fetched once for all ranks, in this process."""
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=2,

@@ -35,10 +35,10 @@ def test_killed_twice_the_steps_are_those_of_the_run_that_was_not(tmp_path: Path
     assert killed_twice(train, SEED) == uninterrupted()
 
 
-def test_limited_epochs_go_on_with_the_next_epoch(tmp_path: Path) -> None:
-    """`limit_train_batches` takes the beginning of each, also after a kill, from a checkpoint at an epoch's end."""
+def test_limited_epochs_continue_with_the_next_epoch(tmp_path: Path) -> None:
+    """`limit_train_batches` takes the beginning of each epoch, also after a kill, from its last checkpoint."""
     data = write_samples(tmp_path / "data")
-    steps = SAVE_EVERY  # of an epoch: the checkpoints are made at its end
+    steps = SAVE_EVERY  # batches of an epoch: the checkpoints are written at its end
 
     def train(stop_at: tuple[int, int] | None) -> Job:
         settings = (BATCH, EPOCHS, SAVE_EVERY, steps)
@@ -54,7 +54,7 @@ def test_limited_epochs_go_on_with_the_next_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("strategy", "workers"), [("ddp_spawn", 0), ("ddp_fork", 2), ("ddp_notebook", 0)])
 def test_ranks_that_share_an_adapter_read_each_sample_once(tmp_path: Path, strategy: str, workers: int) -> None:
-    """An adapter made before Lightning starts the ranks serves both: together they read each sample once an epoch."""
+    """Ranks that share an adapter from before Lightning started them read each sample once per epoch."""
     data = write_samples(tmp_path / "data")
     job = run("lightning_spawn_script.py", data, strategy, BATCH, EPOCHS, workers)
-    assert finished(job).steps == uninterrupted()  # which checks that it has each sample once
+    assert finished(job).steps == uninterrupted()  # the script checks that each sample came once

@@ -1,4 +1,4 @@
-"""What Lightning makes again from a StreamingDataLoader reads what the loader would have read."""
+"""Loaders that Lightning recreates from a StreamingDataLoader read the same samples."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def data(tmp_path: Path) -> Iterator[StreamingDatasetAdapter]:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Lightning advises more workers, and says that it turns shuffling off."""
+    """Ignore Lightning's advice to use more workers, and its message that it turns shuffling off."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,7 +100,7 @@ MADE: dict[str, Callable[[Any], StreamingDataLoader]] = {
 @pytest.mark.parametrize("is_passed", [True, False], ids=["passed", "from a hook"])
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 def test_predict_reads_every_sample_in_the_loaders_order(make: Any, is_passed: bool, data: Any) -> None:
-    """All of them, also where the loader would drop the last; Lightning knows which were in each batch."""
+    """Every sample is read, also if the loader would drop the last ones; Lightning knows the samples of each batch."""
     expected = [sample for batch in make(data) for sample in batch["idx"].tolist()]
     if is_passed:
         module = Module()
@@ -116,7 +116,7 @@ def test_predict_reads_every_sample_in_the_loaders_order(make: Any, is_passed: b
 @pytest.mark.parametrize("is_passed", [True, False], ids=["passed", "from a hook"])
 @pytest.mark.parametrize("make", [MADE[name] for name in ("in order", "shuffled", "workers")])
 def test_overfit_batches_repeats_the_first_samples(make: Any, is_passed: bool, data: Any) -> None:
-    """In order and the same in each epoch."""
+    """They come in order, and are the same in each epoch."""
     module = Module(None if is_passed else lambda: make(data))
     trainer(overfit_batches=2, max_epochs=3).fit(module, make(data) if is_passed else None)
     assert len(module.seen) == 6
@@ -124,15 +124,15 @@ def test_overfit_batches_repeats_the_first_samples(make: Any, is_passed: bool, d
 
 
 def test_overfit_batches_is_refused_where_epochs_differ_in_their_batches(data: Any) -> None:
-    """With packs the message names Lightning's setting and what to do; batches by tokens Lightning itself refuses."""
-    with pytest.raises(ConfigError, match=r"limit_train_batches in place of overfit_batches"):
+    """With packs the message names Lightning's setting and what to do; Lightning itself refuses batches by tokens."""
+    with pytest.raises(ConfigError, match=r"limit_train_batches instead of overfit_batches"):
         trainer(overfit_batches=2, max_epochs=1).fit(Module(), MADE["packs"](data))
     with pytest.raises(TypeError, match="batch sampler"):
         trainer(overfit_batches=2, max_epochs=1).fit(Module(), MADE["tokens"](data))
 
 
 def test_limited_epochs_are_the_beginnings_of_different_ones(data: Any) -> None:
-    """`limit_train_batches` does not train on the same batches for ever."""
+    """`limit_train_batches` trains on different batches in each epoch."""
     loader = StreamingDataLoader(data, 2, shuffle=True)
     whole = [[batch["idx"].tolist() for batch in loader] for _ in range(3)]
     module = Module()
@@ -141,7 +141,7 @@ def test_limited_epochs_are_the_beginnings_of_different_ones(data: Any) -> None:
 
 
 def test_fabric_sets_the_epochs_of_its_process(data: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Passes follow each other, left early or not; that a loaded state is dropped is said."""
+    """Passes follow each other, also after an early exit; a dropped state is reported."""
     whole = [[batch["idx"].tolist() for batch in loader] for loader in 3 * [StreamingDataLoader(data, 4, shuffle=True)]]
     fabric = Fabric(accelerator="cpu", devices=1)
     ours = StreamingDataLoader(data, 4, shuffle=True)
@@ -157,7 +157,7 @@ def test_fabric_sets_the_epochs_of_its_process(data: Any, caplog: pytest.LogCapt
 
 
 def test_what_cannot_be_taken_names_the_setting(data: Any) -> None:
-    """A sampler of Lightning's own, as of its releases that do not know ours for a distributed one."""
+    """Lightning's own sampler, from releases that do not recognize ours as distributed, is an error."""
     from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 
     theirs = DistributedSamplerWrapper(RandomSampler(data), num_replicas=2, rank=0)

@@ -1,4 +1,4 @@
-"""The recipes of the integration guide are those that the scripts here were killed and resumed with."""
+"""The recipes of the integration guide are those of the scripts here, which are killed and resumed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SCRIPTS = {
 
 
 def methods(text: str, name: str) -> dict[str, str]:
-    """The methods of a class, by name."""
+    """Return the methods of a class by name."""
     [found] = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == name]
     return {node.name: ast.unparse(node) for node in found.body if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_recipe_is_what_was_tested(name: str) -> None:
-    """Each method that the guide shows is the script's, word for word."""
+    """Each method in the guide is that of the script, word for word."""
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     [block] = [block for block in blocks if f"class {name}(" in block]
     shown = methods(block, name)

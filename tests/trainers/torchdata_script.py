@@ -16,7 +16,7 @@ from tests.trainers.received import received
 
 
 def main(data: str, checkpoint: Path, batch_size: int, epochs: int, save_every: int, workers: int, at_end: int) -> None:
-    """Train from the checkpoint, where there is one; with `at_end` it is also written between two epochs."""
+    """Train from the checkpoint, if there is one; with `at_end`, also write it between two epochs."""
     dataset = StreamingDatasetAdapter(data)
     loader = StatefulDataLoader(dataset, batch_size, sampler=StreamingSampler(dataset), num_workers=workers)
     model = nn.Linear(4, 1)

@@ -1,4 +1,4 @@
-"""A plain DistributedDataParallel trainer: one file holds model, optimizer and where the data was."""
+"""A plain DistributedDataParallel trainer: one file has the state of model, optimizer and loader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.trainers.received import received
 
 
 def main(data: str, checkpoint: Path, batch_size: int, epochs: int, save_every: int, workers: int) -> None:
-    """Train from the checkpoint, where there is one."""
+    """Train from the checkpoint, if there is one."""
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
     dataset = StreamingDatasetAdapter(data)

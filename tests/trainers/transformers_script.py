@@ -1,4 +1,4 @@
-"""A Hugging Face Trainer whose checkpoints hold how far the data was used."""
+"""A Hugging Face Trainer whose checkpoints have the state of the loader."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ class StreamingTrainer(Trainer):
         return self.loader
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *more: Any) -> torch.Tensor:
-        """Tell what the step received."""
+        """Report the batch of the step."""
         epoch = self.state.global_step // len(self.loader)
         received(self.args.process_index, self.state.global_step, epoch, inputs["idx"].tolist())
         return super().training_step(model, inputs, *more)
 
 
 class Model(nn.Module):
-    """Linear."""
+    """A linear model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 1)
 
     def forward(self, x: torch.Tensor, **others: Any) -> dict[str, torch.Tensor]:
-        """The loss."""
+        """Return the loss."""
         return {"loss": self.layer(x).mean()}
 
 
 def main(data: str, folder: Path, batch_size: int, epochs: int, save_every: int) -> None:
-    """Train from the last checkpoint, where there is one."""
+    """Train from the last checkpoint, if there is one."""
     arguments = TrainingArguments(
         str(folder),
         num_train_epochs=epochs,

@@ -15,7 +15,7 @@ HEADINGS = ("epoch", "samples/s", "hit rate", "waits", "waited", "fetched", "sav
 
 
 def show_demo(settings: DemoSettings, as_json: bool) -> None:
-    """Run the demo and print a row for each epoch, then what they come to; or one JSON object at the end."""
+    """Run the demo and print a row for each epoch and a summary, or one JSON object at the end."""
     columns = Columns(HEADINGS, to_stderr=as_json)
     result = run_demo(
         settings,
@@ -49,7 +49,7 @@ def _summary(result: dict[str, Any]) -> str:
     cache = result["cache"]
     failover = result.get("failover")
     survived = failover and (
-        f"The server died after {failover['primary_answers']} answers; the mirror took over with "
+        f"The server stopped after {failover['primary_answers']} answers; the mirror took over with "
         f"{failover['mirror_requests']} requests.\n"
     )
     return (survived or "") + (

@@ -1,8 +1,8 @@
-"""From the events of one rrweb recording to the numbers that the demo's model sees.
+"""Turn the events of an rrweb recording into the input of the demo's model.
 
-rrweb numbers its events: `type` says what kind, and for incremental ones (type 3) `data.source` says of what. Together
+rrweb numbers its events: `type` is their kind, and for incremental ones (type 3) `data.source` says of what. Together
 they are the *kind* of an event. A kind and the pause before the event make one token, so that a recording becomes a
-sentence; the shares of kinds and pauses make one short vector beside it.
+sentence; the shares of kinds and pauses make one short vector.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["FEATURES", "KINDS", "PADDING", "PAUSES", "VOCABULARY", "event_features", "kind_of", "pause_bucket"]
 
 PADDING = 0
-"""Token id that stands for no event; real tokens start at 1."""
+"""Token id of padding; real tokens start at 1."""
 
 INCREMENTAL = 3
 TYPES, SOURCES = 8, 17  # rrweb 2: EventType 0 to 7, IncrementalSource 0 to 16
@@ -27,7 +27,7 @@ FEATURES = KINDS + PAUSES + 2
 
 
 def kind_of(event: dict[str, Any]) -> int:
-    """Kind of an event in [0, KINDS): its type, or 8 + source if it is incremental; the last for what rrweb lacks."""
+    """Return the kind of an event in [0, KINDS): its type, or 8 + source if incremental; the last if unknown."""
     event_type = event.get("type")
     if event_type == INCREMENTAL:
         data = event.get("data")
@@ -37,12 +37,12 @@ def kind_of(event: dict[str, Any]) -> int:
 
 
 def pause_bucket(milliseconds: float) -> int:
-    """Bucket in [0, PAUSES) of a pause; events out of order count as no pause."""
+    """Return the bucket of a pause in [0, PAUSES); events out of order count as no pause."""
     return min(PAUSES - 1, int(milliseconds).bit_length()) if milliseconds >= 1 else 0
 
 
 def event_features(sample: dict[str, Any]) -> dict[str, Any]:
-    """Turn `{"events": [...], "label": {...}}` into tensors; made for the adapter's `prepare=`.
+    """Turn `{"events": [...], "label": {...}}` into tensors; for the adapter's `prepare=`.
 
     Returns:
         `features` float32 [FEATURES] (shares of kinds, shares of pauses, log length, log number of events), `tokens`

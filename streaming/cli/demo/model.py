@@ -1,4 +1,4 @@
-"""A model small enough to train in a demo: which kind of page was this recording made on?"""
+"""A model small enough for a demo: it predicts the kind of page of a recording."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PageModel"]
 
 
 class PageModel(nn.Module):
-    """Mean of token embeddings beside the event features, then one hidden layer.
+    """Mean of token embeddings and the event features, then one hidden layer.
 
     Args:
         pages: number of kinds of page.
@@ -25,7 +25,7 @@ class PageModel(nn.Module):
         self.output = nn.Linear(width, pages)
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [batch, pages] of features [batch, FEATURES] and tokens [batch, time], padded with PADDING."""
+        """Return logits [batch, pages] of features [batch, FEATURES] and tokens [batch, time], padded with PADDING."""
         events = (tokens != PADDING).sum(dim=1, keepdim=True).clamp(min=1)
         mean = self.embedding(tokens).sum(dim=1) / events
         logits: Tensor = self.output(torch.relu(self.hidden(torch.cat([mean, features], dim=1))))

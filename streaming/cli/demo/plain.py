@@ -1,4 +1,4 @@
-"""The data set that most people write first: one request at a time, nothing kept."""
+"""The data set that most people write first: one request at a time, no cache."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["PlainRecordings"]
 
 
 class PlainRecordings(Dataset[Any]):
-    """Recordings read as they are asked for, over one connection that stays open.
+    """Recordings read on demand, over one connection that stays open.
 
     Args:
         names: names of the recordings.
         labels: folder with the labels.
-        events_url: where `NAME.json` with the events is, ending in a slash.
+        events_url: URL of the folder with `NAME.json`, the events, ending in a slash.
 
     Attributes:
         fetched_bytes: bytes of events and labels read so far.

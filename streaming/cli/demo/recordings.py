@@ -1,4 +1,4 @@
-"""Find the recordings that the repository ships, and unpack them into the two folders that the demo mounts."""
+"""Find the recordings in the repository, and unpack them into the two folders of the demo."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Recordings:
 def find_data(given: Path | None = None) -> Path:
     """Return the folder with the recordings: the given one, else `examples/data` of the checkout.
 
-    The checkout is looked for from the current folder upwards, then beside the installed package.
+    The checkout is searched from the current folder upwards, then next to the installed package.
 
     Raises:
-        ConfigError: if the folder, or its MANIFEST.json, is not there.
+        ConfigError: the folder or its MANIFEST.json was not found.
     """
     here = Path.cwd()
     roots = [here, *here.parents, Path(__file__).resolve().parents[3]]
@@ -57,9 +57,9 @@ def unpack(data: Path, target: Path) -> Recordings:
     """Unpack the recordings of `data` under `target`.
 
     Raises:
-        ConfigError: if the manifest is not one.
-        ObjectNotFoundError: if a recording that it lists is missing.
-        TruncatedData: if one is damaged, by its checksum.
+        ConfigError: the manifest cannot be used.
+        ObjectNotFoundError: a recording in the manifest is missing.
+        TruncatedData: a recording does not match its checksum.
     """
     rows = _manifest_rows(data)
     pages = sorted({str(row["page"]) for row in rows})
@@ -95,7 +95,7 @@ def _read_recording(data: Path, row: dict[str, Any]) -> bytes:
         content = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=row["bytes"])
     except FileNotFoundError as exc:
         raise ObjectNotFoundError(
-            f"{path}: listed in MANIFEST.json, but not there; restore it with git checkout"
+            f"{path}: listed in MANIFEST.json, but missing; restore it with git checkout"
         ) from exc
     except zstandard.ZstdError as exc:
         raise TruncatedData(f"{path}: not a whole zstd file ({exc}); restore it with git checkout") from exc

@@ -32,22 +32,22 @@ CACHE_GB = 0.1
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What can be set about the demo.
+    """Settings of the demo.
 
     Attributes:
         data: folder with the recordings; None finds the checkout's.
-        epochs: times over all recordings.
-        latency_ms: wait of the server before each answer.
+        epochs: number of passes over all recordings.
+        latency_ms: wait of the server before each response.
         workers: DataLoader workers of the streamed run; the plain loop has none.
         batch_size: recordings per step.
         learning_rate: of plain gradient descent.
         seed: of the order and of the model.
-        kill_primary: let the server die when half of the recordings were read; a mirror stands by.
-        step_ms: how long the device that the model stands for would take for each step, beside what the step takes.
+        kill_primary: stop the server when half of the recordings were read; a mirror takes over.
+        step_ms: additional time of each step, for the device that the model stands for.
         is_endless: stream epoch after epoch until stopped, without the plain loop.
-        metrics_port: where the metrics of the run are served meanwhile, 0 for any free port; None serves none.
-        metrics_addr: the address for that.
-        metrics_file: file that the metrics are written to meanwhile, for a textfile collector; None writes none.
+        metrics_port: port at which the metrics of the run are served, 0 for any free port; None serves none.
+        metrics_addr: address at which they are served.
+        metrics_file: file that the metrics are written to, for a textfile collector; None writes none.
     """
 
     data: Path | None = None
@@ -67,7 +67,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; `hit_rate`, `waits` and what is saved are None for the plain loop.
+    """Result of one epoch; `hit_rate`, `waits`, `wait_seconds` and `saved_bytes` are None for the plain loop.
 
     Attributes:
         loop: "streaming" or "plain".
@@ -76,9 +76,9 @@ class Epoch:
         seconds: from the first request for a batch to the last step.
         loss: mean over the epoch.
         fetched_bytes: bytes read from the sources.
-        saved_bytes: bytes that the cache saved reading.
+        saved_bytes: bytes that did not have to be read because of the cache.
         waits: reads that had to wait for a source.
-        wait_seconds: how long the loop waited in them.
+        wait_seconds: total time of these waits.
     """
 
     loop: str
@@ -94,7 +94,7 @@ class Epoch:
 
     @property
     def samples_per_second(self) -> float:
-        """Recordings trained on in a second."""
+        """Recordings trained on per second."""
         return self.samples / self.seconds
 
 
@@ -103,33 +103,33 @@ def run_demo(
     on_start: Callable[[str], None] = lambda text: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, Any]:
-    """Run the demo in a temporary folder, which is gone afterwards on every path.
+    """Run the demo in a temporary folder, which is always removed afterwards.
 
     Args:
-        settings: see there.
+        settings: see `DemoSettings`.
         on_start: called once with a sentence that says what is served where.
         on_epoch: called after each epoch.
 
     Returns:
         `settings`, `recordings` (number, bytes), `epochs` (one dict each, both loops), `cache` (samples, bytes before
         and after compression, ratio), `speedup` (plain seconds / streaming seconds, all epochs), `losses_equal`, and
-        with `kill_primary` also `failover` (answers of the server that died, requests to the mirror).
+        with `kill_primary` also `failover` (responses of the stopped server, requests to the mirror).
     """
     data = find_data(settings.data)
     with tempfile.TemporaryDirectory(prefix="streaming-demo-") as folder:
         recordings = unpack(data, Path(folder))
         latency_s = settings.latency_ms / 1000
-        dies_after = len(recordings.names) // 2 if settings.kill_primary else None
+        stops_after = len(recordings.names) // 2 if settings.kill_primary else None
         with (
             _metrics_server(settings) as metrics,
             _metrics_writer(settings),
-            SlowServer(Path(folder), latency_s, dies_after) as server,
+            SlowServer(Path(folder), latency_s, stops_after) as server,
             SlowServer(Path(folder), latency_s) as mirror,
         ):
             on_start(
                 f"{len(recordings.names)} recordings, {recordings.total_bytes / 1e6:.1f} MB of events, at {server.url} "
                 f"with {settings.latency_ms:g} ms latency; labels in {recordings.labels}"
-                + (f"; metrics at {metrics.url or 'no port, as it is taken'}" if metrics else "")
+                + (f"; metrics at {metrics.url or 'no port, as it is in use'}" if metrics else "")
             )
             events: dict[str, Any] = {"name": "events", "type": "http", "path": f"{server.url}events/"}
             if settings.kill_primary:
@@ -171,7 +171,7 @@ def _stream(
             on_epoch(epoch)
             if not settings.is_endless:
                 epochs.append(epoch)
-        return epochs, _what_is_kept(adapter.get_cache_stats())
+        return epochs, _cache_contents(adapter.get_cache_stats())
 
 
 def _counts_between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _counts_between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, 
     return counts | {"hit_rate": hits / max(hits + misses, 1)}
 
 
-def _what_is_kept(stats: dict[str, Any]) -> dict[str, Any]:
+def _cache_contents(stats: dict[str, Any]) -> dict[str, Any]:
     stored, saved = stats["current_size_gb"] * 1e9, stats["compression_savings_gb"] * 1e9
     return {
         "samples": stats["num_items"],
@@ -207,7 +207,7 @@ def _read_plainly(
 def _train(
     settings: DemoSettings, recordings: Recordings, dataset: Dataset[Any], look_ahead: Callable[[Any], Any] | None
 ) -> Iterator[tuple[int, int, float, float]]:
-    """Train a fresh model; yields (number, samples, seconds, mean loss) after each epoch."""
+    """Train a new model, and yield (number, samples, seconds, mean loss) after each epoch."""
     torch.manual_seed(settings.seed)
     model = PageModel(pages=len(recordings.pages))
     sampler: Any = RandomSampler(recordings.names, generator=torch.Generator().manual_seed(settings.seed))
@@ -239,7 +239,7 @@ def _metrics_writer(settings: DemoSettings) -> AbstractContextManager[object]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in one thread: no slower for a model of this size, and steady where other programs keep cores busy."""
+    """Compute in one thread: no slower for a model of this size, and steady if other programs keep cores busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -249,7 +249,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _warm_up(settings: DemoSettings, recordings: Recordings) -> None:
-    """One step on zeros: what torch loads at its first step would count against the loop that happens to come first."""
+    """Take a step on zeros: what torch loads at its first step would count against the loop that runs first."""
     model = PageModel(pages=len(recordings.pages))
     tokens = torch.zeros(settings.batch_size, 1, dtype=torch.int64)
     batch = {"features": torch.zeros(len(tokens), FEATURES), "tokens": tokens, "page": tokens[:, 0]}
@@ -258,7 +258,7 @@ def _warm_up(settings: DemoSettings, recordings: Recordings) -> None:
 
 @contextmanager
 def _shut_down(loader: DataLoader[Any]) -> Iterator[None]:
-    """End the loader's persistent workers with the block, not when the garbage collector comes by."""
+    """End the loader's persistent workers with the block, not when they are garbage-collected."""
     try:
         yield
     finally:
@@ -268,7 +268,7 @@ def _shut_down(loader: DataLoader[Any]) -> Iterator[None]:
 
 
 def _step(model: PageModel, batch: dict[str, Any], settings: DemoSettings) -> float:
-    """One step of gradient descent, by hand: making any torch.optim optimizer imports torch's compiler, which takes a
+    """Take a step of gradient descent, without torch.optim: making an optimizer imports torch's compiler, which takes a
     second and leaves a folder in the temporary directory."""
     loss = torch.nn.functional.cross_entropy(model(batch["features"], batch["tokens"]), batch["page"])
     parameters = list(model.parameters())

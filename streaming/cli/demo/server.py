@@ -1,7 +1,6 @@
-"""A web server on the loopback interface that answers slowly, as one across a network does.
+"""A web server on the loopback interface that answers slowly, like one across a network.
 
-It runs on a loop and a thread of its own, inside this process: when the process ends, however it ends, so does the
-server.
+It has its own event loop and thread in this process, so it ends with the process.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SlowServer"]
 
 SHUTDOWN_S = 0.5
-"""How long open connections may finish; a reader that is still there has been cancelled."""
+"""Time for open connections to finish; remaining readers have been cancelled."""
 
 
 class SlowServer:
@@ -32,18 +31,18 @@ class SlowServer:
 
     Args:
         root: the folder.
-        latency_s: wait before each answer, in seconds; requests wait side by side.
-        dies_after: answers after which it breaks off whatever is under way, and listens no more; None: it lives on.
+        latency_s: wait before each response; requests wait concurrently.
+        stops_after: number of responses after which it aborts open requests and stops listening; None: never.
 
     Attributes:
-        requests: answers begun so far.
-        answers: those that were not broken off.
+        requests: number of requests so far.
+        answers: number of requests that were not aborted.
     """
 
-    def __init__(self, root: Path, latency_s: float, dies_after: int | None = None) -> None:
+    def __init__(self, root: Path, latency_s: float, stops_after: int | None = None) -> None:
         self.requests = 0
         self.answers = 0
-        self._dies_after = dies_after
+        self._stops_after = stops_after
         self._root = root
         self._latency_s = latency_s
         self._port = 0
@@ -68,7 +67,7 @@ class SlowServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(RuntimeError):  # the loop has ended by itself; `_join` raises why
+        with suppress(RuntimeError):  # the loop has ended already; `_join` raises the reason
             self._loop.call_soon_threadsafe(self._stop.set)
         self._join()
 
@@ -108,7 +107,7 @@ class SlowServer:
 
         self.requests += 1
         await asyncio.sleep(self._latency_s)
-        if self._dies_after is not None and self.answers >= self._dies_after:
+        if self._stops_after is not None and self.answers >= self._stops_after:
             self._stop.set()
             assert request.transport is not None
             request.transport.abort()

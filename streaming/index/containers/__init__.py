@@ -1,1 +1,1 @@
-"""Objects that hold many samples: one module for each format."""
+"""Objects with many samples: one module for each format."""

@@ -1,4 +1,4 @@
-"""Where the lines of a `.jsonl` object begin and how long they are: each object is read once, in bounded memory."""
+"""Find the lines of a `.jsonl` object. Each object is read once, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from streaming.codecs.git_lfs import check_no_pointer
+from streaming.codecs.git_lfs import refuse_lfs_pointer
 from streaming.errors import ObjectChanged, TruncatedRead
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Lines", "find_lines"]
 
-CHUNK_BYTES = 8 * 2**20  # of one read; a few dozen reads hide the latency of most objects, and memory stays small
+CHUNK_BYTES = 8 * 2**20  # of one read: large enough to hide latency, small enough for memory
 NEWLINE = 0x0A
-SPACE = 0x20  # and below: what JSON allows around a value
+SPACE = 0x20  # and below: white space around a JSON value
 
 
 class Lines(NamedTuple):
-    """The lines of one object that are not blank.
+    """The lines of one object, without blank ones.
 
     Attributes:
-        starts: first byte of each line, int64.
-        lengths: bytes of each line without its newline, int64.
-        size: bytes of the whole object.
+        starts: int64, first byte of each line.
+        lengths: int64, bytes of each line without its newline.
+        size: of the whole object in bytes.
     """
 
     starts: NDArray[np.int64]
@@ -36,14 +36,14 @@ class Lines(NamedTuple):
 
 
 async def find_lines(source: DataSource, path: str, size: int, *, chunk_bytes: int = CHUNK_BYTES) -> Lines:
-    """Read an object in chunks and note its lines.
+    """Read an object in chunks and find its lines.
 
     Args:
         size: as listed; -1 if unknown.
 
     Raises:
         ObjectChanged: if it has another size than listed, or changes while it is read.
-        DecodeError: if Git LFS has left a pointer in its place.
+        DecodeError: if it is a Git LFS pointer.
         SourceError: if it cannot be read.
     """
     finder = _Finder()
@@ -61,13 +61,13 @@ async def find_lines(source: DataSource, path: str, size: int, *, chunk_bytes: i
             text = f"{path!r} of source {source.name!r} gave {finder.position} of {size} bytes; read it again"
             raise TruncatedRead(text, path=path, source=source.name)
         if not finder.position:
-            check_no_pointer(blob.data, path, source.name)
+            refuse_lfs_pointer(blob.data, path, source.name)
         finder.add(blob.data)
     return finder.finish()
 
 
 class _Finder:
-    """Notes where lines begin, chunk by chunk; a line may reach over any number of chunks."""
+    """Finds lines chunk by chunk; a line may span any number of chunks."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -80,7 +80,7 @@ class _Finder:
         after = np.flatnonzero(chunk == NEWLINE) + 1
         begins = np.concatenate([np.zeros(1, after.dtype), after])
         is_open = not len(after) or after[-1] < len(chunk)
-        # Each stretch holds at least its newline, so none is empty, as `reduceat` needs.
+        # Each line has at least its newline, so none is empty, as `reduceat` requires.
         has_text = np.logical_or.reduceat(chunk > SPACE, begins if is_open else begins[:-1])
         has_text[0] |= self._open_line_has_text
         self._open_line_has_text = bool(has_text[-1]) if is_open else False

@@ -1,7 +1,7 @@
 """The numbers of this process for Prometheus and OpenTelemetry: served, written to a file, or pushed.
 
-Everything is read at scrape time from counters that the hot path bumps; nothing is measured for a scrape alone. All
-ways out give the same families (`streaming.monitoring.metrics.families`) from the same sums.
+Everything is read at scrape time from counters that the hot path writes anyway. Every exporter gives the same families
+(`streaming.monitoring.metrics.families`) with the same totals.
 """
 
 from __future__ import annotations

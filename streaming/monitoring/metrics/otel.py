@@ -1,7 +1,7 @@
-"""The same families for OpenTelemetry, by observable instruments that are asked when it collects.
+"""The same families for OpenTelemetry, as observable instruments that are read when it collects.
 
-Names and attributes are those of Prometheus. OpenTelemetry has no observable histogram: what Prometheus calls
-`x_bucket` (with the attribute `le`), `x_sum` and `x_count` are counters of these names.
+Names and attributes are those of Prometheus. OpenTelemetry has no observable histogram: Prometheus' `x_bucket` (with
+the attribute `le`), `x_sum` and `x_count` are counters of these names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streaming.errors import MissingExtra, SourceUnavailable
 from streaming.monitoring.metrics.collector import BOUNDS, Collector
 from streaming.monitoring.metrics.families import FAMILIES, Family
 from streaming.monitoring.metrics.periodic import Periodic
-from streaming.monitoring.metrics.totals import MetricsSnapshot
+from streaming.telemetry.counters import MetricsSnapshot
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -36,12 +36,12 @@ def start_otel_metrics(
     """Export the metrics of this process by OpenTelemetry until `close()`.
 
     Args:
-        meter_provider: yours, with the readers and exporters that you chose. None makes one that sends to `endpoint` by
-            OTLP over HTTP; its resource comes from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
-        endpoint: such as `http://collector:4318/v1/metrics`; None asks OTEL_EXPORTER_OTLP_ENDPOINT, and is this
+        meter_provider: your own, with its readers and exporters. None makes one that sends to `endpoint` by OTLP over
+            HTTP; its resource comes from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+        endpoint: such as `http://collector:4318/v1/metrics`; None reads OTEL_EXPORTER_OTLP_ENDPOINT, and is this
             machine without it.
-        every_s: seconds between two exports, without a provider of yours.
-        collector: whose numbers; None is a new one.
+        every_s: seconds between two exports, if the provider is not yours.
+        collector: the source of the numbers; None is a new one.
 
     Raises:
         MissingExtra: OpenTelemetry is not installed.
@@ -56,7 +56,7 @@ def start_otel_metrics(
         return OtelMetrics(meter_provider, collector, metrics.Observation)
     provider, export = _own_provider(endpoint)
     exported = OtelMetrics(provider, collector, metrics.Observation, provider.shutdown)
-    exported.sender = _Sender(export, every_s)
+    exported.sender = Periodic("otel", export, every_s)
     return exported
 
 
@@ -68,13 +68,13 @@ class OtelMetrics:
     """Made by `start_otel_metrics`; a context manager. Exports nothing in a child forked from this process.
 
     Args:
-        provider: has the instruments.
-        collector: is read.
-        observation: makes what an instrument gives, of a number and its attributes.
-        shutdown: ends the provider, if that is the library's own.
+        provider: the provider of the instruments.
+        collector: the source of the numbers.
+        observation: OpenTelemetry's class of a number with its attributes.
+        shutdown: ends the provider, if it is the library's own.
 
     Attributes:
-        sender: exports from it then.
+        sender: exports regularly from the library's own provider.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class OtelMetrics:
                 make(name, callbacks=[self._callback(name, points)], description=family.help)
 
     def close(self) -> None:
-        """Export a last time and end; the instruments of a provider of yours give nothing any more. Idempotent."""
+        """Export a last time and stop; instruments of your own provider then give nothing. Idempotent."""
         if self._is_closed:
             return
         if self.sender is not None:
@@ -126,7 +126,7 @@ class OtelMetrics:
         return observe
 
     def _reading_for(self, name: str) -> MetricsSnapshot:
-        """One reading for all instruments: a new one when an instrument asks for the second time."""
+        """Return one reading for all instruments; a new one when an instrument asks for the second time."""
         with self._lock:
             if self._given is None or name in self._given:
                 self._reading, self._given = self._collector.read(), set()
@@ -135,7 +135,7 @@ class OtelMetrics:
 
 
 def _instruments(family: Family) -> Iterator[tuple[str, Callable[[MetricsSnapshot, str], Iterator[Point]]]]:
-    """The instruments of a family: names, and what gives their numbers."""
+    """Yield the instruments of a family: their names, and the functions that give their numbers."""
     if family.kind != "histogram":
         yield family.name, lambda reading, rank: _points(family, reading, rank, lambda value: [(value, {})])
         return
@@ -161,10 +161,10 @@ def _points(
 
 
 def _own_provider(endpoint: str | None) -> tuple[Any, Callable[[], None]]:
-    """A provider, and what exports from it once.
+    """Return a provider, and the function that exports from it once.
 
-    OpenTelemetry's own periodic reader starts its thread again in each forked child, and exports there what the parent
-    counted; this one waits to be told.
+    OpenTelemetry's own periodic reader starts its thread again in each forked child, and exports the parent's counts
+    from there; this one exports only when it is called.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -178,8 +178,8 @@ def _own_provider(endpoint: str | None) -> tuple[Any, Callable[[], None]]:
         def _receive_metrics(self, metrics_data: Any, timeout_millis: float = 10_000, **kwargs: Any) -> None:
             if exporter.export(metrics_data, timeout_millis=timeout_millis) is not MetricExportResult.SUCCESS:
                 raise SourceUnavailable(
-                    "the OpenTelemetry collector did not take the metrics; see whether it runs at this endpoint, and "
-                    "what opentelemetry.exporter logged"
+                    "the OpenTelemetry collector did not accept the metrics; check that it runs at this endpoint, "
+                    "and what opentelemetry.exporter logged"
                 )
 
         def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
@@ -187,12 +187,3 @@ def _own_provider(endpoint: str | None) -> tuple[Any, Callable[[], None]]:
 
     reader = Reader()
     return Provider(metric_readers=[reader], shutdown_on_exit=False), reader.collect
-
-
-class _Sender(Periodic):
-    def __init__(self, export: Callable[[], None], every_s: float) -> None:
-        self._export = export
-        super().__init__("otel", every_s)
-
-    def _act(self) -> None:
-        self._export()

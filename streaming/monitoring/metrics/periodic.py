@@ -1,11 +1,11 @@
-"""Does something every few seconds in the background; a failure is said once, and tried again."""
+"""Exports the metrics every few seconds in the background; a failure is logged once, and tried again."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import threading
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -17,24 +17,24 @@ __all__ = ["Periodic"]
 logger = get_logger(__name__)
 
 
-class Periodic(ABC):
-    """Acts at once, then every `every_s`, and a last time at `close()` or when the interpreter ends.
+class Periodic:
+    """Exports at once, then every `every_s`, and a last time at `close()` or when the interpreter ends.
 
     A context manager. Does nothing in a child forked from this process.
 
     Args:
-        way: out of this process, as the log calls it.
-        every_s: seconds between two times; the time that acting takes comes on top.
+        way: what the log calls this export.
+        export: exports once.
+        every_s: seconds from the end of one export to the next.
 
     Raises:
         ConfigError: if `every_s` is not above 0.
     """
 
-    def __init__(self, way: str, every_s: float) -> None:
+    def __init__(self, way: str, export: Callable[[], None], every_s: float) -> None:
         if not every_s > 0:
-            raise ConfigError(
-                f"every_s={every_s!r} is no time between two times of {way}: give seconds above 0, such as 15"
-            )
+            raise ConfigError(f"every_s={every_s!r} must be seconds between two exports ({way}), above 0, such as 15")
+        self._export = export
         self._way = way
         self._every_s = every_s
         self._pid = os.getpid()
@@ -44,17 +44,13 @@ class Periodic(ABC):
         self._thread.start()
         atexit.register(self.close)
 
-    @abstractmethod
-    def _act(self) -> None:
-        """Do it once."""
-
     @property
     def failures(self) -> int:
-        """How many times in a row it failed; 0 when it succeeded last."""
+        """Number of failures in a row; 0 after a success."""
         return self._failures
 
     def close(self) -> None:
-        """Act a last time and end. Idempotent."""
+        """Export a last time and stop. Idempotent."""
         atexit.unregister(self.close)
         if os.getpid() == self._pid:
             self._closing.set()
@@ -76,7 +72,7 @@ class Periodic(ABC):
 
     def _try(self) -> None:
         try:
-            self._act()
+            self._export()
         except Exception as exc:
             self._failures += 1
             if self._failures == 1:

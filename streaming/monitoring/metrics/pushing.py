@@ -1,7 +1,7 @@
-"""The metrics pushed to a Pushgateway: for batch clusters whose nodes nobody can scrape.
+"""The metrics pushed to a Pushgateway: for batch clusters whose nodes cannot be scraped.
 
-Each rank has a group of its own there, by job, rank and instance; a push replaces all numbers of its group. The gateway
-keeps the last ones when the process has ended.
+Each rank has its own group there, by job, rank and instance; a push replaces all numbers of its group. The gateway
+keeps the last ones after the process has ended.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def push(
     """Push the metrics of this moment.
 
     Args:
-        url: of the gateway, such as `http://pushgateway:9091`; a login may be in it.
-        job: the label of all that is pushed, such as the name of the run.
+        url: URL of the gateway, such as `http://pushgateway:9091`; it may contain a login.
+        job: value of the label `job`, such as the name of the run.
         registry: see `metrics_registry`.
-        instance: the label that tells machines apart; None is the name of this one.
+        instance: value of the label `instance`; None is the name of this machine.
         timeout_s: for each step of the request.
 
     Raises:
-        ConfigError: no URL of http or https, or no job.
+        ConfigError: the URL is not one of http or https, or the job is empty.
         SourceUnavailable: the gateway cannot be reached, or failed.
-        BadRequest: it refused.
+        BadRequest: the gateway refused the push.
     """
     place, handler = _place(url)
     if not job:
-        raise ConfigError("job='' names no group of pushed metrics: give the name of the run")
+        raise ConfigError("job='' is empty: give the name of the run")
     group = {"instance": socket.gethostname() if instance is None else instance, "rank": rank_of_process()}
     try:
         push_to_gateway(place, job, metrics_registry(registry), group, timeout_s, handler)
@@ -58,14 +58,14 @@ def push(
 
 
 def _place(url: str) -> tuple[str, Callable[..., Any]]:
-    """The URL without a login, and what sends to it."""
+    """Return the URL without its login, and the function that sends to it."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        _ = parts.port  # is checked when it is asked for
+        _ = parts.port  # checks it
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError("the address of the Pushgateway is no URL: give one such as http://pushgateway:9091")
+        raise ConfigError("the address of the Pushgateway is not a URL: give one such as http://pushgateway:9091")
     place = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     if parts.username is None:
         return place, default_handler
@@ -79,23 +79,23 @@ def _failure(place: str, error: Exception) -> StreamingError:
         text = f"the Pushgateway {place} answered {error.code} {error.reason}: {said}"
         error.close()
         if error.code < 500:
-            return BadRequest(f"{text}; is it one, and may this process push to it?")
+            return BadRequest(f"{text}; check that it is a Pushgateway, and that this process may push to it")
     else:
         text = f"the Pushgateway {place} cannot be reached: {error}"
-    return SourceUnavailable(f"{text}; see whether it runs and a firewall lets this machine through")
+    return SourceUnavailable(f"{text}; check that it runs and that no firewall is in between")
 
 
 class Pusher(Periodic):
     """Pushes the metrics every few seconds until `close()`, and then a last time. A context manager.
 
-    While the gateway is down one warning says so; it is tried again each time.
+    While the gateway is down, one warning is logged; each later push tries again.
 
     Args:
         url, job, registry, instance: see `push`.
         every_s: seconds between two pushes.
 
     Raises:
-        ConfigError: no such URL or job, or `every_s` is not above 0.
+        ConfigError: the URL or job cannot be used, or `every_s` is not above 0.
     """
 
     def __init__(
@@ -108,8 +108,4 @@ class Pusher(Periodic):
         instance: str | None = None,
     ) -> None:
         _place(url)
-        self._push = partial(push, url, job, metrics_registry(registry), instance=instance)
-        super().__init__("push", every_s)
-
-    def _act(self) -> None:
-        self._push()
+        super().__init__("push", partial(push, url, job, metrics_registry(registry), instance=instance), every_s)

@@ -1,4 +1,4 @@
-"""The reference of all metrics, made from their list.
+"""The reference page of all metrics, made from their list.
 
 To write it: `python -m streaming.monitoring.metrics.reference docs/reference/metrics.md`.
 """
@@ -20,24 +20,24 @@ _HEAD = """\
 <!-- Made by `python -m streaming.monitoring.metrics.reference docs/reference/metrics.md`;
 a test says when it is stale. -->
 
-What a process serves, writes or pushes; [how to](../howto/monitor.md) set that up. Units are base units: seconds,
-bytes, and ratios from 0 to 1. Every family has the label `rank` too (the variable `RANK`, else "0").
+The metrics that a process serves, writes or pushes; [how to](../howto/monitor.md) set that up. Units are base units:
+seconds, bytes, and ratios from 0 to 1. Every family also has the label `rank` (the variable `RANK`, else "0").
 
-`dataset` is the `name` of an adapter ("data" unless given). Of two that are open at once under one name the one that
-was seen later is called by the lowest free number: `data`, `data-2`. `source` is the name of a source or mirror.
+`dataset` is the `name` of an adapter ("data" unless given). Of two that are open at once under one name, the one that
+was read later gets the lowest free number: `data`, `data-2`. `source` is the name of a source or mirror.
 
-Counters never go back while the process lives. What a closed data set counted stays in the sums of its name, and the
-next one of that name goes on from there; `adapter.reset_metrics()` does not show. Gauges are of this moment and go with
-the data set. A number that is not known is left out, never 0.
+Counters begin with the process and never go back while it lives. What a closed data set counted stays in the totals of
+its name, and the next one of that name continues from there; `adapter.reset_metrics()` has no effect on them. Gauges
+are of this moment and disappear with the data set. A number that is not known is left out, never 0.
 
-A process counts the work of its DataLoader workers itself, as it reads for them; a worker that is killed takes no count
-along. With `owner="process"` the numbers come from that process; while it does not answer, the last ones are given
-again, and `streaming_scrape_errors_total` says so.
+A process counts the work of its DataLoader workers itself, as it reads for them; nothing is lost when a worker is
+killed. With `owner="process"` the numbers come from that process; while it does not answer, the last ones are given
+again and `streaming_scrape_errors_total` counts that.
 """
 
 
 def markdown() -> str:
-    """The whole text of the reference."""
+    """Return the text of the page."""
     parts = [_HEAD, *(_group(title, families) for title, families in GROUPS.items()), "\n".join(_values())]
     return "\n".join(parts) + "\n"
 
@@ -59,7 +59,7 @@ def _values() -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the reference to the file that the arguments name; 2 if they do not."""
+    """Write the page to the file that the arguments name; return 2 if they do not name one."""
     if len(arguments) != 1:
         sys.stderr.write(f"{__doc__}\n")
         return 2

@@ -1,4 +1,4 @@
-"""The registry that all ways out share, unless they are given another."""
+"""The registry that all exporters share, unless they are given another."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _known: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
 
 
 def metrics_registry(registry: CollectorRegistry | None = None) -> CollectorRegistry:
-    """A registry that has the families of this library.
+    """Return a registry that has the families of this library.
 
     Args:
-        registry: yours, such as `prometheus_client.REGISTRY`, to give your own metrics beside these: a `Collector` is
-            added unless it has one. None is one of the library's own, the same at each call in a process.
+        registry: yours, such as `prometheus_client.REGISTRY`, to export your own metrics along with these: a
+            `Collector` is added unless it has one. None is the library's own, the same at each call in a process.
     """
     global _registry
     with _lock:
         if registry is None:
             registry = _registry = CollectorRegistry() if _registry is None else _registry
         if registry not in _known:
-            with contextlib.suppress(ValueError):  # the names are there: you registered a `Collector`
+            with contextlib.suppress(ValueError):  # the user registered a `Collector`
                 registry.register(Collector())
             _known.add(registry)
         return registry

@@ -1,7 +1,7 @@
 """A small HTTP server for the metrics of one process: `/metrics` and `/healthz`.
 
-One thread waits for connections and sleeps in between; each request has a thread while it is answered, at most
-`MOST_CLIENTS`. Nobody is asked for a password: it listens on loopback unless told otherwise.
+One thread waits for connections; each request has a thread of its own while it is answered, at most `MOST_CLIENTS`. No
+password is needed, so the server listens on loopback unless you give another address.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import selectors
 import socket
 import threading
 import weakref
 from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+from time import sleep
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -31,11 +32,13 @@ __all__ = ["MOST_CLIENTS", "RETRY_S", "MetricsServer", "start_metrics_server"]
 logger = get_logger(__name__)
 
 MOST_CLIENTS: Final = 8
-"""Connections at a time; one more ends the oldest, so that clients which send or take nothing keep nobody out."""
+"""Connections at a time; one more ends the oldest, so that clients that send or take nothing keep no one out."""
 CLIENT_TIMEOUT_S: Final = 5.0
 """How long a client may take for each read, and for taking the answer."""
 RETRY_S: Final = 3.0
-"""Between two tries for a port that is taken."""
+"""Between two attempts at a port that is taken."""
+POLL_S: Final = 0.25
+"""How long `close` waits at most for the thread that listens."""
 
 
 def start_metrics_server(
@@ -43,15 +46,15 @@ def start_metrics_server(
 ) -> MetricsServer:
     """Serve the metrics of this process at `http://addr:port/metrics` until it ends, or `close()`.
 
-    Where the port is taken a warning says so, training goes on, and the port is tried again every few seconds.
+    Where the port is taken, one warning is logged, training continues, and the port is tried again every few seconds.
 
     Args:
         port: of the first rank of a node: the variable LOCAL_RANK is added. 0 is any free one.
-        addr: to listen at. Whoever reaches another than loopback reads the names of data sets and sources, and numbers.
+        addr: address to listen on. Whoever can reach it reads numbers and the names of data sets and sources.
         registry: see `metrics_registry`.
 
     Raises:
-        ConfigError: a port or an address that cannot be used, and not because it is taken.
+        ConfigError: a port or an address that can never be used.
     """
     return MetricsServer(_port_of_rank(port), addr, metrics_registry(registry))
 
@@ -59,7 +62,9 @@ def start_metrics_server(
 def _port_of_rank(port: int) -> int:
     text = os.environ.get("LOCAL_RANK") or "0"
     if not text.isdecimal():
-        raise ConfigError(f"LOCAL_RANK={text!r} is no number of a rank on its node: set it to 0 or more, or unset it")
+        raise ConfigError(
+            f"LOCAL_RANK={text!r} is not the number of a rank on its node: set it to 0 or more, or unset it"
+        )
     found = port and port + int(text)
     if not 0 <= found < 1 << 16:
         raise ConfigError(f"port={port} with LOCAL_RANK={text} is {found}: give a port so that all are below 65536")
@@ -70,10 +75,10 @@ class MetricsServer:
     """Made by `start_metrics_server`; a context manager. A child forked from this process does not serve.
 
     Args:
-        port: the very port; 0 is any free one.
-        addr: to listen at.
+        port: the port to listen on; 0 is any free one.
+        addr: the address to listen on.
         registry: what is served.
-        retry_s: between two tries for a port that is taken.
+        retry_s: between two attempts at a port that is taken.
 
     Attributes:
         tries: how often it tried to listen.
@@ -84,30 +89,22 @@ class MetricsServer:
         self.tries = 0
         self._retry_s = retry_s
         self._address = (addr, port)
-        self._listener: socket.socket | None = None
-        self._clients: dict[socket.socket, None] = {}  # the oldest first
-        self._free = threading.Condition()
-        self._is_closed = False
-        with FORK_LOCK:
-            self._wake, self._waker = socket.socketpair()
-            _servers.add(self)
-        try:
-            self._try_to_listen()
-        except BaseException:
-            self._leave()
-            raise
+        self._server: _Server | None = None
+        self._closing = threading.Event()
+        _servers.add(self)
+        self._try_to_listen()
         self._thread = threading.Thread(target=self._run, name="streaming-metrics", daemon=True)
         self._thread.start()
 
     @property
     def port(self) -> int | None:
-        """Where it listens; None while it cannot, as its port is taken, and once it is closed."""
-        listener = self._listener
-        return None if listener is None else int(listener.getsockname()[1])
+        """Where it listens; None while its port is taken, and once it is closed."""
+        server = self._server
+        return None if server is None else int(server.server_address[1])
 
     @property
     def url(self) -> str | None:
-        """Of the metrics, for a client on this machine; None where `port` is."""
+        """URL of the metrics for a client on this machine; None where `port` is."""
         port, host = self.port, self._address[0]
         if port is None:
             return None
@@ -116,12 +113,9 @@ class MetricsServer:
 
     def close(self) -> None:
         """Stop serving; the port is free when this returns. Idempotent; does nothing in a forked child."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        with contextlib.suppress(OSError):  # the thread has ended
-            self._waker.send(b"x")
-        self._thread.join()
+        if not self._closing.is_set():
+            self._closing.set()
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -131,10 +125,8 @@ class MetricsServer:
     ) -> None:
         self.close()
 
-    # -- the thread that listens
-
     def _try_to_listen(self) -> None:
-        """Listen, or say once that the port is taken.
+        """Listen, or log once that the port is taken.
 
         Raises:
             ConfigError: it never can.
@@ -143,7 +135,7 @@ class MetricsServer:
         self.tries += 1
         try:
             with FORK_LOCK:
-                self._listener = _listen(addr, port)
+                self._server = _Server(addr, port, self.registry)
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
                 raise ConfigError(
@@ -159,102 +151,92 @@ class MetricsServer:
                     "end what listens there, or give another port, or 0 for any free one",
                 )
         else:
-            logger.info("metrics_serving url=%s", self.url)
+            if self.tries > 1:
+                logger.info("metrics_serving url=%s", self.url)
 
     def _run(self) -> None:
-        try:
-            while True:
-                sockets = [self._wake] if self._listener is None else [self._wake, self._listener]
-                ready = _ready(sockets, self._retry_s if self._listener is None else None)
-                if self._wake in ready:
-                    return
-                if self._listener is None:
-                    with contextlib.suppress(ConfigError):  # such as an address that is gone for a while
-                        self._try_to_listen()
-                elif ready:
-                    self._accept(self._listener)
-        finally:
-            self._end()
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            self._make_room()
+        while self._server is None and not self._closing.wait(self._retry_s):
+            with contextlib.suppress(ConfigError):  # such as an address that is gone for a while
+                self._try_to_listen()
+        server = self._server
+        if server is not None:
+            while not self._closing.is_set():
+                server.handle_request()
             with FORK_LOCK:
-                client, _ = listener.accept()
-                self._clients[client] = None
+                self._server = None
+                server.server_close()
+
+    def _leave(self) -> None:
+        """In a forked child: close its copies of the sockets, unnoticed by the clients of the parent."""
+        self._closing = threading.Event()  # another thread of the parent may have held its lock
+        self._closing.set()
+        server, self._server = self._server, None
+        if server is not None:
+            for each in (server.socket, *server.clients):
+                if each.fileno() >= 0:
+                    os.close(each.detach())  # `close` would wait for the files that a request has made of it
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    """Answers each connection in a thread of its own, up to `MOST_CLIENTS`. One thread calls `handle_request`.
+
+    Attributes:
+        clients: open connections, the oldest first.
+    """
+
+    allow_reuse_address = os.name == "posix"  # elsewhere it would let two processes share the port
+    request_queue_size = 2 * MOST_CLIENTS
+    block_on_close = False
+
+    def __init__(self, addr: str, port: int, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.clients: dict[socket.socket, None] = {}
+        self._free = threading.Condition()
+        found = socket.getaddrinfo(addr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, *_, place = found[0]
+        super().__init__(place[:2], _Handler)  # type: ignore[arg-type]  # no addresses but those of IP
+        self.socket.settimeout(POLL_S)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        self._make_room()
+        try:
+            with FORK_LOCK:
+                client, address = super().get_request()
+                self.clients[client] = None
         except OSError as exc:  # the client has gone, or there are too many open files
             logger.debug("metrics_accept_failed error=%s", exc)
-            _ready([self._wake], 0.1)
-            return
-        try:
-            threading.Thread(target=self._serve, args=(client,), name="streaming-scrape", daemon=True).start()
-        except RuntimeError:  # no more threads
-            self._forget(client)
+            sleep(POLL_S)
+            raise
+        return client, address
 
     def _make_room(self) -> None:
         with self._free:
-            while len(self._clients) >= MOST_CLIENTS:
+            while len(self.clients) >= MOST_CLIENTS:
                 with contextlib.suppress(OSError):
-                    next(iter(self._clients)).shutdown(socket.SHUT_RDWR)
+                    next(iter(self.clients)).shutdown(socket.SHUT_RDWR)
                 self._free.wait(CLIENT_TIMEOUT_S)
 
-    def _serve(self, client: socket.socket) -> None:
-        try:
-            with contextlib.suppress(OSError):  # it went away, or took too long
-                _Handler(client, ("", 0), self)  # type: ignore[arg-type]  # needs no server but its attributes
-                client.shutdown(socket.SHUT_WR)
-        finally:
-            self._forget(client)
+    def process_request(self, request: Any, client_address: Any) -> None:
+        arguments = request, client_address
+        threading.Thread(
+            target=self.process_request_thread, args=arguments, name="streaming-scrape", daemon=True
+        ).start()
 
-    def _forget(self, client: socket.socket) -> None:
+    def close_request(self, request: Any) -> None:
         with FORK_LOCK, self._free:  # a child has what is listed, and closes it
-            self._clients.pop(client, None)
-            client.close()
+            self.clients.pop(request, None)
+            request.close()
             self._free.notify_all()
 
-    def _end(self) -> None:
-        with FORK_LOCK, self._free:
-            listener, self._listener = self._listener, None
-            if listener is not None:
-                listener.close()
-            for client in self._clients:
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away or took too long is not worth a message."""
+
+    def server_close(self) -> None:
+        super().server_close()
+        with self._free:
+            for client in self.clients:
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
-            self._wake.close()
-            self._waker.close()
-
-    def _leave(self) -> None:
-        """Close this process's copies of the sockets, without a word to whoever is at the other end."""
-        self._is_closed = True
-        for each in (self._listener, self._wake, self._waker, *self._clients):
-            if each is not None and each.fileno() >= 0:
-                os.close(each.detach())  # `close` would wait for the files that a request has made of it
-        self._listener = None
-        self._clients = {}
-
-
-def _ready(sockets: list[socket.socket], timeout_s: float | None) -> list[Any]:
-    """Those that can be read; `select` itself takes no descriptor above 1023, and trainers have many files open."""
-    with getattr(selectors, "PollSelector", selectors.SelectSelector)() as selector:
-        for each in sockets:
-            selector.register(each, selectors.EVENT_READ)
-        return [key.fileobj for key, _ in selector.select(timeout_s)]
-
-
-def _listen(addr: str, port: int) -> socket.socket:
-    found = socket.getaddrinfo(addr or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, place = found[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":  # elsewhere it would let two processes share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(2 * MOST_CLIENTS)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,13 +1,14 @@
 """The metrics as a file, for the textfile collector of Prometheus' node exporter: no port, no server.
 
-The exporter reads files that end in `.prom`, whenever it is scraped. Each is written beside its place and renamed, so
-that nobody ever sees half of one, and a link in its place is replaced and not followed. It stays when the process ends:
-`node_textfile_mtime_seconds` says how old it is.
+The exporter reads files that end in `.prom` whenever it is scraped. A file is written under another name and renamed,
+so that no one ever sees half of it; a link in its place is replaced and not followed. It stays after the process has
+ended: `node_textfile_mtime_seconds` is its age.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -25,11 +26,11 @@ def write_textfile(path: str | os.PathLike[str], registry: CollectorRegistry | N
     """Write the metrics of this moment.
 
     Args:
-        path: `{rank}` in it stands for the rank, so that each has a file of its own.
+        path: `{rank}` in it stands for the rank, so that each rank has its own file.
         registry: see `metrics_registry`.
 
     Raises:
-        ConfigError: it cannot be written there.
+        ConfigError: the file cannot be written.
     """
     place = os.fspath(path).replace("{rank}", rank_of_process())
     try:
@@ -37,19 +38,19 @@ def write_textfile(path: str | os.PathLike[str], registry: CollectorRegistry | N
             file.write(generate_latest(metrics_registry(registry)))
     except OSError as exc:
         raise ConfigError(
-            f"cannot write metrics to {place!r}: {exc.strerror or exc}; make its folder, let this user write there, or "
-            "give another path"
+            f"cannot write metrics to {place!r}: {exc.strerror or exc}; create the folder, let this user write there, "
+            "or give another path"
         ) from exc
 
 
 class TextfileWriter(Periodic):
     """Writes the metrics every few seconds until `close()`, and then a last time. A context manager.
 
-    Where the file cannot be written one warning says so; it is tried again each time.
+    While the file cannot be written, one warning is logged; each later write tries again.
 
     Args:
         path, registry: see `write_textfile`.
-        every_s: seconds between two times.
+        every_s: seconds between two writes.
 
     Raises:
         ConfigError: if `every_s` is not above 0.
@@ -58,9 +59,4 @@ class TextfileWriter(Periodic):
     def __init__(
         self, path: str | os.PathLike[str], every_s: float = 15.0, registry: CollectorRegistry | None = None
     ) -> None:
-        self._path = path
-        self._registry = metrics_registry(registry)
-        super().__init__("textfile", every_s)
-
-    def _act(self) -> None:
-        write_textfile(self._path, self._registry)
+        super().__init__("textfile", partial(write_textfile, path, metrics_registry(registry)), every_s)

@@ -1,4 +1,4 @@
-"""What the configuration of a GCS source says, checked and taken apart."""
+"""Parse and check the configuration of a GCS source."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMED_TOKENS = ("anon", "cloud", "google_default")
 _SERVICE_ACCOUNT_FIELDS = ("client_email", "private_key")
 
 _SECRET_FIELDS = ("private_key", "client_secret", "refresh_token")
-_FOUND_LOGINS = ("google_default", "cloud", "file")  # which the configuration only points at
+_AMBIENT_LOGINS = ("google_default", "cloud", "file")  # the configuration only points at them
 
 LoginKind = Literal["default", "anon", "google_default", "cloud", "file", "json", "token"]
 
@@ -36,8 +36,8 @@ class Login:
     """How to log in.
 
     Attributes:
-        kind: `default` is what the engine finds by itself; `google_default` Google's application default credentials;
-            `cloud` the account of the machine; `file` and `json` a service account; `token` an access token.
+        kind: `default` leaves it to the engine; `google_default` is Google's application default credentials; `cloud`
+            the account of the machine; `file` and `json` a service account; `token` an access token.
         value: the file's path, the account as JSON text, or the token; never printed.
     """
 
@@ -45,10 +45,10 @@ class Login:
     value: str = field(default="", repr=False)
 
     def account(self, source: str) -> dict[str, Any]:
-        """The service account, or another kind of credentials file, that `file` and `json` name.
+        """Return the service account, or other kind of credentials file, of `file` and `json`.
 
         Raises:
-            ConfigError: if it cannot be read, or is not what Google's console hands out.
+            ConfigError: if it cannot be read, or is not a key as Google's console creates it.
         """
         what = f"service account of source {source!r}"
         if self.kind == "file":
@@ -63,25 +63,25 @@ class Login:
         except ValueError:  # not chained: its text is the secret
             account = None
         if not isinstance(account, dict) or not isinstance(account.get("type", "service_account"), str):
-            raise ConfigError(f"the {what} is no JSON object; download the key anew", source=source)
+            raise ConfigError(f"the {what} is not a JSON object; download the key again", source=source)
         if account.get("type", "service_account") == "service_account":
             for name in _SERVICE_ACCOUNT_FIELDS:
                 if not isinstance(account.get(name), str):
-                    raise ConfigError(f"the {what} has no {name!r}; download the key anew", source=source)
+                    raise ConfigError(f"the {what} has no {name!r}; download the key again", source=source)
         remember_secrets({name: account.get(name) for name in _SECRET_FIELDS})
         return account
 
 
 @dataclass(frozen=True)
 class GCSAddress:
-    """Where a GCS source reads, and as whom.
+    """Where a GCS source reads, and how it logs in.
 
     Attributes:
         bucket: its name.
-        prefix: what the name of each object begins with: empty, or a folder that ends in `/`.
+        prefix: of the name of each object: empty, or a folder that ends in `/`.
         login: how to log in.
         endpoint: URL of the server without a final slash; None: Google's own.
-        user_project: pays for the requests to a bucket whose requester pays; None: the bucket's owner does.
+        user_project: the project that pays for requests to a requester-pays bucket; None: the bucket's owner pays.
     """
 
     bucket: str
@@ -92,11 +92,11 @@ class GCSAddress:
 
 
 def parse_address(config: DataSourceConfig) -> GCSAddress:
-    """Take a configuration apart; what it leaves out comes from the environment of this moment.
+    """Parse a configuration; settings that it leaves out come from the environment as it is now.
 
     Raises:
         ConfigError: for an unknown engine, option or credential, a URL without a bucket, settings that contradict, or a
-            login of this machine for a server that must not get it.
+            login of this machine for a server that may not get it.
     """
     check_engine_and_options(config, "GCS", ENGINES, _OPTIONS)
     bucket, prefix = _root(config)
@@ -105,16 +105,18 @@ def parse_address(config: DataSourceConfig) -> GCSAddress:
     is_trusted = endpoint is None or may_receive_ambient_credentials(
         endpoint, GOOGLE, [os.environ.get("STORAGE_EMULATOR_HOST")]
     )
-    if explicit is not None and explicit.kind in _FOUND_LOGINS and not is_trusted:
+    if explicit is not None and explicit.kind in _AMBIENT_LOGINS and not is_trusted:
         text = (
-            f"the login of source {config.name!r} is found on this machine, and is not sent to "
+            f"the login of source {config.name!r} was found on this machine, and is not sent to "
             f"{mask_secrets(str(endpoint))!r}: it goes to Google, or to the server that STORAGE_EMULATOR_HOST names, "
             "over https"
         )
         raise ConfigError(f"{text}; give service_account_json or token in credentials, or anon", source=config.name)
     login = explicit or Login("anon" if is_emulator or not is_trusted else "default")
     if login.kind != "anon" and "@" in (endpoint or ""):
-        text = f"source {config.name!r} has a login in its endpoint_url and another one; keep one, or set anon"
+        text = (
+            f"source {config.name!r} has a login in its endpoint_url and another in its settings; keep one, or set anon"
+        )
         raise ConfigError(text, source=config.name)
     return GCSAddress(bucket, prefix, login, endpoint, _user_project(config))
 
@@ -134,7 +136,7 @@ def _root(config: DataSourceConfig) -> tuple[str, str]:
 
 
 def _explicit_login(config: DataSourceConfig) -> Login | None:
-    """The one login that the settings give, or None."""
+    """Return the login in the settings, or None."""
     found = _logins_of_credentials(config) + _logins_of_options(config)
     if len(found) > 1:
         text = f"source {config.name!r} has more than one of credentials, token and anon; keep one"
@@ -151,7 +153,7 @@ def _logins_of_credentials(config: DataSourceConfig) -> list[Login]:
             raise ConfigError(text, source=config.name)
         found.append(Login(kinds[name], secret.get_secret_value()))
         if kinds[name] == "json":
-            found[-1].account(config.name)  # refuses what is none
+            found[-1].account(config.name)  # refuses invalid JSON
     return found
 
 
@@ -159,7 +161,7 @@ def _logins_of_options(config: DataSourceConfig) -> list[Login]:
     options = config.storage_options
     anon, token = options.get("anon"), options.get("token")
     if anon not in (None, True, False):
-        raise ConfigError(f"anon={anon!r} of source {config.name!r} is neither true nor false", source=config.name)
+        raise ConfigError(f"anon={anon!r} of source {config.name!r} must be true or false", source=config.name)
     found = [Login("anon")] if anon and token != "anon" else []
     if token is None:
         return found
@@ -168,7 +170,7 @@ def _logins_of_options(config: DataSourceConfig) -> list[Login]:
 
 
 def _login_of_token(token: object, source: str) -> Login:
-    """A login as users of gcsfs write it: a name, a path, a service account as a dict, or an access token."""
+    """Return the login for a `token` of gcsfs: a name, a path, a service account as a dict, or an access token."""
     if isinstance(token, Mapping):
         login = Login("json", json.dumps(dict(token), default=str))
         login.account(source)
@@ -178,7 +180,7 @@ def _login_of_token(token: object, source: str) -> Login:
     text = os.fspath(token)
     if text in _NAMED_TOKENS:
         return Login(text)  # type: ignore[arg-type]  # the names are kinds
-    if text.startswith("ya29."):  # as each access token of Google's does
+    if text.startswith("ya29."):  # as every access token of Google does
         return Login("token", text)
     if os.sep in text or text.endswith(".json") or os.path.exists(text):
         return Login("file", text)
@@ -188,23 +190,23 @@ def _login_of_token(token: object, source: str) -> Login:
 def _refuse_token(source: str) -> NoReturn:
     # Without its value, which may be a secret.
     names = ", ".join(_NAMED_TOKENS)
-    text = f"token of GCS source {source!r} is none of {names}, nor a file, nor a service account as a dict"
+    text = f"token of GCS source {source!r} must be one of {names}, a file, or a service account as a dict"
     raise ConfigError(f"{text}; give an access token as credentials={{'token': ...}}", source=source)
 
 
 def _endpoint(config: DataSourceConfig) -> tuple[str | None, bool]:
-    """The URL of the server, and whether it is an emulator, which wants no login.
+    """Return the URL of the server, and whether it is an emulator, which needs no login.
 
-    An explicit URL without TLS is taken for one.
+    An explicit URL without TLS counts as an emulator.
     """
     given = config.storage_options.get("endpoint_url")
     url = str(given if given is not None else os.environ.get("STORAGE_EMULATOR_HOST", ""))
-    if not url or (given is None and url == "default"):  # which gcsfs takes for none
+    if not url or (given is None and url == "default"):  # gcsfs treats it as unset
         return None, False
     if "://" not in url:
         url = f"http://{url}"
     if not url.startswith(("http://", "https://")):
-        text = f"endpoint_url of source {config.name!r} is no HTTP URL; write http://host:port"
+        text = f"endpoint_url of source {config.name!r} is not an HTTP URL; write http://host:port"
         raise ConfigError(text, source=config.name)
     return url.rstrip("/"), given is None or url.startswith("http://")
 
@@ -215,21 +217,21 @@ def _user_project(config: DataSourceConfig) -> str | None:
         return pays or None
     project = config.storage_options.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT")
     if not project:
-        text = f"requester_pays of source {config.name!r} needs to know who pays: set project in storage_options"
+        text = f"requester_pays of source {config.name!r} needs a project that pays: set project in storage_options"
         raise ConfigError(f"{text}, or GOOGLE_CLOUD_PROJECT", source=config.name)
     return str(project)
 
 
 def no_bucket(address: GCSAddress, source: str) -> ObjectNotFoundError:
-    """The error for a listing of a bucket that does not exist."""
+    """Return the error for a bucket that does not exist."""
     text = f"bucket {address.bucket!r} of source {source!r} does not exist; check its name and the endpoint"
     return ObjectNotFoundError(text, source=source)
 
 
 def access_denied(status: int, path: str, source: str, login: Login) -> AccessDenied:
-    """The error for a refused login, with what to do about it."""
+    """Return the error for a refused login, with the next step."""
     if login.kind == "anon":
-        told = "without a login; give one in credentials, or check the name, as GCS tells strangers no more"
+        message = "without a login; give one in credentials, or check the name: without a login GCS answers the same"
     else:
-        told = "with this login; give it the role Storage Object Viewer on the bucket, or check its key and expiry"
-    return AccessDenied(f"GCS answered {status} for {path!r} of source {source!r}, {told}", path=path, source=source)
+        message = "with this login; give it the role Storage Object Viewer on the bucket, or check its key and expiry"
+    return AccessDenied(f"GCS answered {status} for {path!r} of source {source!r}, {message}", path=path, source=source)

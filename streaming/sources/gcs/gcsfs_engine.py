@@ -1,7 +1,7 @@
 """GET by aiohttp with the logins and endpoints of gcsfs.
 
-gcsfs's own reads repeat a failed request six times and keep neither size nor ETag of the answer; here one request
-brings all that and is made once, as retrying is a layer of its own.
+gcsfs's own reads retry a failed request six times, and drop the size and ETag of the answer. Here each read is one
+request, and the resilience layer retries.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.gcs.listing_page import parse_items, parse_object
 from streaming.sources.header_values import content_range, plain_etag
-from streaming.sources.http.errors import translated
+from streaming.sources.http.errors import translate_errors
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
 from streaming.sources.per_loop import PerLoop
-from streaming.sources.proxies import Proxy, proxy_for, usable
-from streaming.sources.response_bodies import of_aiohttp, wrong_length
-from streaming.sources.status_codes import UnusableAnswer, error_of_status
+from streaming.sources.proxies import Proxy, proxy_for, proxy_url
+from streaming.sources.response_bodies import length_mismatch, read_aiohttp_body
+from streaming.sources.status_codes import UnusableAnswer, error_for_status
 
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
@@ -49,8 +49,8 @@ _FIELDS = "items(name,size,etag,updated),prefixes,nextPageToken"
 
 
 def _import_gcsfs() -> Any:
-    # Else gcsfs asks for the kind of each bucket by gRPC, which an emulator does not speak: 60 s of waiting per bucket.
-    # It looks at this variable once, while it is imported.
+    # Otherwise gcsfs asks for the kind of each bucket by gRPC, which emulators do not support: 60 s for each bucket.
+    # It reads this variable once, while it is imported.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     return import_module("gcsfs")
 
@@ -68,9 +68,9 @@ class GcsfsReader:
     """Reads and lists the objects of one bucket below a prefix.
 
     Args:
-        config: limits, times, and the name for messages.
-        address: where, and as whom.
-        receive: told of the bytes of each body, as soon as they are announced.
+        config: limits, and the name for messages.
+        address: the bucket, and how to log in.
+        receive: called with the bytes of each body, as soon as its length is known.
     """
 
     def __init__(self, config: DataSourceConfig, address: GCSAddress, receive: Callable[[int], None]) -> None:
@@ -88,26 +88,26 @@ class GcsfsReader:
         self._clients = PerLoop(self._source, self._open, _close)
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """Read bytes `start` to `end` of an object, by one request.
+        """Read bytes `start` to `end` of an object, in one request.
 
-        A range that holds no byte cannot be asked for, so that one takes a request for what is known of the object.
+        HTTP has no empty ranges. For those, the metadata of the object is requested.
         """
         async with self._limited(path):
             if end is not None and start == end:
-                return await self._read_nothing(path, start)
+                return await self._read_metadata(path, start)
             headers = {}
             if start or end is not None:
                 headers["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
             async with await self._request(self._object_path(path), {"alt": "media"}, headers) as answer:
                 if answer.status != 416:
                     return await self._read(answer, path, start, end)
-            return await self._read_nothing(path, start)
+            return await self._read_metadata(path, start)
 
     def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
-        """All objects whose path below the root begins with `prefix`; folders are listed side by side.
+        """Yield all objects whose path below the root begins with `prefix`. Folders are listed in parallel.
 
         Raises:
-            ObjectNotFoundError: at the first step, if there is no such bucket.
+            ObjectNotFoundError: at the first step, if the bucket does not exist.
         """
         return list_in_parallel(PagedListing(self._page), prefix, skips, self._config)
 
@@ -129,10 +129,10 @@ class GcsfsReader:
         if self._address.user_project is not None:
             parameters = {**parameters, "userProject": self._address.user_project}
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
-        # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
+        # If gzip is allowed, GCS sends a compressed object as it is stored and listed, so ranges and sizes are right.
         headers = {"Accept-Encoding": "gzip", **headers, **await _authorization(client)}
         url = yarl.URL(f"{client.files.base}{path}?{query}", encoded=True)
-        return client.session.get(url, headers=headers, allow_redirects=False)  # GCS never sends us elsewhere
+        return client.session.get(url, headers=headers, allow_redirects=False)  # GCS never redirects
 
     async def _read(self, answer: aiohttp.ClientResponse, path: str, start: int, end: int | None) -> Blob:
         self._check_status(answer, path)
@@ -140,29 +140,29 @@ class GcsfsReader:
         if start or end is not None:
             first, size = content_range(answer.headers.get("Content-Range"))
             if answer.status != 206 or first != start or size is None:
-                text = f"the server of source {self._source!r} sent another range of {path!r} than asked"
+                text = f"the server of source {self._source!r} sent another range of {path!r} than requested"
                 raise UnusableAnswer(f"{text}; read it whole", path=path, source=self._source)
         if size is None:
-            text = f"the server of source {self._source!r} does not tell the size of {path!r}; store it uncompressed"
+            text = f"the server of source {self._source!r} does not give the size of {path!r}; store it uncompressed"
             raise BadRequest(text, path=path, source=self._source)
         length = (size if end is None or end > size else end) - start
         if length > self._limit:
             raise too_large(path, length, self._limit, self._source)
         self._receive(length)
-        data = await of_aiohttp(answer.content, length)
+        data = await read_aiohttp_body(answer.content, length)
         if len(data) != length:
-            raise wrong_length(path, len(data), length, self._source)
+            raise length_mismatch(path, len(data), length, self._source)
         etag, generation = plain_etag(answer.headers.get("ETag")), answer.headers.get("X-Goog-Generation")
         return Blob(data, etag, size, generation, self._source)
 
-    async def _read_nothing(self, path: str, start: int) -> Blob:
-        """No bytes of an object, and what is known of it; or the error if it ends before `start`."""
+    async def _read_metadata(self, path: str, start: int) -> Blob:
+        """Read no bytes, only the metadata of an object; an error if it ends before `start`."""
         parameters = {"fields": "size,etag,generation"}
         async with await self._request(self._object_path(path), parameters, {}) as answer:
             self._check_status(answer, path)
             known = parse_object(await self._page_body(answer, path))
         if known is None:
-            text = f"{path!r} of source {self._source!r}: the server does not tell its size; check the endpoint"
+            text = f"{path!r} of source {self._source!r}: the server does not give its size; check the endpoint"
             raise UnusableAnswer(text, path=path, source=self._source)
         if start > known.size:
             raise beyond_object(path, start, known.size, self._source)
@@ -183,7 +183,9 @@ class GcsfsReader:
             try:
                 return await asyncio.to_thread(parse_items, body, len(self._address.prefix))
             except ValueError as error:
-                text = f"the listing of {prefix!r} in source {self._source!r} is not one of GCS; check the endpoint"
+                text = (
+                    f"the listing of {prefix!r} in source {self._source!r} is not an answer of GCS; check the endpoint"
+                )
                 raise SourceUnavailable(text, path=prefix, source=self._source) from error
 
     async def _page_body(self, answer: aiohttp.ClientResponse, prefix: str) -> bytes:
@@ -199,7 +201,7 @@ class GcsfsReader:
             return
         if answer.status in (401, 403):
             raise access_denied(answer.status, path, self._source, self._address.login)
-        raise error_of_status(answer.status, path, self._source, answer.headers)
+        raise error_for_status(answer.status, path, self._source, answer.headers)
 
     async def _open(self) -> _Client:
         files = await self._log_in()
@@ -208,41 +210,41 @@ class GcsfsReader:
     async def _log_in(self) -> Any:
         token = _token_of(self._address.login, self._source)
         try:
-            # In a thread, as it asks for logins by requests that block.
+            # In a thread, as it logs in by blocking requests.
             return await asyncio.to_thread(
                 self._gcsfs.GCSFileSystem,
                 token=token,
                 access="read_only",
                 endpoint_url=self._address.endpoint,
                 asynchronous=True,
-                skip_instance_cache=True,  # which would keep it, logged in, for ever
+                skip_instance_cache=True,  # which would keep it forever
             )
         except (ValueError, KeyError, TypeError) as error:
             text = f"the credentials of source {self._source!r} cannot be used ({type(error).__name__})"
-            raise ConfigError(f"{text}; download the key anew", source=self._source) from error
+            raise ConfigError(f"{text}; download the key again", source=self._source) from error
 
     def _new_session(self, base: str) -> aiohttp.ClientSession:
         origin = yarl.URL(base).origin()
         self._proxy = proxy_for(origin.scheme, origin.host or "")
-        # No limit of connections: who reads decides how much is in flight.
+        # No limit here: the caller decides how many requests are in flight.
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=usable(self._proxy, self._source),
+            proxy=proxy_url(self._proxy, self._source),
         )
 
     @contextlib.asynccontextmanager
     async def _limited(self, path: str) -> AsyncIterator[None]:
-        """Turns what goes wrong, and what takes too long, into this library's errors."""
-        with self._translated(path):
+        """Limit the time, and translate errors to those of this library."""
+        with self._translate_errors(path):
             async with asyncio.timeout(self._timeout_s):
                 yield
 
     @contextlib.contextmanager
-    def _translated(self, path: str) -> Iterator[None]:
-        with translated(path, self._source, self._timeout_s, self._proxy, "endpoint"):
+    def _translate_errors(self, path: str) -> Iterator[None]:
+        with translate_errors(path, self._source, self._timeout_s, self._proxy, "endpoint"):
             try:
                 yield
             except (StreamingError, aiohttp.ClientError, OSError):
@@ -251,14 +253,14 @@ class GcsfsReader:
                 raise self._login_failed(path, error) from error
 
     def _login_failed(self, path: str, error: Exception) -> Exception:
-        """The error that says what Google's library of logins, or gcsfs around it, does; others stay as they are."""
+        """Return the error of this library for one of google-auth or gcsfs; others are returned unchanged."""
         exceptions = import_module("google.auth.exceptions")
         retry = import_module("gcsfs.retry")
         kind: type[SourceError] = AccessDenied
         if isinstance(error, exceptions.TransportError):
-            kind, told = SourceUnavailable, "could not be renewed, as Google's server of logins cannot be reached"
+            kind, message = SourceUnavailable, "could not be renewed, as Google's login server cannot be reached"
         elif isinstance(error, exceptions.GoogleAuthError | retry.HttpError | retry.NonRetryableError):
-            told = "was refused; check the service account, that it is not expired, and the clock of this machine"
+            message = "was refused; check the service account, that it is not expired, and the clock of this machine"
         elif isinstance(error, ValueError):
             text = f"{path!r} of source {self._source!r} was answered with what aiohttp cannot read or follow"
             return UnusableAnswer(
@@ -266,7 +268,7 @@ class GcsfsReader:
             )
         else:
             return error
-        text = f"the login of source {self._source!r} for {path!r} {told} ({type(error).__name__})"
+        text = f"the login of source {self._source!r} for {path!r} {message} ({type(error).__name__})"
         return kind(text, path=path, source=self._source)
 
 
@@ -275,7 +277,7 @@ async def _close(client: _Client) -> None:
 
 
 async def _authorization(client: _Client) -> dict[str, str]:
-    """The header that logs in; a login about to expire is renewed first, by one caller in a thread."""
+    """Return the header with the login. One caller renews a login that is about to expire, in a thread."""
     credentials = client.files.credentials
     if credentials.credentials is None:
         return {}
@@ -289,11 +291,11 @@ async def _authorization(client: _Client) -> dict[str, str]:
 
 
 def _token_of(login: Login, source: str) -> Any:
-    """What gcsfs calls `token`."""
+    """Return the `token` argument of gcsfs."""
     if login.kind in ("file", "json"):
         return login.account(source)
-    if login.kind == "token":  # as text gcsfs would show it to a server of Google's first
+    if login.kind == "token":  # given as text, gcsfs would send it to a Google server first
         return import_module("google.oauth2.credentials").Credentials(login.value)
-    if login.kind == "cloud":  # which gcsfs refuses at any other endpoint than Google's own
+    if login.kind == "cloud":  # gcsfs refuses it for other endpoints than Google's own
         return import_module("google.auth.compute_engine").Credentials()
     return None if login.kind == "default" else login.kind

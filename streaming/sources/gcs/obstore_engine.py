@@ -1,4 +1,4 @@
-"""A store of obstore for a bucket of GCS, with the login that a source's settings say."""
+"""A store of obstore for a bucket of GCS, with the login of a source's settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streaming.telemetry.skipped_objects import Skips
 
 GOOGLE_URL = "https://storage.googleapis.com"
-_LOGIN_TIMEOUT_S = 10.0  # the server of metadata stands in the same rack
+_LOGIN_TIMEOUT_S = 10.0  # the metadata server is close by
 _OWN_LOGINS = ("GOOGLE_BEARER_TOKEN", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH")
 
 
@@ -35,8 +35,8 @@ class GcsObstoreReader(ObjectStoreReader):
     """Reads and lists the objects of one bucket below a prefix.
 
     Args:
-        config: limits, times, and the name for messages.
-        address: where, and as whom.
+        config: limits, and the name for messages.
+        address: the bucket, and how to log in.
         receive: see `ObjectStoreReader`.
     """
 
@@ -45,7 +45,7 @@ class GcsObstoreReader(ObjectStoreReader):
         self._address = address
 
     async def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
-        """As of every store, but that a missing bucket is named."""
+        """Yield files as `ObjectStoreReader` does; the error for a missing bucket names it."""
         try:
             async with aclosing(super().iter_files(prefix, skips)) as files:
                 async for info in files:
@@ -54,8 +54,8 @@ class GcsObstoreReader(ObjectStoreReader):
             raise no_bucket(self._address, self._source) from error
 
     async def _empty(self, *request: Any) -> Blob:
-        # Comes right after the answer that no byte lies there, with which a server may end the connection: of 300
-        # such requests to fake-gcs-server 101 were reset. A new connection is tried once.
+        # Follows an answer 416, after which a server may close the connection: of 300 such requests to
+        # fake-gcs-server, 101 were reset. So it is tried once more.
         try:
             return await super()._empty(*request)
         except BaseError as error:
@@ -63,24 +63,24 @@ class GcsObstoreReader(ObjectStoreReader):
                 raise
         return await super()._empty(*request)
 
-    def _translated(self, error: Exception, path: str) -> Exception:
+    def _to_source_error(self, error: Exception, path: str) -> Exception:
         status = status_of(error)
-        if status == 500 and "no bucket named" in str(error):  # so fake-gcs-server answers, where GCS says 404
+        if status == 500 and "no bucket named" in str(error):  # the answer of fake-gcs-server, where GCS says 404
             return no_bucket(self._address, self._source)
         if status in (401, 403):
             return access_denied(status, path, self._source, self._address.login)
-        return super()._translated(error, path)
+        return super()._to_source_error(error, path)
 
 
 class GCSStores:
     """Makes stores for one bucket.
 
     Args:
-        config: times, and the name for messages.
-        address: where, and as whom.
+        config: time limits, and the name for messages.
+        address: the bucket, and how to log in.
 
     Attributes:
-        bucket_url: of the bucket.
+        bucket_url: URL of the bucket.
     """
 
     def __init__(self, config: DataSourceConfig, address: GCSAddress) -> None:
@@ -89,11 +89,11 @@ class GCSStores:
         self.bucket_url = f"{address.endpoint or GOOGLE_URL}/{quote(address.bucket, safe='')}"
 
     def open(self) -> GCSStore:
-        """A store over the whole bucket."""
+        """Return a store over the whole bucket."""
         return make_store(self._config, self._address)
 
     async def list_request(self, query: str) -> tuple[str, dict[str, str]]:
-        """The URL and headers of a listing: with a token where there is one, else signed by the service account."""
+        """Return URL and headers of a listing, with a token or signed by the service account."""
         login = self._address.login
         if self._address.user_project is not None:
             query = f"{query}&userProject={quote(self._address.user_project, safe='')}"
@@ -103,22 +103,22 @@ class GCSStores:
         if login.kind in ("token", "cloud"):
             token = login.value if login.kind == "token" else (await _machine_login())["token"]
             return url, {"Authorization": f"Bearer {token}"}
-        # obstore puts the bucket behind its endpoint: into the fragment, which is not sent.
+        # obstore appends the bucket to its endpoint: here to the fragment, which is not sent.
         there = replace(self._address, endpoint=f"{url}#")
         return await signed(await asyncio.to_thread(make_store, self._config, there), self._config.name), {}
 
     async def trial_url(self, store: GCSStore, key: str) -> None:
-        """None: obstore leaves out the only login that GCS has."""
+        """Return None: on a redirect obstore leaves out the only login that GCS has."""
 
 
 def make_store(config: DataSourceConfig, address: GCSAddress) -> GCSStore:
-    """A store over the whole bucket.
+    """Return a store over the whole bucket.
 
     Raises:
-        ConfigError: if obstore cannot use the login, or variables of its own contradict it.
+        ConfigError: if obstore cannot use the login, or its own environment variables contradict it.
     """
     settings = client_settings(config, address.endpoint or GOOGLE_URL, _login_hosts(address))
-    # With gzip allowed GCS sends a compressed object as it is stored and listed, which ranges and sizes need.
+    # If gzip is allowed, GCS sends a compressed object as it is stored and listed, so ranges and sizes are right.
     headers = {"accept-encoding": "gzip"}
     if address.user_project is not None:
         headers["x-goog-user-project"] = address.user_project
@@ -127,14 +127,14 @@ def make_store(config: DataSourceConfig, address: GCSAddress) -> GCSStore:
     try:
         return GCSStore(address.bucket, **settings, **login)
     except (BaseError, ValueError) as error:
-        # Not chained and without its text: a parser may quote what it could not read, here a key.
+        # Not chained, and without its text: a parser may quote what it could not read, here a key.
         text = f"the credentials of source {config.name!r} cannot be used by obstore ({type(error).__name__})"
-        raise ConfigError(f"{text}; check their file, or download the key anew", source=config.name) from None
+        raise ConfigError(f"{text}; check their file, or download the key again", source=config.name) from None
 
 
 def _login_hosts(address: GCSAddress) -> list[str]:
-    """The servers that obstore may ask for a token."""
-    if address.login.kind in ("anon", "token", "cloud"):  # these need none, or ask by themselves
+    """Return the servers that obstore may ask for a token."""
+    if address.login.kind in ("anon", "token", "cloud"):  # these need no token, or fetch it without obstore
         return []
     hosts = ["googleapis.com", "accounts.google.com"]
     if address.login.kind in ("default", "google_default"):
@@ -144,7 +144,7 @@ def _login_hosts(address: GCSAddress) -> list[str]:
 
 
 def _login(source: str, address: GCSAddress) -> dict[str, Any]:
-    """The arguments of `GCSStore` that say where to read, and as whom."""
+    """Return the arguments of `GCSStore` for the server and the login."""
     login, url = address.login, address.endpoint
     there: dict[str, Any] = {"base_url": url} if url else {}
     if login.kind in ("token", "cloud"):
@@ -153,14 +153,14 @@ def _login(source: str, address: GCSAddress) -> dict[str, Any]:
     if login.kind == "default" or login.kind == "google_default":
         return {"config": there}
     if own := [name for name in _OWN_LOGINS if name in os.environ]:
-        text = f"source {source!r} has a login of its own, and obstore another by the variable {own[0]}"
+        text = f"source {source!r} has a login in its settings, and obstore finds another in the variable {own[0]}"
         raise ConfigError(f"{text}; unset that, or set engine to 'gcsfs'", source=source)
     if login.kind == "anon":
-        # Not `skip_signature`, which still opens the file of GOOGLE_APPLICATION_CREDENTIALS and fails where there is
-        # none. With `disable_oauth` no login is sent.
-        nobody = {"gcs_base_url": url or GOOGLE_URL, "disable_oauth": True}
-        nobody |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
-        return {"config": {"service_account_key": json.dumps(nobody)}}
+        # Not `skip_signature`, which still opens the file of GOOGLE_APPLICATION_CREDENTIALS and fails if it is
+        # missing. With `disable_oauth` no login is sent.
+        no_login = {"gcs_base_url": url or GOOGLE_URL, "disable_oauth": True}
+        no_login |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        return {"config": {"service_account_key": json.dumps(no_login)}}
     account = login.account(source)
     if account.get("type", "service_account") == "service_account":
         account = {"private_key_id": "", **account, **({"gcs_base_url": url} if url else {})}
@@ -172,17 +172,17 @@ def _login(source: str, address: GCSAddress) -> dict[str, Any]:
 
 
 async def _machine_login() -> dict[str, Any]:
-    """A token for the account of this machine in Google's cloud.
+    """Return a token for the account of this machine in Google's cloud.
 
-    obstore's own way there takes any file of credentials first.
+    obstore itself would prefer any credentials file.
     """
-    import aiohttp  # 0.15 s, which other logins save
+    import aiohttp  # 0.15 s that other logins do not need
 
     host = os.environ.get("GCE_METADATA_HOST") or "metadata.google.internal"
     url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/token"
     timeout = aiohttp.ClientTimeout(total=_LOGIN_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
         async with session.get(url, headers={"Metadata-Flavor": "Google"}) as answer:
-            told = await answer.json(content_type=None)
-    expires_at = datetime.now(UTC) + timedelta(seconds=told["expires_in"])
-    return {"token": told["access_token"], "expires_at": expires_at}
+            token = await answer.json(content_type=None)
+    expires_at = datetime.now(UTC) + timedelta(seconds=token["expires_in"])
+    return {"token": token["access_token"], "expires_at": expires_at}

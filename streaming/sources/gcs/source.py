@@ -1,7 +1,7 @@
-"""Objects in Google Cloud Storage, or in what speaks its language.
+"""Objects in Google Cloud Storage, or in a server with its protocol.
 
-Reads go through obstore; gcsfs, by `engine="gcsfs"`, knows more kinds of logins, such as workload identity, and names
-that obstore cannot read.
+Reads go through obstore. `engine="gcsfs"` supports more kinds of logins, such as workload identity, and names that
+obstore cannot read.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class GCSDataSource(DataSource):
     """A bucket, or a folder in one: `gs://bucket/prefix`, `gcs://bucket/prefix` or `bucket/prefix`.
 
     `credentials` are one of `service_account_file`, `service_account_json` and `token`, an access token.
-    `storage_options` are as users of gcsfs know them: `token` ("anon", "google_default", "cloud", a path, or a service
-    account as a dict), `anon`, `endpoint_url`, `requester_pays` and `project`. What they leave out comes from
+    `storage_options` are those of gcsfs: `token` ("anon", "google_default", "cloud", a path, or a service
+    account as a dict), `anon`, `endpoint_url`, `requester_pays` and `project`. Other settings come from
     `GOOGLE_APPLICATION_CREDENTIALS`, `GOOGLE_CLOUD_PROJECT` and `STORAGE_EMULATOR_HOST` as they are when the source is
-    made; an emulator is read without a login unless the settings give one.
+    made. An emulator is read without a login unless the settings give one.
 
-    Objects compressed by `Content-Encoding: gzip` come as they are stored, so that ranges and sizes mean the same
-    everywhere. The version of a blob is the generation of the object.
+    Objects compressed by `Content-Encoding: gzip` come as they are stored, so that ranges and sizes refer to
+    the same bytes everywhere. The version of a blob is the generation of the object.
 
-    A forked child cannot use what its parent opened: `ClosedError` tells so, where the clients would hang.
+    A forked child cannot use a source that its parent opened: it gets `ClosedError`, where the client would hang.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, or settings that contradict.
@@ -86,7 +86,7 @@ class GCSDataSource(DataSource):
         if self._pid:
             raise opened_before_fork(self.name, self._pid)
         if self.config.engine == "gcsfs":
-            from streaming.sources.gcs.gcsfs_engine import GcsfsReader  # 0.6 s, which reads by obstore save
+            from streaming.sources.gcs.gcsfs_engine import GcsfsReader  # 0.6 s that reads by obstore do not need
 
             self._reader = GcsfsReader(self.config, self._address, self._receive)
         else:

@@ -1,4 +1,4 @@
-"""What the configuration of an HTTP source says, checked and taken apart."""
+"""Parse and check the configuration of an HTTP source."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class HTTPAddress:
 
     Attributes:
         root: URL of the folder, percent-encoded, ending in `/`, without login and query.
-        query: what to add to each URL: empty, or `?` and the root's query.
-        headers: for requests to the root's host.
+        query: appended to each URL: empty, or `?` and the root's query.
+        headers: sent with requests to the root's host.
         index: URL of the index file, or None.
-        urls: URL by path, of those listed in the configuration and not simply below the root.
-        paths: the paths of all URLs listed in the configuration, sorted; None where none are.
+        urls: URL by path, for URLs in the configuration that are not simply below the root.
+        paths: the paths of all URLs in the configuration, sorted; None if it lists none.
     """
 
     root: str
@@ -45,9 +45,9 @@ class HTTPAddress:
 
     @property
     def suits_obstore(self) -> bool:
-        """Whether obstore keeps to itself what it is given, as it follows redirects by itself.
+        """Whether obstore may have the headers, although it follows redirects on its own.
 
-        It leaves out the login there, and no other header; and a proxy hides from it where a redirect leads.
+        On a redirect it leaves out the login, but no other header. Behind a proxy, `redirect_guard` cannot stop it.
         """
         parts = urlsplit(self.root)
         return {name.lower() for name in self.headers} <= {"authorization"} and (
@@ -55,12 +55,12 @@ class HTTPAddress:
         )
 
     def url_of(self, path: str) -> str:
-        """The URL of an object or folder."""
+        """Return the URL of an object or folder."""
         return self.urls.get(path) or self.root + quote(path, errors="surrogateescape") + self.query
 
 
 def parse_address(config: DataSourceConfig) -> HTTPAddress:
-    """Take a configuration apart.
+    """Parse a configuration.
 
     Raises:
         ConfigError: for an unknown engine, option or credential, or two URLs for one path.
@@ -100,7 +100,7 @@ def _check_settings(config: DataSourceConfig, query: str) -> None:
         raise ConfigError(f"source {config.name!r} has both urls and index; keep one", source=config.name)
     if config.credentials and set(config.credentials) not in _CREDENTIALS:
         names = ", ".join(sorted(config.credentials))
-        text = f"credentials of HTTP source {config.name!r} are token, or username and password, not: {names}"
+        text = f"credentials of HTTP source {config.name!r} must be token, or username and password, not: {names}"
         raise ConfigError(text, source=config.name)
 
 
@@ -116,14 +116,14 @@ def _authorization(config: DataSourceConfig, login: tuple[str, str] | None) -> d
 
 
 def _paths_of_urls(urls: Iterable[str], root: str, source: str) -> dict[str, str]:
-    """URL by path: from the root where it lies below it, else the whole path of the URL."""
+    """Return the URLs by path: relative to the root for those below it, else the whole path of the URL."""
     found: dict[str, str] = {}
     for given in urls:
         url = given if "://" in given else root + quote(given, errors="surrogateescape")
         parts = urlsplit(url)
         path = path_below(url.partition("?")[0], root) or unquote(parts.path, errors="surrogateescape").lstrip("/")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{mask_secrets(url)!r} in urls of source {source!r} is no HTTP URL", source=source)
+            raise ConfigError(f"{mask_secrets(url)!r} in urls of source {source!r} is not an HTTP URL", source=source)
         if found.setdefault(check_path(path), url) != url:
             text = f"two urls of source {source!r} have the path {path!r}; make two sources of them"
             raise ConfigError(text, path=path, source=source)

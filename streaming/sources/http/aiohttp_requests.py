@@ -1,4 +1,4 @@
-"""GET requests by aiohttp for one source: where they may go, what is sent along, and one session per event loop."""
+"""GET requests by aiohttp for one source: headers, redirects, and one session per event loop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import aiohttp
 import yarl
 
 from streaming.errors import SourceUnavailable
-from streaming.sources.http.errors import translated
+from streaming.sources.http.errors import translate_errors
 from streaming.sources.http.response import range_header
 from streaming.sources.per_loop import PerLoop
-from streaming.sources.proxies import proxy_for, usable
-from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, Reach, joined
+from streaming.sources.proxies import proxy_for, proxy_url
+from streaming.sources.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, RedirectPolicy, resolve_redirect
 from streaming.sources.status_codes import UnusableAnswer
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["AiohttpRequests"]
 
 
 class AiohttpRequests:
-    """Sends the requests of one source, and follows redirects within its reach.
+    """Sends the requests of one source, and follows redirects where its policy allows them.
 
     Args:
         config: time limits, allowed hosts, and the name for messages.
@@ -40,7 +40,7 @@ class AiohttpRequests:
         self._source = config.name
         self._headers = dict(headers)
         self._origin = yarl.URL(root, encoded=True).origin()
-        self._reach = Reach(config, self._origin)
+        self._redirect_policy = RedirectPolicy(config, self._origin)
         self.redirects = False
         self._proxy = proxy_for(self._origin.scheme, self._origin.host or "")
         self._timeout = aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=config.connect_timeout_s)
@@ -48,15 +48,15 @@ class AiohttpRequests:
 
     @contextlib.asynccontextmanager
     async def _send(self, target: yarl.URL, extra: dict[str, str], path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer of `target`, or of where that leads; `answer.history` has the answers before it.
+        """Send a request and follow redirects; `answer.history` has the answers on the way.
 
         Args:
-            extra: headers beside those that are configured for its server.
+            extra: headers in addition to those configured for the server.
         """
         began = asyncio.get_running_loop().time()
         session = self._sessions.current() or await self._sessions.open()
         if target.origin() != self._origin:
-            self._reach.check(target, path)
+            self._redirect_policy.check(target, path)
         answer = await session.get(target, headers=self._headers_for(target, extra), allow_redirects=False)
         if answer.status in REDIRECTS:
             answer = await self._followed(answer, session, extra, path, began)
@@ -71,38 +71,38 @@ class AiohttpRequests:
         path: str,
         began: float,
     ) -> aiohttp.ClientResponse:
-        """Where a redirect leads in the end. Each server gets what is configured for it, and no Referer."""
+        """Follow redirects. Each server gets the headers configured for it, and no Referer."""
         self.redirects = True
         hops: list[aiohttp.ClientResponse] = []
         while answer.status in REDIRECTS and (location := answer.headers.get("Location")) is not None:
             async with answer:
                 hops.append(answer)
             if len(hops) > MAX_REDIRECTS:
-                text = f"{path!r} of source {self._source!r} is redirected without end; check the URL of the source"
+                text = f"{path!r} of source {self._source!r} is redirected endlessly; check the URL of the source"
                 raise UnusableAnswer(text, path=path, source=self._source)
-            target = joined(answer.url, location)
+            target = resolve_redirect(answer.url, location)
             if target is None:
-                text = f"{path!r} of source {self._source!r} is redirected to no URL"
+                text = f"{path!r} of source {self._source!r} is redirected to an invalid URL"
                 raise SourceUnavailable(f"{text}; try again, then check its server", path=path, source=self._source)
-            self._reach.check(target, path, answer.url)
+            self._redirect_policy.check(target, path, answer.url)
             left = (self._timeout.total or 0.0) - (asyncio.get_running_loop().time() - began)
             timeout = aiohttp.ClientTimeout(total=max(left, 0.001), sock_connect=self._timeout.sock_connect)
             answer = await session.get(
                 target, headers=self._headers_for(target, extra), allow_redirects=False, timeout=timeout
             )
-        answer._history = tuple(hops)  # as aiohttp does where it follows
+        answer._history = tuple(hops)  # as aiohttp does when it follows redirects
         return answer
 
     async def is_redirected(self, url: str, path: str) -> bool:
-        """Whether a request for a byte of the object at `url` is answered by a redirect."""
+        """Whether a request for one byte of the object at `url` is redirected."""
         target, headers = yarl.URL(url, encoded=True), {"Accept-Encoding": "identity", **range_header(0, 1)}
-        with self._translated(path):
+        with self._translate_errors(path):
             session = self._sessions.current() or await self._sessions.open()
             async with session.get(target, headers=headers, allow_redirects=False) as answer:
                 return answer.status in REDIRECTS
 
     async def _new_session(self) -> aiohttp.ClientSession:
-        proxy = usable(self._proxy, self._source)
+        proxy = proxy_url(self._proxy, self._source)
         resolver = GuardedResolver([self._origin.host, proxy and yarl.URL(proxy).host])
         return aiohttp.ClientSession(
             # No limit here: the caller decides how many requests are in flight.
@@ -117,5 +117,5 @@ class AiohttpRequests:
         own = self._headers if url.origin() == self._origin else {}
         return {**own, "Accept-Encoding": "identity", **extra}
 
-    def _translated(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return translated(path, self._source, self._timeout.total, self._proxy)
+    def _translate_errors(self, path: str) -> contextlib.AbstractContextManager[None]:
+        return translate_errors(path, self._source, self._timeout.total, self._proxy)

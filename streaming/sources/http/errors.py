@@ -1,4 +1,4 @@
-"""What the errors of aiohttp mean."""
+"""Translate the errors of aiohttp."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from collections.abc import Iterator
 import aiohttp
 
 from streaming.errors import AccessDenied, SourceTimeout, SourceUnavailable, StreamingError, TruncatedRead
-from streaming.sources.http.response import SentWhole
-from streaming.sources.proxies import Proxy, unreached
-from streaming.sources.redirects import LinkLocal
-from streaming.sources.status_codes import UnusableAnswer, error_of_status
+from streaming.sources.http.response import WholeObjectSent
+from streaming.sources.proxies import Proxy, unreachable_reason
+from streaming.sources.redirects import LinkLocalError
+from streaming.sources.status_codes import UnusableAnswer, error_for_status
 
-__all__ = ["translated"]
+__all__ = ["translate_errors"]
 
 
 @contextlib.contextmanager
-def translated(
+def translate_errors(
     path: str, source: str, timeout_s: float | None, proxy: Proxy | None = None, setting: str = "host"
 ) -> Iterator[None]:
-    """Turns aiohttp's errors into this library's."""
+    """Translate errors of aiohttp to those of this library.
+
+    Args:
+        setting: the name of the setting that names the server.
+    """
     where = f"{path!r} of source {source!r}"
     try:
         yield
-    except (StreamingError, SentWhole):
+    except (StreamingError, WholeObjectSent):
         raise
     except TimeoutError as error:
         text = f"{where} did not come within {timeout_s} s (timeout_s); try again or raise that"
@@ -34,18 +38,18 @@ def translated(
         raise TruncatedRead(text, path=path, source=source) from error
     except aiohttp.ClientHttpProxyError as error:
         if error.status == 407:
-            raise error_of_status(407, path, source) from error
-        told = unreached(f"it answered {error.status}", setting, proxy)
-        raise SourceUnavailable(f"{where} {told}", path=path, source=source) from error
+            raise error_for_status(407, path, source) from error
+        message = unreachable_reason(f"it answered {error.status}", setting, proxy)
+        raise SourceUnavailable(f"{where} {message}", path=path, source=source) from error
     except (aiohttp.InvalidURL, aiohttp.ClientResponseError) as error:
-        text = f"{where} was answered by something that is not HTTP or leads to no URL ({type(error).__name__})"
+        text = f"{where} was answered with something that is not HTTP or not a URL ({type(error).__name__})"
         raise SourceUnavailable(f"{text}; try again, then check the URL", path=path, source=source) from error
     except (aiohttp.ClientError, OSError) as error:
-        if isinstance(getattr(error, "os_error", None), LinkLocal):
-            text = f"{where} leads to a host whose address is of the local link or of a cloud, which is never asked"
+        if isinstance(getattr(error, "os_error", None), LinkLocalError):
+            text = f"{where} leads to a link-local address or a cloud's metadata server, which is never contacted"
             raise AccessDenied(text, path=path, source=source) from error
-        told = unreached(f"{type(error).__name__} {error}", setting, proxy)
-        raise SourceUnavailable(f"{where} {told}", path=path, source=source) from error
-    except ValueError as error:  # such as a control character in what a redirect leads to
+        message = unreachable_reason(f"{type(error).__name__} {error}", setting, proxy)
+        raise SourceUnavailable(f"{where} {message}", path=path, source=source) from error
+    except ValueError as error:  # such as a control character in the target of a redirect
         text = f"{where} was answered with what aiohttp cannot read or follow ({type(error).__name__})"
         raise UnusableAnswer(f"{text}; check the URL of the source", path=path, source=source) from error

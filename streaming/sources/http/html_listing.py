@@ -1,6 +1,6 @@
-"""Read listings that came over HTTP: autoindex pages (HTML of nginx, Apache, Python; JSON of nginx) and index files.
+"""Parse listings from web servers: autoindex pages (HTML of nginx, Apache, Python; JSON of nginx) and index files.
 
-A listing is written by somebody else: an entry can only name what lies below the page that lists it.
+A listing is not trusted: an entry can only name an object below the page that lists it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from streaming.errors import BadRequest
 from streaming.sources.base import FileInfo, check_path
-from streaming.sources.header_values import LONGEST_LINK, http_time, json_of, size_in, size_of, stable_etag
-from streaming.sources.path_filter import is_text
+from streaming.sources.header_values import (
+    LONGEST_LINK,
+    http_time,
+    parse_json,
+    size_from_json,
+    size_from_text,
+    stable_etag,
+)
+from streaming.sources.path_filter import is_encodable
 
-# Each search goes on where the last one ended, and none looks past the next `<`: a page takes time in proportion to it.
+# Each search starts where the last one ended, and none looks past the next `<`, so parsing takes linear time.
 _TAG = re.compile(r"<a\s([^<>]*)>", re.IGNORECASE)
 _HREF = re.compile(r"""href\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 _END = re.compile(r"</a>([^<\n]*)", re.IGNORECASE)
@@ -29,60 +36,60 @@ _UP = re.compile(r"\.\./?")
 
 
 class TooManyNames(Exception):
-    """A page has more names than its listing may still have."""
+    """A page has more names than the listing may have."""
 
 
 class Names(NamedTuple):
-    """What a listing names, relative to it.
+    """The names in a listing, relative to its folder.
 
     Attributes:
-        files: with what the listing tells of them.
+        files: with the metadata in the listing.
         folders: with their final `/`.
-        odd: names with a hidden separator, a NUL or half a character, which no path below the listing can be made of.
+        odd: names with a hidden separator, a NUL or half a character, which cannot be part of a path.
     """
 
     files: list[FileInfo]
     folders: list[str]
     odd: list[str]
 
-    def check(self, most: int) -> None:
-        """Refuse more names than `most`."""
-        if len(self.files) + len(self.folders) + len(self.odd) > most:
+    def check(self, max_names: int) -> None:
+        """Refuse more names than `max_names`."""
+        if len(self.files) + len(self.folders) + len(self.odd) > max_names:
             raise TooManyNames
 
 
-def parse_autoindex(body: bytes, content_type: str, url: str, source: str, most: int = 2**63) -> Names:
+def parse_autoindex(body: bytes, content_type: str, url: str, source: str, max_names: int = 2**63) -> Names:
     """Return the names in the listing at `url`, in time and memory proportional to `body`.
 
     Args:
-        most: names; a page with more is not read on.
+        max_names: the limit of names; parsing stops there.
 
     Raises:
-        BadRequest: if `body` is no listing.
-        TooManyNames: if it has more than `most`.
+        BadRequest: if `body` is not a listing.
+        TooManyNames: if it has more than `max_names`.
     """
     if content_type == "application/json":
-        return _parse_json(body, url, source, most)
+        return _parse_json(body, url, source, max_names)
     text = body.decode("utf-8", "surrogateescape")
     names = Names([], [], [])
     is_listing = _TITLE.search(text) is not None
     for link, after in _links(text):
         is_listing = is_listing or _UP.fullmatch(link) is not None
-        name = _below(url, link)
+        name = _name_below(url, link)
         if _is_odd(name):
             names.odd.append(name)
         elif name.endswith("/"):
             names.folders.append(name)
         elif name:
             names.files.append(_with_details(name, after))
-        names.check(most)
+        names.check(max_names)
     if not is_listing:
         raise _no_listing(url, source)
     return names
 
 
 def _links(text: str) -> Iterator[tuple[str, str]]:
-    """The target of each link, and what follows it up to the end of the line."""
+    """Yield the target of each link, and the text after it on its line."""
     at = 0
     while tag := _TAG.search(text, at):
         at = tag.end()
@@ -95,7 +102,7 @@ def _links(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _unescaped(link: str) -> str:
-    """A link without the entities of HTML; empty where they are garbage, as it is for one that is too long."""
+    """Return a link with its HTML entities replaced; empty if they are invalid or the link is too long."""
     try:
         return html.unescape(link) if len(link) <= LONGEST_LINK else ""
     except ValueError:  # an entity of thousands of digits
@@ -107,13 +114,13 @@ def _no_listing(url: str, source: str) -> BadRequest:
     return BadRequest(f"{text} urls or index", path=url, source=source)
 
 
-def _below(url: str, link: str) -> str:
-    """The name directly below `url` that a link leads to, which may be odd; empty for any other place, or a way to
-    sort the page."""
+def _name_below(url: str, link: str) -> str:
+    """Return the name directly below `url` that a link leads to, which may be odd; empty for links to anything else,
+    such as the same page in another order."""
     page = urlsplit(url)
     try:
         target = urlsplit(urljoin(url, link))
-    except ValueError:  # a host that is none
+    except ValueError:  # an invalid host
         return ""
     if (target.scheme, target.netloc) != (page.scheme, page.netloc) or target.query or target.fragment:
         return ""
@@ -121,23 +128,23 @@ def _below(url: str, link: str) -> str:
         return ""
     folder = page.path[: page.path.rfind("/") + 1]
     if not target.path.startswith(folder):
-        # The server may escape the names of the folder in another way than its link does.
+        # The server may escape the folder in another way than its link does.
         folder, path = unquote(folder, errors="surrogateescape"), unquote(target.path, errors="surrogateescape")
         return _entry(path.removeprefix(folder)) if path.startswith(folder) else ""
     return _entry(unquote(target.path.removeprefix(folder), errors="surrogateescape"))
 
 
 def _entry(name: str) -> str:
-    """`name`, unless it is that of the listing itself or of what is above it."""
+    """Return `name`, or nothing if it is the listing itself or a folder above it."""
     return "" if name.removesuffix("/") in ("", ".", "..") else name
 
 
 def _is_odd(name: str) -> bool:
-    return "/" in name.removesuffix("/") or "\0" in name or not (name.isascii() or is_text(name))
+    return "/" in name.removesuffix("/") or "\0" in name or not (name.isascii() or is_encodable(name))
 
 
 def _with_details(name: str, after: str) -> FileInfo:
-    """A file with the time and size that follow its link; sizes as `1.2K` do not tell the number of bytes."""
+    """Return a file with the time and size after its link. Sizes such as `1.2K` are not exact, and ignored."""
     match = _DETAILS.fullmatch(after.rstrip("\r"))
     if match is None:
         return FileInfo(name, -1)
@@ -146,10 +153,10 @@ def _with_details(name: str, after: str) -> FileInfo:
         time = datetime(int(year), _MONTHS[month.lower()], int(day), int(hour), int(minute), tzinfo=UTC).timestamp()
     except (ValueError, KeyError):
         time = None
-    return FileInfo(name, size_in(size), None, time)
+    return FileInfo(name, size_from_text(size), None, time)
 
 
-def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:
+def _parse_json(body: bytes, url: str, source: str, max_names: int) -> Names:
     names = Names([], [], [])
     for entry in _json_list(body, url, source):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
@@ -157,19 +164,19 @@ def _parse_json(body: bytes, url: str, source: str, most: int) -> Names:
         kind, name = entry.get("type"), _entry(entry["name"])
         if not name or kind not in ("directory", "file"):
             continue
-        names.check(most - 1)
+        names.check(max_names - 1)
         if _is_odd(name):
             names.odd.append(name)
         elif kind == "directory":
             names.folders.append(f"{name}/")
         else:
-            names.files.append(FileInfo(name, size_of(entry.get("size")), None, http_time(entry.get("mtime"))))
+            names.files.append(FileInfo(name, size_from_json(entry.get("size")), None, http_time(entry.get("mtime"))))
     return names
 
 
 def _json_list(body: bytes, url: str, source: str) -> list[Any]:
     try:
-        entries = json_of(body)
+        entries = parse_json(body)
     except ValueError as error:
         raise _no_listing(url, source) from error
     if not isinstance(entries, list):
@@ -178,13 +185,13 @@ def _json_list(body: bytes, url: str, source: str) -> list[Any]:
 
 
 def parse_index(body: bytes, url: str, root: str, source: str) -> Iterator[FileInfo]:
-    """The objects that an index file at `url` names: a JSON list, or one path or URL a line.
+    """Yield the objects in an index file at `url`: a JSON list, or one path or URL per line.
 
-    A JSON entry is a path or URL, or `{"path": ..., "size": bytes, "etag": ...}` of which only the path is needed. A
-    path is relative to `root` and written as the name is; a URL is percent-encoded and lies below `root`.
+    A JSON entry is a path or URL, or `{"path": ..., "size": bytes, "etag": ...}`, where only the path is required. A
+    path is relative to `root` and not escaped; a URL is percent-encoded and below `root`.
 
     Raises:
-        BadRequest: if the file is neither, or an entry leads elsewhere.
+        BadRequest: if the file is neither, or an entry is not below `root`.
     """
     if body.lstrip()[:1] == b"[":
         entries = _json_list(body, url, source)
@@ -196,7 +203,7 @@ def parse_index(body: bytes, url: str, root: str, source: str) -> Iterator[FileI
         if not isinstance(path, str):
             raise _bad_entry(entry, url, source, "has no path")
         etag = details.get("etag")
-        size = size_of(details.get("size"))
+        size = size_from_json(details.get("size"))
         etag = stable_etag(etag, size) if isinstance(etag, str) else None
         yield FileInfo(_path_of_entry(path, url, root, source), size, etag)
 
@@ -206,7 +213,7 @@ def _path_of_entry(entry: str, url: str, root: str, source: str) -> str:
     if entry.startswith(("http://", "https://")):
         found = path_below(entry, root)
         if found is None:
-            raise _bad_entry(entry, url, source, f"does not lie below {root}; list it in storage_options urls instead")
+            raise _bad_entry(entry, url, source, f"is not below {root}; list it in storage_options urls instead")
         path = found
     try:
         return check_path(path)
@@ -215,10 +222,10 @@ def _path_of_entry(entry: str, url: str, root: str, source: str) -> str:
 
 
 def path_below(url: str, root: str) -> str | None:
-    """The path relative to `root` of what `url` names; None if it lies elsewhere or has a query."""
+    """Return the path of `url` relative to `root`; None if it is not below it, or has a query."""
     try:
         parts, base = urlsplit(url), urlsplit(root)
-    except ValueError:  # a host that is none
+    except ValueError:  # an invalid host
         return None
     if (parts.scheme, parts.netloc) != (base.scheme, base.netloc) or parts.query or parts.fragment:
         return None
@@ -232,7 +239,7 @@ def _bad_entry(entry: object, url: str, source: str, why: str) -> BadRequest:
 
 
 def _shown(entry: object) -> str:
-    """An entry for a message: one may be as long as its file, or nest deeper than Python writes out."""
+    """Return an entry, shortened, for a message. It may be as long as its file, or nest too deep for `repr`."""
     shown = reprlib.Repr()
     shown.maxstring = 200
     return shown.repr(entry)

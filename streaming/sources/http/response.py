@@ -1,4 +1,4 @@
-"""What an answer of a web server says beside its body, and what aiohttp's errors mean."""
+"""Ranges and content encodings of requests and answers."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from streaming.errors import TruncatedRead
 from streaming.sources import header_values
 from streaming.sources.base import too_large
 
-__all__ = ["SentWhole", "content_range", "range_header", "unpacked"]
+__all__ = ["WholeObjectSent", "content_range", "decompress_body", "range_header"]
 
 
-class SentWhole(Exception):
+class WholeObjectSent(Exception):
     """The server answered a range with the whole object."""
 
 
 def range_header(start: int, end: int | None) -> dict[str, str]:
-    """The header that asks for a part; an empty one cannot be asked for, and one byte brings the size too."""
+    """Return the header for a part. HTTP has no empty ranges: one byte is requested, which brings the size too."""
     if not start and end is None:
         return {}
     return {"Range": f"bytes={start}-" if end is None else f"bytes={start}-{max(end - 1, start)}"}
 
 
 def content_range(answer: aiohttp.ClientResponse) -> header_values.ContentRange:
-    """What Content-Range tells."""
+    """Parse the Content-Range of an answer."""
     return header_values.content_range(answer.headers.get("Content-Range"))
 
 
-def unpacked(packed: bytes, path: str, source: str, limit: int) -> bytes:
-    """What a body of the encoding gzip or deflate holds.
+def decompress_body(packed: bytes, path: str, source: str, limit: int) -> bytes:
+    """Decompress a body with content encoding gzip or deflate.
 
     Raises:
-        ObjectTooLargeError: if that is more than `limit`, of which no more is unpacked.
+        ObjectTooLargeError: if the result is larger than `limit`; decompression stops there.
         TruncatedRead: if it is damaged or ends early.
     """
-    unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # finds out whether gzip or zlib
+    unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # detects gzip or zlib
     try:
         data = unpacker.decompress(packed, limit + 1)
     except zlib.error as error:

@@ -1,4 +1,4 @@
-"""URLs that carry their own permission for a while: S3 and what speaks like it, GCS, CloudFront, Azure."""
+"""Signed URLs of S3 and its like, GCS, CloudFront and Azure."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def is_signed(query: Mapping[str, str]) -> bool:
 
 
 def refusal_of_signature(query: Mapping[str, str]) -> str:
-    """Why a signed URL was refused, and the next step; without anything secret."""
+    """Return why a signed URL was refused, and the next step, without secrets."""
     ended = _end_of(query)
     if ended is not None and ended < datetime.now(UTC):
         moment = ended.strftime("%Y-%m-%d %H:%M:%S")
-        return f"its signed URL expired at {moment} UTC; sign it anew, for longer than the run takes"
+        return f"its signed URL expired at {moment} UTC; sign it again, for longer than the run takes"
     return (
-        "its signed URL is not taken; check that the signature is for this object, this machine's clock, and sign anew"
+        "its signed URL was refused; check that the signature is for this object, and this machine's clock; sign again"
     )
 
 
 def _end_of(query: Mapping[str, str]) -> datetime | None:
-    """When the permission ends; None where the query does not tell."""
+    """Return when the URL expires; None if its query does not say, or not in a known form."""
     try:
         for kind in ("Amz", "Goog"):
             if f"X-{kind}-Date" in query:

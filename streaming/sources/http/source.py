@@ -16,8 +16,8 @@ from streaming.errors import ObjectNotFoundError
 from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http.address import parse_address
 from streaming.sources.http.html_listing import parse_index
-from streaming.sources.http.obstore_engine import NotPlain, ObstoreClient
-from streaming.sources.http.walk import walk
+from streaming.sources.http.obstore_engine import NeedsAiohttp, ObstoreClient
+from streaming.sources.http.walk import walk_autoindex
 from streaming.sources.listing_limits import ListingLimits
 from streaming.sources.obstore.process_lifetime import is_usable
 from streaming.sources.path_filter import drop_unreadable, unreadable_reason
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 class HTTPDataSource(DataSource):
     """A root URL and the objects below it.
 
-    Three ways to know what is there: the server's own listings of folders (autoindex of nginx in HTML or JSON, Apache,
-    Python's `http.server`), followed down; `storage_options={"index": "index.txt"}`, a file of paths or URLs, also as a
-    JSON list that may give sizes and ETags; or `storage_options={"urls": [...]}`. A listed URL below the root goes by
-    its path from there, any other by its whole path; those may be signed, and on any host.
+    Objects are listed in one of three ways: by the server's listings of folders (autoindex of nginx in HTML or JSON,
+    Apache, Python's `http.server`); `storage_options={"index": "index.txt"}`, a file of paths or URLs, also as a
+    JSON list with optional sizes and ETags; or `storage_options={"urls": [...]}`. The path of a listed URL below the
+    root is relative to the root, that of any other is its whole path; those may be signed, and on any host.
 
     `storage_options={"headers": {...}}` and credentials `token`, or `username` and `password`, go with each request to
-    the root's host. A query in the root's URL goes with each path below it.
+    the root's host. A query in the root's URL is added to each URL below it.
 
-    A forked child cannot use what its parent opened: `ClosedError` tells so, where the clients would hang.
+    A forked child cannot use a source that its parent opened: it gets `ClosedError`, where the client would hang.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, or two URLs for one path.
@@ -52,7 +52,7 @@ class HTTPDataSource(DataSource):
         self._urls = self._address.urls
         self._pid = 0
         self._obstore: ObstoreClient | None = None
-        # Whether answers of the root's server are such as obstore takes, and no redirects; None: not known yet.
+        # Whether obstore can read the answers of the root's server, without redirects; None: not known yet.
         self._is_plain: bool | None = None
         self._aiohttp: AiohttpClient | None = None
 
@@ -64,16 +64,16 @@ class HTTPDataSource(DataSource):
             check_range(path, start, end, self.name)
         is_named = path in self._urls
         if path.endswith("/") and not is_named:
-            # obstore would ask for the name without the slash, and a server answers with the folder's listing.
+            # obstore would drop the slash, and the server would answer with the folder's listing.
             text = f"{path!r} of source {self.name!r} is a folder; name an object in it, or list it"
             raise ObjectNotFoundError(text, path=path, source=self.name)
         is_part = bool(start or end is not None)
         if self._obstore is not None and start != end and not is_named and self._is_for_obstore(path, is_part):
             try:
                 return await self._obstore.get(path, start, end)
-            except NotPlain as error:
+            except NeedsAiohttp as error:
                 if is_part:
-                    self._opened().doubt_ranges()
+                    self._opened().forget_ranges()
                 elif error.is_of_server:
                     self._is_plain = False
         client = self._opened()
@@ -85,9 +85,9 @@ class HTTPDataSource(DataSource):
         return blob
 
     def _is_for_obstore(self, path: str, is_part: bool) -> bool:
-        """Whether obstore can read this, as far as known: the first answer shows aiohttp whether there are redirects,
-        and the first part whether there are ranges."""
-        return bool(self._is_plain) and (not is_part or self._opened().sends_range(path))
+        """Whether obstore is known to be able to read this. aiohttp reads first, and finds out about redirects by the
+        first answer, and about ranges by the first part."""
+        return bool(self._is_plain) and (not is_part or self._opened().supports_ranges(path))
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         client = self._opened()
@@ -98,7 +98,7 @@ class HTTPDataSource(DataSource):
         elif self._address.index is not None:
             listed = await self._read_index(client, self._address.index)
         else:
-            async for info in walk(client, self._address.url_of, prefix, self.config, skips):
+            async for info in walk_autoindex(client, self._address.url_of, prefix, self.config, skips):
                 yield info
             listed = []
         selected = (info for info in listed if info.path.startswith(prefix))
@@ -132,10 +132,10 @@ class HTTPDataSource(DataSource):
         if self._pid != os.getpid():
             self._open()
         if self._aiohttp is None:
-            from streaming.sources.http.aiohttp_engine import AiohttpClient  # 0.15 s, which plain reads by obstore save
+            from streaming.sources.http.aiohttp_engine import AiohttpClient  # 0.15 s
 
             client = AiohttpClient(self.config, self._address.root, self._address.headers, self._receive)
-            if self._aiohttp is None:  # or another thread has made one meanwhile, whose sessions are to be closed
+            if self._aiohttp is None:  # otherwise another thread has made one meanwhile, and it must be closed later
                 self._aiohttp = client
         return self._aiohttp
 

@@ -1,7 +1,7 @@
 """Objects of servers that answer a range with the whole object: each is fetched once, into a temporary file.
 
-All that want a part of an object wait for one download. It goes into a file without a name, whose size is bounded and
-stated (`spool_bytes`); what does not fit is refused, as to fetch it anew for each part would cost its size each time.
+All readers of an object wait for one download. The file has no name, and `spool_bytes` limits its size. An object that
+does not fit is refused, as fetching it for each part would cost its whole size each time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WRITE_BYTES = 2**20  # at a time, in a thread: a hop costs 0.1 ms
 
 @dataclass(slots=True)
 class _Stored:
-    """A whole object: where it begins in the file, its size and its ETag."""
+    """A whole object: its offset in the file, its size and its ETag."""
 
     at: int
     size: int
@@ -32,7 +32,7 @@ class _Stored:
 
 
 class _Download:
-    """A request under way, and how many readers wait for it."""
+    """A request in flight, and the number of readers that wait for it."""
 
     def __init__(self, task: asyncio.Task[Blob]) -> None:
         self.task = task
@@ -44,17 +44,19 @@ class SpoolFile:
 
     Args:
         source: the name of the source, for messages.
-        limit: most bytes in the file.
-        most_read: most bytes of one read.
+        limit: the limit of bytes in the file.
+        max_read: the limit of bytes of one read.
     """
 
-    def __init__(self, source: str, limit: int, most_read: int) -> None:
+    def __init__(self, source: str, limit: int, max_read: int) -> None:
         self._source = source
         self._limit = limit
-        self._most_read = most_read
+        self._max_read = max_read
         self._used = 0
         self._stored: dict[str, _Stored] = {}
-        self._regions: dict[tuple[str, int], int] = {}  # by path and size: a download that broke off is written over
+        self._regions: dict[
+            tuple[str, int], int
+        ] = {}  # by path and size: the next download overwrites one that broke off
         self._refused: dict[str, BadRequest] = {}
         self._downloads: dict[str, _Download] = {}
         self._is_closed = False
@@ -62,24 +64,24 @@ class SpoolFile:
         self._lock = threading.Lock()  # of the file and its position
 
     def __contains__(self, path: str) -> bool:
-        """Whether an object needs no request: it is here, or was refused."""
+        """Whether an object needs no request, as it is stored or was refused."""
         return path in self._stored or path in self._refused
 
     async def read(self, path: str, start: int, end: int | None) -> Blob:
-        """Read bytes `start` to `end` of an object that is here.
+        """Read bytes `start` to `end` of a stored object.
 
         Raises:
-            BadRequest: if `start` lies beyond the object, or the object was refused for its size.
-            ObjectTooLargeError: if the part is larger than `most_read`.
+            BadRequest: if `start` is beyond the object, or the object was refused for its size.
+            ObjectTooLargeError: if the part is larger than `max_read`.
         """
         if path in self._refused:
-            raise _again(self._refused[path])
+            raise _copy_of(self._refused[path])
         stored = self._stored[path]
         if start > stored.size:
             raise beyond_object(path, start, stored.size, self._source)
         length = (stored.size if end is None or end > stored.size else end) - start
-        if length > self._most_read:
-            raise too_large(path, length, self._most_read, self._source)
+        if length > self._max_read:
+            raise too_large(path, length, self._max_read, self._source)
         try:
             data = await asyncio.to_thread(self._read_at, stored.at + start, length)
         except (OSError, ValueError) as error:
@@ -87,16 +89,16 @@ class SpoolFile:
         return Blob(data, stored.etag, stored.size, None, self._source)
 
     async def join(self, path: str, request: Callable[[], Coroutine[Any, Any, Blob]]) -> tuple[Blob, bool]:
-        """Wait for the request for an object that is under way, or make it.
+        """Wait for the request for an object that is in flight, or make it.
 
-        It goes on while anybody waits, whoever began it; with the last one that is cancelled it ends.
+        The request runs while anyone waits for it, and is cancelled with the last waiter.
 
         Returns:
-            What it gave, and whether it was made for this caller.
+            Its result, and whether it was made for this caller.
 
         Raises:
-            SourceError: as the request, for each that waits an error of its own.
-            ClosedError: if the spool was closed meanwhile.
+            SourceError: as the request; each waiter gets its own copy.
+            ClosedError: if the file was closed meanwhile.
         """
         if self._is_closed:
             raise self._closed_error()
@@ -118,24 +120,24 @@ class SpoolFile:
             raise self._closed_error()
         error = download.task.exception()
         if error is not None:
-            raise error if is_mine else _again(error)
+            raise error if is_mine else _copy_of(error)
         return download.task.result(), is_mine
 
     def _ended(self, path: str, download: _Download) -> None:
         if self._downloads.get(path) is download:
             del self._downloads[path]
         if download.task.done() and not download.task.cancelled():
-            download.task.exception()  # seen, also if all who waited were cancelled in the same moment
+            download.task.exception()  # retrieved, in case all waiters were cancelled in the same moment
 
-    def take_room(self, path: str, size: int, server: str) -> None:
-        """Take room for an object, or refuse it, now and from now on.
+    def reserve(self, path: str, size: int, server: str) -> None:
+        """Reserve space for an object, or refuse it for good.
 
         Args:
             size: of the object.
-            server: what sends it, for the message.
+            server: the server that sends it, for the message.
 
         Raises:
-            BadRequest: it does not fit.
+            BadRequest: if it does not fit.
         """
         left = self._limit - self._used
         if (path, size) in self._regions:
@@ -145,19 +147,19 @@ class SpoolFile:
             self._used += size
             return
         text = (
-            f"the server {server} sends no ranges, so that {path!r} of source {self._source!r} ({size} bytes) has to "
+            f"the server {server} sends no ranges, so {path!r} of source {self._source!r} ({size} bytes) has to "
             f"be kept whole in a temporary file, where spool_bytes={self._limit} leaves {left} bytes; raise that, or "
-            "serve the data by a server that answers Range requests, such as nginx"
+            "use a server that supports Range requests, such as nginx"
         )
         self._refused[path] = BadRequest(text, path=path, source=self._source)
-        raise _again(self._refused[path])
+        raise _copy_of(self._refused[path])
 
     async def write(self, path: str, size: int, at: int, data: Buffer) -> None:
-        """Write a piece of an object for which room was taken.
+        """Write a piece of an object for which space is reserved.
 
         Args:
             size: of the whole object.
-            at: where the piece begins in it.
+            at: the offset of the piece in the object.
         """
         try:
             await asyncio.to_thread(self._write_at, self._regions[path, size] + at, data)
@@ -165,11 +167,11 @@ class SpoolFile:
             raise self._unusable(path, error) from error
 
     def keep(self, path: str, size: int, etag: str | None) -> None:
-        """Take note that an object is here as a whole."""
+        """Note that an object is stored completely."""
         self._stored[path] = _Stored(self._regions[path, size], size, etag)
 
     async def aclose(self) -> None:
-        """End what is under way and let the file go. Idempotent."""
+        """Cancel downloads in flight and close the file. Idempotent."""
         self._is_closed = True
         tasks = [download.task for download in self._downloads.values()]
         for task in tasks:
@@ -179,7 +181,7 @@ class SpoolFile:
         self.close_file()
 
     def close_file(self) -> None:
-        """Let the file go, where the loop has ended and nothing can be under way."""
+        """Close the file, if the loop has ended and nothing can be in flight."""
         self._is_closed = True
         with self._lock:
             file, self._file = self._file, None
@@ -190,7 +192,7 @@ class SpoolFile:
         if self._is_closed:
             raise ValueError("closed")
         if self._file is None:
-            self._file = tempfile.TemporaryFile(buffering=0)  # without a name where the system can
+            self._file = tempfile.TemporaryFile(buffering=0)  # without a name, if the system supports that
         return self._file
 
     def _read_at(self, at: int, length: int) -> memoryview:
@@ -224,8 +226,8 @@ class SpoolFile:
         return ClosedError(f"source {self._source!r} is closed; make a new one from its config", source=self._source)
 
 
-def _again(error: BaseException) -> BaseException:
-    """The same error for another reader: what one notes on it is not the other's."""
+def _copy_of(error: BaseException) -> BaseException:
+    """Return a copy of an error for another reader, so that notes on one do not appear on the other."""
     again = copy.copy(error)
     again.__cause__ = error.__cause__
     return again

@@ -1,4 +1,4 @@
-"""Follow a web server's listings of folders from a root down."""
+"""Walk a web server's listings of folders, from the root down."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 PAGES_AT_ONCE = 16
 
 
-async def walk(
+async def walk_autoindex(
     client: AiohttpClient, url_of: Callable[[str], str], prefix: str, config: DataSourceConfig, skips: Skips
 ) -> AsyncIterator[FileInfo]:
-    """The readable objects whose path begins with `prefix`, folder by folder, each level before the next.
+    """Yield the readable objects whose path begins with `prefix`, level by level.
 
     Args:
-        url_of: the URL of a path; that of a folder is asked with a final `/`.
-        config: the bounds of a listing, and the name for messages.
-        skips: counts the others.
+        url_of: returns the URL of a path; paths of folders end in `/`.
+        config: the limits of a listing, and the name for messages.
+        skips: counts the objects that cannot be read.
 
     Raises:
         ObjectNotFoundError: if the root does not exist.
         AccessDenied: if a folder may not be listed.
-        BadRequest: if a page is no listing, or the listing passes its bounds.
+        BadRequest: if a page is not a listing, or the listing exceeds its limits.
         SourceTimeout: if no object comes for `listing_timeout_s`.
     """
     limits = ListingLimits(config, prefix)
@@ -50,7 +50,7 @@ async def walk(
                 for info in drop_unreadable(files, skips):
                     yield info
                 if files:
-                    limits.go_on()
+                    limits.mark_progress()
         level = below
         if not level:
             return
@@ -72,20 +72,20 @@ class _Pages:
         self._source = source
         self._skips = skips
         self._limits = limits
-        self._parsing = asyncio.Lock()  # one page at a time, so that together they hold no more than may still come
+        self._parsing = asyncio.Lock()  # one page at a time, so that together they stay within the limit
 
     async def get(self, folder: str) -> tuple[list[FileInfo], list[str]]:
-        """The files and folders in `folder` that `prefix` selects, sorted, with their paths from the root."""
+        """Return the files and folders in `folder` that `prefix` selects, sorted, with paths from the root."""
         try:
             page = await self._client.get_page(self._url_of(folder), folder or "/")
         except ObjectNotFoundError:
             if not folder:
                 raise
-            # A prefix that selects nothing, or a folder that vanished since: no error, if there is a root at all.
+            # The prefix selects nothing, or the folder vanished since. That is not an error if the root exists.
             await self._client.get_page(self._url_of(""), "/")
             return [], []
         except AccessDenied as error:
-            text = f"{error}; where a server has no listings, set storage_options urls or index"
+            text = f"{error}; if the server has no listings, set storage_options urls or index"
             raise AccessDenied(text, path=folder, source=self._source) from error
         async with self._parsing:
             names = await self._parsed(page)
@@ -94,11 +94,11 @@ class _Pages:
         return files, folders
 
     async def _parsed(self, page: Page) -> Names:
-        left = self._limits.left
+        left = self._limits.remaining
         try:
             return await asyncio.to_thread(parse_autoindex, page.body, page.content_type, page.url, self._source, left)
         except TooManyNames:
-            raise self._limits.too_many() from None
+            raise self._limits.too_many_error() from None
 
     def _selected(self, folder: str, names: Names) -> tuple[list[FileInfo], list[str]]:
         found = {info.path: replace(info, path=folder + info.path) for info in names.files}

@@ -1,4 +1,4 @@
-"""What the configuration of a Hub source says, checked and taken apart."""
+"""Parse and check the configuration of a Hub source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TYPES = {"dataset": "datasets", "model": "models", "space": "spaces"}
 _OPTIONS = ("cache_dir", "endpoint", "repo_type", "revision", "token")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# The organisation is missing from some old repositories; two kinds of revision have slashes.
+# Some old repositories have no organization; two kinds of revisions have slashes.
 _PLACE = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(.*))?", re.ASCII)
 _YES = {"1", "ON", "YES", "TRUE"}  # as huggingface_hub reads its variables
 
@@ -34,9 +34,9 @@ class HubAddress:
 
     Attributes:
         repo_type: dataset, model or space.
-        repo_id: organisation/name, or the bare name of an old repository.
+        repo_id: organization/name, or the bare name of an old repository.
         revision: branch, tag or commit.
-        folder: below which the source lies; empty, or ending in `/`.
+        folder: the root of the source in the repository; empty, or ending in `/`.
     """
 
     repo_type: str
@@ -51,29 +51,29 @@ class HubAddress:
 
     @property
     def shown(self) -> str:
-        """How messages call the repository."""
+        """The repository as messages show it."""
         return f"{self.repo_type} {self.repo_id}"
 
     def page(self, endpoint: str) -> str:
-        """The repository's page, for people."""
+        """Return the URL of the repository's page, for people."""
         kind = "" if self.repo_type == "model" else f"{_TYPES[self.repo_type]}/"
         return f"{endpoint}/{kind}{self.repo_id}"
 
     def repository_url(self, endpoint: str) -> str:
-        """What answers if the repository exists, whatever its revisions."""
+        """Return a URL that answers if the repository exists, whatever its revisions."""
         return self._api(endpoint)
 
     def revision_url(self, endpoint: str) -> str:
-        """What tells the commit of the revision."""
+        """Return the URL of the API that gives the commit of the revision."""
         return f"{self._api(endpoint)}/revision/{quote(self.revision, safe='')}?expand=sha"
 
     def tree_url(self, endpoint: str, commit: str, folder: str) -> str:
-        """The first page of a listing of all files below a folder of the repository, given without a final slash."""
+        """Return the URL of the first page of a listing of all files below a folder, given without a final slash."""
         below = f"/{quote(folder, safe='', errors='surrogateescape')}" if folder else ""
         return f"{self._api(endpoint)}/tree/{commit}{below}?recursive=true&expand=false"
 
     def file_url(self, endpoint: str, commit: str) -> str:
-        """The root URL of the source's files, ending in a slash."""
+        """Return the root URL of the source's files, ending in a slash."""
         return f"{self.page(endpoint)}/resolve/{commit}/{quote(self.folder, errors='surrogateescape')}"
 
     def _api(self, endpoint: str) -> str:
@@ -81,11 +81,11 @@ class HubAddress:
 
 
 def parse_address(config: DataSourceConfig) -> HubAddress:
-    """Take a configuration apart.
+    """Parse a configuration.
 
     Raises:
-        ConfigError: for an unknown engine, option or credential, a URL that names no repository, or two answers to one
-            question (a revision in the URL and another in the options).
+        ConfigError: for an unknown engine, option or credential, a URL that names no repository, or settings that
+            contradict (a revision in the URL and another in the options).
     """
     _check_settings(config)
     options, text = config.storage_options, config.path_or_uri
@@ -121,7 +121,9 @@ def _check_settings(config: DataSourceConfig) -> None:
         raise ConfigError(text, source=config.name)
     if set(config.credentials or ()) - {"token"}:
         names = ", ".join(sorted(config.credentials or ()))
-        raise ConfigError(f"credentials of Hub source {config.name!r} are a token, not: {names}", source=config.name)
+        raise ConfigError(
+            f"credentials of Hub source {config.name!r} must be a token, not: {names}", source=config.name
+        )
     if options.get("endpoint") is not None:
         checked_endpoint(options["endpoint"], config.name)
 
@@ -131,10 +133,10 @@ def _refused(config: DataSourceConfig, why: str) -> ConfigError:
 
 
 def checked_endpoint(url: object, source: str) -> str:
-    """The URL of a Hub without a final slash.
+    """Return the URL of a Hub without a final slash.
 
     Raises:
-        ConfigError: if it is no HTTP URL, or holds a login or a query.
+        ConfigError: if it is not an HTTP URL, or has a login or a query.
     """
     parts = urlsplit(str(url))
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.query:
@@ -144,7 +146,7 @@ def checked_endpoint(url: object, source: str) -> str:
 
 
 def endpoint_of(config: DataSourceConfig) -> str:
-    """The Hub: `storage_options["endpoint"]`, else HF_ENDPOINT, else what huggingface_hub takes."""
+    """Return the Hub: `storage_options["endpoint"]`, else HF_ENDPOINT, else the default of huggingface_hub."""
     from huggingface_hub import constants
 
     given = config.storage_options.get("endpoint") or os.environ.get("HF_ENDPOINT")
@@ -152,7 +154,7 @@ def endpoint_of(config: DataSourceConfig) -> str:
 
 
 def may_receive_ambient_token(endpoint: str) -> bool:
-    """Whether a Hub gets the token that huggingface_hub finds on this machine."""
+    """Whether a Hub may receive the token that huggingface_hub finds on this machine."""
     from huggingface_hub import constants
 
     return may_receive_ambient_credentials(endpoint, HUGGING_FACE, [os.environ.get("HF_ENDPOINT"), constants.ENDPOINT])
@@ -164,7 +166,7 @@ def is_offline() -> bool:
 
 
 def checksums(data: Buffer) -> Iterator[str]:
-    """What a listing of the Hub may call this content: the id of its git blob, or the SHA-256 of what is in storage."""
+    """Yield the checksums that a listing of the Hub may have for this content: git blob id, and SHA-256 for LFS."""
     head = b"blob %d\0" % memoryview(data).nbytes
     git_blob = hashlib.sha1(head, usedforsecurity=False)
     git_blob.update(data)

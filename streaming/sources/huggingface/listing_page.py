@@ -1,22 +1,22 @@
-"""Read one page of a listing of the Hub, which may be anything."""
+"""Parse one page of a listing of the Hub, which is not trusted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from streaming.sources.base import FileInfo
-from streaming.sources.header_values import size_of
+from streaming.sources.header_values import size_from_json
 
 __all__ = ["HubPage", "page_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class HubPage:
-    """What one page lists.
+    """One page of a listing.
 
     Attributes:
         files: with their paths from the root of the repository.
-        entries: files and folders.
+        entries: number of files and folders.
     """
 
     files: list[FileInfo]
@@ -24,14 +24,14 @@ class HubPage:
 
 
 def page_of(answer: object) -> HubPage:
-    """Return what an answer lists.
+    """Parse one page.
 
     Args:
         answer: the JSON of one page.
 
     Raises:
-        ValueError: if a Hub does not answer so: it is no list, or an entry has no type or path. A size or name of the
-            content that cannot be used is taken as not told.
+        ValueError: if it is not a list, or an entry has no type or path. An invalid size or content id counts as
+            missing.
     """
     if not isinstance(answer, list):
         raise ValueError("it is not a list")
@@ -42,5 +42,7 @@ def page_of(answer: object) -> HubPage:
         if entry["type"] == "file":
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else entry
             name = stored.get("oid")
-            files.append(FileInfo(entry["path"], size_of(stored.get("size")), name if isinstance(name, str) else None))
+            files.append(
+                FileInfo(entry["path"], size_from_json(stored.get("size")), name if isinstance(name, str) else None)
+            )
     return HubPage(files, len(answer))

@@ -1,4 +1,4 @@
-"""One repository of a Hub as huggingface_hub's cache on this disk holds it: for `HF_HUB_OFFLINE=1`.
+"""One repository of a Hub in huggingface_hub's cache on this disk, for `HF_HUB_OFFLINE=1`.
 
 The cache holds per repository `refs/REVISION` (the commit), `snapshots/COMMIT/PATH` (links) and `blobs/ETAG`.
 """
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 
 class CachedRepo:
-    """Reads and lists what is in the cache of one repository at `commit`.
+    """Reads and lists the cached files of one repository at `commit`.
 
     Args:
         config: limits, and the name for messages.
         address: the repository.
         cache: the folder of huggingface_hub's cache.
-        commit: what the revision is known to be; None: what the cache noted last.
+        commit: the commit of the revision; None: the one in the cache.
 
     Raises:
-        ObjectNotFoundError: if the cache has nothing of this repository and revision.
+        ObjectNotFoundError: if the cache does not have this repository and revision.
     """
 
     def __init__(self, config: DataSourceConfig, address: HubAddress, cache: str, commit: str | None) -> None:
         self._source = config.name
         self._address = address
         self._root = os.path.join(cache, f"{address.repo_type}s--" + address.repo_id.replace("/", "--"))
-        self.commit = commit or self._noted()
+        self.commit = commit or self._cached_commit()
         self._folder = f"snapshots/{self.commit}/{address.folder}"
         if not os.path.isdir(os.path.join(self._root, self._folder)):
             raise self._missing(address.folder or address.repo_id)
@@ -45,7 +45,7 @@ class CachedRepo:
         )
 
     async def read(self, path: str, start: int, end: int | None) -> Blob:
-        """Bytes `start` to `end` of a file."""
+        """Read bytes `start` to `end` of a file."""
         try:
             blob = await self._files.read(self._folder + path, start, end)
         except ObjectNotFoundError as error:
@@ -55,10 +55,10 @@ class CachedRepo:
         return blob
 
     async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
-        """The files below the source's folder that are in the cache, which may be fewer than the Hub has.
+        """Yield the files below the source's folder that are in the cache, which may be fewer than the Hub has.
 
         Args:
-            skips: counts what is left out, such as files whose download broke off.
+            skips: counts files that are left out, such as those whose download broke off.
         """
         skip = len(self._folder)
         async for info in self._files.iter_files(self._folder + prefix):
@@ -69,7 +69,7 @@ class CachedRepo:
     async def aclose(self) -> None:
         """Nothing is open."""
 
-    def _noted(self) -> str:
+    def _cached_commit(self) -> str:
         try:
             with open(os.path.join(self._root, "refs", self._address.revision), encoding="utf-8") as file:
                 return file.read().strip()
@@ -77,7 +77,7 @@ class CachedRepo:
             raise self._missing(self._address.repo_id) from error
 
     def _etag(self, path: str) -> str | None:
-        """What the Hub calls the content: the name of the blob; None where the cache could make no links."""
+        """Return the Hub's id of the content, the name of the blob; None if the cache has a copy instead of a link."""
         try:
             return os.path.basename(os.readlink(os.path.join(self._root, self._folder + path)))
         except OSError:
@@ -85,6 +85,6 @@ class CachedRepo:
 
     def _missing(self, path: str) -> ObjectNotFoundError:
         where = f"{path!r} of source {self._source!r}: not in the cache at {self._root!r}"
-        told = f"for revision {self._address.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
-        text = f"{where} {told}; download it once with hf download, or unset HF_HUB_OFFLINE"
+        message = f"for revision {self._address.revision!r}, and offline mode is on (HF_HUB_OFFLINE)"
+        text = f"{where} {message}; download it once with hf download, or unset HF_HUB_OFFLINE"
         return ObjectNotFoundError(text, path=path, source=self._source)

@@ -1,8 +1,8 @@
-"""One repository of a Hub at one commit, over HTTP: every request goes through this library's own client.
+"""One repository of a Hub at one commit, over this library's own HTTP client.
 
-huggingface_hub brings the token and the headers. Its listing is not used: `list_repo_tree` sends no timeout (a Hub that
-accepts and says nothing still held it after 40 s, and the thread it blocks keeps the process from ending), repeats by
-itself for up to 23 s, and cannot be cancelled. The same pages are read here, under `timeout_s`.
+huggingface_hub gives the token and the headers. Its listing is not used: `list_repo_tree` has no timeout (it still
+waited after 40 s for a silent Hub, and its thread keeps the process from exiting), retries for up to 23 s, and cannot
+be cancelled. The same pages are read here, within `timeout_s`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import yarl
 
 from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError, SourceUnavailable
 from streaming.sources.base import Blob, FileInfo
-from streaming.sources.header_values import json_of, next_link
+from streaming.sources.header_values import next_link, parse_json
 from streaming.sources.http.aiohttp_engine import AiohttpClient
 from streaming.sources.http.response import range_header
 from streaming.sources.http.spool_file import SpoolFile
@@ -28,7 +28,7 @@ from streaming.sources.huggingface.listing_page import HubPage, page_of
 from streaming.sources.huggingface.status_codes import (
     EntryNotFound,
     RepositoryNotFound,
-    error_of_hub,
+    error_for_hub,
     revision_not_found,
 )
 from streaming.sources.listing_limits import ListingLimits
@@ -38,12 +38,12 @@ from streaming.telemetry.skipped_objects import Skips
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
 
-# What storage says to a signed URL past its time: CloudFront and S3 403, Google 400, some proxies 401.
+# The answers to an expired signed URL: CloudFront and S3 403, Google 400, some proxies 401.
 _EXPIRED = (400, 401, 403)
 
 
 class _SignedUrlRefused(Exception):
-    """The storage that the Hub sent us to does not take the URL that the Hub signed."""
+    """The storage behind the Hub refused the URL that the Hub signed."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -54,11 +54,11 @@ class OnlineRepo(AiohttpClient):
     """Reads and lists one repository at `commit`.
 
     Args:
-        config: limits, times, and the name for messages.
+        config: limits, and the name for messages.
         address: the repository.
-        endpoint: the Hub, without a final slash; `headers` are for it alone.
-        headers: sent there, with the token.
-        commit: what the revision is known to be; None: `pin` asks.
+        endpoint: URL of the Hub, without a final slash.
+        headers: sent to the Hub alone, with the token.
+        commit: the commit of the revision; None: `pin` asks the Hub.
         receive: see `AiohttpClient`.
     """
 
@@ -85,38 +85,38 @@ class OnlineRepo(AiohttpClient):
         self._files = self._address.file_url(self._endpoint, commit)
 
     async def pin(self) -> None:
-        """Ask the Hub which commit the revision is now, unless one is known."""
+        """Ask the Hub for the commit of the revision, unless it is known."""
         if self.commit:
             return
         try:
             answer, _ = await self._get_json(self._address.revision_url(self._endpoint), self._address.repo_id)
         except ObjectNotFoundError as error:
-            raise await self._blamed(error, self._address.repo_id) from error
+            raise await self._missing_error(error, self._address.repo_id) from error
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or not commit:
-            raise self._no_hub(self._address.repo_id)
+            raise self._not_a_hub(self._address.repo_id)
         self._use(commit)
 
     async def read(self, path: str, start: int, end: int | None) -> Blob:
-        """Bytes `start` to `end` of a file. If storage refuses the URL that the Hub signed, the Hub signs one more."""
+        """Read bytes `start` to `end` of a file. If storage refuses the signed URL, ask the Hub once for another."""
         try:
             return await self._read_once(path, start, end)
         except RepositoryNotFound as error:
-            raise await self._blamed(error, path) from error
+            raise await self._missing_error(error, path) from error
         except _SignedUrlRefused:
-            pass
+            pass  # it may have expired: the Hub signs another
         try:
             return await self._read_once(path, start, end)
         except _SignedUrlRefused as error:
             text = f"{path!r} of source {self._source!r}: storage refused two URLs fresh from the Hub ({error.status})"
-            told = f"{text}; check this machine's clock, and proxies that may keep redirects"
-            raise AccessDenied(told, path=path, source=self._source) from error
+            message = f"{text}; check this machine's clock, and proxies that may cache redirects"
+            raise AccessDenied(message, path=path, source=self._source) from error
 
     async def _read_once(self, path: str, start: int, end: int | None) -> Blob:
-        """As `get`, with the meaning that the Hub gives to statuses, and its ETag in place of the storage's."""
+        """Read as `get` does, with the Hub's errors, and its ETag in place of the storage's."""
         url = yarl.URL(self._files + quote(path, errors="surrogateescape"), encoded=True)
         if start or end is not None:
-            blob = await self._part(self._origin, path, start, end, partial(self._get, url, path, start, end))
+            blob = await self._read_part(self._origin, path, start, end, partial(self._get, url, path, start, end))
         else:
             blob = await self._get(url, path, start, end)
         blob.version = self.commit
@@ -125,20 +125,20 @@ class OnlineRepo(AiohttpClient):
     async def _get(
         self, target: yarl.URL, path: str, start: int, end: int | None, spool: SpoolFile | None = None
     ) -> Blob:
-        with self._translated(path):
+        with self._translate_errors(path):
             async with self._send(target, range_header(start, end), path) as answer:
                 if answer.status not in (200, 206, 416):
                     if answer.status in _EXPIRED and answer.url.origin() != self._origin:
                         raise _SignedUrlRefused(answer.status)
                     raise self._error(answer, path)
-                return await self._answered(answer, path, start, end, spool)
+                return await self._read_answer(answer, path, start, end, spool)
 
     async def iter_files(self, prefix: str, skips: Skips) -> AsyncIterator[FileInfo]:
-        """All files below the source's folder whose path begins with `prefix`, in the Hub's order; some are skipped.
+        """Yield the readable files below the source's folder whose path begins with `prefix`, in the Hub's order.
 
         Raises:
             ObjectNotFoundError: at the first step, if repository, revision or the source's folder do not exist.
-            BadRequest: if the listing passes its bounds.
+            BadRequest: if the listing exceeds its limits.
             SourceTimeout: if no file comes for `listing_timeout_s`.
         """
         limits = ListingLimits(self._config, prefix)
@@ -152,9 +152,9 @@ class OnlineRepo(AiohttpClient):
                 for info in drop_unreadable((replace(info, path=info.path[len(root) :]) for info in files), skips):
                     yield info
                 if files:
-                    limits.go_on()
+                    limits.mark_progress()
         except RepositoryNotFound as error:
-            raise await self._blamed(error, prefix) from error
+            raise await self._missing_error(error, prefix) from error
         except EntryNotFound:
             if folder == root.rstrip("/"):
                 raise
@@ -162,8 +162,8 @@ class OnlineRepo(AiohttpClient):
                 # Nothing begins with the prefix, unless the root itself is missing, which is an error.
                 await self._get_json(self._address.tree_url(self._endpoint, self.commit, root.rstrip("/")), prefix)
 
-    async def _blamed(self, error: ObjectNotFoundError, path: str) -> ObjectNotFoundError:
-        """The error for what is missing: some Hubs answer for an unknown revision as for an unknown repository."""
+    async def _missing_error(self, error: ObjectNotFoundError, path: str) -> ObjectNotFoundError:
+        """Return the error for a missing object. Some Hubs answer the same for an unknown revision and repository."""
         try:
             await self._get_json(self._address.repository_url(self._endpoint), path)
         except SourceError:
@@ -177,29 +177,29 @@ class OnlineRepo(AiohttpClient):
             try:
                 page = page_of(answer)
             except ValueError as error:
-                raise self._no_hub(prefix) from error
+                raise self._not_a_hub(prefix) from error
             yield page
 
     async def _get_json(self, url: str, path: str) -> tuple[Any, str | None]:
-        """An answer of the API and the URL of its next page; `path` is its name in messages."""
+        """Return an answer of the API and the URL of its next page; `path` is its name in messages."""
         target = yarl.URL(url, encoded=True)
-        with self._translated(path):
+        with self._translate_errors(path):
             async with self._send(target, {}, path) as answer:
                 if answer.status != 200:
                     raise self._error(answer, path)
-                body = await self._body(answer, path, is_object=False)
+                body = await self._read_body(answer, path, is_object=False)
                 link = next_link(answer.headers.getall("Link", []), str(answer.url))
                 if link is not None:
-                    self._reach.check(yarl.URL(link), path, answer.url)
+                    self._redirect_policy.check(yarl.URL(link), path, answer.url)
         try:
-            page = await asyncio.to_thread(json_of, body)  # 1,000 entries, but a mirror may send all at once
+            page = await asyncio.to_thread(parse_json, body)  # 1,000 entries, but a mirror may send all on one page
         except ValueError as error:
-            raise self._no_hub(path) from error
+            raise self._not_a_hub(path) from error
         return page, link
 
     def _etag_of(self, answer: aiohttp.ClientResponse, size: int) -> str | None:
-        """What the Hub calls the content in listings too: SHA-256 where it is in storage, else the git blob."""
-        if not answer.history:  # so the Hub answered itself
+        """Return the Hub's id of the content, as in listings: SHA-256 for LFS, else the git blob id."""
+        if not answer.history:  # the Hub answered itself
             return _plain(answer)
         for each in (answer, *reversed(answer.history)):
             if each.url.origin() == self._origin:
@@ -207,12 +207,12 @@ class OnlineRepo(AiohttpClient):
         return super()._etag_of(answer, size)
 
     def _error(self, answer: aiohttp.ClientResponse, path: str) -> SourceError:
-        return error_of_hub(
+        return error_for_hub(
             answer.status, answer.headers, self._address, self._endpoint, path, self._source, self._has_token
         )
 
-    def _no_hub(self, path: str) -> SourceError:
-        text = f"{path!r} of source {self._source!r}: {self._endpoint} answered what no Hub answers"
+    def _not_a_hub(self, path: str) -> SourceError:
+        text = f"{path!r} of source {self._source!r}: {self._endpoint} did not answer as a Hub does"
         return SourceUnavailable(f"{text}; check endpoint and HF_ENDPOINT", path=path, source=self._source)
 
 

@@ -1,6 +1,6 @@
-"""Repositories of the Hugging Face Hub: data sets, models and spaces, always read at one commit.
+"""Repositories of the Hugging Face Hub: datasets, models and spaces, read at one commit.
 
-A revision is looked up once, at the first use, so that a branch which moves on never mixes two states in a run.
+A revision is resolved once, at the first use, so a branch that moves never mixes two versions in a run.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ logger = get_logger(__name__)
 class HuggingFaceDataSource(DataSource):
     """A folder of a repository: `hf://datasets/ORG/NAME@REVISION/FOLDER`, `hf://spaces/...`, `hf://ORG/NAME` (a model).
 
-    A plain `ORG/NAME` is a data set. `storage_options` takes `repo_type` (dataset, model, space), `revision`,
-    `endpoint` (else HF_ENDPOINT), `token` (False sends none) and `cache_dir`. The token is that of `credentials`, else
-    of `storage_options`, else what huggingface_hub finds: HF_TOKEN, then the login file. It goes to the Hub's host
-    only, never to the storage that the Hub redirects to. What was found goes to huggingface.co and to HF_ENDPOINT
-    only, over https; another `endpoint` is asked without a token, unless it is on loopback.
+    A plain `ORG/NAME` is a dataset. `storage_options` takes `repo_type` (dataset, model, space), `revision`,
+    `endpoint` (else HF_ENDPOINT), `token` (False sends none) and `cache_dir`. The token comes from `credentials`,
+    else from `storage_options`, else from huggingface_hub: HF_TOKEN, then the login file. It is sent to the Hub's host
+    only, never to the storage that the Hub redirects to. One from huggingface_hub is sent only to huggingface.co and
+    HF_ENDPOINT, over https; another `endpoint` gets no token, unless it is on loopback.
 
-    The ETag of a file is the Hub's name for its content: SHA-256 for what lies in storage, else the git blob. The
-    version of a blob is the commit. With HF_HUB_OFFLINE=1 only huggingface_hub's cache on this disk is read.
+    The ETag of a file is the Hub's id of its content: SHA-256 for LFS files, else the git blob id. The version of a
+    blob is the commit. With HF_HUB_OFFLINE=1 only huggingface_hub's cache on this disk is read.
 
-    A pickle carries the commit, once it is known. A forked child cannot use what its parent opened: `ClosedError`.
+    A pickle includes the commit, once it is known. A forked child cannot use a source that its parent opened: it gets
+    `ClosedError`.
 
     Raises:
         ConfigError: when made, for an unknown engine, option or credential, or a URL that names no repository.
@@ -85,11 +86,10 @@ class HuggingFaceDataSource(DataSource):
         self.skipped = skips
 
     def is_unchanged(self, blob: Blob, is_listed: Callable[[str], bool]) -> bool:
-        """Whether a read brought what the commit holds.
+        """Whether a read brought the content of the commit.
 
-        A commit does not change, and what answers for its files (a mirror, a proxy, other storage) may give them ETags
-        of its own. So an ETag of the listing is trusted, and any other is no sign of a change: then the bytes are held
-        against the listing's checksum, where a read brought all of them.
+        A commit does not change, but a mirror or proxy may have ETags of its own. So another ETag than that of the
+        listing does not prove a change: if the read brought the whole file, its checksum is compared with the listing.
         """
         if super().is_unchanged(blob, is_listed) or len(blob.data) != blob.size:
             return True
@@ -102,7 +102,7 @@ class HuggingFaceDataSource(DataSource):
             await repo.aclose()
 
     async def _opened(self) -> OnlineRepo | CachedRepo:
-        """The repository at its commit, opened by the first who asks."""
+        """Return the repository at its commit, opened by the first caller."""
         self._check_open()
         if self._pid not in (0, os.getpid()):
             raise opened_before_fork(self.name, self._pid)
@@ -113,7 +113,7 @@ class HuggingFaceDataSource(DataSource):
             if (known := self._repo) is None and not self._closed:
                 self._pid, self._commit, self._repo = os.getpid(), repo.commit, repo
                 return repo
-            await repo.aclose()  # another loop was faster and its commit holds, or the source was closed meanwhile
+            await repo.aclose()  # another loop was faster, or the source was closed meanwhile
             self._check_open()
             assert known is not None
             return known
@@ -139,7 +139,7 @@ class HuggingFaceDataSource(DataSource):
         return CachedRepo(self.config, self._address, os.path.expanduser(cache), self._commit)
 
     def _login(self) -> tuple[str, dict[str, str]]:
-        """The endpoint, and the headers that say who we are; may read files, or refresh a login over the network."""
+        """Return the endpoint and the headers with the login; may read files, or refresh a login over the network."""
         hub = _huggingface_hub(self.name)
         secret = (self.config.credentials or {}).get("token")
         token = self.config.storage_options.get("token") if secret is None else secret.get_secret_value()

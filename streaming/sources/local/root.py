@@ -1,9 +1,9 @@
-"""A directory that is held open, and what lies below it: whatever happens to folders meanwhile, nothing else is opened.
+"""A directory that is held open, so that only files below it can be opened, even if folders are replaced meanwhile.
 
-A path that is checked and opened afterwards can be another one by then: a folder that was swapped for a link leads
-anywhere. Linux resolves a path below a descriptor in one call (`openat2` with `RESOLVE_BENEATH`, from 5.6 on): 1.6 us,
-where `os.open` of an absolute path takes 1.2. Elsewhere the folders are opened one by one, none of them a link. Windows
-has neither; there a path is resolved, checked and opened.
+A path that is checked first and opened afterwards can change in between: a folder may be swapped for a link. Linux
+resolves a path below a descriptor in one call (`openat2` with `RESOLVE_BENEATH`, since 5.6): 1.6 us, vs. 1.2 us for
+`os.open` of an absolute path. On other systems the folders are opened one by one, and links are refused. Windows has
+neither; there a path is resolved, checked and opened.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NO_MAGIC_LINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _CLOSED = getattr(os, "O_CLOEXEC", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | _CLOSED
-# Non-blocking, so that a FIFO in the tree cannot hang a reader; it changes nothing for a regular file.
+# Non-blocking, so that a FIFO cannot hang a reader; it makes no difference for a regular file.
 _READ = os.O_RDONLY | _CLOSED | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _LIST = os.O_RDONLY | _CLOSED | getattr(os, "O_DIRECTORY", 0)
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
-MAX_TRIES: Final = 100  # while folders are renamed during the call
+MAX_TRIES: Final = 100  # for calls that fail because a folder is renamed meanwhile
 
 
 class _How(ctypes.Structure):
@@ -40,7 +40,7 @@ _HOW: Final = {
     for flags in (_READ, _LIST, _FOLDER)
     for links in (True, False)
 }
-# Arguments that are made once: without that the call takes 0.5 us longer.
+# Made once: converting the arguments for each call takes 0.5 us.
 _NUMBER: Final = ctypes.c_long(437)  # of openat2, on every architecture
 _PLACE: Final = {key: ctypes.c_void_p(ctypes.addressof(how)) for key, how in _HOW.items()}
 _SIZE: Final = ctypes.c_size_t(ctypes.sizeof(_How))
@@ -49,10 +49,10 @@ _system_call = ctypes.CDLL(None, use_errno=True).syscall if sys.platform.startsw
 
 
 class LocalRoot:
-    """A directory held open. Closed when nobody uses it any more, so that no reader's descriptor is taken from it.
+    """A directory held open. It is closed when it is no longer referenced, so readers never lose its descriptor.
 
     Args:
-        path: without links.
+        path: of the directory, without links.
 
     Raises:
         OSError: if it cannot be opened.
@@ -68,7 +68,7 @@ class LocalRoot:
         self._descriptor = os.open(path, _FOLDER)
         if _system_call is not None:
             self._number = ctypes.c_long(self._descriptor)
-            try:  # an older kernel does not know it, and a sandbox may forbid it
+            try:  # older kernels do not have openat2, and a sandbox may forbid it
                 os.close(self._open(".", _FOLDER, False))
             except OSError:
                 self._number = None
@@ -78,7 +78,7 @@ class LocalRoot:
             close(self._descriptor)
 
     def is_current(self) -> bool:
-        """Whether the directory is still the one that is found under its path."""
+        """Whether its path still leads to this directory."""
         if self._descriptor < 0:
             return True
         try:
@@ -87,11 +87,10 @@ class LocalRoot:
             return False
 
     def open(self, path: str) -> int:
-        """A descriptor of a file. The caller closes it.
+        """Return a descriptor of a file. The caller closes it.
 
         Args:
-            path: below the directory, without `..` and NUL. Links in it are followed, at least to a file or folder in
-                the same directory, relative to the link.
+            path: below the directory, without `..` and NUL. Relative links inside the directory are followed on Linux.
 
         Raises:
             OSError: if it cannot be opened; `EXDEV`, `ELOOP` or `ENOTDIR` where a link was not followed.
@@ -103,11 +102,11 @@ class LocalRoot:
         return self._open(path, _READ, True)
 
     def open_real(self, path: str) -> int:
-        """As `open`, for a path without links; `ELOOP` or `ENOTDIR` if one is in it after all."""
+        """Open a path that must not have links; `ELOOP` or `ENOTDIR` if it has."""
         return self._open(path, _READ, False)
 
     def open_folder(self, path: str) -> int | str:
-        """What `os.scandir` takes to list a folder, by its path without links; `close` it.
+        """Return the argument of `os.scandir` for a folder, by its path without links. The caller closes a descriptor.
 
         Raises:
             OSError: as `open_real`.
@@ -115,7 +114,7 @@ class LocalRoot:
         return self._base + path if self._descriptor < 0 else self._open(path or ".", _LIST, False)
 
     def stat_real(self, path: str) -> os.stat_result:
-        """The status of a file or folder, by its path without links.
+        """Return the status of a file or folder, by its path without links.
 
         Raises:
             OSError: as `open_real`.
@@ -147,7 +146,7 @@ class LocalRoot:
         raise OSError(number, os.strerror(number), path)
 
     def _open_by_parts(self, path: str, flags: int) -> int:
-        """Open each folder below the one before. No link is followed, as where it leads would have to be looked at."""
+        """Open each folder below the previous one. No link is followed, as its target would need a check."""
         *folders, name = [part for part in path.split("/") if part not in ("", ".")] or ["."]
         at = self._descriptor
         try:

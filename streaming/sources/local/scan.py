@@ -12,18 +12,18 @@ from streaming.sources.base import FileInfo, check_prefix
 from streaming.sources.local.root import LocalRoot
 from streaming.telemetry.skipped_objects import Skips
 
-_GONE = (errno.ENOTDIR, errno.ELOOP, errno.EXDEV)  # a folder that was replaced since by a file or a link
+_GONE = (errno.ENOTDIR, errno.ELOOP, errno.EXDEV)  # a folder that was replaced by a file or a link meanwhile
 
 
 def scan(base: str, prefix: str, source: str, skips: Skips) -> Iterator[FileInfo]:
-    """The regular files whose path below `base` begins with `prefix`, by name within each folder.
+    """Yield the regular files whose path below `base` begins with `prefix`, sorted by name within each folder.
 
-    A link to a file or folder inside `base` is listed under its own name; one that leads to a folder around it is left
-    out, as is what vanishes during the scan.
+    A link to a file or folder inside `base` is listed under its own name. A link to one of its parent folders is left
+    out, and so are files that vanish during the scan.
 
     Args:
-        base: a real path (no links in it) that ends in a separator.
-        skips: where links out of `base` or to nothing are counted, and pipes, sockets and devices.
+        base: a real path (without links) that ends in a separator.
+        skips: counts links out of `base`, broken links, pipes, sockets and devices.
 
     Raises:
         ObjectNotFoundError: at the first step, if `base` does not exist.
@@ -58,7 +58,7 @@ class _Scan:
             self._skips.add("symlink_outside_root", folder)
 
     def _walk(self, folder: str, real: str, around: frozenset[str]) -> Iterator[FileInfo]:
-        """Files below `folder` (a path that ends in `/`), which is `real`; `around` are the real folders it lies in."""
+        """Yield the files below `folder` (ending in `/`), whose real path is `real`; `around` are its real parents."""
         try:
             opened = self._root.open_folder(self._below(real))
         except OSError as error:
@@ -81,7 +81,7 @@ class _Scan:
                         status = self._root.stat_real(self._below(real_entry))
                     else:
                         status = entry.stat(follow_symlinks=False)
-                except OSError:  # vanished since, or a link to nothing
+                except OSError:  # vanished meanwhile, or a broken link
                     if is_link:
                         self._skips.add("broken_link", path)
                     continue
@@ -100,7 +100,7 @@ class _Scan:
                 os.close(opened)
 
     def _below(self, real: str) -> str:
-        """A real path below the root, relative to it."""
+        """Return a real path relative to the root."""
         return real[len(self._base) :]
 
     def _entries(self, opened: int | str, folder: str) -> list[os.DirEntry[str]]:
@@ -108,7 +108,7 @@ class _Scan:
             with os.scandir(opened) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            return []  # vanished meanwhile
         except OSError as error:
             raise _not_listed(folder, self._source, error) from error
 

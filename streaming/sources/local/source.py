@@ -1,8 +1,8 @@
-"""Files under a directory. One read is five system calls in one thread hop: open, fstat, pread, fstat, close.
+"""Files in a directory. A read is five system calls in one thread hop: open, fstat, pread, fstat, close.
 
-The directory is a border: a link that leads out of it is refused when read and left out of listings. It is held open,
-and files are opened below it (`streaming.sources.local.root`), so that a folder that is swapped for a link meanwhile
-leads nowhere. Links inside are followed: by the system where they are relative, else after a look at where they lead.
+Links out of the directory are refused by reads and left out of listings. The directory is held open, and files are
+opened below it (`streaming.sources.local.root`), so swapping a folder for a link meanwhile has no effect. Links inside
+are followed: relative ones by the system, others after a check of their target.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from streaming.telemetry.skipped_objects import Skips
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
 
-_LINKS = (errno.EXDEV, errno.ELOOP, errno.ENOTDIR)  # what the system says of a link that it does not follow
+_LINKS = (errno.EXDEV, errno.ELOOP, errno.ENOTDIR)  # errors for a link that the system does not follow
 SCAN_CHUNK = 2_000  # files per thread hop of a listing
 
 
 class LocalDataSource(DataSource):
-    """A directory and what is below it.
+    """A directory with files.
 
     The ETag of a file is its modification time in nanoseconds and its size. A file that changes while it is read is an
-    error, never a mix of old and new.
+    error, never a mix of old and new bytes.
 
     Raises:
         ConfigError: when made, if the root is a file.
@@ -80,7 +80,7 @@ class LocalDataSource(DataSource):
         return self._read(path, start, end, None)
 
     def read_into(self, path: str, start: int, into: memoryview) -> Blob:
-        """Read a range as long as `into`, into it."""
+        """Fill `into` with the bytes from `start` on."""
         return self._read(path, start, start + len(into), into)
 
     def _read(self, path: str, start: int, end: int | None, into: memoryview | None) -> Blob:
@@ -105,7 +105,7 @@ class LocalDataSource(DataSource):
         except SourceError:
             raise
         except OSError as error:
-            raise self._translated(path, error) from error
+            raise self._to_source_error(path, error) from error
         finally:
             os.close(descriptor)
         return Blob(data, f"{before.st_mtime_ns:x}-{size:x}", size, None, self.name)
@@ -113,7 +113,7 @@ class LocalDataSource(DataSource):
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
         skips = Skips()
-        self._opened = None  # from now on reads are of what is listed, if the root was replaced since
+        self._opened = None  # if the root was replaced, reads follow the new listing
         files = scan(self._base, prefix, self.name, skips)
         next_chunk = aiofiles.os.wrap(lambda: list(islice(files, SCAN_CHUNK)))
         while chunk := await next_chunk():
@@ -126,7 +126,7 @@ class LocalDataSource(DataSource):
         self._opened = None
 
     def _open(self, path: str) -> int:
-        """A descriptor of what `path` names, if that lies within the root."""
+        """Return a descriptor of a file inside the root."""
         if path.endswith("/"):  # `a.bin/` is not the file `a.bin`
             raise self._not_a_file(path, stat.S_IFDIR)
         root = self._opened
@@ -138,21 +138,21 @@ class LocalDataSource(DataSource):
             if root is not None and error.errno in _LINKS:
                 return self._open_link(path, root)
             if root is None or not isinstance(error, FileNotFoundError) or root.is_current():
-                raise self._translated(path, error) from error
+                raise self._to_source_error(path, error) from error
         self._opened = None  # the root was replaced by another directory
         return self._open(path)
 
     def _open_link(self, path: str, root: LocalRoot) -> int:
-        """Open the file that a link leads to, if it lies within the root."""
+        """Open the target of a link, if it is inside the root."""
         try:
             real = os.path.realpath(self._base + path, strict=True)
             if real.startswith(self._base):
                 return root.open_real(real[len(self._base) :])
         except OSError as error:
-            raise self._translated(path, error) from error
+            raise self._to_source_error(path, error) from error
         raise AccessDenied(
             f"{path!r} of source {self.name!r} is a link out of its root {str(self.root)!r}, to {real!r}; "
-            "make the root a directory that holds both",
+            "make the root a directory that contains both",
             path=path,
             source=self.name,
         )
@@ -175,8 +175,8 @@ class LocalDataSource(DataSource):
             source=self.name,
         )
 
-    def _translated(self, path: str, error: OSError) -> SourceError:
-        """The error of this library that says what `error` says."""
+    def _to_source_error(self, path: str, error: OSError) -> SourceError:
+        """Return the error of this library for an error of the system."""
         where = f"{path!r} of source {self.name!r}"
         if isinstance(error, PermissionError):
             text = f"{where} may not be read by this user; check the modes of the file and its directories"
@@ -193,7 +193,7 @@ class LocalDataSource(DataSource):
 
 
 def _read_range(descriptor: int, start: int, end: int, into: memoryview | None) -> Buffer:
-    """Bytes `start` to `end`, fewer only where the file ends; one call, as the kernel reads less only beyond 2 GiB."""
+    """Read bytes `start` to `end`, fewer at the end of the file. One call, unless the range is over 2 GiB."""
     if into is not None and len(into) == end - start and hasattr(os, "preadv"):
         filled = 0
         while count := os.preadv(descriptor, [into[filled:]], start + filled):

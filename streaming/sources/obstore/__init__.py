@@ -1,1 +1,1 @@
-"""What the backends read by obstore share: its source, listings, errors and life in a process."""
+"""The parts of obstore that several backends share: reader, listings, errors and process lifetime."""

@@ -1,9 +1,9 @@
-"""ListObjectsV2, as S3 and the XML API of GCS have it, with each key as the store has it.
+"""ListObjectsV2 of S3 and of the XML API of GCS, with each key as the store has it.
 
-obstore's own listing fails at the first key that its paths cannot hold (`a//b`, a tab), and with it the whole page. So
-the requests are made here, one for each page of 1,000 keys, with the login of obstore, which signs their URLs. That
-takes 2.5 times the processor time of obstore's own listing and a fifth of aioboto3's (2,000 keys, Ceph, loopback): a
-store of obstore is made for each page, as its endpoint is what is signed, and Python parses the answer.
+obstore's own listing fails for a whole page if obstore cannot represent one of its keys (`a//b`, a tab). So the
+requests are made here, one for each page of 1,000 keys, with URLs that obstore signs. That takes 2.5 times the
+processor time of obstore's own listing, and a fifth of aioboto3's (2,000 keys, Ceph, loopback): each page needs a new
+obstore store, as obstore signs its endpoint, and Python parses the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yarl
 from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
 from streaming.sources.http.aiohttp_engine import AiohttpClient
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage, parse_list_objects
-from streaming.sources.obstore.errors import code_of, error_of_answer
+from streaming.sources.obstore.errors import code_of, error_for_answer
 from streaming.sources.parallel_listing import PAGE
 from streaming.sources.redirects import REDIRECTS
 
@@ -30,11 +30,11 @@ __all__ = ["ListObjectsClient", "ListRequest", "ListingRefused"]
 THROTTLED = (429, 503)
 
 ListRequest: TypeAlias = Callable[[str], Awaitable[tuple[str, dict[str, str]]]]
-"""Gives the URL and the headers that ask for a listing of the bucket; its argument is the query."""
+"""Returns the URL and headers of a listing request, given its query."""
 
 
 class ListingRefused(Exception):
-    """The server does not answer such a request, or it cannot be signed; obstore's own listing may be answered."""
+    """The server does not answer ListObjectsV2, or the request cannot be signed. obstore's own listing may work."""
 
 
 class ListObjectsClient(AiohttpClient):
@@ -42,7 +42,7 @@ class ListObjectsClient(AiohttpClient):
 
     Args:
         config: times, and the name for messages.
-        root: what each key begins with: empty, or ending in `/`.
+        root: prefix of each key: empty, or ending in `/`.
         sign: signs a request.
     """
 
@@ -73,7 +73,7 @@ class ListObjectsClient(AiohttpClient):
         except SourceError as error:
             status = error.__dict__.get("status")
             is_too_large = status is None and isinstance(error, BadRequest)
-            if is_too_large or status in REDIRECTS:  # where obstore's own listing would read on, or follow
+            if is_too_large or status in REDIRECTS:  # obstore's own listing would read on, or follow the redirect
                 raise
             if self._was_answered or isinstance(error, SourceTimeout) or status in THROTTLED:
                 raise
@@ -84,18 +84,18 @@ class ListObjectsClient(AiohttpClient):
     async def _fetch(self, query: str, prefix: str) -> bytes:
         url, headers = await self._sign(query)
         target = yarl.URL(url, encoded=True)
-        with self._translated(prefix):
+        with self._translate_errors(prefix):
             session = self._sessions.current() or await self._sessions.open()
             async with session.get(target, headers=self._headers_for(target, headers), allow_redirects=False) as answer:
-                body = await self._body(answer, prefix, is_object=False)
+                body = await self._read_body(answer, prefix, is_object=False)
                 if answer.status != 200:
                     code = code_of(ValueError(body.decode("utf-8", "replace")))
-                    raise error_of_answer(answer.status, code, prefix, self._source)
+                    raise error_for_answer(answer.status, code, prefix, self._source)
         return body
 
     def _parsed(self, body: bytes, prefix: str) -> ListingPage:
         try:
             return parse_list_objects(body, len(self._root))
         except ValueError as error:
-            text = f"the listing of {prefix!r} in source {self._source!r} is not that of an object store"
+            text = f"the listing of {prefix!r} in source {self._source!r} is not a ListObjectsV2 answer"
             raise SourceUnavailable(f"{text}; check the endpoint", path=prefix, source=self._source) from error

@@ -1,7 +1,7 @@
-"""Listings by obstore: the way where a server refuses the requests of `key_listing`.
+"""obstore's own listing, for servers that refuse the requests of `list_objects_v2`.
 
-obstore keeps paths, not keys: a key with a control character or an empty folder fails its page, and a slash at either
-end of a key is lost.
+obstore has paths, not keys: a key with a control character or an empty folder fails its page, and a slash at either end
+of a key is lost.
 """
 
 from __future__ import annotations
@@ -29,55 +29,59 @@ class ObstoreListing:
 
     Args:
         store: of obstore, over the whole bucket.
-        root: what each key begins with: empty, or ending in `/`.
+        root: prefix of each key: empty, or ending in `/`.
         source: the name of the source.
-        translated: the error of this library for one of obstore's and the prefix that was listed.
+        to_source_error: translates an error of obstore, given the prefix that was listed.
     """
 
-    def __init__(self, store: Any, root: str, source: str, translated: Callable[[Exception, str], Exception]) -> None:
+    def __init__(
+        self, store: Any, root: str, source: str, to_source_error: Callable[[Exception, str], Exception]
+    ) -> None:
         self._store = store
         self._root = root
         self._source = source
-        self._translated = translated
+        self._to_source_error = to_source_error
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
-        """All objects below a folder, in pages."""
-        last: list[FileInfo] = []  # held back until the next is known: it may be the mark of the next one's folder
+        """Yield all objects below a folder, in pages."""
+        last: list[FileInfo] = []  # held back until the next is known, as it may be a marker of that one's folder
         stream = self._store.list((self._root + folder) or None, chunk_size=PAGE)
         while True:
             begin_read(self._source)
             try:
-                async with asyncio.timeout(limits.left_s):  # obstore follows empty pages itself
+                async with asyncio.timeout(limits.remaining_s):  # obstore follows empty pages itself
                     metas = await anext(stream, None)
             except TimeoutError as error:
-                raise limits.stalled() from error
+                raise limits.stalled_error() from error
             except FAILURES as error:
-                raise self._translated(error, folder) from error
+                raise self._to_source_error(error, folder) from error
             finally:
                 end_read()
             found = [*last, *self._infos(metas or ())]
             if metas is None:
-                if found and not _is_mark(found[0], "", folder):
+                if found and not _is_folder_marker(found[0], "", folder):
                     yield found
                 return
             last = found[-1:]
-            if page := [info for info, after in pairwise(found) if info.size or not _is_mark(info, after.path, folder)]:
+            if page := [
+                info for info, after in pairwise(found) if info.size or not _is_folder_marker(info, after.path, folder)
+            ]:
                 yield page
 
     async def level(self, folder: str, start: str, limits: ListingLimits) -> tuple[list[FileInfo], list[str]]:
-        """The objects and folders just in a folder."""
+        """Return the objects and folders directly in a folder."""
         begin_read(self._source)
         try:
-            async with asyncio.timeout(limits.left_s):  # as it does all pages of a folder
+            async with asyncio.timeout(limits.remaining_s):  # obstore follows all pages of a folder itself
                 found = await self._store.list_with_delimiter_async((self._root + folder) or None)
         except TimeoutError as error:
-            raise limits.stalled() from error
+            raise limits.stalled_error() from error
         except FAILURES as error:
-            raise self._translated(error, folder + start) from error
+            raise self._to_source_error(error, folder + start) from error
         finally:
             end_read()
         skip = len(self._root)
-        objects = [info for info in self._infos(found["objects"]) if not _is_mark(info, "", folder)]
+        objects = [info for info in self._infos(found["objects"]) if not _is_folder_marker(info, "", folder)]
         folders = [f"{each[skip:]}/" for each in found["common_prefixes"]]
         limits.count(len(objects), len(folders))
         return objects, folders
@@ -90,8 +94,8 @@ class ObstoreListing:
         ]
 
 
-def _is_mark(info: FileInfo, after: str, folder: str) -> bool:
-    """Whether this is the empty object `x/` that web consoles make of a folder; obstore names it `x`.
+def _is_folder_marker(info: FileInfo, after: str, folder: str) -> bool:
+    """Whether this is the empty object `x/` by which web consoles represent a folder; obstore names it `x`.
 
     Args:
         after: the path of the next object, as listings are sorted.

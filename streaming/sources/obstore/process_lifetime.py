@@ -1,4 +1,4 @@
-"""What holds for obstore in a whole process: its threads stay behind in a fork, and must rest before the end."""
+"""Limits of obstore in a process: its threads do not survive a fork, and must be idle before the process exits."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections import deque
 from streaming.errors import ClosedError
 from streaming.sources.per_loop import opened_before_fork
 
-__all__ = ["begin_read", "claim", "end_read", "is_usable"]
+__all__ = ["begin_read", "claim_process", "end_read", "is_usable"]
 
 EXIT_WAIT_S = 2.0  # for reads in flight when the interpreter ends
-EXIT_SETTLE_S = 0.02  # for obstore's threads to drop what they held
+EXIT_SETTLE_S = 0.02  # for obstore's threads to release what they hold
 
 _first_pid: int | None = None  # of the process that started obstore's threads
-_in_flight: deque[None] = deque()  # an entry for each read; its ends are safe to use from several loops' threads
+_in_flight: deque[None] = deque()  # an entry for each read; thread-safe at both ends
 _is_exiting = False
 
 
 def is_usable() -> bool:
-    """Whether obstore can run in this process: its threads stay behind in a fork, and every call then hangs."""
+    """Whether obstore can run in this process. Its threads do not survive a fork, and every call then hangs."""
     return _first_pid in (None, os.getpid())
 
 
-def claim(source: str) -> None:
-    """Say that a source is about to make a client.
+def claim_process(source: str) -> None:
+    """Note that a source of this process is about to make a client.
 
     Raises:
         ClosedError: if obstore was used before this process was forked.
@@ -40,26 +40,26 @@ def claim(source: str) -> None:
 
 
 def begin_read(source: str) -> None:
-    """Count a read, or a page of a listing, until `end_read`.
+    """Count a read, or a page of a listing, as in flight until `end_read`.
 
     Raises:
-        ClosedError: if the interpreter ends.
+        ClosedError: if the interpreter is exiting.
     """
     if _is_exiting:
-        raise ClosedError(f"source {source!r} is closed, as the interpreter ends", source=source)
+        raise ClosedError(f"source {source!r} is closed, as the interpreter is exiting", source=source)
     _in_flight.append(None)
 
 
 def end_read() -> None:
-    """Count a read that `begin_read` has counted as ended."""
+    """End a read that `begin_read` counted."""
     _in_flight.pop()
 
 
 def _finish_reads() -> None:
-    """Let obstore's threads come to rest before the interpreter ends.
+    """Wait for obstore's threads before the interpreter exits; refuse new reads.
 
-    One that hands over a result while Python is being taken down aborts the process: seen in 10 of 40 processes that
-    ended right after a read, in none with this. New reads are refused meanwhile.
+    A thread that hands over a result during shutdown aborts the process: seen in 10 of 40 processes that ended right
+    after a read, and in none with this.
     """
     global _is_exiting
     _is_exiting = True

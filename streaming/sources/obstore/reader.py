@@ -1,4 +1,4 @@
-"""Reading and listing by obstore, for each store that it knows: S3 and GCS share this."""
+"""Read and list by obstore; shared by S3 and GCS."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from streaming.errors import BadRequest, SourceError, SourceTimeout, StreamingError
 from streaming.sources.base import Blob, FileInfo, too_large
 from streaming.sources.header_values import plain_etag
-from streaming.sources.obstore.errors import LOGIN_OUTDATED, code_of, status_of, translated
+from streaming.sources.obstore.errors import EXPIRED_LOGIN_CODES, code_of, status_of, to_source_error
 from streaming.sources.obstore.native_listing import FAILURES, ObstoreListing
-from streaming.sources.obstore.process_lifetime import begin_read, claim, end_read
+from streaming.sources.obstore.process_lifetime import begin_read, claim_process, end_read
 from streaming.sources.obstore.redirect_guard import same_host_options
 from streaming.sources.parallel_listing import PagedListing, list_in_parallel
 from streaming.sources.path_filter import is_plain, unreadable_reason
 from streaming.sources.per_loop import opened_before_fork
-from streaming.sources.response_bodies import check_nothing_left, of_obstore, wrong_length
+from streaming.sources.response_bodies import check_nothing_left, length_mismatch, read_obstore_body
 
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from streaming.sources.obstore.list_objects_v2 import ListObjectsClient
     from streaming.telemetry.skipped_objects import Skips
 
-__all__ = ["ObjectStoreReader", "Stores", "client_settings", "obstore_unreadable_reason", "signed", "translated"]
+__all__ = ["ObjectStoreReader", "Stores", "client_settings", "obstore_unreadable_reason", "signed", "to_source_error"]
 
-REOPEN_AFTER_S = 10.0  # a refused login is asked for anew at most this often
-SIGNED_FOR = timedelta(minutes=5)  # a clock may be wrong by that much; the request is made at once
-# The last stands in a listing for what its XML cannot hold.
+REOPEN_AFTER_S = 10.0  # the least time between two searches for a login after one was refused
+SIGNED_FOR = timedelta(minutes=5)  # clocks may differ by that much; the request is made at once
+# The last replaces characters in a listing that XML cannot represent.
 _NO_PATH_OF_OBSTORE = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.?(?:/|$)|\ufffd")
 
 
@@ -39,28 +39,28 @@ class Stores(Protocol):
     """Makes the stores of obstore for one bucket.
 
     Attributes:
-        bucket_url: what requests for a listing begin with.
+        bucket_url: the prefix of the URLs of listing requests.
     """
 
     @property
     def bucket_url(self) -> str: ...
 
     def open(self) -> Any:
-        """A store over the whole bucket; called again when its login has expired, to look for it anew."""
+        """Return a store over the whole bucket. Called again, to look for a login, when the login has expired."""
 
     async def list_request(self, query: str) -> tuple[str, dict[str, str]]:
-        """URL and headers of a request for a listing, with the login of the store that was opened last."""
+        """Return URL and headers of a listing request, with the login of the store that was opened last."""
 
     async def trial_url(self, store: Any, key: str) -> str | None:
-        """The URL of an object, to see whether its server redirects; None where obstore would take nothing along."""
+        """Return the URL of an object, to test whether its server redirects; None if obstore would send no secret."""
 
 
 def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[str] = ()) -> dict[str, Any]:
-    """`client_options` and `retry_config` for a store of obstore: the times of `config`, no retries, no other host.
+    """Return `client_options` and `retry_config` for a store: the time limits of `config`, no retries, one host.
 
     Args:
         url: of the bucket.
-        login_hosts: what else may be reached, for the login.
+        login_hosts: other hosts that the login needs.
     """
     return {
         "client_options": {
@@ -68,15 +68,15 @@ def client_settings(config: DataSourceConfig, url: str, login_hosts: Iterable[st
             "timeout": timedelta(seconds=config.timeout_s),
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
         },
-        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(0)},  # retrying is a layer of its own
+        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(0)},  # the resilience layer retries
     }
 
 
 async def signed(store: Any, source: str, key: str = "") -> str:
-    """The URL of a store over a bucket, or of an object there, signed with its login.
+    """Return the signed URL of a bucket, or of an object in it.
 
     Raises:
-        ListingRefused: if its login cannot sign.
+        ListingRefused: if the login of the store cannot sign.
     """
     import obstore
 
@@ -93,7 +93,7 @@ async def signed(store: Any, source: str, key: str = "") -> str:
 
 
 def obstore_unreadable_reason(path: str) -> str | None:
-    """As `unreadable_reason`; `"not_in_engine"` for a path that obstore takes for none, or for another one."""
+    """Do as `unreadable_reason`, and return `"not_in_engine"` for a path that obstore refuses or changes."""
     if is_plain(path) and "\ufffd" not in path:
         return None
     return unreadable_reason(path) or ("not_in_engine" if _NO_PATH_OF_OBSTORE.search(path) else None)
@@ -103,11 +103,11 @@ class ObjectStoreReader:
     """Reads and lists the objects below a prefix of a bucket. The store is made at the first use in a process.
 
     Args:
-        config: limits, times, and the name for messages.
+        config: limits, and the name for messages.
         stores: makes the stores.
-        prefix: of the root in the bucket; with or without slashes around.
-        receive: told of the bytes of each body, as soon as they are announced.
-        versions: the version to read, by path, where not the newest.
+        prefix: of the root in the bucket, with or without slashes around it.
+        receive: called with the bytes of each body, as soon as its length is known.
+        versions: the version to read by path, if not the newest.
     """
 
     def __init__(
@@ -137,14 +137,14 @@ class ObjectStoreReader:
         """Read bytes `start` to `end` (half-open) of an object, in one request.
 
         Raises:
-            BadRequest: if `start` lies beyond the object, or obstore cannot read such a name.
-            ObjectTooLargeError: if the answer would pass `max_object_bytes`; its body is not taken.
+            BadRequest: if `start` is beyond the object, or obstore cannot read such a name.
+            ObjectTooLargeError: if the answer exceeds `max_object_bytes`; its body is not read.
             TruncatedRead: if fewer bytes came than announced.
-            SourceError: or one of its other kinds, as `translated` tells them apart.
-            ClosedError: if obstore was used before this process was forked, or the interpreter ends.
+            SourceError: or a subclass, see `to_source_error`.
+            ClosedError: if obstore was used before this process was forked, or the interpreter is exiting.
         """
         store = self._store if self._pid == os.getpid() else self._open()
-        if path.endswith("/"):  # obstore would read the name without it
+        if path.endswith("/"):  # obstore would drop the slash
             text = f"{path!r} of source {self._source!r} is the name of a folder; name an object in it"
             raise BadRequest(text, path=path, source=self._source)
         if not self._is_direct:
@@ -155,18 +155,18 @@ class ObjectStoreReader:
         except StreamingError:
             raise
         except FAILURES as error:
-            if code_of(error) not in LOGIN_OUTDATED:
-                raise self._translated(error, path) from error
+            if code_of(error) not in EXPIRED_LOGIN_CODES:
+                raise self._to_source_error(error, path) from error
             refused = error
         finally:
             end_read()
         again = self._reopened(store)
         if again is None:
-            raise self._translated(refused, path) from refused
+            raise self._to_source_error(refused, path) from refused
         return await self.get(path, start, end)
 
     def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
-        """All objects whose path below the root begins with `prefix`; folders are listed side by side.
+        """Yield all objects whose path below the root begins with `prefix`. Folders are listed in parallel.
 
         Raises:
             BadRequest: if obstore cannot read any object below the root.
@@ -174,7 +174,7 @@ class ObjectStoreReader:
         if self._pid != os.getpid():
             self._open()
         if _NO_PATH_OF_OBSTORE.search(self._root.removesuffix("/") or "root"):
-            raise self._translated(ValueError(), self._root)
+            raise self._to_source_error(ValueError(), self._root)
         return list_in_parallel(self, prefix, skips, self._config, obstore_unreadable_reason)
 
     async def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
@@ -206,7 +206,7 @@ class ObjectStoreReader:
         return found
 
     async def aclose(self) -> None:
-        """Let go of the store."""
+        """Drop the store, and close the client for listings."""
         client, self._list_client = self._list_client, None
         if client is not None:
             await client.aclose()
@@ -214,9 +214,9 @@ class ObjectStoreReader:
         self._store = None
 
     async def _check_direct(self, store: Any, path: str) -> None:
-        """Refuse a server that redirects, which obstore would follow to another port of its host, with a token.
+        """Refuse a server that redirects, as obstore would send a session token to another port of its host.
 
-        One byte is asked for ahead of the first read in a process, where there is a token.
+        Costs a request for one byte before the first read in a process, if there may be a token.
         """
         url = await self._stores.trial_url(store, self._root + path)
         if url is not None:
@@ -225,7 +225,7 @@ class ObjectStoreReader:
             except SourceTimeout:
                 raise
             except SourceError:
-                return  # obstore will tell why there was no answer
+                return  # the read that follows reports why there was no answer
             if is_redirected:
                 text = f"{path!r} of source {self._source!r} is redirected, which is not followed"
                 raise BadRequest(f"{text}; check the endpoint and the region", path=path, source=self._source)
@@ -234,28 +234,30 @@ class ObjectStoreReader:
     def _list_objects_client(self) -> ListObjectsClient:
         if self._list_client is None:
             from streaming.sources.obstore.list_objects_v2 import (
-                ListObjectsClient,  # aiohttp takes 0.15 s, which mere reads save
+                ListObjectsClient,  # imports aiohttp: 0.15 s that reads alone do not need
             )
 
             client = ListObjectsClient(self._config, self._root, self._stores.bucket_url, self._stores.list_request)
-            if self._list_client is None:  # or another thread has made one meanwhile, whose sessions are to be closed
+            if (
+                self._list_client is None
+            ):  # otherwise another thread has made one meanwhile, and it must be closed later
                 self._list_client = client
         return self._list_client
 
     def _native_listing(self) -> ObstoreListing:
-        return ObstoreListing(self._store, self._root, self._source, self._translated)
+        return ObstoreListing(self._store, self._root, self._source, self._to_source_error)
 
     def _open(self) -> Any:
         """Make the store, at the first use in a process."""
         if self._pid:
             raise opened_before_fork(self._source, self._pid)
-        claim(self._source)
+        claim_process(self._source)
         self._store = self._stores.open()
         self._pid = os.getpid()
         return self._store
 
     def _reopened(self, refused: Any) -> Any:
-        """Another store than the one whose login was refused; None if that was made just now."""
+        """Return a store with a new login in place of the refused one; None if that was made just now."""
         if self._store is refused:
             now = time.monotonic()
             if now < self._reopened_at + REOPEN_AFTER_S:
@@ -281,17 +283,17 @@ class ObjectStoreReader:
             if length > self._limit:
                 raise too_large(path, length, self._limit, self._source)
             self._receive(length)
-            data = await of_obstore(answer, length)
+            data = await read_obstore_body(answer, length)
         except FAILURES as error:
             if whole or status_of(error) != 416:
                 raise
             return await self._empty(store, path, start, end)
         if len(data) != length:
-            raise wrong_length(path, len(data), length, self._source)
+            raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
     async def _empty(self, store: Any, path: str, start: int, end: int | None) -> Blob:
-        """No bytes, of an object that is asked how large it is."""
+        """Read no bytes, only the size of an object."""
         options: dict[str, Any] = {"head": True}
         if path in self._versions:
             options["version"] = self._versions[path]
@@ -300,5 +302,5 @@ class ObjectStoreReader:
         check_nothing_left(path, start, end, size, self._source)
         return Blob(b"", plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
-    def _translated(self, error: Exception, path: str) -> Exception:
-        return translated(error, path, self._source, self._timeout_s)
+    def _to_source_error(self, error: Exception, path: str) -> Exception:
+        return to_source_error(error, path, self._source, self._timeout_s)

@@ -1,4 +1,4 @@
-"""What the configuration of an S3 source says, checked and taken apart."""
+"""Parse and check the configuration of an S3 source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
 
 ENGINES = ("obstore", "aioboto3")
-# The names of AWS's own tools, and those that users of fsspec's s3fs know.
+# The names that AWS's own tools use, and those of fsspec's s3fs.
 _KEY_NAMES = {
     "aws_access_key_id": "key",
     "access_key_id": "key",
@@ -44,7 +44,7 @@ _OPTIONS = (
 _ALIASES = {"region_name": "region", "profile_name": "profile"}
 _CLIENT_KWARGS = ("endpoint_url", "region_name", *(name for name in _KEY_NAMES if name.startswith("aws_")))
 _STYLES = ("auto", "path", "virtual")
-# Both become part of a host name, where other characters would name another host.
+# Both become part of a host name, where other characters could name another host.
 _BUCKET = re.compile(r"[\w.:$-]+", re.ASCII)
 _REGION = re.compile(r"[\w-]+", re.ASCII)
 
@@ -60,19 +60,19 @@ class Keys:
 
 @dataclass(frozen=True)
 class S3Address:
-    """Where an S3 source reads, as configured; None: the environment or a profile may tell.
+    """Where an S3 source reads, as configured. What is None may come from the environment or a profile.
 
     Attributes:
         bucket: its name.
         prefix: of the root in the bucket, as keys are written.
         endpoint: URL of the server, or None.
         region: of the bucket, or None.
-        path_style: whether the bucket stands in the path of a URL and not in its host; None: it does at an endpoint.
+        path_style: whether the bucket is in the path of a URL and not in its host; None: only with an endpoint.
         anon: whether requests go unsigned.
         requester_pays: whether this login pays for the requests.
-        keys: given outright, or None.
+        keys: in the configuration, or None.
         profile: the name of a profile in AWS's files, or None.
-        provider: gives credentials as often as they are needed, or None.
+        provider: returns credentials whenever they are needed, or None.
         versions: the version to read, by path.
     """
 
@@ -90,7 +90,7 @@ class S3Address:
 
 
 def parse_address(config: DataSourceConfig) -> S3Address:
-    """Take a configuration apart.
+    """Parse a configuration.
 
     Raises:
         ConfigError: for an unknown engine, option or credential, two logins, or a URL without a bucket.
@@ -118,7 +118,7 @@ def parse_address(config: DataSourceConfig) -> S3Address:
         {check_path(path): str(version) for path, version in dict(options.get("versions") or {}).items()},
     )
     if address.provider is not None and not callable(address.provider):
-        raise _refused(config, "credential_provider is no function; give one that returns keys and their end")
+        raise _refused(config, "credential_provider is not a function; give one that returns keys and their expiry")
     logins = {"anon": address.anon, "keys": keys, "profile": address.profile, "credential_provider": address.provider}
     if len(several := [name for name, given in logins.items() if given]) > 1:
         raise _refused(config, f"{' and '.join(several)} are given, which are different logins; keep one")
@@ -126,7 +126,7 @@ def parse_address(config: DataSourceConfig) -> S3Address:
 
 
 def _options_of(config: DataSourceConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of storage under one name each, and the keys among them."""
+    """Return the storage options under one name each, and the keys among them."""
     options: dict[str, Any] = {}
     keys: dict[str, Any] = {}
     nested = {"client_kwargs": _CLIENT_KWARGS, "config_kwargs": ("s3",)}
@@ -134,7 +134,7 @@ def _options_of(config: DataSourceConfig) -> tuple[dict[str, Any], dict[str, Any
     for outer, known in nested.items():
         inner = config.storage_options.get(outer) or {}
         if not isinstance(inner, Mapping):
-            raise _refused(config, f"storage option {outer} is a mapping, not a {type(inner).__name__}")
+            raise _refused(config, f"storage option {outer} must be a mapping, not a {type(inner).__name__}")
         given += [(name, item, known) for name, item in inner.items()]
     for written, item, known in given:
         name = _ALIASES.get(written, written)
@@ -177,9 +177,9 @@ def _path_style(config: DataSourceConfig, options: Mapping[str, Any]) -> bool | 
 def _text(config: DataSourceConfig, options: Mapping[str, Any], name: str) -> str | None:
     value = options.get(name)
     if value is not None and (not isinstance(value, str) or not value):
-        raise _refused(config, f"storage option {name} is a text, not {mask_options(value)!r}")
+        raise _refused(config, f"storage option {name} must be a string, not {mask_options(value)!r}")
     if name == "endpoint_url" and value is not None and not value.startswith(("http://", "https://")):
-        text = f"endpoint_url {mask_secrets(value.rpartition('@')[2])!r} is no URL"
+        text = f"endpoint_url {mask_secrets(value.rpartition('@')[2])!r} is not a URL"
         raise _refused(config, f"{text}; write http://host:port or https://host")
     if name == "region" and value is not None and not _REGION.fullmatch(value):
         raise _refused(config, f"no region can be called {value!r}; write for example us-east-1")
@@ -189,7 +189,7 @@ def _text(config: DataSourceConfig, options: Mapping[str, Any], name: str) -> st
 def _flag(config: DataSourceConfig, options: Mapping[str, Any], name: str) -> bool:
     value = options.get(name, False)
     if not isinstance(value, bool):
-        raise _refused(config, f"storage option {name} is true or false, not {value!r}")
+        raise _refused(config, f"storage option {name} must be true or false, not {value!r}")
     return value
 
 

@@ -1,7 +1,4 @@
-"""S3 by aioboto3: slower than obstore, and logs in by every way that boto knows.
-
-One client per event loop, opened at the first read in it.
-"""
+"""S3 by aioboto3: slower than obstore, but with every way to log in that boto has. One client per event loop."""
 
 from __future__ import annotations
 
@@ -18,13 +15,13 @@ from streaming.sources.base import Blob, FileInfo, too_large
 from streaming.sources.header_values import LARGEST, content_range, plain_etag, timestamp
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage
-from streaming.sources.obstore.errors import LOGIN_OUTDATED
+from streaming.sources.obstore.errors import EXPIRED_LOGIN_CODES
 from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
 from streaming.sources.per_loop import PerLoop
-from streaming.sources.proxies import proxy_for, usable
-from streaming.sources.response_bodies import check_nothing_left, of_aiohttp, wrong_length
-from streaming.sources.s3.credentials import Connection, asking, connection_of
-from streaming.sources.s3.errors import code_of, translated
+from streaming.sources.proxies import proxy_for, proxy_url
+from streaming.sources.response_bodies import check_nothing_left, length_mismatch, read_aiohttp_body
+from streaming.sources.s3.credentials import Connection, as_async_provider, connection_of
+from streaming.sources.s3.errors import code_of, to_source_error
 from streaming.sources.status_codes import UnusableAnswer
 
 if TYPE_CHECKING:
@@ -32,8 +29,8 @@ if TYPE_CHECKING:
     from streaming.sources.s3.address import S3Address
     from streaming.telemetry.skipped_objects import Skips
 
-CONNECTIONS = 1024  # who reads decides how much is in flight; this only must not be less
-REOPEN_AFTER_S = 10.0  # a refused login is looked for anew at most this often
+CONNECTIONS = 1024  # more than a caller has in flight: this is not the concurrency limit
+REOPEN_AFTER_S = 10.0  # the least time between two searches for a login after one was refused
 
 
 class Aioboto3Reader:
@@ -42,7 +39,7 @@ class Aioboto3Reader:
     Args:
         config: limits, times, and the name for messages.
         address: the bucket, and how to log in.
-        receive: told of the bytes of each body, as soon as they are announced.
+        receive: announced of the bytes of each body.
     """
 
     def __init__(self, config: DataSourceConfig, address: S3Address, receive: Callable[[int], None]) -> None:
@@ -62,26 +59,26 @@ class Aioboto3Reader:
         """Read bytes `start` to `end` (half-open) of an object, in one request.
 
         Raises:
-            BadRequest: if `start` lies beyond the object.
-            ObjectTooLargeError: if the answer would pass `max_object_bytes`; its body is not taken.
+            BadRequest: if `start` is beyond the object.
+            ObjectTooLargeError: if the answer exceeds `max_object_bytes`; its body is not read.
             TruncatedRead: if fewer bytes came than announced.
             SourceError: or one of its other kinds.
             ClosedError: if it was opened before this process was forked.
         """
         client: Any = None
         try:
-            with self._translated(path):
+            with self._translate_errors(path):
                 # Outside the time limit: the first client takes 0.4 s of computing, which is not the server's.
                 client = self._clients.current() or await self._clients.open()
                 async with asyncio.timeout(self._timeout_s):
                     return await self._get(client, path, start, end)
         except SourceError as error:
-            if client is None or code_of(error.__cause__) not in LOGIN_OUTDATED or not self._retire(client):
+            if client is None or code_of(error.__cause__) not in EXPIRED_LOGIN_CODES or not self._retire(client):
                 raise
         return await self.get(path, start, end)
 
     def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
-        """All objects whose path below the root begins with `prefix`; folders are listed side by side."""
+        """Yield all objects whose path below the root begins with `prefix`. Folders are listed in parallel."""
         return list_in_parallel(PagedListing(self._page), prefix, skips, self._config)
 
     async def aclose(self) -> None:
@@ -92,48 +89,50 @@ class Aioboto3Reader:
         from aiobotocore.config import AioConfig
         from botocore import UNSIGNED
 
-        from streaming.sources.s3.aioboto3_session import DirectSession, stay
+        from streaming.sources.s3.aioboto3_session import NoRedirectSession, stop_redirect_loop
 
-        reached = connection_of(self._address, self._source)
+        connection = connection_of(self._address, self._source)
         settings: dict[str, Any] = {
-            "retries": {"total_max_attempts": 1},  # retrying is a layer of its own
+            "retries": {"total_max_attempts": 1},  # the resilience layer retries
             "max_pool_connections": CONNECTIONS,
             "connect_timeout": self._connect_timeout_s,
             "read_timeout": self._timeout_s,
-            "s3": {"addressing_style": "path" if reached.path_style else "virtual"},
+            "s3": {"addressing_style": "path" if connection.path_style else "virtual"},
         }
-        if reached.address.anon:
+        if connection.address.anon:
             settings["signature_version"] = UNSIGNED
-        parts = urlsplit(reached.endpoint or "https://s3.amazonaws.com")
+        parts = urlsplit(connection.endpoint or "https://s3.amazonaws.com")
         proxy = proxy_for(parts.scheme, parts.hostname or "")
-        if proxy is not None and proxy.variable == "ALL_PROXY":  # the others boto finds by itself
-            settings["proxies"] = {parts.scheme: usable(proxy, self._source)}
+        if proxy is not None and proxy.variable == "ALL_PROXY":  # boto finds the others itself
+            settings["proxies"] = {parts.scheme: proxy_url(proxy, self._source)}
         for name in ("request_checksum_calculation", "response_checksum_validation"):
-            if name in AioConfig.OPTION_DEFAULTS:  # newer versions would read each object in pieces to check it
+            if (
+                name in AioConfig.OPTION_DEFAULTS
+            ):  # newer versions would read each object in pieces to verify a checksum
                 settings[name] = "when_required"
-        session = await self._session(reached)
-        config = AioConfig(http_session_cls=DirectSession, **settings)
-        opening = session.client("s3", endpoint_url=reached.endpoint, region_name=reached.region, config=config)
+        session = await self._session(connection)
+        config = AioConfig(http_session_cls=NoRedirectSession, **settings)
+        opening = session.client("s3", endpoint_url=connection.endpoint, region_name=connection.region, config=config)
         client = await opening.__aenter__()
-        client.meta.events.register_first("needs-retry.s3", stay)
+        client.meta.events.register_first("needs-retry.s3", stop_redirect_loop)
         self._bound_listings(client)
         return client
 
-    async def _session(self, reached: Connection) -> Any:
+    async def _session(self, connection: Connection) -> Any:
         import aioboto3
 
-        address = reached.address
+        address = connection.address
         if address.keys is not None:
             keys = address.keys
             return aioboto3.Session(keys.key, keys.secret, keys.token)
         if address.provider is None:
             return aioboto3.Session(profile_name=address.profile)
         session = aioboto3.Session()
-        session._session._credentials = await _credentials_of(asking(address.provider), self._source)
+        session._session._credentials = await _credentials_of(as_async_provider(address.provider), self._source)
         return session
 
     def _retire(self, refused: Any) -> bool:
-        """Have a client made anew whose login was refused; False if that was done just now."""
+        """Replace a client whose login was refused. Return False if that was done just now."""
         if self._clients.current() is refused:
             now = time.monotonic()
             if now < self._reopened_at + REOPEN_AFTER_S:
@@ -143,31 +142,31 @@ class Aioboto3Reader:
         return True
 
     async def _get(self, client: Any, path: str, start: int, end: int | None) -> Blob:
-        asked = self._asked(path)
+        arguments = self._arguments(path)
         if start == end:
             return await self._empty(client, path, start, end)
         if start or end is not None:
-            asked["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+            arguments["Range"] = f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
         try:
-            answer = await client.get_object(**asked)
+            answer = await client.get_object(**arguments)
         except Exception as error:
             if code_of(error) not in ("InvalidRange", "416"):
                 raise
             return await self._empty(client, path, start, end)
         body = answer["Body"]
         size = answer.get("ContentLength")
-        told = content_range(answer.get("ContentRange")).size
-        if told is not None:
-            size = told
-        elif "Range" in asked:
+        announced = content_range(answer.get("ContentRange")).size
+        if announced is not None:
+            size = announced
+        elif "Range" in arguments:
             body.close()
             text = (
-                f"the server of source {self._source!r} sent all of {path!r} where a part was asked for; read it whole"
+                f"the server of source {self._source!r} sent all of {path!r} where a part was requested; read it whole"
             )
             raise UnusableAnswer(text, path=path, source=self._source)
         if size is None:
             body.close()
-            text = f"the server of source {self._source!r} does not tell the size of {path!r}; try again"
+            text = f"the server of source {self._source!r} does not give the size of {path!r}; try again"
             raise SourceUnavailable(f"{text}, then check the endpoint", path=path, source=self._source)
         length = (size if end is None or end > size else end) - start
         if length > self._limit:
@@ -175,32 +174,32 @@ class Aioboto3Reader:
             raise too_large(path, length, self._limit, self._source)
         self._receive(length)
         async with body as stream:
-            data = await of_aiohttp(stream.content, length)
+            data = await read_aiohttp_body(stream.content, length)
         if len(data) != length:
-            raise wrong_length(path, len(data), length, self._source)
+            raise length_mismatch(path, len(data), length, self._source)
         return Blob(data, plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
     async def _empty(self, client: Any, path: str, start: int, end: int | None) -> Blob:
-        """No bytes, of an object that is asked how large it is."""
-        answer = await client.head_object(**self._asked(path))
+        """Read no bytes, only the size of an object."""
+        answer = await client.head_object(**self._arguments(path))
         size = answer["ContentLength"]
         check_nothing_left(path, start, end, size, self._source)
         return Blob(b"", plain_etag(answer.get("ETag")), size, _version(answer), self._source)
 
-    def _asked(self, path: str) -> dict[str, Any]:
-        asked = {"Bucket": self._address.bucket, "Key": self._root + path, **self._payer}
+    def _arguments(self, path: str) -> dict[str, Any]:
+        arguments = {"Bucket": self._address.bucket, "Key": self._root + path, **self._payer}
         if path in self._address.versions:
-            asked["VersionId"] = self._address.versions[path]
-        return asked
+            arguments["VersionId"] = self._address.versions[path]
+        return arguments
 
     @contextlib.contextmanager
-    def _translated(self, path: str) -> Iterator[None]:
+    def _translate_errors(self, path: str) -> Iterator[None]:
         try:
             yield
         except SourceError:
             raise
         except Exception as error:
-            known = translated(error, path, self._source, self._timeout_s)
+            known = to_source_error(error, path, self._source, self._timeout_s)
             if known is None:
                 raise
             raise known from error
@@ -211,7 +210,7 @@ class Aioboto3Reader:
             arguments["ContinuationToken"] = token
         if is_level:
             arguments["Delimiter"] = "/"
-        with self._translated(prefix):
+        with self._translate_errors(prefix):
             client = self._clients.current() or await self._clients.open()
             async with asyncio.timeout(self._timeout_s):
                 return self._page_of(await client.list_objects_v2(**arguments))
@@ -225,22 +224,19 @@ class Aioboto3Reader:
             key, size = each["Key"], each["Size"]
             if not 0 <= size <= LARGEST:
                 raise ValueError(f"{key!r} cannot have {size} bytes")
-            if size or not key.endswith("/"):  # the mark that web consoles make of a folder
+            if size or not key.endswith("/"):  # a folder marker of web consoles
                 time = timestamp(each.get("LastModified"))
                 page.objects.append(FileInfo(key[skip:], size, plain_etag(each.get("ETag")), time))
         return page
 
     def _bound_listings(self, client: Any) -> None:
-        """Have boto read no more of a listing than a page may have, and no document type.
-
-        It reads and parses whole answers itself, whatever their size.
-        """
+        """Limit the size of listings and refuse document types. boto itself reads and parses answers of any size."""
         limit = min(MAX_PAGE_BYTES, self._config.max_listing_page_bytes)
 
         async def send(request: Any, **_: Any) -> Any:
-            request.stream_output = True  # or the body is read at once
+            request.stream_output = True  # otherwise boto reads the whole body at once
             answer = await client._endpoint.http_session.send(request)
-            if answer.status_code >= 300:  # `DirectSession` has bounded it
+            if answer.status_code >= 300:  # `NoRedirectSession` has limited its size
                 return answer
             body = bytearray()
             async for chunk in answer.raw.content.iter_any():
@@ -248,7 +244,7 @@ class Aioboto3Reader:
                 if len(body) > limit:
                     answer.raw.close()
                     raise page_too_large(self._root, limit, self._source)
-            if b"<!DOCTYPE" in body:  # entities, which a few bytes make gigabytes of
+            if b"<!DOCTYPE" in body:  # entities expand a few bytes to gigabytes
                 raise ValueError("a document type")
             answer._content = bytes(body)
             return answer
@@ -262,7 +258,7 @@ def _version(answer: Any) -> str | None:
 
 
 async def _credentials_of(ask: Callable[[], Awaitable[dict[str, Any]]], source: str) -> Any:
-    """Credentials of botocore that ask again before they end."""
+    """Return botocore credentials that are renewed before they expire."""
     from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials
 
     async def refresh() -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""The HTTP session of aioboto3's clients: it follows no redirect, and takes in little of a refusal.
+"""The HTTP session of aioboto3's clients. It follows no redirects and limits the size of error bodies.
 
-aiobotocore's own session lets aiohttp follow, with the session token in a header of its own kind, which aiohttp sends
-to any host.
+aiobotocore lets aiohttp follow redirects, and aiohttp sends the header with the session token to any host.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ from aiobotocore.httpsession import AIOHTTPSession
 from yarl import URL
 
 from streaming.sources.redirects import REDIRECTS
-from streaming.sources.response_bodies import of_aiohttp
+from streaming.sources.response_bodies import read_aiohttp_body
 
-__all__ = ["DirectSession", "stay"]
+__all__ = ["NoRedirectSession", "stop_redirect_loop"]
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
-MAX_REFUSAL_BYTES = 1_000_000  # S3 explains itself in under 1 kB of XML
+MAX_REFUSAL_BYTES = 1_000_000  # an error of S3 has under 1 kB of XML
 
 
-class DirectSession(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore has no types
-    """A session of aiobotocore whose answers come from the server that was asked."""
+class NoRedirectSession(AIOHTTPSession):  # type: ignore[misc]  # aiobotocore has no types
+    """A session of aiobotocore that does not follow redirects."""
 
     async def _get_session(self, proxy_url: str | None) -> Any:
-        return _Direct(await super()._get_session(proxy_url))
+        return _NoRedirects(await super()._get_session(proxy_url))
 
 
-def stay(response: Any, request_dict: dict[str, Any], **_: Any) -> None:
-    """A handler of botocore's event `needs-retry.s3`, to be called first.
+def stop_redirect_loop(response: Any, request_dict: dict[str, Any], **_: Any) -> None:
+    """Handle botocore's event `needs-retry.s3`, before botocore's own handlers.
 
-    Where an answer redirects and names the bucket's region, as Amazon's do, botocore asks there, once. Where it names
-    none, botocore would ask the same server for the region, whose answer redirects too, and so on for ever.
+    If a redirect names the bucket's region, as Amazon's does, botocore retries there once. If it names none, botocore
+    would ask the same server for the region, be redirected again, and never stop.
     """
     if response is None or response[0].status_code not in REDIRECTS:
         return
@@ -43,26 +42,26 @@ def stay(response: Any, request_dict: dict[str, Any], **_: Any) -> None:
         request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
-class _Direct:
-    """What aiobotocore uses of a session of aiohttp."""
+class _NoRedirects:
+    """The part of an aiohttp session that aiobotocore uses."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def request(self, method: str, url: URL, **settings: Any) -> aiohttp.ClientResponse | _Taken:
+    async def request(self, method: str, url: URL, **settings: Any) -> aiohttp.ClientResponse | _BufferedResponse:
         answer = await self._session.request(method, url, allow_redirects=False, **settings)
         if answer.status < 300:
             return answer
         async with answer:
-            body = await of_aiohttp(answer.content, MAX_REFUSAL_BYTES)
+            body = await read_aiohttp_body(answer.content, MAX_REFUSAL_BYTES)
         if len(body) > MAX_REFUSAL_BYTES:
-            raise aiohttp.ClientPayloadError(f"an answer of status {answer.status} passes {MAX_REFUSAL_BYTES} bytes")
-        return _Taken(answer.url, answer.status, answer.headers, answer.raw_headers, body)
+            raise aiohttp.ClientPayloadError(f"an answer of status {answer.status} exceeds {MAX_REFUSAL_BYTES} bytes")
+        return _BufferedResponse(answer.url, answer.status, answer.headers, answer.raw_headers, body)
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """What aiobotocore uses of an answer whose body is here."""
+class _BufferedResponse:
+    """The part of an aiohttp response that aiobotocore uses, with its body read."""
 
     url: URL
     status: int

@@ -1,8 +1,8 @@
-"""How an S3 source reaches its server: what its configuration, the environment and AWS's own files say together.
+"""Endpoint, region and login of an S3 source, from its configuration, the environment and AWS's own files.
 
-The first that tells wins: the configuration, then the environment, then the profile. Files are read by botocore, which
-knows their many forms (assumed roles, SSO, processes); the extra `s3` brings it. A login that the configuration does
-not hold itself goes to Amazon, or to the endpoint that the environment or the profile names: see `found_login`.
+The configuration wins over the environment, and that over the profile. botocore reads the files, as it supports their
+many forms (assumed roles, SSO, processes); the extra `s3` installs it. A login that is not in the configuration goes
+only to Amazon, or to the endpoint that the environment or the profile names: see `ambient_credentials`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streaming.sources.ambient_credentials import AMAZON, may_receive_ambient_cr
 from streaming.sources.s3.address import Keys, S3Address
 
 DEFAULT_REGION = "us-east-1"
-PROFILE_LIFE = timedelta(minutes=10)  # botocore never hands out what ends sooner: it renews then, and waits for it
+PROFILE_LIFE = timedelta(minutes=10)  # botocore renews credentials that expire sooner before it returns them
 _NAMES = {
     "key": ("access_key_id", "aws_access_key_id", "AccessKeyId", "access_key", "key"),
     "secret": ("secret_access_key", "aws_secret_access_key", "SecretAccessKey", "secret_key", "secret"),
@@ -37,9 +37,9 @@ class Connection:
     """An address with every setting filled in.
 
     Attributes:
-        address: with its keys, also where those came from the environment; `keys`, `provider`, `anon` all unset: the
-            client's own ways to log in, such as the role of the machine.
-        session: of botocore, where a profile gives the login.
+        address: with its keys, also if they came from the environment. If `keys`, `provider` and `anon` are all unset,
+            the client logs in its own way, such as by the role of the machine.
+        session: of botocore, if a profile gives the login.
         endpoint: URL of the server; None: Amazon's own.
         region: to sign for.
         path_style: whether the bucket stands in the path.
@@ -56,23 +56,23 @@ def connection_of(address: S3Address, source: str) -> Connection:
     """Complete an address from the environment and the profile, as they are now.
 
     Raises:
-        AccessDenied: if only a found login is there, and the configuration names a server that must not get it.
-        ConfigError: if there is no such profile.
+        AccessDenied: if there are only ambient credentials, and only the configuration names the server.
+        ConfigError: if the profile does not exist.
         MissingExtra: if a profile is named and botocore is not installed.
     """
     environ = os.environ
     profile = address.profile or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
     session = _session(profile, source) if profile or _has_files() else None
-    told = dict(session.get_scoped_config()) if session is not None else {}
-    named = [environ.get("AWS_ENDPOINT_URL_S3"), environ.get("AWS_ENDPOINT_URL"), told.get("endpoint_url")]
+    settings = dict(session.get_scoped_config()) if session is not None else {}
+    named = [environ.get("AWS_ENDPOINT_URL_S3"), environ.get("AWS_ENDPOINT_URL"), settings.get("endpoint_url")]
     endpoint = address.endpoint or next(filter(None, named), None)
     region = address.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     style = address.path_style
-    nested = told.get("s3")
+    nested = settings.get("s3")
     if style is None and isinstance(nested, Mapping) and nested.get("addressing_style") in ("path", "virtual"):
         style = nested["addressing_style"] == "path"
     if style is None:
-        style = endpoint is not None or "." in address.bucket  # a dot would not fit the certificate of a host name
+        style = endpoint is not None or "." in address.bucket  # a dot in a host name would not match the certificate
     has_login = address.anon or address.keys or address.provider
     if not has_login and endpoint is not None and not may_receive_ambient_credentials(endpoint, AMAZON, named):
         raise _withheld(endpoint, source)
@@ -80,13 +80,13 @@ def connection_of(address: S3Address, source: str) -> Connection:
         remember_secrets({"secret": keys.secret, "token": keys.token})
         address, has_login = replace(address, keys=keys), True
     return Connection(
-        address, None if has_login else session, endpoint, region or told.get("region") or DEFAULT_REGION, style
+        address, None if has_login else session, endpoint, region or settings.get("region") or DEFAULT_REGION, style
     )
 
 
 def _withheld(endpoint: str, source: str) -> AccessDenied:
     text = (
-        f"source {source!r} has no login of its own, and one that is found on this machine is not sent to "
+        f"source {source!r} has no login of its own, and a login found on this machine is not sent to "
         f"{mask_secrets(endpoint)!r}: it goes to Amazon, or to the endpoint that AWS_ENDPOINT_URL names, over https"
     )
     return AccessDenied(
@@ -129,17 +129,17 @@ def _session(profile: str | None, source: str) -> Any:
 
 
 class ProfileLogin:
-    """Gives the credentials of a profile to obstore, renewed by botocore as often as they end.
+    """Gives the credentials of a profile to obstore. botocore renews them when they expire.
 
     Raises:
-        AccessDenied: when made, if the profile holds none.
+        AccessDenied: when made, if the profile has none.
     """
 
     def __init__(self, session: Any, source: str) -> None:
         self._credentials = session.get_credentials()
         if self._credentials is None:
             name = session.get_config_variable("profile") or "default"
-            text = f"profile {name!r} of source {source!r} holds no credentials; log in, or set storage_options anon"
+            text = f"profile {name!r} of source {source!r} has no credentials; log in, or set storage_options anon"
             raise AccessDenied(text, source=source)
         self._ends = hasattr(self._credentials, "refresh_needed")
 
@@ -153,11 +153,11 @@ class ProfileLogin:
         }
 
 
-def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Credentials as obstore names them, from those of obstore, boto, or an answer of STS.
+def normalize_credentials(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return credentials under obstore's names, from those of obstore, boto or STS.
 
     Raises:
-        KeyError: if a key is missing; named by obstore's name for it.
+        KeyError: if a key is missing, with obstore's name for it.
     """
     found = {role: next((given[name] for name in names if given.get(name)), None) for role, names in _NAMES.items()}
     for role in ("key", "secret"):
@@ -176,11 +176,11 @@ def normalised(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def asking(provider: Callable[[], Any]) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """A user's provider, plain or async, as one that is awaited."""
+def as_async_provider(provider: Callable[[], Any]) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """Return an async provider from a user's provider, plain or async."""
 
     async def ask() -> dict[str, Any]:
-        given = await asyncio.to_thread(provider)  # a plain one may wait for a server
-        return normalised(await given if inspect.isawaitable(given) else given)
+        given = await asyncio.to_thread(provider)  # a plain one may block
+        return normalize_credentials(await given if inspect.isawaitable(given) else given)
 
     return ask

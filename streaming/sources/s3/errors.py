@@ -1,4 +1,4 @@
-"""What the errors of boto mean."""
+"""Translate the errors of boto."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.sources.header_values import retry_after_s
-from streaming.sources.obstore.errors import error_of_answer
-from streaming.sources.proxies import unreached
+from streaming.sources.obstore.errors import error_for_answer
+from streaming.sources.proxies import unreachable_reason
 from streaming.sources.status_codes import UnusableAnswer
 
 _NO_LOGIN = (
@@ -33,47 +33,50 @@ _NO_LOGIN = (
 )
 _TIMEOUTS = (TimeoutError, boto.ConnectTimeoutError, boto.ReadTimeoutError)
 _TRUNCATED = (boto.IncompleteReadError, boto.ResponseStreamingError, aiohttp.ClientPayloadError)
-# What boto says of an answer that it cannot read, and what its parsers stumble over.
+# What boto and its parsers raise for an answer that they cannot read.
 _UNREADABLE = (ResponseParserError, ValueError, OverflowError, LookupError, TypeError, AttributeError)
 _UNREADABLE_DATE = "timezone offset"  # in a plain RuntimeError
 _UNREACHED = (boto.HTTPClientError, boto.ConnectionError, aiohttp.ClientError, OSError)
 
 
 def code_of(error: BaseException | None) -> str:
-    """The error code in an answer of S3; empty for other errors."""
+    """Return the error code in an answer of S3; empty for other errors."""
     return str(error.response.get("Error", {}).get("Code", ""))[:100] if isinstance(error, boto.ClientError) else ""
 
 
-def translated(error: Exception, path: str, source: str, timeout_s: float) -> SourceError | None:
-    """The error of this library that says what boto's `error` does; None if it is none of boto's.
+def to_source_error(error: Exception, path: str, source: str, timeout_s: float) -> SourceError | None:
+    """Return the error of this library for an error of boto; None if it is not one of boto's.
 
     Args:
         error: what was raised.
         path: the object, or the prefix of a listing.
         source: the name of the source.
-        timeout_s: the longest that a request was allowed to take.
+        timeout_s: the time limit of a request.
     """
     if isinstance(error, boto.ClientError):
         return _of_answer(error, path, source)
     where = f"{path!r} of source {source!r}"
     kind: type[SourceError]
     if isinstance(error, _NO_LOGIN):
-        kind, told = AccessDenied, "is not asked for without credentials, and none were found; set them, or anon"
+        kind, message = AccessDenied, "needs credentials, and none were found; set them, or anon"
     elif isinstance(error, _TRUNCATED):
-        kind, told = TruncatedRead, "broke off before its announced end; read it again"
+        kind, message = TruncatedRead, "broke off before its announced end; read it again"
     elif isinstance(error, _TIMEOUTS):
-        kind, told = SourceTimeout, f"did not come within {timeout_s} s (timeout_s); try again or raise that"
+        kind, message = SourceTimeout, f"did not come within {timeout_s} s (timeout_s); try again or raise that"
     elif isinstance(error, _UNREACHED):
         cause = getattr(error, "kwargs", {}).get("error")
-        kind, told = SourceUnavailable, unreached(f"{type(cause).__name__} {cause} {type(error).__name__}", "endpoint")
+        kind, message = (
+            SourceUnavailable,
+            unreachable_reason(f"{type(cause).__name__} {cause} {type(error).__name__}", "endpoint"),
+        )
     elif isinstance(error, boto.BotoCoreError):
-        kind, told = BadRequest, f"cannot be asked for ({type(error).__name__}: {error}); correct that"
+        kind, message = BadRequest, f"cannot be requested ({type(error).__name__}: {error}); correct that"
     elif _is_unreadable(error):
-        kind, told = UnusableAnswer, f"was answered with what boto cannot read ({type(error).__name__}: "
-        told = f"{told}{str(error)[:200]}); choose the other engine"
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        kind, message = UnusableAnswer, f"was answered with what boto cannot read ({reason}); choose the other engine"
     else:
         return None
-    return kind(f"{where} {told}", path=path, source=source)
+    return kind(f"{where} {message}", path=path, source=source)
 
 
 def _is_unreadable(error: Exception) -> bool:
@@ -85,11 +88,11 @@ def _is_unreadable(error: Exception) -> bool:
 def _of_answer(error: Any, path: str, source: str) -> SourceError:
     answer = error.response.get("ResponseMetadata", {})
     headers = answer.get("HTTPHeaders", {})
-    told = error.response.get("Error", {})
-    region = str(told.get("Region") or headers.get("x-amz-bucket-region", ""))[:100]
+    fields = error.response.get("Error", {})
+    region = str(fields.get("Region") or headers.get("x-amz-bucket-region", ""))[:100]
     code = code_of(error)
     status = answer.get("HTTPStatusCode", 0)
-    known = error_of_answer(status, "" if code.isdigit() else code, path, source, region)
+    known = error_for_answer(status, "" if code.isdigit() else code, path, source, region)
     if (asked_s := retry_after_s(headers.get("retry-after"))) is not None:
         known.__dict__["retry_after_s"] = asked_s
     return known

@@ -57,7 +57,7 @@ async def test_lines_of_two_parts_match_by_number() -> None:
 
 
 async def test_lines_and_whole_objects_live_side_by_side() -> None:
-    """An object beside lines is one sample under its own name, and an empty object of lines is none."""
+    """An object next to lines is one sample under its own name, and an empty object of lines has none."""
     source = MemorySource("data", {"a.jsonl": b"1\n2", "a#.json": b"3", "b.jsonl": b"", "c.jsonl.zst": b"4"})
     index = await SampleIndex.build([source])
     assert [index.name(i) for i in range(len(index))] == ["a#0", "a#1", "a#", "c"]
@@ -90,19 +90,19 @@ class Stuck(MemorySource):
 
 
 async def test_an_object_that_grows_while_it_is_read_is_refused() -> None:
-    """Lines of two states of one object are never mixed, also where the listing told no size."""
+    """Lines of two versions of an object are never mixed, also if the listing gave no size."""
     for size in (40, -1):
         with pytest.raises(ObjectChanged, match=r"'a\.jsonl' of source 'data' changed"):
             await find_lines(Growing("data", {"a.jsonl": b"x\n" * 20}), "a.jsonl", size, chunk_bytes=16)
 
 
 async def test_an_object_that_ends_early_is_an_error() -> None:
-    """A source that stops sending before the size that it states does not make the search go on for ever."""
+    """A source that stops before its stated size does not make the search run forever."""
     with pytest.raises(TruncatedRead, match="gave 20 of 30 bytes"):
         await find_lines(Stuck("data", {"a.jsonl": b"x\n" * 10}), "a.jsonl", -1)
 
 
 async def test_an_object_without_a_listed_size_is_read_to_its_end() -> None:
-    """Where the listing tells no size, the first read does."""
+    """If the listing gives no size, the first read does."""
     found = await find_lines(MemorySource("data", {"a.jsonl": b"1\n2"}), "a.jsonl", -1)
     assert (found.starts.tolist(), found.size) == ([0, 2], 3)

@@ -1,4 +1,4 @@
-"""What the tests of metrics share: data in memory, the numbers of a registry, and stand-ins that fail or hang."""
+"""What the tests of metrics share: data in memory, the numbers of a registry, and stand-ins that fail."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from streaming.core.source_config import DataSourceConfig
 from streaming.monitoring.metrics.collector import Collector
-from streaming.monitoring.metrics.live import Entry, Live
-from streaming.monitoring.metrics.totals import MetricsSnapshot
+from streaming.telemetry.counters import MetricsSnapshot
+from streaming.telemetry.totals import Totals
 from streaming.testing import MemorySource
 
 COUNT = 12
@@ -53,16 +53,13 @@ def numbers(registry: CollectorRegistry | Collector) -> Numbers:
 
 
 class StandIn:
-    """Something that gives a reading, fails with an error, or hangs until `go` is set."""
+    """Gives a reading, or fails with an error."""
 
     def __init__(self, reading: MetricsSnapshot | None = None) -> None:
         self.reading: Any = reading or {}
         self.error: Exception | None = None
-        self.go = threading.Event()
-        self.go.set()
 
     def metrics_snapshot(self) -> MetricsSnapshot:
-        self.go.wait()
         if self.error is not None:
             raise self.error
         reading: MetricsSnapshot = self.reading
@@ -70,41 +67,27 @@ class StandIn:
 
 
 class Stage:
-    """Stand-ins that open and close as a test wants it."""
+    """Stand-ins that open and close as a test wants it, and the totals that count them."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self._told: list[Callable[[str, MetricsSnapshot], None]] = []
-
-    @property
-    def live(self) -> Live:
-        """Where a collector finds them."""
-
-        def on_close(tell: Callable[[str, MetricsSnapshot], None]) -> Callable[[], None]:
-            self._told.append(tell)
-            return lambda: self._told.remove(tell)
-
-        return Live(lambda: list(self.entries), on_close)
-
-    @property
-    def listeners(self) -> int:
-        """How many want to be told of what closes."""
-        return len(self._told)
+        self.totals = Totals()
+        self._held: list[StandIn] = []
 
     def open(self, name: str, reading: MetricsSnapshot) -> StandIn:
         """One more data set."""
         stand_in = StandIn(reading)
-        self.entries.append(Entry(name, stand_in, stand_in))
+        self._held.append(stand_in)
+        self.totals.add(stand_in, name)
         return stand_in
 
-    def tell_end(self, name: str, reading: MetricsSnapshot) -> None:
-        """Its last reading, as an adapter tells it just before it closes."""
-        for tell in self._told:
-            tell(name, reading)
+    def close(self, stand_in: StandIn) -> None:
+        """Close it, as an adapter does."""
+        self.totals.close(stand_in)
+        self._held.remove(stand_in)
 
-    def leave(self, stand_in: StandIn) -> None:
-        """It is open no more."""
-        self.entries = [entry for entry in self.entries if entry.reader is not stand_in]
+    def drop_all(self) -> None:
+        """Forget every data set without closing it."""
+        self._held.clear()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 from torch.utils.data import DataLoader
@@ -133,20 +134,31 @@ def test_numbers_come_from_a_process_that_reads(registry: CollectorRegistry, tmp
     assert numbers(registry).of("reads_total", dataset="far") == COUNT
 
 
-def test_a_stopped_owner_holds_up_no_scrape(registry: CollectorRegistry, tmp_path: Path) -> None:
-    """While the process that reads does not run the last numbers are given; then it goes on."""
+def test_a_stopped_owner_blocks_no_scrape(registry: CollectorRegistry, tmp_path: Path) -> None:
+    """While the process that reads does not run, its last numbers are given, with fresh ones of others; then it
+    continues."""
     (tmp_path / "0.bin").write_bytes(b"x")
-    with StreamingDatasetAdapter(str(tmp_path), owner="process") as adapter:
+    with (
+        StreamingDatasetAdapter(str(tmp_path), owner="process") as adapter,
+        StreamingDatasetAdapter(memory_source(), name="other") as other,
+    ):
         assert adapter[0]["idx"] == 0
         numbers(registry)
         owner: Any = adapter._reader
-        os.kill(owner._process.pid, signal.SIGSTOP)
+        engine = psutil.Process(owner._process.pid)
+        engine.suspend()
         try:
-            found = numbers(registry)
+            while engine.status() != psutil.STATUS_STOPPED:  # the signal takes effect later than it is sent
+                pass
+            for errors in (1, 2, 3):
+                assert other[0]["idx"] == 0
+                found = numbers(registry)
+                assert found.of("reads_total", dataset="data") == 1
+                assert found.of("reads_total", dataset="other") == errors
+                assert found.of("scrape_errors_total", dataset="data") == errors
+                assert found.of("scrape_errors_total", dataset="other") == 0
         finally:
-            os.kill(owner._process.pid, signal.SIGCONT)
-        assert found.of("reads_total", dataset="data") == 1
-        assert found.of("scrape_errors_total", dataset="data") == 1
+            engine.resume()
         assert adapter[0]["idx"] == 0
         while numbers(registry).of("reads_total", dataset="data") != 2:
             pass

@@ -84,7 +84,7 @@ def make(server: FaultServer, engine: str, settings: dict[str, Any] | None = Non
 
 
 def logins_of(server: FaultServer) -> list[str | None]:
-    """As whom the object was asked for: the account's mail, a plain token, or None."""
+    """The login of the request: the account's email, a plain token, or None."""
     found = []
     for request in server.requests:
         if "token" not in request.target:
@@ -137,7 +137,7 @@ async def test_a_service_account_logs_in(
 
 
 async def test_an_access_token_is_sent_as_it_is(server: FaultServer, engine: str) -> None:
-    """A token goes with each request, is asked of nobody first, and is never shown."""
+    """A token is sent with each request, is not verified first, and is never shown."""
     tokens: tuple[dict[str, Any], ...] = ({"credentials": {"token": "s3cret"}}, {"token": "ya29.s3cret"})
     for number, given in enumerate(tokens):
         settings = given if number == 0 else {}
@@ -150,7 +150,7 @@ async def test_an_access_token_is_sent_as_it_is(server: FaultServer, engine: str
 async def test_an_anonymous_source_sends_no_login(
     server: FaultServer, engine: str, private_key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is sent when told so, nor to an address without TLS when a login was merely found."""
+    """Anonymous reads send no login, and an ambient login is never sent without TLS."""
     (tmp_path / "key.json").write_text(json.dumps(account(server, private_key)))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     for options in ({"token": "anon"}, {"anon": True}, {}):
@@ -198,7 +198,7 @@ async def test_the_account_of_the_machine(server: FaultServer, engine: str) -> N
     assert [each.headers.get("authorization") for each in server.requests][-1] == "Bearer machine-token"
 
 
-async def test_who_pays_is_told(server: FaultServer, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_paying_project_is_sent(server: FaultServer, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `requester_pays` the project goes along: named there, in `project`, or by `GOOGLE_CLOUD_PROJECT`."""
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "from-environment")
     given: list[dict[str, Any]] = [{}, {"project": "given"}]
@@ -210,12 +210,12 @@ async def test_who_pays_is_told(server: FaultServer, engine: str, monkeypatch: p
         async with make(server, engine, **options) as source:
             await source.read("x")
         sent = server.requests[-1]
-        told = sent.headers.get("x-goog-user-project") or sent.target.partition("userProject=")[2]
-        assert told == project
+        message = sent.headers.get("x-goog-user-project") or sent.target.partition("userProject=")[2]
+        assert message == project
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "told"),
+    ("status", "kind", "message"),
     [
         (401, AccessDenied, "401 .* credentials"),
         (403, AccessDenied, "403 .* credentials"),
@@ -226,11 +226,13 @@ async def test_who_pays_is_told(server: FaultServer, engine: str, monkeypatch: p
         (503, SourceUnavailable, "try again"),
     ],
 )
-async def test_refusals(server: FaultServer, engine: str, status: int, kind: type[StreamingError], told: str) -> None:
-    """Each status is its own kind of error, names object and source, and is asked for once."""
+async def test_refusals(
+    server: FaultServer, engine: str, status: int, kind: type[StreamingError], message: str
+) -> None:
+    """Each status raises its own kind of error, naming object and source, after one request."""
     answer_with(server, respond(status, b"no"))
     async with make(server, engine) as source:
-        with pytest.raises(kind, match=told) as caught:
+        with pytest.raises(kind, match=message) as caught:
             await source.read("x")
     assert type(caught.value) is kind
     assert "'x'" in str(caught.value)
@@ -267,7 +269,7 @@ async def test_failures_on_the_way(
 
 
 async def test_a_server_that_is_not_there(engine: str) -> None:
-    """A port where nobody listens is an unavailable source, for a read and for a listing."""
+    """A refused connection makes reads and listings fail with SourceUnavailable."""
     async with FaultServer() as server:
         pass
     async with make(server, engine) as source:
@@ -285,12 +287,12 @@ async def test_names_that_are_no_text(server: FaultServer) -> None:
 
 
 async def test_answers_without_a_range_or_a_size(server: FaultServer) -> None:
-    """An answer that is not the range asked for, or that has no length, is refused by gcsfs's engine."""
+    """The gcsfs engine refuses an answer with another range or without a length."""
     async with make(server, "gcsfs") as source:
         with pytest.raises(BadRequest, match="sent another range of 'x'"):
             await source.read("x", 0, 1)
         answer_with(server, respond(body=b"x", length=None, **HEADERS))
-        with pytest.raises(BadRequest, match="does not tell the size of 'x'"):
+        with pytest.raises(BadRequest, match="does not give the size of 'x'"):
             await source.read("x")
 
 
@@ -359,38 +361,38 @@ async def test_a_key_that_is_none(server: FaultServer, engine: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"path_or_uri": "gs://"}, "names no bucket"),
         ({"path_or_uri": "s3://b/x"}, "names no bucket"),
         ({"path_or_uri": "gs://b/../x"}, "root of source 'cloud'"),
         ({"engine": "gcsf"}, "did you mean 'gcsfs'"),
         ({"storage_options": {"tokn": "s3cret"}}, "did you mean 'token'"),
-        ({"storage_options": {"token": "s3cret"}}, "none of anon, cloud, google_default"),
-        ({"storage_options": {"token": 5}}, "none of anon, cloud, google_default"),
+        ({"storage_options": {"token": "s3cret"}}, "must be one of anon, cloud, google_default"),
+        ({"storage_options": {"token": 5}}, "must be one of anon, cloud, google_default"),
         ({"storage_options": {"token": {"private_key": "s3cret"}}}, "has no 'client_email'"),
         ({"storage_options": {"anon": "maybe"}}, "anon='maybe'"),
-        ({"storage_options": {"endpoint_url": "ftp://x"}}, "no HTTP URL"),
+        ({"storage_options": {"endpoint_url": "ftp://x"}}, "not an HTTP URL"),
         ({"storage_options": {"requester_pays": True}}, "set project"),
         ({"storage_options": {"anon": True, "token": "cloud"}}, "more than one"),
         ({"credentials": {"token": "s3cret"}, "storage_options": {"anon": True}}, "more than one"),
         ({"credentials": {"tokens": "s3cret"}}, "did you mean 'token'"),
-        ({"credentials": {"service_account_json": "s3cret"}}, "no JSON object"),
+        ({"credentials": {"service_account_json": "s3cret"}}, "not a JSON object"),
     ],
 )
-def test_settings_that_cannot_be_used(settings: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_cannot_be_used(settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are refused when the source is made, with the nearest name that is known and without any secret."""
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
     config = DataSourceConfig(**{"name": "cloud", "source_type": "gcs", "path_or_uri": "gs://b", **settings})
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         GCSDataSource(config)
     assert "s3cret" not in str(caught.value)
 
 
-async def test_logins_that_obstore_cannot_tell_apart(
+async def test_logins_that_obstore_cannot_distinguish(
     server: FaultServer, private_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A variable of obstore's own beside a given login, and a user's login as text, are refused with what to do."""
+    """obstore's own variable next to a configured login, and a user's login as text, are refused with the next step."""
     user = {"type": "authorized_user", "client_id": "1", "client_secret": "2", "refresh_token": "3"}
     async with make(server, "obstore", {"credentials": {"service_account_json": json.dumps(user)}}) as source:
         with pytest.raises(ConfigError, match=r"'authorized_user' .* engine to 'gcsfs'"):

@@ -47,7 +47,7 @@ loop.run_until_complete(main())
 
 @pytest.mark.parametrize(("engine", "expected"), [("obstore", "ClosedError"), ("gcsfs", "200")])
 def test_forked_child_never_hangs(gcs: GcsServer, engine: str, expected: str) -> None:
-    """A child is told that what it inherited is of no use; an unused source works where its client can work at all."""
+    """An inherited source raises ClosedError in a child; an unused source works if its client survives a fork."""
     bucket = gcs.make_bucket()
     gcs.put(bucket, "fork.bin", bytes(200))
     command = [sys.executable, "-W", "ignore", "-c", FORKED, gcs.url, bucket, engine]

@@ -30,7 +30,7 @@ class _OnGcs(SourceContract):
 
     @pytest.fixture
     def bucket(self, gcs: GcsServer) -> str:
-        """A new bucket, with an object beside the root."""
+        """A new bucket, with an object next to the root."""
         bucket = gcs.make_bucket()
         gcs.put(bucket, "root %41x", b"not below the root")
         return bucket
@@ -125,7 +125,7 @@ async def test_a_missing_bucket_is_named(make: Make) -> None:
         await source.read("a.bin")
 
 
-async def test_listing_goes_on_after_the_first_page(gcs: GcsServer, make: Make, bucket: str) -> None:
+async def test_listing_continues_after_the_first_page(gcs: GcsServer, make: Make, bucket: str) -> None:
     """More objects than one answer holds are all listed once, with size, ETag and time, in the same order again."""
     names = [f"{number % 3}/{number:04}" for number in range(1101)]
     for name in names:
@@ -164,7 +164,7 @@ async def test_an_overwritten_object_has_another_etag_and_version(gcs: GcsServer
 
 
 async def test_compressed_objects_come_as_they_are_stored(gcs: GcsServer, make: Make, bucket: str) -> None:
-    """An object with `Content-Encoding: gzip` is not unpacked on the way: size, ranges and listing agree."""
+    """An object with `Content-Encoding: gzip` is not decompress_body on the way: size, ranges and listing agree."""
     packed = gzip.compress(b"hello " * 100)
     gcs.put(bucket, "z.gz", packed, encoding="gzip")
     source = make(f"gs://{bucket}")
@@ -177,7 +177,7 @@ async def test_compressed_objects_come_as_they_are_stored(gcs: GcsServer, make: 
 async def test_too_large_objects_are_refused(make: Make, bucket: str) -> None:
     """Beyond `max_object_bytes` nothing is taken; a part within it is."""
     source = make(f"gs://{bucket}", {"max_object_bytes": 9})
-    with pytest.raises(ObjectTooLargeError, match=r"'a\.bin'.*10 bytes pass max_object_bytes=9"):
+    with pytest.raises(ObjectTooLargeError, match=r"'a\.bin'.*10 bytes are more than max_object_bytes=9"):
         await source.read("a.bin")
     with pytest.raises(ObjectTooLargeError):
         await source.read("a.bin", 0, 10)

@@ -1,4 +1,4 @@
-"""How an HTTP source knows what is there: pages of several servers, index files, lists of URLs, and hostile ones."""
+"""Listings of an HTTP source: pages of several servers, index files, lists of URLs, and hostile ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_pages_of_python(python_server: WebServer, make: Make) -> None:
 
 
 async def test_pages_of_apache(server: FaultServer, make: Make) -> None:
-    """Apache's tables are read: links that sort the page and lead up are no entries, rounded sizes no sizes."""
+    """Apache's tables are parsed; links that sort the page or lead up, and rounded sizes, are ignored."""
     body = b"""<html><head><title>Index of /data</title></head><body><table>
     <tr><th><a href="?C=N;O=D">Name</a></th><th><a href="?C=M;O=A">Last modified</a></th></tr>
     <tr><td><a href="/">Parent Directory</a></td><td>&nbsp;</td></tr>
@@ -79,7 +79,7 @@ async def test_pages_of_apache(server: FaultServer, make: Make) -> None:
 
 
 @pytest.mark.parametrize("listing", ["", "json/"])
-async def test_pages_of_nginx_tell_size_and_time(nginx: WebServer, make: Make, tmp_path: Path, listing: str) -> None:
+async def test_pages_of_nginx_have_size_and_time(nginx: WebServer, make: Make, tmp_path: Path, listing: str) -> None:
     """Sizes are exact, and times are within the minute that the HTML has."""
     folder = nginx.root / tmp_path.name
     folder.mkdir()
@@ -103,7 +103,7 @@ async def test_prefix_asks_for_few_pages(server: FaultServer, make: Make) -> Non
 
 
 async def test_hostile_pages_stay_below_their_folder(server: FaultServer, make: Make) -> None:
-    """Links up, to other hosts and schemes, with hidden climbs or separators, are no entries."""
+    """Links up, to other hosts and schemes, or with escaped `..` or separators, are ignored."""
     links = [
         "../../etc/passwd",
         "/etc/passwd",
@@ -158,7 +158,7 @@ async def test_hostile_json_pages(server: FaultServer, make: Make) -> None:
     ],
 )
 async def test_pages_that_are_no_listing(server: FaultServer, make: Make, body: bytes, content_type: str) -> None:
-    """A page that is no listing is an error that says what to set instead, never an empty source."""
+    """A page that is not a listing is an error with the setting to use, never an empty source."""
     server.answers["/data/"] = respond(body=body, Content_Type=content_type)
     with pytest.raises(BadRequest, match=r"is not a listing.*urls or index"):
         await make().list_files()
@@ -209,7 +209,7 @@ async def test_index_of_lines(server: FaultServer, make: Make) -> None:
 
 
 async def test_index_in_json(server: FaultServer, make: Make) -> None:
-    """A JSON list may tell sizes and ETags, or just name paths; it may lie anywhere on the server."""
+    """A JSON list may have sizes and ETags, or just paths, and may be anywhere on the server."""
     entries = [{"path": "a.bin", "size": 5, "etag": '"e"'}, {"path": "b.bin", "size": None}, "c.bin"]
     server.answers["/lists/x.json"] = respond(body=json.dumps(entries).encode())
     source = make(index=f"{server.url}lists/x.json")
@@ -230,7 +230,7 @@ async def test_hostile_index(server: FaultServer, make: Make, entry: str) -> Non
 
 
 async def test_index_that_is_missing_or_broken(server: FaultServer, make: Make) -> None:
-    """A missing index file is missing by name; a broken one is no listing."""
+    """A missing index file is reported by name; an invalid one is not a listing."""
     with pytest.raises(ObjectNotFoundError, match=r"index\.json"):
         await make(index="index.json").list_files()
     for body in (b"[1]", b'[{"size": 1}]', b'["a.bin",'):
@@ -334,6 +334,6 @@ async def test_names_with_hidden_separators_are_skipped(server: FaultServer, mak
 
 
 async def test_listing_of_an_encoded_page(server: FaultServer, make: Make) -> None:
-    """A page that the server packs although not asked to is unpacked."""
+    """A page that the server compresses without being asked is decompressed."""
     server.answers["/data/"] = respond(body=gzip.compress(page("a.bin")), Content_Encoding="gzip")
     assert await make().list_files() == ["a.bin"]

@@ -47,7 +47,7 @@ asyncio.run(read(inherited))
     ],
 )
 def test_forked_child_never_hangs(nginx: WebServer, parents: str, childs: str, expected: str) -> None:
-    """A child is told that what it inherited is of no use; a new source works where its client can work at all."""
+    """An inherited source raises ClosedError in a child; a new source works if its client survives a fork."""
     (nginx.root / "fork.bin").write_bytes(bytes(200))
     command = [sys.executable, "-W", "ignore", "-c", FORKED, nginx.url, parents, childs]
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)

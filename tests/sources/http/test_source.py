@@ -40,7 +40,7 @@ Make = Callable[..., HTTPDataSource]
 
 @pytest.fixture
 async def server() -> AsyncIterator[FaultServer]:
-    """A server that does what each test tells it."""
+    """A server whose answers each test sets."""
     async with FaultServer() as server:
         yield server
 
@@ -82,7 +82,7 @@ STATUSES = [
 @pytest.mark.parametrize(("status", "kind"), STATUSES)
 @pytest.mark.parametrize("end", [None, 10])
 async def test_statuses(make: Make, server: FaultServer, status: int, kind: type[SourceError], end: int | None) -> None:
-    """A status that is no success becomes one kind of error, which names path, source and status."""
+    """A status that is not a success raises one kind of error, naming path, source and status."""
     server.answers["/a.bin"] = respond(status)
     with pytest.raises(kind, match=rf"'a\.bin'|{status}") as caught:
         await make().read("a.bin", 0, end)
@@ -108,11 +108,11 @@ async def test_redirects_are_followed(make: Make, server: FaultServer, status: i
     server.answers["/loop.bin"] = respond(status, Location="/loop.bin")
     blob = await make().read("a.bin")
     assert (bytes(blob.data), blob.etag) == (BODY, "e")
-    with pytest.raises(BadRequest, match=r"loop\.bin.*redirected without end"):
+    with pytest.raises(BadRequest, match=r"loop\.bin.*redirected endlessly"):
         await make().read("loop.bin")
 
 
-async def test_redirect_to_a_folder_is_no_object(make: Make, server: FaultServer) -> None:
+async def test_redirect_to_a_folder_is_not_an_object(make: Make, server: FaultServer) -> None:
     """A folder whose listing answers for it is missing as an object."""
     server.answers["/folder"] = respond(301, Location="/folder/")
     server.answers["/folder/"] = respond(body=b"Index of", length=None)
@@ -160,7 +160,7 @@ async def test_connections_that_end_early(
 
 
 async def test_answers_that_are_not_http(make: Make, server: FaultServer) -> None:
-    """Bytes that are no HTTP answer make the server unavailable."""
+    """Bytes that are not an HTTP answer raise SourceUnavailable."""
 
     async def garbage(request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail.example.com ESMTP\r\n\r\n")
@@ -212,8 +212,8 @@ async def test_range_beyond_what_a_careless_server_has(make: Make, server: Fault
         await make().read("c.bin", 10)
 
 
-async def test_range_other_than_asked(make: Make, server: FaultServer) -> None:
-    """Another part than the one asked for is refused, never taken for it; a part cut short is truncated."""
+async def test_another_range_than_requested(make: Make, server: FaultServer) -> None:
+    """A part other than the requested one is refused; a short part is a truncated read."""
     server.answers["/a.bin"] = respond(206, BODY[:10], Content_Range="bytes 0-9/200")
     with pytest.raises(BadRequest, match="another range"):
         await make().read("a.bin", 50, 60)
@@ -225,7 +225,7 @@ async def test_range_other_than_asked(make: Make, server: FaultServer) -> None:
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_encoded_bodies(make: Make, server: FaultServer, encoding: str, pack: Callable[[bytes], bytes]) -> None:
-    """No encoding is asked for; a server that packs bodies nevertheless is unpacked, not taken at its word."""
+    """No encoding is requested; bodies that a server compresses nevertheless are decompressed within limits."""
     server.answers["/a.bin"] = respond(body=pack(BODY), Content_Encoding=encoding)
     for start, end in ((0, None), (20, 30)):
         blob = await make().read("a.bin", start, end)
@@ -267,7 +267,7 @@ async def test_too_large_is_refused_before_the_body(make: Make, server: FaultSer
 
 @pytest.mark.parametrize("path", ["a//b.bin", "./a.bin", "line\nbreak.bin", "not-utf8\udcff.bin"])
 async def test_names_that_clients_normalise(make: Make, server: FaultServer, path: str) -> None:
-    """Names that a client would change or refuse are asked for as they are, or are missing; nothing breaks."""
+    """Names that a client would change or refuse are read as they are, or are missing."""
     with pytest.raises(ObjectNotFoundError, match="does not exist"):
         await make().read(path)
 
@@ -301,7 +301,7 @@ async def test_logins_stay_with_their_host(make: Make, server: FaultServer) -> N
 
 
 async def test_query_goes_with_each_path(server: FaultServer) -> None:
-    """A query in the root's URL, such as a signature, is added to each request; by itself this chooses aiohttp."""
+    """A query in the root's URL, such as a signature, is added to each request, which selects aiohttp."""
     server.answers["/data/a%20b.bin?sig=secret%2B1"] = respond(body=BODY)
     config = DataSourceConfig("web", "http", f"{server.url}data?sig=secret%2B1")
     async with HTTPDataSource(config) as source:
@@ -318,7 +318,7 @@ async def test_query_goes_with_each_path(server: FaultServer) -> None:
         ({"storage_options": {"url": []}}, "'url'.*did you mean 'urls'"),
         ({"storage_options": {"urls": [], "index": "x"}}, "keep one"),
         ({"credentials": {"user": "x", "password": "secret-1"}}, "token, or username and password"),
-        ({"storage_options": {"urls": ["ftp://host/x"]}}, "no HTTP URL"),
+        ({"storage_options": {"urls": ["ftp://host/x"]}}, "not an HTTP URL"),
         ({"storage_options": {"urls": ["http://a/x.bin", "http://b/x.bin"]}}, r"two urls.*x\.bin"),
     ],
 )
@@ -374,7 +374,7 @@ async def test_a_refusal_says_its_status_and_when_to_come_back(server: FaultServ
     assert waits == ([None] * 3 if source.config.engine == "obstore" else [7, 0, None])
 
 
-async def test_the_proxy_of_the_environment_is_asked(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_proxy_of_the_environment_is_used(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both engines send their requests to the proxy that HTTP_PROXY names, but for hosts in NO_PROXY."""
     server.answers["http://far.invalid/a.bin"] = respond(body=b"by proxy")
     server.answers["/a.bin"] = respond(body=b"direct")
@@ -399,7 +399,7 @@ async def test_a_server_without_tls_is_not_read_by_https(nginx: WebServer, make:
 
 @pytest.mark.parametrize("date", ["yesterday", "", "Mon, 99 Foo 2025 25:61:61 GMT", "-1"])
 async def test_a_date_that_is_none_costs_nothing(make: Make, server: FaultServer, date: str) -> None:
-    """A Last-Modified that cannot be read is no reason not to read the object, nor to ask again and again."""
+    """An invalid Last-Modified neither fails a read nor causes repeated requests."""
     server.answers["/a.bin"] = respond(body=BODY, Last_Modified=date)
     server.answers["/b.bin"] = respond(body=BODY, Last_Modified=date)
     source = make()
@@ -427,7 +427,7 @@ SIGNED = ["S3", "GCS", "S3 before version 4", "CloudFront", "Azure"]
 @pytest.mark.parametrize("kind", SIGNED)
 @pytest.mark.parametrize("status", [400, 401, 403])
 async def test_a_signed_url_that_has_expired(server: FaultServer, kind: str, status: int) -> None:
-    """The refusal names the moment the signature ended, and says to sign anew; it speaks of no credentials."""
+    """The refusal names the moment the signature ended, and says to sign again; it speaks of no credentials."""
     query = signed(kind, timedelta(hours=2))
     server.answers[f"/a.bin?{query}"] = respond(status)
     given: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -457,7 +457,7 @@ async def test_a_signed_url_that_is_refused_before_its_time(server: FaultServer,
 
 @pytest.fixture(scope="module")
 def untrusted(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """TLS by a certificate that nobody has signed."""
+    """TLS with a self-signed certificate."""
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "1"]
@@ -470,12 +470,12 @@ def untrusted(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 async def test_why_a_server_cannot_be_reached(make: Make, untrusted: ssl.SSLContext) -> None:
     """A name that does not resolve, a port that refuses and a certificate that is not trusted each have their words."""
     tls = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=untrusted)
-    for url, told in (
+    for url, message in (
         ("http://nowhere.invalid/", "host name does not resolve"),
         ("http://127.0.0.1:1/", "connection was refused"),
         (f"https://127.0.0.1:{tls.sockets[0].getsockname()[1]}/", "certificate is not trusted"),
     ):
-        with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 'web'.*{told}.*check"):
+        with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 'web'.*{message}.*check"):
             await make(url).read("a.bin")
     tls.close()
     await tls.wait_closed()
@@ -491,8 +491,8 @@ def only_proxy(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy"])
-async def test_all_proxy_is_asked(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Where no variable names a proxy for the scheme, that for all schemes is asked, but for hosts in NO_PROXY."""
+async def test_all_proxy_is_used(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without a proxy for the scheme, ALL_PROXY is used, except for hosts in NO_PROXY."""
     server.answers["http://far.invalid/a.bin"] = respond(body=b"by proxy")
     server.answers["/a.bin"] = respond(body=b"direct")
     only_proxy(monkeypatch, **{name: server.url, "no_proxy": "127.0.0.1"})
@@ -503,7 +503,7 @@ async def test_all_proxy_is_asked(server: FaultServer, make: Make, monkeypatch: 
 
 
 async def test_a_proxy_that_fails_is_named(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that is down, opens no tunnel, or wants a login is told from a server that is down; its login is not
+    """A proxy that is down, opens no tunnel, or needs a login is reported as such; its login is not
     shown."""
     server.answers["http://far.invalid/a.bin"] = respond(407)
     only_proxy(monkeypatch, http_proxy="http://me:secret-1@127.0.0.1:1")

@@ -31,7 +31,7 @@ COMMIT = "c0ffee" * 6 + "0000"
 
 
 class CountingServer:
-    """Python's own web server over a folder, which counts what it is asked for and what it sends.
+    """Python's own web server over a folder, which counts requests and sent bytes.
 
     Attributes:
         url: of the folder, with a final slash.
@@ -83,7 +83,7 @@ def counting(tmp_path: Path) -> Iterator[CountingServer]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[FaultServer]:
-    """A server that does what each test tells it."""
+    """A server whose answers each test sets."""
     async with FaultServer() as server:
         yield server
 
@@ -129,7 +129,7 @@ def open_files() -> set[str]:
 
 @pytest.mark.parametrize("engine", ["obstore", "aiohttp"])
 def test_rows_cost_one_download_of_their_object(counting: CountingServer, tmp_path: Path, engine: str) -> None:
-    """Two passes over three objects behind Python's server: each was sent once, and what is told is what it sent."""
+    """In two passes over three objects Python's server sends each once, and the byte count is right."""
     names = [f"{name}.jsonl" for name in "abc"]
     size = sum(write_rows(tmp_path / "www", name) for name in names)
     source = {"name": "web", "path": counting.url, "engine": engine}
@@ -144,7 +144,7 @@ def test_rows_cost_one_download_of_their_object(counting: CountingServer, tmp_pa
     assert readings["fetched_bytes"][()] == size
 
 
-def test_fetched_bytes_begin_anew_after_a_reset(counting: CountingServer, tmp_path: Path) -> None:
+def test_fetched_bytes_begin_again_after_a_reset(counting: CountingServer, tmp_path: Path) -> None:
     """`reset_metrics` sets what was fetched back to zero; the next download counts from there."""
     write_rows(tmp_path / "www", "a.jsonl")
     (tmp_path / "www" / "raw").mkdir()
@@ -160,7 +160,7 @@ def test_fetched_bytes_begin_anew_after_a_reset(counting: CountingServer, tmp_pa
 
 @pytest.mark.parametrize("engine", ["obstore", "aiohttp"])
 def test_objects_beyond_the_temporary_file_are_refused(counting: CountingServer, tmp_path: Path, engine: str) -> None:
-    """The error names server, object, size and setting, before the object is taken; it is not asked for again."""
+    """The error names server, object, size and setting, before the download, and the object is not requested again."""
     size = write_rows(tmp_path / "www", "a.jsonl")
     source = {"name": "web", "path": counting.url, "engine": engine, "spool_bytes": size - 1}
     told = rf"{counting.url[:-1]} sends no ranges.*'a\.jsonl' of source 'web' \({size} bytes\).*spool_bytes={size - 1}"
@@ -169,8 +169,8 @@ def test_objects_beyond_the_temporary_file_are_refused(counting: CountingServer,
     assert counting.requests["/a.jsonl"] == 1
 
 
-async def test_a_refused_object_is_not_asked_for_again(server: FaultServer) -> None:
-    """A server is asked once for an object that it can only send whole, and that is too large for that."""
+async def test_a_refused_object_is_not_requested_again(server: FaultServer) -> None:
+    """An object that is sent whole and is too large is requested once."""
     server.answers["/a.bin"] = respond(body=BODY)
     async with over(server.url, "aiohttp", spool_bytes=1000) as source:
         for start in range(5):
@@ -180,7 +180,7 @@ async def test_a_refused_object_is_not_asked_for_again(server: FaultServer) -> N
 
 
 async def test_objects_that_come_at_the_same_time_share_the_room(server: FaultServer) -> None:
-    """Two objects, of which only one fits, are asked for at once: one is kept and the other refused."""
+    """Of two objects read at once, of which only one fits, one is kept and the other refused."""
     for name in "ab":
         server.answers[f"/{name}.bin"] = respond(body=BODY)
     async with over(server.url, "aiohttp", spool_bytes=len(BODY) + 1000) as source:
@@ -190,7 +190,7 @@ async def test_objects_that_come_at_the_same_time_share_the_room(server: FaultSe
 
 
 async def test_readers_at_the_same_time_share_one_download(source: DataSource, server: FaultServer) -> None:
-    """Before anything is known of the server, many rows of one object are asked for at once: one request."""
+    """The first concurrent reads of rows of one object make one request."""
     server.answers[paths_of(source, "a.bin")] = respond(body=BODY, ETag='"e"')
     blobs = await asyncio.gather(*(source.read("a.bin", start, start + 10) for start in range(0, 1000, 10)))
     assert b"".join(bytes(blob.data) for blob in blobs) == BODY[:1000]
@@ -199,8 +199,8 @@ async def test_readers_at_the_same_time_share_one_download(source: DataSource, s
     assert source.received_bytes == len(BODY)
 
 
-async def test_a_server_with_ranges_sends_no_more_than_asked(source: DataSource, server: FaultServer) -> None:
-    """One request a range, and what was received is what was asked for."""
+async def test_a_server_with_ranges_sends_only_the_requested_bytes(source: DataSource, server: FaultServer) -> None:
+    """Each range is one request, and the byte count is the requested length."""
     server.answers[paths_of(source, "a.bin")] = ranged(BODY)
     for start in range(0, 50, 10):
         assert bytes((await source.read("a.bin", start, start + 10)).data) == BODY[start : start + 10]
@@ -225,7 +225,7 @@ async def test_a_server_that_loses_its_ranges(source: DataSource, server: FaultS
 async def test_packed_and_unannounced_bodies_come_once(
     source: DataSource, server: FaultServer, length: int | None
 ) -> None:
-    """A body without its length, or packed unasked, is kept unpacked; what was received is what was sent."""
+    """A body without its length, or packed unasked, is kept decompress_body; what was received is what was sent."""
     packed = gzip.compress(BODY)
     server.answers[paths_of(source, "a.bin")] = respond(body=BODY, length=length)
     server.answers[paths_of(source, "b.bin")] = respond(body=packed, length=length, Content_Encoding="gzip")
@@ -237,7 +237,9 @@ async def test_packed_and_unannounced_bodies_come_once(
 
 
 @pytest.mark.parametrize("headers", [{"length": None}, {"Content_Encoding": "gzip"}])
-async def test_what_obstore_cannot_take_is_asked_for_once(server: FaultServer, headers: dict[str, Any]) -> None:
+async def test_answers_that_obstore_cannot_read_are_requested_once(
+    server: FaultServer, headers: dict[str, Any]
+) -> None:
     """A server whose whole answers need aiohttp is found out by its first; from then on it gets one request a read."""
     body = gzip.compress(BODY) if "Content_Encoding" in headers else BODY
     for number in range(10):
@@ -273,7 +275,7 @@ async def test_room_of_a_download_that_broke_off_is_used_again(server: FaultServ
 
 
 class Paused:
-    """An answer that stops in the middle of a body until it is let go on."""
+    """An answer that stops in the middle of its body until it is released."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
@@ -304,7 +306,7 @@ async def test_a_cancelled_reader_does_not_end_the_download_of_others(source: Da
     assert len(server.requests) == 1
 
 
-async def test_a_download_that_nobody_waits_for_ends(source: DataSource, server: FaultServer) -> None:
+async def test_a_download_without_waiters_is_cancelled(source: DataSource, server: FaultServer) -> None:
     """Once its last reader is cancelled no task is left, and the next reader begins another."""
     paused = server.answers[paths_of(source, "a.bin")] = Paused()
     tasks = asyncio.all_tasks()
@@ -352,7 +354,7 @@ async def test_each_loop_keeps_its_own(counting: CountingServer, tmp_path: Path)
     assert open_files() == before
 
 
-async def test_no_place_for_the_file_is_told_as_such(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_space_for_the_file_is_reported(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where temporary files cannot be written, the error names the folder and the variable that moves it."""
     server.answers["/a.bin"] = respond(body=BODY)
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
@@ -395,7 +397,7 @@ def test_a_retried_body_counts_each_time(tmp_path: Path, engine: str) -> None:
         assert sum(sent) <= stats["fetched_bytes"] <= 2 * len(BODY), "obstore tells what a body announced"
 
 
-async def test_ranges_through_nginx_are_asked_for_by_obstore(nginx: WebServer) -> None:
+async def test_ranges_through_nginx_are_read_by_obstore(nginx: WebServer) -> None:
     """Once a server has cut one range, the faster engine reads the others."""
     (nginx.root / "spool.bin").write_bytes(BODY)
     async with over(nginx.url, "obstore") as source:

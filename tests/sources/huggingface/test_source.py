@@ -1,4 +1,4 @@
-"""Repositories of the Hub: pinned, told apart when refused, read through redirects, offline."""
+"""Repositories of the Hub: pinned to a commit, refused for each reason, read through redirects, offline."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class TestContract(SourceContract):
         async with over(hub.url, repo) as source:
             yield source
 
-    async def test_etag_tells_a_change(self, source: DataSource, place: Place) -> None:
+    async def test_the_etag_changes_with_the_object(self, source: DataSource, place: Place) -> None:
         """An ETag stays, in parts and in listings; a new commit is not seen until a new source, with another ETag."""
         place("a.bin", CONTENT)
         first = await source.read("a.bin")
@@ -120,7 +120,7 @@ class TestContract(SourceContract):
         assert (bytes(changed.data), changed.size) == (CONTENT + b"more", len(CONTENT) + 4)
         assert changed.etag not in (first.etag, None)
 
-    async def test_fetch_file_takes_the_compressed_object_where_only_that_exists(
+    async def test_fetch_file_uses_the_compressed_object_if_only_that_exists(
         self, source: DataSource, place: Place
     ) -> None:
         """`x.json` comes from `x.json.zst` unless `x.json` exists, and at this commit it does not."""
@@ -210,7 +210,7 @@ async def test_event_loops_that_open_at_once_agree_on_a_commit(raw: FaultServer)
 
 
 async def test_cancelled_opening_leaves_the_source_usable(raw: FaultServer) -> None:
-    """A first read that is cancelled while the Hub is silent leaves the next to open anew."""
+    """A first read that is cancelled while the Hub is silent leaves the next to open again."""
     asked = asyncio.Event()
 
     async def say_nothing(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -229,7 +229,7 @@ async def test_cancelled_opening_leaves_the_source_usable(raw: FaultServer) -> N
 
 
 async def test_closing_while_opening(raw: FaultServer) -> None:
-    """A source that is closed while its first read looks up the revision tells that read so."""
+    """Closing a source while its first read resolves the revision fails that read with ClosedError."""
     source = over(raw.url)
 
     async def close_first(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -247,7 +247,7 @@ def redirect(url: str, **headers: Any) -> Answer:
     return respond(302, b"", Location=url, **headers)
 
 
-async def test_signed_urls_are_fetched_anew_and_never_get_the_token(raw: FaultServer) -> None:
+async def test_signed_urls_are_fetched_again_and_never_get_the_token(raw: FaultServer) -> None:
     """A URL past its time makes the source ask the Hub again; the token stays with the Hub, ranges go along."""
     async with FaultServer() as storage:
         signed = [f"{storage.url}blob?signature={n}" for n in (1, 2)]
@@ -293,28 +293,28 @@ REFUSALS = [
     (respond(403), AccessDenied, "403"),
     (respond(429), SourceUnavailable, "429"),
     (respond(503), SourceUnavailable, "503"),
-    (respond(200, b"<html>"), SourceUnavailable, "no Hub"),
-    (respond(200, b"{}"), SourceUnavailable, "no Hub"),
+    (respond(200, b"<html>"), SourceUnavailable, "not answer as a Hub"),
+    (respond(200, b"{}"), SourceUnavailable, "not answer as a Hub"),
 ]
 
 
-@pytest.mark.parametrize(("answer", "kind", "told"), REFUSALS)
-async def test_refusals_when_opening(raw: FaultServer, answer: Answer, kind: type[Exception], told: str) -> None:
-    """What the Hub refuses is told apart, with the next step, and asked for again by the next use."""
+@pytest.mark.parametrize(("answer", "kind", "message"), REFUSALS)
+async def test_refusals_when_opening(raw: FaultServer, answer: Answer, kind: type[Exception], message: str) -> None:
+    """Each refusal of the Hub has its own error with the next step, and the next use tries again."""
     raw.answers.update({ASK_COMMIT: in_turn(answer, PINNED), FILE: respond(200, b"data")})
     async with over(raw.url) as source:
-        with pytest.raises(kind, match=told.format(hub=raw.url.rstrip("/"))) as caught:
+        with pytest.raises(kind, match=message.format(hub=raw.url.rstrip("/"))) as caught:
             await source.read("a.bin")
         assert "source 'hub'" in str(caught.value)
         assert bytes((await source.read("a.bin")).data) == b"data"
 
 
-@pytest.mark.parametrize(("answer", "kind", "told"), REFUSALS[:10])
-async def test_refusals_of_a_file(raw: FaultServer, answer: Answer, kind: type[Exception], told: str) -> None:
-    """Access that ends during a run is told in the same words, naming the file."""
+@pytest.mark.parametrize(("answer", "kind", "message"), REFUSALS[:10])
+async def test_refusals_of_a_file(raw: FaultServer, answer: Answer, kind: type[Exception], message: str) -> None:
+    """Access that ends during a run raises the same errors, naming the file."""
     raw.answers.update({FILE: answer, TREE: answer})
     async with over(raw.url) as source:
-        with pytest.raises(kind, match=told.format(hub=raw.url.rstrip("/"))) as caught:
+        with pytest.raises(kind, match=message.format(hub=raw.url.rstrip("/"))) as caught:
             await source.read("a.bin")
         assert "'a.bin'" in str(caught.value)
         with pytest.raises(kind):
@@ -334,14 +334,14 @@ async def test_when_to_come_back(raw: FaultServer) -> None:
 async def test_missing_things_on_the_stand_in(hub: Hub, repo: str) -> None:
     """Repository, revision and file that do not exist each have their own words."""
     hub.commit(repo, {"a.bin": b"a"})
-    for root, told in (
+    for root, message in (
         ("test/nothing", "dataset test/nothing does not exist, or is private"),
         (f"{repo}@{'0' * 40}", "has no revision '0000"),
         (f"{repo}@nope", "has no revision 'nope'"),
         (repo, r"'no\.bin' of source 'hub' does not exist in dataset"),
     ):
         async with over(hub.url, root) as source:
-            with pytest.raises(ObjectNotFoundError, match=told):
+            with pytest.raises(ObjectNotFoundError, match=message):
                 await source.read("no.bin")
 
 
@@ -365,7 +365,7 @@ async def test_token_with_a_missing_repository(raw: FaultServer) -> None:
 
 
 async def test_listing_follows_pages_and_names_content(raw: FaultServer) -> None:
-    """All pages are read, folders left out; what lies in storage has its SHA-256 and true size."""
+    """All pages are read and folders left out; LFS files have their SHA-256 and real size."""
     stored = {"type": "file", "oid": "a" * 40, "size": 9, "path": "b.bin", "lfs": {"oid": SHA256, "size": 9}}
     pages = [
         [{"type": "directory", "oid": "d" * 40, "size": 0, "path": "x"}, stored],
@@ -396,7 +396,7 @@ async def test_listing_of_no_hub(raw: FaultServer) -> None:
     """A listing that is JSON of another kind is an error."""
     raw.answers[TREE] = respond(200, b'{"error": "none"}')
     async with over(raw.url) as source:
-        with pytest.raises(SourceUnavailable, match="no Hub"):
+        with pytest.raises(SourceUnavailable, match="not answer as a Hub"):
             await source.list_files()
 
 
@@ -425,7 +425,7 @@ async def test_tokens_in_their_order(raw: FaultServer, monkeypatch: pytest.Monke
 
 
 async def test_explicit_endpoint_wins(raw: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HF_ENDPOINT is honoured, and `storage_options` win over it; what is no URL is refused."""
+    """HF_ENDPOINT is used, `storage_options` win over it, and an invalid URL is refused."""
     raw.answers[FILE] = respond(200, b"data")
     monkeypatch.setenv("HF_ENDPOINT", raw.url)
     async with over(None) as source:
@@ -466,7 +466,7 @@ async def test_what_names_a_repository(raw: FaultServer, root: str, options: dic
 
 
 @pytest.mark.parametrize(
-    ("root", "options", "told"),
+    ("root", "options", "message"),
     [
         ("hf://", {}, "names no repository"),
         ("hf://datasets/or g/name", {}, "names no repository"),
@@ -477,13 +477,13 @@ async def test_what_names_a_repository(raw: FaultServer, root: str, options: dic
         ("org/name", {"revison": "a"}, "did you mean 'revision'"),
         ("org/name", {"endpoint": "huggingface.co"}, "not like https://"),
         ("org/name", {"endpoint": "https://me:pass@hub.example"}, "not like https://"),
-        ("org/name", {"credentials": {"tokn": "hf_secret"}}, "are a token, not: tokn"),
+        ("org/name", {"credentials": {"tokn": "hf_secret"}}, "must be a token, not: tokn"),
         ("org/name", {"engine": "obstore"}, "cannot read Hub"),
     ],
 )
-def test_refuses_what_it_cannot_use(root: str, options: dict[str, Any], told: str) -> None:
+def test_refuses_what_it_cannot_use(root: str, options: dict[str, Any], message: str) -> None:
     """A mistake is refused when the source is made, with what was meant and without secrets."""
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         over(None, root, **options)
     assert "hf_secret" not in str(caught.value)
     assert "pass@" not in str(caught.value)
@@ -554,7 +554,7 @@ async def test_offline_reads_the_cache_alone(hub: Hub, repo: str, home: Path, mo
                 await source.list_files()
 
 
-async def test_offline_tells_downloads_that_broke_off(
+async def test_offline_reports_incomplete_downloads(
     hub: Hub, repo: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link to a blob that is not there is left out, and named from the root of the source."""
@@ -569,7 +569,7 @@ async def test_offline_tells_downloads_that_broke_off(
 
 
 def test_offline_finds_the_cache_of_the_home(hub: Hub, repo: str, home: Path) -> None:
-    """The cache is the one below HF_HOME, and no Hub is asked."""
+    """The cache in HF_HOME is read, without requests to a Hub."""
     printed = run_python(READ, repo, HF_HOME=str(home), HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
     assert re.fullmatch(r"\['train/a\.bin', 'train/b\.bin'\] b'cached' [0-9a-f]{40}\n", printed)
 
@@ -602,7 +602,7 @@ asyncio.run(read(inherited))
 
 
 def test_forked_child_never_hangs(hub: Hub, repo: str) -> None:
-    """A child is told that what it inherited is of no use, a new source works there, and the parent reads on."""
+    """An inherited source raises ClosedError in a child, a new source works there, and the parent keeps reading."""
     hub.commit(repo, {"a.bin": bytes(200)})
     assert run_python(FORKED, hub.url, repo).split() == ["200", "ClosedError", "200", "200"]
 

@@ -178,7 +178,7 @@ async def test_links_inside_the_root_are_followed(root: Path, source: LocalDataS
 async def test_links_out_of_the_root_are_refused(
     root: Path, source: LocalDataSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What lies outside is denied when read, also through a folder; a listing leaves it out with one warning."""
+    """Reads outside the root are denied, also through a folder; a listing leaves such files out with one warning."""
     (tmp_path / "root-twin").mkdir()  # begins with the name of the root
     (tmp_path / "root-twin" / "secret.bin").write_bytes(b"secret")
     (root / "file.bin").symlink_to(tmp_path / "root-twin" / "secret.bin")
@@ -196,7 +196,7 @@ async def test_links_out_of_the_root_are_refused(
     assert source.skipped.counts == {"symlink_outside_root": {"": 1}}
 
 
-async def test_what_is_no_file_is_counted(root: Path, source: LocalDataSource) -> None:
+async def test_special_files_are_counted(root: Path, source: LocalDataSource) -> None:
     """Links to nothing and pipes are left out of a listing, which says how many there were."""
     (root / "nothing.bin").symlink_to("missing.bin")
     (root / "self.bin").symlink_to("self.bin")
@@ -228,7 +228,7 @@ async def test_link_loops_end(root: Path, source: LocalDataSource) -> None:
 
 
 async def test_only_regular_files_are_read(root: Path, source: LocalDataSource) -> None:
-    """A pipe never blocks the reader, a folder is no object, and neither is listed."""
+    """A pipe never blocks a reader, a folder is not an object, and neither is listed."""
     os.mkfifo(root / "pipe.bin")
     (root / "folder.bin").mkdir()
     with pytest.raises(BadRequest, match=r"pipe\.bin.*regular files"):
@@ -239,7 +239,7 @@ async def test_only_regular_files_are_read(root: Path, source: LocalDataSource) 
 
 
 async def test_names_that_are_not_text_and_too_long(root: Path, source: LocalDataSource) -> None:
-    """Bytes that are no UTF-8 and hidden files are names like others; one that no file can have is missing."""
+    """Names that are not UTF-8, and hidden files, are read; a name that no file can have is missing."""
     for name in (b"\xff\xfe.bin", b".hidden"):
         (root / os.fsdecode(name)).write_bytes(name)
     for path in await source.list_files():
@@ -248,7 +248,7 @@ async def test_names_that_are_not_text_and_too_long(root: Path, source: LocalDat
         await source.read("n" * 300)
 
 
-async def test_limit_counts_what_is_asked(root: Path) -> None:
+async def test_limit_counts_the_requested_bytes(root: Path) -> None:
     """More bytes than the limit are refused before they are read; a part within it is served."""
     (root / "big.bin").touch()
     os.truncate(root / "big.bin", 10**12)
@@ -260,7 +260,7 @@ async def test_limit_counts_what_is_asked(root: Path) -> None:
 
 
 async def test_times_and_etags_match_the_listing(root: Path, source: LocalDataSource) -> None:
-    """The listing tells the modification time, and the same ETag as a read."""
+    """The listing has the modification time, and the same ETag as a read."""
     (root / "a.bin").write_bytes(b"a")
     os.utime(root / "a.bin", (1_700_000_000, 1_700_000_000.5))
     info = await anext(source.iter_files())

@@ -67,7 +67,7 @@ class _InABucket(SourceContract):
 
     @pytest.fixture
     def place(self, s3: S3Server, bucket: str) -> Place:
-        """Objects below a folder of the bucket, beside one that only begins like it."""
+        """Objects in a folder of the bucket, next to one with a similar name."""
         s3.put(bucket, "roots/other.bin", b"not below the root")
 
         def place(path: str, data: bytes | None) -> None:
@@ -99,16 +99,16 @@ class TestS3ByAioboto3(_InABucket):
 
 @both_engines
 async def test_wrong_keys_are_a_refused_login(s3: S3Server, bucket: str, engine: str) -> None:
-    """A wrong secret and an unknown key are told apart, in words, without showing either; listing too."""
+    """A wrong secret and an unknown key have different errors that show neither, also in listings."""
     s3.put(bucket, "a.bin", b"abc")
     wrong_secret = {**KEYS, "aws_secret_access_key": "not-the-secret"}
     unknown_key = {**KEYS, "aws_access_key_id": "unknown-key"}
-    for keys, told in ((wrong_secret, "SignatureDoesNotMatch"), (unknown_key, "InvalidAccessKeyId")):
+    for keys, message in ((wrong_secret, "SignatureDoesNotMatch"), (unknown_key, "InvalidAccessKeyId")):
         async with S3DataSource(s3.config(f"s3://{bucket}", credentials=keys, engine=engine)) as source:
-            with pytest.raises(AccessDenied, match=told) as caught:
+            with pytest.raises(AccessDenied, match=message) as caught:
                 await source.read("a.bin")
             assert (caught.value.path, caught.value.source) == ("a.bin", "s3")
-            with pytest.raises(AccessDenied, match=told) as listing:
+            with pytest.raises(AccessDenied, match=message) as listing:
                 await source.list_files()
             for text in (str(caught.value), repr(caught.value), str(listing.value), repr(source)):
                 assert "not-the-secret" not in text
@@ -117,7 +117,7 @@ async def test_wrong_keys_are_a_refused_login(s3: S3Server, bucket: str, engine:
 
 @both_engines
 async def test_missing_bucket_is_not_found(s3: S3Server, engine: str) -> None:
-    """A bucket that does not exist is told by name of what to check, for reads and listings."""
+    """The error for a missing bucket says what to check, for reads and listings."""
     async with S3DataSource(s3.config("s3://no-such-bucket/root", engine=engine)) as source:
         with pytest.raises(
             ObjectNotFoundError, match=r"NoSuchBucket .*'a\.bin': there is no such bucket; check its name"
@@ -140,7 +140,7 @@ async def test_anonymous(s3: S3Server, bucket: str, engine: str) -> None:
 
 
 @both_engines
-async def test_environment_tells_what_is_left_open(
+async def test_environment_supplies_missing_settings(
     s3: S3Server, bucket: str, engine: str, clean_environment: pytest.MonkeyPatch
 ) -> None:
     """Keys and endpoint come from the environment; that of the service wins over the general one."""
@@ -211,7 +211,7 @@ async def test_no_credentials_anywhere(s3: S3Server, engine: str, clean_environm
 
 
 class Provider:
-    """Gives the right keys from call `right_from` on, each time for `life`; async if asked for."""
+    """Gives the right keys from call `right_from` on, each time for `life`; async on request."""
 
     def __init__(self, life: timedelta | None, right_from: int = 1) -> None:
         self.life = life
@@ -226,7 +226,7 @@ class Provider:
 
 
 @both_engines
-async def test_credentials_that_end_are_asked_for_again(s3: S3Server, bucket: str, engine: str) -> None:
+async def test_expiring_credentials_are_requested_again(s3: S3Server, bucket: str, engine: str) -> None:
     """Credentials near their end are renewed by the provider before they are used again, others are kept."""
     s3.put(bucket, "a.bin", b"abc")
     for life, fewest, most in ((timedelta(seconds=1), 2, 9), (timedelta(hours=1), 1, 1), (None, 1, 1)):
@@ -242,7 +242,7 @@ async def test_credentials_that_end_are_asked_for_again(s3: S3Server, bucket: st
 
 
 def settings_file(kind: str, text: str) -> None:
-    """Write one of AWS's own files, where the environment says that it lies."""
+    """Write one of AWS's own files, at the path in the environment."""
     Path(os.environ["AWS_CONFIG_FILE" if kind == "config" else "AWS_SHARED_CREDENTIALS_FILE"]).write_text(text)
 
 
@@ -252,8 +252,8 @@ def _past(moment: datetime) -> None:
 
 
 @both_engines
-async def test_outdated_login_is_looked_for_anew(s3: S3Server, bucket: str, engine: str) -> None:
-    """When the server no longer knows the keys, all reads in flight go on with those that the provider gives then."""
+async def test_an_expired_login_is_looked_up_again(s3: S3Server, bucket: str, engine: str) -> None:
+    """When the server no longer knows the keys, all reads in flight continue with new keys from the provider."""
     s3.put(bucket, "a.bin", b"abc")
     provider = Provider(None, right_from=2)
     options = {"credential_provider": provider}
@@ -266,7 +266,7 @@ async def test_outdated_login_is_looked_for_anew(s3: S3Server, bucket: str, engi
 
 @both_engines
 async def test_login_that_stays_outdated_is_refused(s3: S3Server, bucket: str, engine: str) -> None:
-    """Where new keys are no better the read fails, and the provider is not asked at each read."""
+    """If new keys do not work either, the read fails, and the provider is not called for each read."""
     provider = Provider(None, right_from=1000)
     options = {"credential_provider": provider}
     config = s3.config(f"s3://{bucket}", **NO_LOGIN, storage_options=options, engine=engine)
@@ -295,7 +295,7 @@ async def test_provider_that_fails(s3: S3Server, engine: str, given: Any) -> Non
 
 @both_engines
 async def test_versions(s3: S3Server, bucket: str, engine: str) -> None:
-    """In a bucket with versions each read tells its version, and an older one can be asked for."""
+    """In a bucket with versions each read gives its version, and an older one can be read."""
     s3.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     s3.put(bucket, "root/a.bin", b"old")
     async with S3DataSource(s3.config(f"s3://{bucket}/root", engine=engine)) as source:
@@ -352,7 +352,7 @@ async def test_names_that_obstore_cannot_read(s3: S3Server, bucket: str) -> None
             await source.read("a/b.bin/")
 
 
-async def test_an_index_tells_of_names_that_obstore_cannot_read(
+async def test_an_index_reports_names_that_obstore_cannot_read(
     s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They stand in the same warning and number as what the index cannot use; the engine that reads them has none."""
@@ -434,7 +434,7 @@ async def test_requester_pays_and_region(s3: S3Server, bucket: str, engine: str)
 
 @both_engines
 async def test_server_that_is_not_there(engine: str) -> None:
-    """A refused connection and a name that nobody has are an unavailable source, worth a retry."""
+    """A refused connection and an unknown host raise SourceUnavailable, which is retried."""
     for url in ("http://127.0.0.1:9", "http://nobody.invalid"):
         config = DataSourceConfig("s3", "s3", "s3://b", KEYS, storage_options={"endpoint_url": url}, engine=engine)
         async with S3DataSource(config) as source:
@@ -455,7 +455,7 @@ def reading_from(server: FaultServer, engine: str, **settings: Any) -> S3DataSou
 
 @both_engines
 @pytest.mark.parametrize(
-    ("answer", "timeout_s", "kind", "told"),
+    ("answer", "timeout_s", "kind", "message"),
     [
         (never, 0.5, SourceTimeout, "timeout_s"),
         (hang_up, 60, SourceUnavailable, "check"),
@@ -463,11 +463,13 @@ def reading_from(server: FaultServer, engine: str, **settings: Any) -> S3DataSou
         (respond(body=b"short", length=100), 60, TruncatedRead, "broke off"),
     ],
 )
-async def test_broken_answers(engine: str, answer: Answer, timeout_s: float, kind: type[Exception], told: str) -> None:
+async def test_broken_answers(
+    engine: str, answer: Answer, timeout_s: float, kind: type[Exception], message: str
+) -> None:
     """Silence, an ended connection and a cut body are of different kinds, each worth a retry."""
     async with FaultServer() as server, reading_from(server, engine, timeout_s=timeout_s) as source:
         server.answers["/bucket/a.bin"] = answer
-        with pytest.raises(kind, match=told) as caught:
+        with pytest.raises(kind, match=message) as caught:
             await source.read("a.bin")
         assert caught.value.retryable  # type: ignore[attr-defined]
         if (answer, engine) != (hang_up, "aioboto3"):  # aiohttp asks again by itself where it got no answer at all
@@ -476,7 +478,7 @@ async def test_broken_answers(engine: str, answer: Answer, timeout_s: float, kin
 
 @both_engines
 @pytest.mark.parametrize(
-    ("status", "code", "kind", "told"),
+    ("status", "code", "kind", "message"),
     [
         (301, "PermanentRedirect", BadRequest, "region"),
         (400, "AuthorizationHeaderMalformed", BadRequest, "'eu-west-1'"),
@@ -488,24 +490,24 @@ async def test_broken_answers(engine: str, answer: Answer, timeout_s: float, kin
         (429, "", SourceUnavailable, "429"),
     ],
 )
-async def test_refusals(engine: str, status: int, code: str, kind: type[Exception], told: str) -> None:
-    """Each refusal is of its kind, tells the next step, and is asked for once: retrying is not the source's."""
+async def test_refusals(engine: str, status: int, code: str, kind: type[Exception], message: str) -> None:
+    """Each refusal raises its own kind of error with the next step, after one request: the source does not retry."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Region>eu-west-1</Region></Error>".encode()
     async with FaultServer() as server, reading_from(server, engine) as source:
         server.answers["/bucket/a.bin"] = respond(status, body, Retry_After="7")
-        with pytest.raises(kind, match=told) as caught:
+        with pytest.raises(kind, match=message) as caught:
             await source.read("a.bin")
         asked = [request.method for request in server.requests]
     assert caught.value.__dict__["status"] == status
     if engine == "aioboto3":
         assert caught.value.__dict__["retry_after_s"] == 7
-    if status not in (301, 400):  # for which boto looks for the region, and a login is looked for anew
+    if status not in (301, 400):  # for which boto looks for the region, and a login is looked for again
         assert asked == ["GET"]
 
 
 @both_engines
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (respond(body=b"x" * 50, ETag='"e"', Last_Modified="yesterday"), "cannot read .*engine"),
         (
@@ -514,23 +516,23 @@ async def test_refusals(engine: str, status: int, code: str, kind: type[Exceptio
         ),
     ],
 )
-async def test_answers_that_no_retry_makes_better(engine: str, answer: Answer, told: str) -> None:
-    """A date that is none, and a store without ranges, are named as such, and final."""
+async def test_answers_that_no_retry_makes_better(engine: str, answer: Answer, message: str) -> None:
+    """An invalid date and a store without ranges are reported as such, and are final."""
     async with FaultServer() as server, reading_from(server, engine) as source:
         server.answers["/bucket/a.bin"] = answer
-        with pytest.raises(BadRequest, match=rf"'a\.bin'.*{told}"):
+        with pytest.raises(BadRequest, match=rf"'a\.bin'.*{message}"):
             await source.read("a.bin", 5, 10)
         assert len(server.requests) == 1
 
 
 @both_engines
 async def test_why_a_store_cannot_be_reached(engine: str) -> None:
-    """A name that does not resolve is told from a port that refuses."""
-    for url, told in (("http://nowhere.invalid", "does not resolve"), ("http://127.0.0.1:1", "was refused")):
+    """A name that does not resolve and a refused connection have different errors."""
+    for url, message in (("http://nowhere.invalid", "does not resolve"), ("http://127.0.0.1:1", "was refused")):
         options = {"endpoint_url": url, "addressing_style": "path"}
         config = DataSourceConfig("s3", "s3", "s3://bucket", KEYS, storage_options=options, engine=engine)
         async with S3DataSource(config) as source:
-            with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 's3'.*{told}.*check endpoint"):
+            with pytest.raises(SourceUnavailable, match=rf"'a\.bin' of source 's3'.*{message}.*check endpoint"):
                 await source.read("a.bin")
 
 
@@ -557,7 +559,7 @@ async def test_addressing_style_and_proxy(
 async def test_profile_without_a_login(
     s3: S3Server, bucket: str, engine: str, clean_environment: pytest.MonkeyPatch
 ) -> None:
-    """A profile that assumes nothing and holds no keys, or a file that cannot be read, is told in words."""
+    """A profile without keys, and a file that cannot be read, have errors of their own."""
     settings_file("config", "[profile empty]\nregion = us-east-1\ns3 =\n  addressing_style = path\n")
     options = {"profile": "empty"}
     async with S3DataSource(s3.config("s3://any", **NO_LOGIN, storage_options=options, engine=engine)) as source:
@@ -640,7 +642,7 @@ asyncio.run(read(inherited))
     [("obstore", "obstore", "ClosedError"), ("obstore", "aioboto3", "3"), ("aioboto3", "aioboto3", "3")],
 )
 def test_forked_child_never_hangs(s3: S3Server, bucket: str, parents: str, childs: str, expected: str) -> None:
-    """A child is told that what it inherited is of no use; a new source works where its client can work at all."""
+    """An inherited source raises ClosedError in a child; a new source works if its client survives a fork."""
     s3.put(bucket, "a.bin", b"abc")
     command = [sys.executable, "-W", "ignore", "-c", FORKED, s3.url, bucket, parents, childs]
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
@@ -702,7 +704,7 @@ except ImportError as error:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"path_or_uri": "s3://"}, "names no bucket"),
         ({"path_or_uri": "https://bucket/x"}, "names no bucket"),
@@ -712,13 +714,13 @@ except ImportError as error:
             "'endpoint': did you mean 'endpoint_url'",
         ),
         ({"storage_options": {"client_kwargs": {"region": "x"}}}, "did you mean 'region_name'"),
-        ({"storage_options": {"client_kwargs": 3}}, "client_kwargs is a mapping, not a int"),
-        ({"storage_options": {"endpoint_url": "h:80"}}, "is no URL"),
-        ({"storage_options": {"region": 3}}, "region is a text, not 3"),
-        ({"storage_options": {"anon": "yes"}}, "anon is true or false"),
+        ({"storage_options": {"client_kwargs": 3}}, "client_kwargs must be a mapping, not a int"),
+        ({"storage_options": {"endpoint_url": "h:80"}}, "is not a URL"),
+        ({"storage_options": {"region": 3}}, "region must be a string, not 3"),
+        ({"storage_options": {"anon": "yes"}}, "anon must be true or false"),
         ({"storage_options": {"addressing_style": "pth"}}, "did you mean 'path'"),
         ({"storage_options": {"config_kwargs": {"s3": {"addressing_style": "pth"}}}}, "did you mean 'path'"),
-        ({"storage_options": {"credential_provider": "me"}}, "credential_provider is no function"),
+        ({"storage_options": {"credential_provider": "me"}}, "credential_provider is not a function"),
         ({"storage_options": {"region": "a", "client_kwargs": {"region_name": "b"}}}, "given twice"),
         ({"storage_options": {"anon": True, "profile": "p"}}, "anon and profile are given"),
         ({"credentials": {"aws_access_key": "k"}}, "did you mean 'aws_access_key_id'"),
@@ -727,9 +729,9 @@ except ImportError as error:
         ({"credentials": {"key": "k", "secret": "s"}, "storage_options": {"key": "other"}}, "given twice"),
     ],
 )
-def test_bad_settings_are_refused(settings: dict[str, Any], told: str) -> None:
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     """What cannot be used is refused when the source is made, with the nearest that can."""
     config = DataSourceConfig("s3", "s3", **{"path_or_uri": "s3://bucket", **settings})
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         create_data_source(config)
     assert "'s'" not in str(caught.value).replace("source 's3'", "")

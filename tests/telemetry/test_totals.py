@@ -1,4 +1,4 @@
-"""Sums that never go back, and who is read under which name, with stand-ins for data sets."""
+"""Sums that never go back, and which name each data set is counted under, with stand-ins for data sets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming.monitoring.metrics import Collector
-from streaming.monitoring.metrics.collector import MOST_NEWS
-from streaming.monitoring.metrics.live import Entry
-from streaming.monitoring.metrics.roster import MOST_GONE
-from streaming.monitoring.metrics.totals import Sums, Track
+from streaming.telemetry.counters import MetricsSnapshot
+from streaming.telemetry.totals import Totals
 from tests.monitoring.metrics.parts import Stage, StandIn, numbers, scraping
 
 
@@ -36,17 +34,22 @@ READINGS = st.lists(
 )
 
 
+def sums_of(totals: Totals, name: str = "data") -> dict[str, Any]:
+    """All that was counted under a name."""
+    return totals.read(lambda reading: None)[0][name]
+
+
 @given(READINGS)
 def test_counts_never_go_back(readings: list[dict[str, Any]]) -> None:
     """Whatever is read, in whatever order, no sum is ever less than before, nor less than what was read."""
-    track, before = Track(), Sums()
+    stage, before = Stage(), dict[str, Any]()
+    data = stage.open("data", {})
     for reading in readings:
-        track.take(reading)
-        after = Sums()
-        track.add_to(after)
+        data.reading = reading
+        after = sums_of(stage.totals)
         for key, values in reading.items():
             for labels, value in values.items():
-                now, then = after.values[key][labels], before.values.get(key, {}).get(labels, 0)
+                now, then = after[key][labels], before.get(key, {}).get(labels, 0)
                 if isinstance(value, list):
                     assert all(n >= v for n, v in zip(now, value, strict=True))
                     assert all(n >= t for n, t in zip(now, then or [0] * 17, strict=True))
@@ -55,24 +58,24 @@ def test_counts_never_go_back(readings: list[dict[str, Any]]) -> None:
         before = after
 
 
-def test_a_count_that_wavers_is_not_a_new_beginning() -> None:
+def test_a_count_that_wavers_is_not_a_reset() -> None:
     """Hits that are fewer for a while, as fetches ahead count first, are not added a second time."""
-    track = Track()
+    stage = Stage()
+    data = stage.open("data", {})
     for number, hits in enumerate((10, 7, 11)):
-        track.take(reads(20 + number, cache_hits={(): hits}))
-        sums = Sums()
-        track.add_to(sums)
-    assert sums.values["cache_hits"] == {(): 11}
+        data.reading = reads(20 + number, cache_hits={(): hits})
+        sums = sums_of(stage.totals)
+    assert sums["cache_hits"] == {(): 11}
 
 
-def test_after_a_new_beginning_all_counts_are_added() -> None:
+def test_after_a_reset_all_counts_are_added() -> None:
     """Reads that are fewer mean that everything began at 0."""
-    track = Track()
+    stage = Stage()
+    data = stage.open("data", {})
     for number, hits in ((10, 8), (2, 1), (3, 2)):
-        track.take(reads(number, cache_hits={(): hits}))
-    sums = Sums()
-    track.add_to(sums)
-    assert sums.values == {"reads": {(): 13}, "cache_hits": {(): 10}}
+        data.reading = reads(number, cache_hits={(): hits})
+        sums = sums_of(stage.totals)
+    assert (sums["reads"], sums["cache_hits"]) == ({(): 13}, {(): 10})
 
 
 def test_a_data_set_that_fails_gives_its_last_numbers() -> None:
@@ -80,7 +83,7 @@ def test_a_data_set_that_fails_gives_its_last_numbers() -> None:
     stage = Stage()
     bad = stage.open("bad", reads(5, cache_entries={(): 3}))
     stage.open("good", reads(1))
-    collector = Collector(stage.live)
+    collector = Collector(stage.totals)
     assert numbers(collector).of("scrape_errors_total", dataset="bad") == 0
     bad.error = OSError("gone")
     for errors in (1, 2):
@@ -97,7 +100,7 @@ def test_a_data_set_that_never_answered_is_told_by_its_errors() -> None:
     """One that failed from the first time on has no number but that of its errors."""
     stage = Stage()
     stage.open("bad", {}).error = RuntimeError("never worked")
-    found = numbers(Collector(stage.live))
+    found = numbers(Collector(stage.totals))
     assert found.of("scrape_errors_total", dataset="bad") == 1
     assert found.total("reads_total") == 0
 
@@ -107,34 +110,16 @@ def test_a_reading_of_another_shape_is_an_error() -> None:
     stage = Stage()
     stage.open("odd", {"reads": {("too", "many"): 1}})
     stage.open("new", reads(1, of_tomorrow={(): 1}))
-    found = numbers(Collector(stage.live))
+    found = numbers(Collector(stage.totals))
     assert found.of("scrape_errors_total", dataset="odd") == 1
     assert found.of("reads_total", dataset="new") == 1
-
-
-def test_a_data_set_that_hangs_holds_up_nobody() -> None:
-    """While one does not answer its last numbers are given, those of others are fresh, and it is asked only once."""
-    stage = Stage()
-    slow, other = stage.open("slow", reads(1)), stage.open("other", reads(1))
-    collector = Collector(stage.live)
-    numbers(collector)
-    slow.go.clear()
-    slow.reading, other.reading = reads(2), reads(2)
-    for errors in (1, 2, 3):
-        found = numbers(collector)
-        assert found.of("reads_total", dataset="slow") == 1
-        assert found.of("reads_total", dataset="other") == 2
-        assert found.of("scrape_errors_total", dataset="slow") == errors
-    slow.go.set()
-    while numbers(collector).of("reads_total", dataset="slow") != 2:  # its thread has to wake up first
-        pass
 
 
 def test_absent_values_are_left_out() -> None:
     """None is no number: neither 0 nor NaN is shown in its place."""
     stage = Stage()
     stage.open("data", {"cache_predicted_hit_ratio": {(): None}, "cache_entries": {(): 0}})
-    found = numbers(Collector(stage.live))
+    found = numbers(Collector(stage.totals))
     assert found.of("cache_predicted_hit_ratio", dataset="data") is None
     assert found.of("cache_entries", dataset="data") == 0
 
@@ -148,48 +133,67 @@ def test_numbers_of_processes_are_put_together() -> None:
             "event_loop_lag_seconds": {("owner",): lag},
         }
         stage.open(name, reading)
-    found = numbers(Collector(stage.live))
+    found = numbers(Collector(stage.totals))
     assert found.of("process_resident_memory_bytes", process="owner") == 30
     assert found.of("event_loop_lag_seconds", process="owner") == 0.5
     assert (found.of("process_resident_memory_bytes", process="trainer") or 0) > 0
 
 
-def test_a_last_reading_may_come_before_the_end() -> None:
-    """A data set that has told its last reading and is still open for a moment is not counted twice."""
+def test_the_last_reading_takes_the_place_of_the_one_before() -> None:
+    """What is read when a data set closes counts once, also while another of its name is open."""
     stage = Stage()
-    stand_in = stage.open("data", reads(4))
-    collector = Collector(stage.live)
+    closing = stage.open("data", reads(4))
+    collector = Collector(stage.totals)
     numbers(collector)
-    stage.tell_end("data", reads(5))
-    assert numbers(collector).of("reads_total", dataset="data") == 4
-    stage.leave(stand_in)
+    closing.reading = reads(6)
+    stage.close(closing)
     for _ in range(2):
-        assert numbers(collector).of("reads_total", dataset="data") == 5
-
-
-def test_a_last_reading_may_come_after_the_end() -> None:
-    """A data set that is open no more keeps its numbers until its last reading takes their place."""
-    stage = Stage()
-    stand_in = stage.open("data", reads(4))
-    collector = Collector(stage.live)
-    numbers(collector)
-    stage.leave(stand_in)
-    again = stage.open("data", reads(1))
-    assert numbers(collector).of("reads_total", dataset="data") == 5
-    stage.tell_end("data", reads(6))
+        assert numbers(collector).of("reads_total", dataset="data") == 6
+    stage.open("data", reads(1))
     assert numbers(collector).of("reads_total", dataset="data") == 7
-    assert again.metrics_snapshot() == reads(1)
+
+
+def test_scrapes_while_a_data_set_closes_see_its_counts_once() -> None:
+    """It is not read again by a scrape that comes between its last reading and its end."""
+    stage = Stage()
+    collector = Collector(stage.totals)
+    seen: list[float | None] = []
+
+    class Closing(StandIn):
+        def metrics_snapshot(self) -> Any:
+            if len(seen) == 1:  # this is the last reading
+                seen.append(numbers(collector).of("reads_total", dataset="data"))
+            return super().metrics_snapshot()
+
+    closing = Closing(reads(4))
+    stage.totals.add(closing, "data")
+    seen.append(numbers(collector).of("reads_total", dataset="data"))
+    closing.reading = reads(5)
+    stage.totals.close(closing)
+    seen.append(numbers(collector).of("reads_total", dataset="data"))
+    assert seen == [4, 4, 5]
+
+
+def test_a_data_set_that_fails_as_it_closes_leaves_its_last_numbers() -> None:
+    """Closing does not fail for its metrics."""
+    stage = Stage()
+    data = stage.open("data", reads(4))
+    collector = Collector(stage.totals)
+    numbers(collector)
+    data.error = RuntimeError("gone")
+    stage.close(data)
+    assert numbers(collector).of("reads_total", dataset="data") == 4
 
 
 def test_any_number_of_data_sets_may_come_and_go() -> None:
-    """Those that end without a word stay in the sums, however many they are."""
+    """Those that are dropped without being closed stay in the sums, however many they are."""
     stage = Stage()
-    collector = Collector(stage.live)
-    for _ in range(2 * MOST_GONE):
-        stand_in = stage.open("data", reads(1))
+    collector = Collector(stage.totals)
+    for _ in range(40):
+        stage.open("data", reads(1))
         numbers(collector)
-        stage.leave(stand_in)
-    assert numbers(collector).of("reads_total", dataset="data") == 2 * MOST_GONE
+        stage.drop_all()
+    assert numbers(collector).of("reads_total", dataset="data") == 40
 
 
 def test_names_are_given_by_the_lowest_free_number() -> None:
@@ -197,86 +201,67 @@ def test_names_are_given_by_the_lowest_free_number() -> None:
     stage = Stage()
     for count, name in enumerate(["data", "data-2", "data", "data"], 1):
         stage.open(name, reads(count))
-    found = numbers(Collector(stage.live))
+    found = numbers(Collector(stage.totals))
     named = {name: found.of("reads_total", dataset=name) for name in ("data", "data-2", "data-3", "data-4")}
     assert named == {"data": 1, "data-2": 2, "data-3": 3, "data-4": 4}
 
 
 def test_a_loader_is_read_once_more_when_it_is_gone() -> None:
-    """What can still be read of one that nobody holds any more counts."""
-    stage, account, loader, dataset = Stage(), StandIn(), StandIn({"trainer_steps": {(): 1}}), StandIn()
-    stage.entries.append(Entry("data", loader, dataset, account))
-    collector = Collector(stage.live)
+    """What can still be read of one that is no longer held counts."""
+    stage, account, loader = Stage(), StandIn(), StandIn({"trainer_steps": {(): 1}})
+    stage.totals.add(loader, "data", remains=account)
+    collector = Collector(stage.totals)
     numbers(collector)
     account.reading = {"trainer_steps": {(): 3}}
-    stage.leave(loader)
+    del loader
     assert numbers(collector).of("trainer_steps_total", dataset="data") == 3
-
-
-def test_a_collector_that_nobody_holds_is_gone() -> None:
-    """It asks no more to be told of what closes, and nothing keeps it in memory."""
-    stage = Stage()
-    stage.open("data", reads(1))
-    collector = Collector(stage.live)
-    numbers(collector)
-    gone = weakref.ref(collector)
-    del collector
-    gc.collect()
-    assert gone() is None
-    stage.tell_end("data", reads(2))  # nobody is left who would listen
-    assert stage.listeners == 0
-
-
-class _Noted(dict[str, Any]):
-    """A reading of which one can know whether anybody holds it."""
-
-
-def test_last_readings_do_not_pile_up() -> None:
-    """Where nobody scrapes they are booked all the same, and all of them count."""
-    stage = Stage()
-    collector = Collector(stage.live)
-    held: list[weakref.ref[_Noted]] = []
-    for _ in range(100):
-        last = _Noted(reads(1))
-        held.append(weakref.ref(last))
-        stage.tell_end("data", last)
-        del last
-    assert sum(each() is not None for each in held) <= MOST_NEWS
-    assert numbers(collector).of("reads_total", dataset="data") == 100
-
-
-def test_where_data_sets_cannot_be_listed_nothing_is_lost() -> None:
-    """Neither a scrape nor whoever closes a data set fails; those that are known are asked on; what was told counts."""
-    stage = Stage()
-    data = stage.open("data", reads(1))
-    collector = Collector(stage.live)
-    numbers(collector)
-    entries, broken = stage.entries, Any
-    stage.entries = broken  # type: ignore[assignment]
-    data.reading = reads(2)
-    for _ in range(2 * MOST_NEWS):
-        stage.tell_end("other", reads(1))
-    assert numbers(collector).of("reads_total", dataset="data") == 2
-    stage.entries = entries
-    assert numbers(collector).of("reads_total", dataset="other") == 2 * MOST_NEWS
 
 
 def test_what_remains_of_a_loader_may_fail() -> None:
     """Then its last numbers count."""
     stage, account, loader = Stage(), StandIn(), StandIn({"trainer_steps": {(): 2}})
     account.error = RuntimeError("gone too")
-    stage.entries.append(Entry("data", loader, [1, 2], account))
-    collector = Collector(stage.live)
+    stage.totals.add(loader, "data", [1, 2], account)
+    collector = Collector(stage.totals)
     numbers(collector)
-    stage.leave(loader)
+    del loader
     assert numbers(collector).of("trainer_steps_total", dataset="data") == 2
+
+
+def test_a_collector_that_is_dropped_is_gone() -> None:
+    """Nothing keeps it in memory."""
+    stage = Stage()
+    stage.open("data", reads(1))
+    collector = Collector(stage.totals)
+    numbers(collector)
+    gone = weakref.ref(collector)
+    del collector
+    gc.collect()
+    assert gone() is None
+
+
+class _Noted(dict[str, Any]):
+    """A reading that can be referred to weakly."""
+
+
+def test_last_readings_do_not_pile_up() -> None:
+    """Without any scrape each counts when its data set closes or is dropped, and is not kept."""
+    stage = Stage()
+    held: list[weakref.ref[_Noted]] = []
+    for _ in range(100):
+        last = _Noted(reads(1))
+        held.append(weakref.ref(last))
+        stage.close(stage.open("data", last))
+        del last
+    assert not any(each() for each in held)
+    assert numbers(Collector(stage.totals)).of("reads_total", dataset="data") == 100
 
 
 def test_scrapes_at_the_same_time_agree() -> None:
     """Two threads that scrape one collector see counters that only grow."""
     stage = Stage()
     data = stage.open("data", reads(0))
-    collector = Collector(stage.live)
+    collector = Collector(stage.totals)
     with scraping(lambda: numbers(collector).total("reads_total")) as found:
         for number in range(200):
             data.reading = reads(number)
@@ -287,8 +272,10 @@ def test_scrapes_at_the_same_time_agree() -> None:
 @pytest.mark.parametrize("value", [0, 1.5, [1, 2]])
 def test_sums_do_not_change_what_they_add(value: Any) -> None:
     """A reading that was added is as it was."""
-    sums = Sums()
-    reading: dict[str, Any] = {"reads": {(): value}}
-    sums.add(reading)
-    sums.add(reading)
-    assert reading == {"reads": {(): value}}
+    stage = Stage()
+    reading: MetricsSnapshot = {"source_bytes": {("a",): value}}
+    for _ in range(2):
+        stage.close(stage.open("data", reading))
+    stage.open("data", reading)
+    sums_of(stage.totals)
+    assert reading == {"source_bytes": {("a",): value}}
