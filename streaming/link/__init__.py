@@ -1,1 +1,1 @@
-"""How another process reads through the engine: messages over a socket pair, and the worker that asks."""
+"""Reads through the engine from another process: the interface, messages over a socket pair, and the worker."""
