@@ -21,10 +21,10 @@ from streaming.sources import create_data_source
 from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.telemetry.counters import MetricsSnapshot, SourceCounters, ThreadCounters
 
-__all__ = ["Entry", "ReplicaReader", "open_entries"]
+__all__ = ["ReplicaReader", "SourceEntry", "open_entries"]
 
 
-class Entry(NamedTuple):
+class SourceEntry(NamedTuple):
     """One source as it was configured.
 
     Attributes:
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 def open_entries(
     configured: Iterable[Any], resilience: Mapping[str, Any] | None = None, max_object_bytes: int | None = None
-) -> list[Entry]:
+) -> list[SourceEntry]:
     """Make the sources of an adapter, without opening any.
 
     Args:
@@ -63,14 +63,14 @@ def _settings(constants: Mapping[str, Any]) -> ResilienceConfig:
     return ResilienceConfig(**constants)
 
 
-def _entry(configured: Any, context: Context, max_object_bytes: int | None) -> Entry:
+def _entry(configured: Any, context: Context, max_object_bytes: int | None) -> SourceEntry:
     if isinstance(configured, DataSource):
-        return Entry(configured, (configured,), context)
+        return SourceEntry(configured, (configured,), context)
     config: DataSourceConfig = parse_source(configured)
     replicas = tuple(create_data_source(_limited(each, max_object_bytes)) for each in (config, *config.mirrors))
     if len(replicas) == 1 and replicas[0].read_blocking is not None:
-        return Entry(replicas[0], replicas, context)
-    return Entry(stack(replicas, context), replicas, context)
+        return SourceEntry(replicas[0], replicas, context)
+    return SourceEntry(stack(replicas, context), replicas, context)
 
 
 def _limited(config: DataSourceConfig, max_object_bytes: int | None) -> DataSourceConfig:
@@ -118,7 +118,7 @@ class ReplicaReader:
         is_blocking: every read merely blocks a thread, so that one pool job reads and decodes.
     """
 
-    def __init__(self, entries: Sequence[Entry], index: SampleIndex) -> None:
+    def __init__(self, entries: Sequence[SourceEntry], index: SampleIndex) -> None:
         self._sources = [entry.source for entry in entries]
         self._shared = {
             part: _share([(entries[number], number, folder) for number, folder in roots])
@@ -213,7 +213,7 @@ class ReplicaReader:
             await source.aclose()
 
 
-def _share(roots: Sequence[tuple[Entry, int, str]]) -> _SharedPart:
+def _share(roots: Sequence[tuple[SourceEntry, int, str]]) -> _SharedPart:
     folders = [_Folder(replica, folder) for entry, _, folder in roots for replica in entry.replicas]
     return _SharedPart(stack(folders, roots[0][0].context), {number: folder for _, number, folder in roots})
 

@@ -19,7 +19,7 @@ from streaming.errors import (
 from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.history import Attempt, attach_attempts, attempts_from, with_history
 from streaming.resilience.latency import Latencies
-from streaming.resilience.listing import whole_listing
+from streaming.resilience.listing_attempts import whole_listing
 from streaming.resilience.race import Contender, Race
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, Expected, FileInfo

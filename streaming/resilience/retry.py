@@ -10,7 +10,7 @@ from streaming.errors import SourceTimeout, StreamingError
 from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.history import Attempt, attempts_from, attempts_of, with_history
 from streaming.resilience.interruption import Interruption
-from streaming.resilience.listing import whole_listing
+from streaming.resilience.listing_attempts import whole_listing
 from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.telemetry.skipped_objects import Skips

@@ -26,7 +26,7 @@ LISTINGS_AT_ONCE = 16
 FOLDERS_IN_A_PAGE = 8  # with more, and so under 125 objects in each, the extra requests outweigh the overlap
 
 
-class Listing(Protocol):
+class ObjectLister(Protocol):
     """What a client implements. Folders end in `/`; the root is empty."""
 
     def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
@@ -47,7 +47,7 @@ class Listing(Protocol):
 
 
 class PagedListing:
-    """The `Listing` of a store whose answers name the next page by a token.
+    """The `ObjectLister` of a store whose answers name the next page by a token.
 
     Args:
         fetch: reads one page, given a prefix, the token (empty for the first page), and whether to group what follows
@@ -82,7 +82,7 @@ class PagedListing:
 
 
 async def list_in_parallel(
-    listing: Listing, prefix: str, skips: Skips, config: DataSourceConfig, why: ReasonOf | None = None
+    listing: ObjectLister, prefix: str, skips: Skips, config: DataSourceConfig, why: ReasonOf | None = None
 ) -> AsyncGenerator[FileInfo, None]:
     """Yield all readable objects whose path begins with `prefix`, in an order that depends only on the objects.
 
@@ -108,7 +108,7 @@ async def list_in_parallel(
 class _ParallelListing:
     """One listing by several requests at once."""
 
-    def __init__(self, listing: Listing, limits: ListingLimits, slots: asyncio.Semaphore) -> None:
+    def __init__(self, listing: ObjectLister, limits: ListingLimits, slots: asyncio.Semaphore) -> None:
         self._listing = listing
         self._limits = limits
         self._slots = slots

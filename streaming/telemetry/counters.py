@@ -49,7 +49,6 @@ class Counters:
         samples_fetched: samples fetched from their sources, ahead of time or on demand.
         objects_fetched: objects, or ranges of objects, read for them.
         bytes_fetched: bytes of these, as stored at the sources; bytes on the wire are counted at the sources.
-        bytes_served: bytes that the same reads would have fetched without a cache.
         waits: reads, or batches of reads, that had to wait for a fetch.
         wait_seconds: how long they waited.
         waited: the same by stage: a number for each of `streaming.telemetry.stages.STAGES`.
@@ -60,7 +59,6 @@ class Counters:
     samples_fetched: int = 0
     objects_fetched: int = 0
     bytes_fetched: int = 0
-    bytes_served: int = 0
     waits: int = 0
     wait_seconds: float = 0.0
     waited: list[float] = field(default_factory=lambda: [0.0] * len(STAGES))

@@ -16,7 +16,7 @@ from streaming.sources.header_values import plain_etag, stable_etag
 from streaming.sources.http.html_listing import parse_autoindex, parse_index
 from streaming.sources.huggingface.listing_page import page_of
 from streaming.sources.listing_page import parse_list_objects
-from streaming.sources.obstore.errors import to_source_error
+from streaming.sources.obstore.error_translation import to_source_error
 from streaming.sources.status_codes import error_for_status
 
 URL = "http://host.example/data/"

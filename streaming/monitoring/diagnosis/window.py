@@ -62,10 +62,6 @@ class Window:
         was = self.was.get(key, {})
         return sum(_gain(was.get(values, 0.0), number) for values, number in _matching(self.now, key, labels))
 
-    def gained_by(self, key: str, label: str) -> dict[str, float]:
-        """Return the increase of a counter by the values of one label."""
-        return {value: self.gained(key, **{label: value}) for value in self.values_of(key, label)}
-
     def per_second(self, key: str) -> float:
         """Return the increase of a counter per second; 0.0 in a window of unknown length."""
         return self.gained(key) / self.seconds if self.seconds > 0 else 0.0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streaming.monitoring.metrics.apps import asgi_app, wsgi_app
     from streaming.monitoring.metrics.collector import Collector
+    from streaming.monitoring.metrics.prometheus_registry import metrics_registry
     from streaming.monitoring.metrics.pushing import Pusher, push
-    from streaming.monitoring.metrics.registry import metrics_registry
     from streaming.monitoring.metrics.serve import MetricsServer, start_metrics_server
     from streaming.monitoring.metrics.textfile import TextfileWriter, write_textfile
 
@@ -36,7 +36,7 @@ _HOME_OF = {
     "Pusher": "streaming.monitoring.metrics.pushing",
     "TextfileWriter": "streaming.monitoring.metrics.textfile",
     "asgi_app": "streaming.monitoring.metrics.apps",
-    "metrics_registry": "streaming.monitoring.metrics.registry",
+    "metrics_registry": "streaming.monitoring.metrics.prometheus_registry",
     "push": "streaming.monitoring.metrics.pushing",
     "start_metrics_server": "streaming.monitoring.metrics.serve",
     "write_textfile": "streaming.monitoring.metrics.textfile",

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from streaming.core.logs import get_logger
-from streaming.monitoring.metrics.registry import metrics_registry
+from streaming.monitoring.metrics.prometheus_registry import metrics_registry
 
 __all__ = ["Answer", "answer", "asgi_app", "wsgi_app"]
 

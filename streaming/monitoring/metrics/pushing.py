@@ -20,7 +20,7 @@ from prometheus_client.exposition import basic_auth_handler, default_handler
 from streaming.errors import BadRequest, ConfigError, SourceUnavailable, StreamingError
 from streaming.monitoring.metrics.collector import rank_of_process
 from streaming.monitoring.metrics.periodic import Periodic
-from streaming.monitoring.metrics.registry import metrics_registry
+from streaming.monitoring.metrics.prometheus_registry import metrics_registry
 
 __all__ = ["Pusher", "push"]
 

@@ -25,7 +25,7 @@ from streaming.core.logs import get_logger
 from streaming.errors import ConfigError
 from streaming.link.messages import FORK_LOCK
 from streaming.monitoring.metrics.apps import answer
-from streaming.monitoring.metrics.registry import metrics_registry
+from streaming.monitoring.metrics.prometheus_registry import metrics_registry
 
 __all__ = ["MOST_CLIENTS", "RETRY_S", "MetricsServer", "start_metrics_server"]
 

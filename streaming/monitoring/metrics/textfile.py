@@ -17,7 +17,7 @@ from streaming.core.atomic_write import replacing
 from streaming.errors import ConfigError
 from streaming.monitoring.metrics.collector import rank_of_process
 from streaming.monitoring.metrics.periodic import Periodic
-from streaming.monitoring.metrics.registry import metrics_registry
+from streaming.monitoring.metrics.prometheus_registry import metrics_registry
 
 __all__ = ["TextfileWriter", "write_textfile"]
 

@@ -31,7 +31,7 @@ from streaming.sources.base import Blob, FileInfo, beyond_object, too_large
 from streaming.sources.gcs.address import access_denied, no_bucket
 from streaming.sources.gcs.listing_page import parse_items, parse_object
 from streaming.sources.header_values import content_range, plain_etag
-from streaming.sources.http.errors import translate_errors
+from streaming.sources.http.error_translation import translate_errors
 from streaming.sources.http.response import range_header
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel

@@ -18,7 +18,7 @@ from obstore.store import GCSStore
 from streaming.errors import ConfigError, ObjectNotFoundError
 from streaming.sources.base import Blob, FileInfo
 from streaming.sources.gcs.address import access_denied, no_bucket
-from streaming.sources.obstore.errors import status_of
+from streaming.sources.obstore.error_translation import status_of
 from streaming.sources.obstore.reader import ObjectStoreReader, client_settings, signed
 
 if TYPE_CHECKING:

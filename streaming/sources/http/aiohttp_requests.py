@@ -11,7 +11,7 @@ import aiohttp
 import yarl
 
 from streaming.errors import SourceUnavailable
-from streaming.sources.http.errors import translate_errors
+from streaming.sources.http.error_translation import translate_errors
 from streaming.sources.http.response import range_header
 from streaming.sources.per_loop import PerLoop
 from streaming.sources.proxies import proxy_for, proxy_url

@@ -16,7 +16,7 @@ from obstore.store import HTTPStore
 from streaming.errors import SourceUnavailable
 from streaming.sources.base import Blob, too_large
 from streaming.sources.header_values import stable_etag
-from streaming.sources.obstore.errors import failure_of_request
+from streaming.sources.obstore.error_translation import failure_of_request
 from streaming.sources.obstore.process_lifetime import begin_read, claim_process, end_read
 from streaming.sources.obstore.redirect_guard import is_blocked_redirect, same_host_options
 from streaming.sources.response_bodies import length_mismatch, read_obstore_body

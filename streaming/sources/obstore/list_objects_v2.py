@@ -18,7 +18,7 @@ import yarl
 from streaming.errors import BadRequest, SourceError, SourceTimeout, SourceUnavailable
 from streaming.sources.http.aiohttp_engine import AiohttpClient
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage, parse_list_objects
-from streaming.sources.obstore.errors import code_of, error_for_answer
+from streaming.sources.obstore.error_translation import code_of, error_for_answer
 from streaming.sources.parallel_listing import PAGE
 from streaming.sources.redirects import REDIRECTS
 

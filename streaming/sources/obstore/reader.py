@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from streaming.errors import BadRequest, SourceError, SourceTimeout, StreamingError
 from streaming.sources.base import Blob, FileInfo, too_large
 from streaming.sources.header_values import plain_etag
-from streaming.sources.obstore.errors import EXPIRED_LOGIN_CODES, code_of, status_of, to_source_error
+from streaming.sources.obstore.error_translation import EXPIRED_LOGIN_CODES, code_of, status_of, to_source_error
 from streaming.sources.obstore.native_listing import FAILURES, ObstoreListing
 from streaming.sources.obstore.process_lifetime import begin_read, claim_process, end_read
 from streaming.sources.obstore.redirect_guard import same_host_options

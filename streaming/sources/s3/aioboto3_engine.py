@@ -16,13 +16,13 @@ from streaming.sources.header_values import LARGEST, content_range, plain_etag, 
 from streaming.sources.http.response import range_header
 from streaming.sources.listing_limits import page_too_large
 from streaming.sources.listing_page import MAX_PAGE_BYTES, ListingPage
-from streaming.sources.obstore.errors import EXPIRED_LOGIN_CODES
+from streaming.sources.obstore.error_translation import EXPIRED_LOGIN_CODES
 from streaming.sources.parallel_listing import PAGE, PagedListing, list_in_parallel
 from streaming.sources.per_loop import PerLoop
 from streaming.sources.proxies import proxy_for, proxy_url
 from streaming.sources.response_bodies import check_nothing_left, length_mismatch, read_aiohttp_body
 from streaming.sources.s3.credentials import Connection, as_async_provider, connection_of
-from streaming.sources.s3.errors import code_of, to_source_error
+from streaming.sources.s3.error_translation import code_of, to_source_error
 from streaming.sources.status_codes import UnusableAnswer
 
 if TYPE_CHECKING:

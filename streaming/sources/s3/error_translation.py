@@ -18,7 +18,7 @@ from streaming.errors import (
     TruncatedRead,
 )
 from streaming.sources.header_values import retry_after_s
-from streaming.sources.obstore.errors import error_for_answer
+from streaming.sources.obstore.error_translation import error_for_answer
 from streaming.sources.proxies import unreachable_reason
 from streaming.sources.status_codes import UnusableAnswer
 
