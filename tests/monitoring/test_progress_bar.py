@@ -292,7 +292,7 @@ def test_a_stream_that_cannot_be_written_is_warned_of(
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_a_stream_that_blocks_does_not_delay_the_loader(loader: StreamingDataLoader) -> None:
+def test_a_stream_that_blocks_does_not_delay_a_step(loader: StreamingDataLoader) -> None:
     """No step waits for it; the end of the epoch waits two seconds."""
     taken = threading.Event()
 
