@@ -1,4 +1,4 @@
-"""Which samples a cache keeps over epochs, what it says of its hit rate, and when it warns."""
+"""Tests of the samples a cache keeps across epochs, the hit rate it predicts, and its warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every codec must do: one suite, run for each format alone and under zstd."""
+"""The contract of a codec: one suite, run for each format alone and under zstd."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CodecContract:
         return {}
 
     def wrapped(self, data: bytes) -> bytes:
-        """The bare format's bytes as they lie under `path`."""
+        """Return the encoded bytes as they are stored under `path`."""
         return zstandard.compress(data) if self.path.endswith(".zst") else data
 
     def test_round_trip_keeps_every_sample(self) -> None:

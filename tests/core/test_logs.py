@@ -53,7 +53,7 @@ def logger_calls(path: Path) -> Iterator[Call]:
         is_logger = ast.unparse(target) in ("logger", "_log", "get_logger(__name__)", "logging")
         if is_logger and method in (*LEVELS, "log", "exception", "critical"):
             first = node.args[1 if method == "log" else 0]
-            assert isinstance(first, ast.Constant), f"{path}:{node.lineno}: the message is no constant"
+            assert isinstance(first, ast.Constant), f"{path}:{node.lineno}: the message is not a constant"
             level = ast.unparse(node.args[0]) if method == "log" else method
             arguments = len(node.args) - (2 if method == "log" else 1)
             yield Call(f"{path.name}:{node.lineno}", level, str(first.value), arguments)
@@ -123,7 +123,7 @@ def test_every_logger_masks() -> None:
 
 
 def test_the_reference_lists_every_event() -> None:
-    """With its levels and its keys in their order, and no event that is not there."""
+    """Each row has the levels and the keys in order, and no row names an unknown event."""
     rows = re.findall(
         r"^\| `(\w+)` \| ([A-Z, ]+) \| ((?:`\w+` ?)*)\| \S", (REPOSITORY / "docs/reference/logs.md").read_text(), re.M
     )
@@ -182,8 +182,8 @@ def test_arguments_that_do_not_fit_lose_no_record(tracker: Tracker) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "event loose words", "a=b", 'event key="open', 'event a="b"c', "=1"])
-def test_what_is_no_line_of_the_log_is_refused(line: str) -> None:
-    """The error holds the line."""
+def test_a_line_that_is_not_of_the_log_is_refused(line: str) -> None:
+    """The error quotes the line."""
     with pytest.raises(ConfigError, match="is not a line of the log"):
         logs.parse(line)
 

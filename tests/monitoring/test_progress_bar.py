@@ -143,7 +143,7 @@ def test_a_whole_epoch(loader: StreamingDataLoader) -> None:
 
 
 def test_after_a_resume_it_begins_where_the_run_was(adapter: StreamingDatasetAdapter) -> None:
-    """Of batches and of samples, with the rest of the epoch to come."""
+    """The bar counts batches or samples, and the rest of the epoch follows."""
     for unit, first, whole in (("batch", " 7/20 [", " 20/20 ["), ("sample", " 14/40 [", " 40/40 [")):
         before = StreamingDataLoader(adapter, batch_size=2)
         batches = iter(before)
@@ -268,7 +268,7 @@ def test_the_thread_ends_with_the_bar(loader: StreamingDataLoader) -> None:
 
 
 def test_an_error_of_the_data_ends_it(adapter: StreamingDatasetAdapter) -> None:
-    """And comes out as it is."""
+    """The error is raised unchanged."""
 
     def fail(samples: Any) -> Any:
         raise KeyError("no such part")
@@ -292,8 +292,8 @@ def test_a_stream_that_cannot_be_written_is_warned_of(
     assert caplog.records[0].levelno == logging.WARNING
 
 
-def test_a_stream_that_takes_nothing_holds_nobody_up(loader: StreamingDataLoader) -> None:
-    """Not a step; the end of the epoch waits two seconds for it."""
+def test_a_stream_that_blocks_does_not_delay_a_step(loader: StreamingDataLoader) -> None:
+    """No step waits for it; the end of the epoch waits two seconds."""
     taken = threading.Event()
 
     class Stuck(Screen):

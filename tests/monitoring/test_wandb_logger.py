@@ -1,4 +1,4 @@
-"""Numbers of a loader in Weights & Biases: what is logged, to whom, and that nothing of it harms a training."""
+"""Tests of the Weights & Biases logger: what it logs, to which run, and that its failures never stop training."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_run_that_fails_is_warned_of_once(
     assert len(caplog.records) == 1
 
 
-def test_a_closed_data_set_is_no_end(
+def test_a_closed_data_set_is_not_an_error(
     adapter: StreamingDatasetAdapter, loader: StreamingDataLoader, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Numbers that cannot be read are a warning, not an error in the trainer."""

@@ -47,7 +47,7 @@ class Reversed(Subset[Any]):
 
 
 def test_announcements_reach_the_data_sets_inside() -> None:
-    """Each gets its own indices, in the order of the reads, and is asked once to forget them."""
+    """Each receives its own indices in read order, and one call to forget them."""
     a, b = Listener(), Listener()
     nested: ConcatDataset[Any] = ConcatDataset(
         [Subset(a, [9, 8, 7]), StackDataset(b, Subset(a, range(10))), Subset(b, [4])]

@@ -97,8 +97,8 @@ def test_every_reason_is_documented(reason: str) -> None:
     assert f"`{reason}`" in table
 
 
-def test_equal_next_steps_are_told_once() -> None:
-    """Several reasons with one remedy, and reasons that only a source of the user knows."""
+def test_equal_next_steps_are_listed_once() -> None:
+    """Several reasons may share a remedy, and a custom source may have reasons of its own."""
     skips = Skips()
     skips.add("folder_name", "a/")
     skips.add("outside_root", "/b")
@@ -108,7 +108,7 @@ def test_equal_next_steps_are_told_once() -> None:
 
 
 class Picky(MemorySource):
-    """A source that cannot read every key that it lists, and whose listing fails half-way if `is_refused`."""
+    """A source that cannot read every key that it lists, and whose listing fails halfway if `is_refused`."""
 
     is_refused = False
 

@@ -94,8 +94,8 @@ def _assert_agrees(stalls: StallAccount, waited: float, oracle: dict[str, float]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_wait_is_told_by_stage(name: str) -> None:
-    """A trainer that makes its batches itself waits for each stage as long as its delays really took."""
+def test_a_wait_is_split_by_stage(name: str) -> None:
+    """Without workers, the wait for each stage equals its real delays."""
     delays = SCENARIOS[name]
     stalls, waited, batches = _measured(delays, 12)
     assert len(batches) == 12
@@ -103,7 +103,7 @@ def test_a_wait_is_told_by_stage(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["source", "prepare", "transform", "collate", "all at once"])
-def test_a_wait_for_workers_is_told_by_stage(name: str) -> None:
+def test_a_wait_for_workers_is_split_by_stage(name: str) -> None:
     """Batches from workers bring their stages along: the waits have the proportions of the delays."""
     delays = SCENARIOS[name]
     stalls, waited, batches = _measured(delays, 32, batch_size=2, num_workers=2)
@@ -145,8 +145,8 @@ def test_a_bottleneck_behind_a_source_that_is_read_ahead_gets_the_blame() -> Non
     assert found["decode"] > 10 * found["source"], found  # that of the first batch
 
 
-def test_decompression_is_told_apart_from_decoding() -> None:
-    """Of an object that ends in .zst, the time of the decompression is not that of the codec inside."""
+def test_decompression_is_measured_apart_from_decoding() -> None:
+    """For an object that ends in .zst, the time to decompress is not part of the time of its codec."""
     data = zstandard.compress(bytes(10_000_000))
     planted.decode_takes(0.03)
     source = SlowSource(12, 0.0, suffix=".slow.zst", data=data)
@@ -188,7 +188,7 @@ def test_a_loader_of_torch_can_be_watched(workers: int) -> None:
 
 
 def test_the_account_knows_when_the_trainer_is_busy() -> None:
-    """What lies between getting a batch and asking for the next is busy; the share of waiting follows from it."""
+    """The trainer is busy between two requests for a batch; the share of waiting follows from it."""
     with _adapter({}, 5) as adapter:
         loader = StreamingDataLoader(adapter)
         assert loader.stalls.share == 0.0
@@ -207,7 +207,7 @@ def test_the_account_knows_when_the_trainer_is_busy() -> None:
     assert 0 < stalls.last_busy_s < stalls.busy_seconds
 
 
-def test_what_was_read_beside_the_loader_is_no_wait_of_its_own() -> None:
+def test_reads_outside_the_loader_are_not_waits_of_the_loader() -> None:
     """A trainer that reads samples itself between two batches is busy meanwhile."""
     with _adapter({"transform": 0.02}, 8) as adapter:
         loader = StreamingDataLoader(adapter, batch_size=2)

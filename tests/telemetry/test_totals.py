@@ -17,7 +17,7 @@ from tests.monitoring.metrics.parts import Stage, StandIn, numbers, scraping
 
 
 def reads(number: int, **more: Any) -> dict[str, Any]:
-    """A reading with so many reads."""
+    """Return a reading with this number of reads."""
     return {"reads": {(): number}, **more}
 
 
@@ -124,8 +124,8 @@ def test_absent_values_are_left_out() -> None:
     assert found.of("cache_entries", dataset="data") == 0
 
 
-def test_numbers_of_processes_are_put_together() -> None:
-    """Of two reading processes the memory is added up, and the worse lag is shown."""
+def test_numbers_of_processes_are_combined() -> None:
+    """The memory of two reader processes is added up, and the larger lag is shown."""
     stage = Stage()
     for name, memory, lag in (("a", 10, 0.5), ("b", 20, 0.25), ("c", None, None)):
         reading: dict[str, Any] = {
@@ -139,8 +139,8 @@ def test_numbers_of_processes_are_put_together() -> None:
     assert (found.of("process_resident_memory_bytes", process="trainer") or 0) > 0
 
 
-def test_the_last_reading_takes_the_place_of_the_one_before() -> None:
-    """What is read when a data set closes counts once, also while another of its name is open."""
+def test_the_last_reading_replaces_the_one_before() -> None:
+    """The last reading of a closing data set counts once, even while another of its name is open."""
     stage = Stage()
     closing = stage.open("data", reads(4))
     collector = Collector(stage.totals)
@@ -186,7 +186,7 @@ def test_a_data_set_that_fails_as_it_closes_leaves_its_last_numbers() -> None:
 
 
 def test_any_number_of_data_sets_may_come_and_go() -> None:
-    """Those that are dropped without being closed stay in the sums, however many they are."""
+    """The sums keep the data sets that are dropped without being closed, however many there are."""
     stage = Stage()
     collector = Collector(stage.totals)
     for _ in range(40):

@@ -30,7 +30,7 @@ SAMPLES = 40
 BATCH = 2
 EPOCHS = 3
 SAVE_EVERY = 5
-"""Steps. Two ranks take ten steps an epoch: every second checkpoint lies on the border of two epochs."""
+"""Steps. Two ranks take ten steps an epoch: every second checkpoint is at the border of two epochs."""
 
 LIMIT_S = 200.0
 """A job that takes longer hangs: it takes 20 s on two cores that are busy twice over, and its test may take 300 s."""
@@ -52,10 +52,10 @@ class Step:
 
 @dataclass
 class Job:
-    """What the processes of a job told, by rank, and how the first of them ended.
+    """Steps that the processes of a job reported, by rank, and the exit code of the first process.
 
     Attributes:
-        hung: its processes where it was stopped because it did not end.
+        hung: processes of a job that was stopped because it did not end.
     """
 
     steps: dict[int, list[Step]] = field(default_factory=lambda: defaultdict(list))
@@ -65,25 +65,25 @@ class Job:
 
     @property
     def first(self) -> int:
-        """The step it began with."""
+        """Number of the first step."""
         [number] = {steps[0].number for steps in self.steps.values()}
         return number
 
     def report(self) -> str:
-        """What a test says that wanted another end."""
-        told = [f"it ended with {self.returncode}"]
-        told += [f"rank {rank} got step {steps[-1].number} last" for rank, steps in sorted(self.steps.items())]
+        """Describe how the job ended, for the message of a test that failed."""
+        lines = [f"it ended with {self.returncode}"]
+        lines += [f"rank {rank} got step {steps[-1].number} last" for rank, steps in sorted(self.steps.items())]
         if self.hung:
-            told += [f"it hung for {LIMIT_S} s, and these were stopped; their stacks are in this order:", *self.hung]
-        return "\n".join([*told, self.stderr])
+            lines += [f"it hung for {LIMIT_S} s, and these were stopped; their stacks are in this order:", *self.hung]
+        return "\n".join([*lines, self.stderr])
 
     def note(self, line: str) -> Step | None:
         """Take in a line of output, if it is one of `received`."""
         if not line.startswith("received "):
             return None
-        told: dict[str, Any] = json.loads(line.removeprefix("received "))
-        step = Step(told["step"], told["epoch"], told["samples"])
-        self.steps[told["rank"]].append(step)
+        received: dict[str, Any] = json.loads(line.removeprefix("received "))
+        step = Step(received["step"], received["epoch"], received["samples"])
+        self.steps[received["rank"]].append(step)
         return step
 
 
@@ -114,7 +114,7 @@ def run(script: str, *arguments: object, ranks: int | None = None, stop_at: tupl
 
 
 def _watched(command: list[str], stop_at: tuple[int, int] | None) -> Job:
-    """Run a command and read what it tells until its last process has ended."""
+    """Run a command and read its reports until its last process has ended."""
     processes = Processes()
     environment = {**os.environ, **processes.environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
@@ -149,9 +149,9 @@ def _watched(command: list[str], stop_at: tuple[int, int] | None) -> Job:
 
 
 class Processes:
-    """All that a command starts, in whatever sessions and however deep, told by a variable that they inherit.
+    """All processes that a command starts, in any session and at any depth, found by a variable that they inherit.
 
-    Their numbers alone do not tell: that of a process which has ended may be another's by now.
+    Process IDs alone are not enough: the ID of a process that has ended may have been reused.
 
     Attributes:
         environment: variables for the command.
@@ -162,7 +162,7 @@ class Processes:
         self.environment = {"STREAMING_TEST_JOB": self._mark, "PYTHONFAULTHANDLER": "1"}
 
     def alive(self) -> list[psutil.Process]:
-        """Those that have not ended, the oldest first: what starts others comes before them."""
+        """List the processes that have not ended, oldest first, so that a parent comes before its children."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -184,11 +184,11 @@ class Processes:
         One after the other, in the order that is returned, while the rest stands still: none reacts to the end of
         another, and stacks do not mix.
         """
-        told = []
+        descriptions = []
         processes = self.alive()
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
-                told.append(f"{process.pid}, child of {process.ppid()}: {' '.join(process.cmdline())}")
+                descriptions.append(f"{process.pid}, child of {process.ppid()}: {' '.join(process.cmdline())}")
                 process.suspend()
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -196,34 +196,34 @@ class Processes:
                 process.resume()
                 until = time.monotonic() + ABORT_S
                 while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
-                    time.sleep(POLL_S)  # to wait for it is for who started it
+                    time.sleep(POLL_S)  # its parent waits for it
         self.kill()
-        return told
+        return descriptions
 
 
 def finished(job: Job) -> Job:
-    """The job, which ended well."""
+    """Return the job after checking that it succeeded."""
     assert job.returncode == 0, job.report()
     return job
 
 
 def killed(job: Job) -> Job:
-    """The job, which was killed."""
+    """Return the job after checking that it was killed."""
     assert job.returncode == -signal.SIGKILL, job.report()
     return job
 
 
 def together(*parts: Job) -> dict[int, list[Step]]:
-    """What each rank received, without the steps of a part that the next one did again from its checkpoint."""
-    told: dict[int, list[Step]] = {rank: [] for rank in parts[0].steps}
+    """Join the steps of each rank, without those that the next part repeated from its checkpoint."""
+    joined: dict[int, list[Step]] = {rank: [] for rank in parts[0].steps}
     for part in parts:
         for rank, steps in part.steps.items():
-            told[rank] = told[rank][: part.first] + steps
-    return told
+            joined[rank] = joined[rank][: part.first] + steps
+    return joined
 
 
 def global_order(*parts: Job) -> list[tuple[int, int]]:
-    """The (epoch, sample) pairs of all ranks in the order of the run, for parts of any number of ranks."""
+    """Return the (epoch, sample) pairs of all ranks in the order of the run; the number of ranks may change."""
     rounds: list[list[tuple[int, int]]] = []
     for part in parts:
         del rounds[part.first :]
@@ -235,29 +235,29 @@ def global_order(*parts: Job) -> list[tuple[int, int]]:
 
 
 def uninterrupted(ranks: int = 2) -> dict[int, list[Step]]:
-    """What each rank would receive of a StreamingDataLoader that nothing stops."""
-    told = {}
+    """Return the steps that each rank receives from a StreamingDataLoader without an interruption."""
+    received = {}
     for rank in range(ranks):
         samples: Any = torch.arange(SAMPLES)
         loader = StreamingDataLoader(samples, BATCH, shuffle=True, rank=rank, world_size=ranks)
         batches = [(epoch, batch.tolist()) for epoch in range(EPOCHS) for batch in loader]
-        told[rank] = [Step(number, *batch) for number, batch in enumerate(batches)]
-    pairs = sorted((step.epoch, sample) for steps in told.values() for step in steps for sample in step.samples)
+        received[rank] = [Step(number, *batch) for number, batch in enumerate(batches)]
+    pairs = sorted((step.epoch, sample) for steps in received.values() for step in steps for sample in step.samples)
     assert pairs == [(epoch, sample) for epoch in range(EPOCHS) for sample in range(SAMPLES)]
-    return told
+    return received
 
 
 def killed_twice(train: Train, seed: int, ranks: int = 2) -> dict[int, list[Step]]:
-    """What each rank received in a run that was resumed on the border of two epochs, then in the middle of one.
+    """Return the steps of each rank in a run resumed at the border of two epochs, then in the middle of one.
 
     Args:
-        train: runs the job from its last checkpoint, and has it killed at a step and rank if that is given.
-        seed: chooses them.
+        train: runs the job from its last checkpoint, and kills it at the given step and rank, if any.
+        seed: chooses the steps and the ranks.
     """
     draw = random.Random(seed)
     steps = SAMPLES // (BATCH * ranks)
     on_border = killed(train((draw.randrange(steps, steps + SAVE_EVERY), draw.randrange(ranks))))
-    amid = killed(train((draw.randrange(steps + SAVE_EVERY, steps + 2 * SAVE_EVERY), draw.randrange(ranks))))
+    in_epoch = killed(train((draw.randrange(steps + SAVE_EVERY, steps + 2 * SAVE_EVERY), draw.randrange(ranks))))
     rest = finished(train(None))
-    assert (amid.first, rest.first) == (steps, steps + SAVE_EVERY)
-    return together(on_border, amid, rest)
+    assert (in_epoch.first, rest.first) == (steps, steps + SAVE_EVERY)
+    return together(on_border, in_epoch, rest)

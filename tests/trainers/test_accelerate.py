@@ -36,7 +36,7 @@ def test_killed_twice_the_steps_are_those_of_the_run_that_was_not(tmp_path: Path
 
 
 def test_a_stateful_loader_that_accelerate_divides(tmp_path: Path) -> None:
-    """Over a StreamingSampler of one rank, batches go to the ranks in turn and the run goes on where it was."""
+    """Over a StreamingSampler of one rank, the ranks take batches in turn and the run resumes where it was."""
     write_samples(tmp_path / "data")
     whole = finished(train("theirs", tmp_path, None))
     (tmp_path / "run").rename(tmp_path / "other")

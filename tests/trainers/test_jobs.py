@@ -1,4 +1,4 @@
-"""What ends the jobs under test, and only those."""
+"""Tests of the helpers that end the jobs under test, and only those."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def test_all_processes_of_a_job_are_killed_and_no_other() -> None:
 
 
 def test_what_hangs_says_where() -> None:
-    """Its processes in the order of their stacks, each of which is whole."""
+    """The processes are listed in the order of their stacks, and each stack is complete."""
     processes = Processes()
     with start(processes) as process:
-        told = processes.abort()
+        descriptions = processes.abort()
         stacks = process.communicate()[1]
     assert process.returncode == -6
-    assert told[0].startswith(f"{process.pid}, child of ")
-    assert told[1].split(": ")[0].endswith(f"child of {process.pid}")
+    assert descriptions[0].startswith(f"{process.pid}, child of ")
+    assert descriptions[1].split(": ")[0].endswith(f"child of {process.pid}")
     assert stacks.index("in parent") < stacks.index("in child")
-    report = Job({0: [Step(7, 1, [3])]}, told, process.returncode, stacks).report()
+    report = Job({0: [Step(7, 1, [3])]}, descriptions, process.returncode, stacks).report()
     assert "rank 0 got step 7 last" in report
-    assert all(part in report for part in (*told, stacks))
+    assert all(part in report for part in (*descriptions, stacks))
 
 
 @pytest.mark.parametrize("is_hung", [False, True])
-def test_a_report_tells_a_job_that_hung_from_another(is_hung: bool) -> None:
-    """It was stopped here only in one of the two."""
+def test_a_report_says_whether_a_job_hung(is_hung: bool) -> None:
+    """It does so only if processes of the job were stopped."""
     report = Job({}, ["12, child of 1: python"] if is_hung else [], -9).report()
     assert report.startswith("it ended with -9\n")
     assert ("it hung" in report) == is_hung

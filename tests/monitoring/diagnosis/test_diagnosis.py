@@ -63,7 +63,7 @@ def text_of(ranks: Mapping[str, MetricsSnapshot]) -> str:
 
 
 def reading(changes: Mapping[str, Mapping[tuple[str, ...], Any]] | None = None, *without: str) -> MetricsSnapshot:
-    """That of a run in its third epoch whose data are ready: 100 steps in 10 s, waited 1 %; with some changes."""
+    """Return the snapshot of a healthy run in its third epoch (100 steps in 10 s, 1 % waited), with `changes`."""
     process = ("trainer",)
     of_process = {"event_loop_lag_seconds": 0.002, "process_resident_memory_bytes": 2e9}
     made: MetricsSnapshot = {
@@ -130,7 +130,7 @@ def counts(key: str) -> bool:
 
 
 def verdict_on(*ranks: MetricsSnapshot, seconds: float = 10.0) -> Verdict:
-    """Of ranks 0, 1, ... that gained all their counts within the window."""
+    """Judge ranks 0, 1, ... that gained all their counts within the window."""
     after = {str(rank): each for rank, each in enumerate(ranks)}
     before = {rank: begun(each) for rank, each in after.items()}
     return judge(parse(text_of(before), 2000.0), parse(text_of(after), 2000.0 + seconds))
@@ -413,7 +413,7 @@ def both(*readings: MetricsSnapshot) -> MetricsSnapshot:
 
 
 def test_data_sets_are_named_where_there_are_several() -> None:
-    """One that rests, such as the validation's, is no finding while another moves."""
+    """An idle one, such as that for validation, is not a finding while another makes progress."""
     verdict = verdict_on(both(named(reading(waiting("decode")), "train"), named(reading(NO_STEP), "valid")))
     assert verdict.sentence.startswith("train: decode, 38 % of step")
     assert len(verdict.findings) == 1
@@ -513,21 +513,21 @@ def test_a_trainer_that_hangs() -> None:
 
 
 def test_no_metric_of_this_library() -> None:
-    """Metrics of others are none; the next step is to start the server."""
+    """Metrics of other programs do not count; the next step is to start the server."""
     verdict = judge(None, parse("# TYPE up gauge\nup 1\n"))
     assert "start_metrics_server()" in verdict.sentence
     assert not verdict.is_fine
 
 
 @pytest.mark.parametrize("text", ["<html>hello</html>\n", "hello world\n", 'up{a="b" 1\n'])
-def test_what_is_no_exposition_is_refused(text: str) -> None:
+def test_text_that_is_not_an_exposition_is_refused(text: str) -> None:
     """An HTML page or any other text is an error that says what to give."""
     with pytest.raises(DecodeError, match=r"not a Prometheus text exposition .*/metrics"):
         parse(text)
 
 
-def test_a_value_that_is_no_number_is_none() -> None:
-    """A gauge that says NaN says nothing."""
+def test_a_value_that_is_not_a_number_becomes_none() -> None:
+    """A gauge that is NaN is ignored."""
     verdict = verdict_on(reading({"cache_predicted_hit_ratio": {(D,): float("nan")}}))
     assert verdict.figures[0].predicted_hit_ratio is None
 

@@ -1,4 +1,4 @@
-"""What the tests of metrics share: data in memory, the numbers of a registry, and stand-ins that fail."""
+"""Helpers that the tests of metrics share: data in memory, the values of a registry, and stubs that fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NBYTES = 2000
 
 
 def memory_source(name: str = "data", count: int = COUNT) -> MemorySource:
-    """So many objects in memory."""
+    """Return a source with `count` objects in memory."""
     source = MemorySource(DataSourceConfig(name, "memory", f"memory://{name}"))
     for i in range(count):
         source.put(f"{i:03d}.bin", bytes([i]) * NBYTES)
@@ -29,10 +29,10 @@ def memory_source(name: str = "data", count: int = COUNT) -> MemorySource:
 
 
 class Numbers(dict[tuple[str, frozenset[tuple[str, str]]], float]):
-    """What a registry gives: numbers by name and labels."""
+    """Values of a registry by name and labels."""
 
     def of(self, name: str, **labels: str) -> float | None:
-        """The number with exactly these labels and rank 0, or None."""
+        """Return the value with exactly these labels and rank 0, or None."""
         return self.get((f"streaming_{name}", frozenset({"rank": "0", **labels}.items())))
 
     def total(self, name: str, **labels: str) -> float:

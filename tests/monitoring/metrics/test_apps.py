@@ -15,7 +15,7 @@ from streaming.monitoring.metrics import asgi_app, wsgi_app
 
 
 def call(method: str = "GET", query: str = "", **headers: str) -> tuple[str, dict[str, str], bytes]:
-    """What the WSGI application answers, checked against the specification."""
+    """Call the WSGI application, check it against the specification, and return its response."""
     environ: dict[str, Any] = {"REQUEST_METHOD": method, "QUERY_STRING": query, **headers}
     setup_testing_defaults(environ)
     said: list[Any] = []
@@ -38,14 +38,14 @@ def test_wsgi_gives_the_metrics() -> None:
     assert gzip.decompress(body).startswith(b"# HELP streaming_build_info")
 
 
-def test_wsgi_refuses_what_is_no_question() -> None:
-    """Nothing can be sent; HEAD has no body."""
+def test_wsgi_refuses_other_methods() -> None:
+    """POST is not allowed; the response to HEAD has no body."""
     assert call("POST")[0] == "405 Method Not Allowed"
     assert call("HEAD")[::2] == ("200 OK", b"")
 
 
 async def asgi(scope: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the ASGI application sends."""
+    """Call the ASGI application and return the messages that it sends."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -69,12 +69,12 @@ async def test_asgi_gives_the_metrics(method: str, status: int) -> None:
 
 
 async def test_asgi_leaves_other_protocols_alone() -> None:
-    """The end of the application, or a web socket, is no question for metrics."""
+    """A lifespan scope is not a request for metrics and gets no response."""
     assert await asgi({"type": "lifespan"}) == []
 
 
-async def test_asgi_does_not_hold_up_the_loop() -> None:
-    """Others run on while the numbers are read, and the reading may be cancelled."""
+async def test_asgi_does_not_block_the_loop() -> None:
+    """Other tasks keep running while the metrics are read, and the read may be cancelled."""
     scope = {"type": "http", "method": "GET", "query_string": b"", "headers": []}
     reading = asyncio.ensure_future(asgi(scope))
     await asyncio.sleep(0)

@@ -24,7 +24,7 @@ from tests.monitoring.metrics.parts import COUNT, Numbers, in_child, memory_sour
 
 
 def exported(reader: InMemoryMetricReader) -> Numbers:
-    """What an export holds, in the form of what a scrape gives."""
+    """Return the values of an export in the form of a scrape."""
     found, data = Numbers(), reader.get_metrics_data()
     for resource in data.resource_metrics if data is not None else ():
         for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
@@ -104,7 +104,7 @@ def test_metrics_are_sent_to_an_endpoint() -> None:
     assert "streaming_cache_entries" in metrics
 
 
-def test_an_endpoint_that_refuses_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_endpoint_that_refuses_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """Training continues; the library warns once."""
 
     class Refuse(http.server.BaseHTTPRequestHandler):
@@ -131,8 +131,8 @@ def test_an_endpoint_that_refuses_is_told_once(caplog: pytest.LogCaptureFixture)
     assert warned[0].startswith("metrics_export_failed way=otel")
 
 
-def test_a_time_that_is_none_is_refused() -> None:
-    """Every 0 seconds is nothing that can be done."""
+def test_an_interval_of_zero_is_refused() -> None:
+    """The interval must be positive."""
     with pytest.raises(ConfigError, match="every_s=0"):
         start_otel_metrics(every_s=0)
 

@@ -44,7 +44,7 @@ def wait_until(is_true: Callable[[], bool]) -> None:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was warned of."""
+    """Return the warnings and errors that were logged."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -88,7 +88,7 @@ def test_a_file_is_written_again_and_again(tmp_path: Path) -> None:
         writer.close()
 
 
-def test_a_folder_that_is_missing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_folder_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One warning, however often it fails; once the folder exists the file is written."""
     caplog.set_level(logging.INFO, "streaming")
     path = tmp_path / "later" / "run.prom"
@@ -104,8 +104,8 @@ def test_a_folder_that_is_missing_is_told_once(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("every_s", [0, -1, float("nan")])
-def test_a_time_that_is_none_is_refused(tmp_path: Path, every_s: float) -> None:
-    """Every 0 seconds, or fewer, is nothing that can be done."""
+def test_an_interval_that_is_not_positive_is_refused(tmp_path: Path, every_s: float) -> None:
+    """Zero, negative numbers and NaN are errors."""
     with pytest.raises(ConfigError, match="every_s"):
         TextfileWriter(tmp_path / "run.prom", every_s, CollectorRegistry())
 
@@ -182,18 +182,18 @@ def test_a_login_goes_into_the_header_alone(gateway: tuple[str, type[_Gateway]])
 
 
 @pytest.mark.parametrize(("status", "error"), [(400, BadRequest), (503, SourceUnavailable)])
-def test_a_gateway_that_refuses_is_told(
+def test_a_gateway_that_refuses_is_an_error(
     gateway: tuple[str, type[_Gateway]], status: int, error: type[Exception]
 ) -> None:
-    """With what it said."""
+    """The error quotes its response."""
     address, handler = gateway
     handler.status = status
     with pytest.raises(error, match=f"{status}.*said the gateway"):
         push(address, "run", CollectorRegistry())
 
 
-def test_a_gateway_that_is_down_is_told() -> None:
-    """One push of its own raises, and says where it went."""
+def test_a_gateway_that_is_down_is_an_error() -> None:
+    """A single push raises an error that names the address."""
     with pytest.raises(SourceUnavailable, match=NO_SERVER):
         push(NO_SERVER, "run", CollectorRegistry())
 
@@ -201,22 +201,22 @@ def test_a_gateway_that_is_down_is_told() -> None:
 @pytest.mark.parametrize(
     ("url", "job"), [("", "run"), ("ftp://x", "run"), ("http://", "run"), ("http://x:port", "run"), (NO_SERVER, "")]
 )
-def test_an_address_that_is_none_is_refused(url: str, job: str) -> None:
-    """Before anything is sent."""
+def test_an_invalid_address_or_job_is_refused(url: str, job: str) -> None:
+    """The error is raised before anything is sent."""
     with pytest.raises(ConfigError, match=r"Pushgateway|job"):
         push(url, job, CollectorRegistry())
 
 
-def test_a_gateway_that_is_down_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """In the background a failure is one warning, and the end is in order."""
+def test_a_gateway_that_is_down_does_not_block_training(caplog: pytest.LogCaptureFixture) -> None:
+    """In the background, repeated failures are one warning, and the pusher closes cleanly."""
     with Pusher(NO_SERVER, "run", 0.01, CollectorRegistry()) as pusher:
         wait_until(lambda: pusher.failures > 3)
     [warned] = warnings_of(caplog)
     assert warned.startswith("metrics_export_failed way=push")
 
 
-def test_a_background_pusher_refuses_an_address_that_is_none() -> None:
-    """When it is made, not in the log."""
+def test_a_background_pusher_refuses_an_invalid_address() -> None:
+    """The error is raised when it is created, not logged later."""
     with pytest.raises(ConfigError, match="Pushgateway"):
         Pusher("nonsense://x", "run", 1, CollectorRegistry())
 

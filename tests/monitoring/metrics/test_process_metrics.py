@@ -15,7 +15,7 @@ import streaming
 from streaming.monitoring.metrics.process_metrics import ProcessReader
 
 
-def test_the_process_tells_what_runs() -> None:
+def test_the_process_reports_its_versions() -> None:
     """Versions of the library, Python and torch; memory in use is below its limit on a machine like this."""
     reading = ProcessReader(lambda: 12.5).metrics_snapshot()
     [(library, python, torch_version)] = reading["build_info"]
@@ -26,7 +26,7 @@ def test_the_process_tells_what_runs() -> None:
 
 
 def install_torch(site: Path, number: str) -> None:
-    """What pip leaves in `site` of a torch with this version in its metadata."""
+    """Write the metadata that pip leaves in `site` for a torch with this version."""
     (site / f"torch-{number}.dist-info").mkdir()
     (site / f"torch-{number}.dist-info" / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: torch\nVersion: {number}\n"
@@ -43,7 +43,7 @@ def test_the_build_of_torch_is_the_one_that_runs(tmp_path: Path, monkeypatch: py
     assert torch_version == torch.__version__
 
 
-def test_a_process_without_torch_tells_what_is_installed(tmp_path: Path) -> None:
+def test_a_process_without_torch_reports_the_installed_version(tmp_path: Path) -> None:
     """Metrics do not import torch, whose import takes a second, only to say its version."""
     install_torch(tmp_path, "2.99.0")
     code = (

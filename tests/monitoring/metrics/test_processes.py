@@ -71,12 +71,12 @@ def test_a_killed_worker_is_neither_lost_nor_counted_twice(
 
 
 def _numbers_in_worker(index: int) -> Any:
-    """What a collector finds in the process that this runs in."""
+    """List the metrics of data sets that a collector finds in the current process."""
     return [key for key in numbers(metrics_registry()) if any(label == "dataset" for label, _ in key[1])]
 
 
-class _Telling:
-    """A data set whose samples are what metrics there are in the worker."""
+class _WorkerMetrics:
+    """A data set whose samples list the metrics that exist in the worker."""
 
     def __init__(self, adapter: Any) -> None:
         self.adapter = adapter
@@ -97,7 +97,7 @@ def test_nothing_is_collected_in_workers(registry: CollectorRegistry, method: st
         list(parents)
         assert _numbers_in_worker(0) != []
         found = list(
-            DataLoader(_Telling(adapter), num_workers=1, multiprocessing_context=method, collate_fn=_as_list)  # type: ignore[arg-type]
+            DataLoader(_WorkerMetrics(adapter), num_workers=1, multiprocessing_context=method, collate_fn=_as_list)  # type: ignore[arg-type]
         )
         assert found == [[[]], [[]]]
         assert numbers(registry).of("reads_total", dataset="data") == COUNT + 2
@@ -208,5 +208,5 @@ def test_a_trainer_ends_cleanly_with_everything_running(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert done.stderr.count("metrics_export_failed") <= 1  # the gateway that is not there
+    assert done.stderr.count("metrics_export_failed") <= 1  # the gateway that does not exist
     assert 'streaming_reads_total{dataset="data",rank="0"} 1.0' in target.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The server: what it answers, whom it lets wait, and its port."""
+"""Tests of the metrics server: its responses, its limits on clients, and its port."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_silent_clients_keep_no_one_out(server: MetricsServer) -> None:
 
 
 def test_clients_that_leave_early_do_no_harm(server: MetricsServer) -> None:
-    """A request that ends half-way, or a reset, is not an error."""
+    """A request that ends halfway, or a reset, is not an error."""
     assert server.port is not None
     for sent in (b"", b"GET", b"\x16\x03\x01 not http\r\n\r\n", b"GET /metrics HTTP/1.1\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", server.port)) as client:
