@@ -76,7 +76,7 @@ class TestNpy(CodecContract):
             "objects inside": (saved(np.array([(1, None)], dtype=[("a", "i4"), ("b", "O")])), UnsafeData),
             "100 GB": (npy(describe((25 * 10**9,)), b"1234"), ObjectTooLargeError),
             "beyond 64 bits": (npy(describe((2**40, 2**40)), b"1234"), ObjectTooLargeError),
-            "1 GB that is not there": (npy(describe((250_000_000,)), b"1234"), TruncatedData),
+            "1 GB that is missing": (npy(describe((250_000_000,)), b"1234"), TruncatedData),
             "no bytes, too many dimensions": (npy(describe((0,) * 65)), DecodeError),
             "no bytes, beyond 64 bits": (npy(describe((0, 2**70))), DecodeError),
             "items without size": (npy(describe((4,), "|V0")), UnsafeData),
@@ -149,7 +149,7 @@ class TestNpz(CodecContract):
         return {
             "objects": (npz({"a.npy": saved(objects())}), UnsafeData),
             "100 GB in a member": (npz({"a.npy": npy(describe((25 * 10**9,)), b"1234")}), ObjectTooLargeError),
-            "4 GB that are not there": (claims(npz({"a.npy": saved(PLAIN)}), 2**32 - 2), TruncatedData),
+            "4 GB that are missing": (claims(npz({"a.npy": saved(PLAIN)}), 2**32 - 2), TruncatedData),
             "expands less than claimed": (claims(zeros, 5 * 10**6), TruncatedData),
             "expands more than claimed": (claims(zeros, 10**6), DecodeError),
             "two of one name": (twice, DecodeError),

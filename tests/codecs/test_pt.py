@@ -339,8 +339,8 @@ def test_every_sample_is_what_torch_loads(sample: Any) -> None:
     assert same(decode(memoryview(bytearray(data)), "x.pt", may_view=True), expected)
 
 
-def test_views_lie_in_the_buffer_and_copies_do_not() -> None:
-    """A view costs no copy and changes with its buffer, as its caller knows; anything else is its reader's own."""
+def test_views_share_the_buffer_and_copies_do_not() -> None:
+    """A view shares its buffer and changes with it; anything else has memory of its own."""
     buffer = bytearray(save({"x": torch.zeros(1000)}))
     copied = decode(memoryview(buffer), "x.pt")["x"]
     viewed = decode(memoryview(buffer), "x.pt", may_view=True)["x"]

@@ -1,4 +1,4 @@
-"""Safetensors: every type torch has, and headers that lie."""
+"""Safetensors: every type that torch has, and headers with false sizes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TestSafetensors(CodecContract):
     def hostile(self) -> dict[str, tuple[bytes, type[DecodeError]]]:
         return {
             "header of 1 TB": (struct.pack("<Q", 10**12) + b"{}", ObjectTooLargeError),
-            "header that is not there": (struct.pack("<Q", 10**6) + b"{}", TruncatedData),
+            "header that is missing": (struct.pack("<Q", 10**6) + b"{}", TruncatedData),
             "tensor of 100 GB": (file({"a": entry([25 * 10**9], 10**11)}, b"1234"), ObjectTooLargeError),
             "tensor of 1 GB": (file({"a": entry([250_000_000], 10**9)}, b"1234"), TruncatedData),
             "shape beyond its bytes": (file({"a": entry([25 * 10**9], 4)}, b"1234"), DecodeError),

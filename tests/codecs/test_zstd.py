@@ -99,7 +99,7 @@ def test_declared_size_beyond_the_format_is_refused() -> None:
 
 
 def peak_growth(data: bytes, path: str, folder: Path, max_bytes: int) -> tuple[str, int]:
-    """What decoding raises in a process of its own, and by how many bytes that process grew at its peak."""
+    """Decode in a new process; return the name of the error and by how many bytes the process grew at its peak."""
     (folder / "data").write_bytes(data)
     program = f"""
 import resource, sys

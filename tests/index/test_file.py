@@ -125,8 +125,8 @@ async def test_no_secret_is_saved(tmp_path: Path) -> None:
     assert b"hunter2" not in (tmp_path / "a.index").read_bytes()
 
 
-def test_a_file_that_is_not_there_is_a_plain_error(tmp_path: Path) -> None:
-    """What cannot be opened is the error that `open` would raise."""
+def test_a_missing_file_is_a_plain_error(tmp_path: Path) -> None:
+    """A file that cannot be opened raises the error that `open` would raise."""
     with pytest.raises(FileNotFoundError):
         SampleIndex.open(tmp_path / "gone.index")
 
@@ -147,8 +147,8 @@ except OSError as exc:
 """
 
 
-async def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    """When the file cannot be written to its end the error says so, the old file stays, and no rest is left."""
+async def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """If the file cannot be written completely, the error says so, the old file stays, and no partial file is left."""
     path = tmp_path / "a.index"
     (await build(2)).save(path)
     before = path.read_bytes()
@@ -168,7 +168,7 @@ async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
-    """What is there and no file stays as it is."""
+    """A path that exists and is not a regular file is left as it is."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileExistsError, match="not a file"):
         (await build(1)).save(tmp_path / "pipe")

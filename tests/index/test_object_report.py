@@ -108,9 +108,9 @@ async def test_a_part_of_the_objects_is_skipped_with_one_warning(
     assert opened.skips.counts["unsupported_suffix"] == {".csv": 2, ".h5": 1, ".zip": 1}
 
 
-async def test_what_is_left_out_by_convention_is_counted_and_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Hidden objects, compressed twins and dropped samples count; what the mapping does not name, or globs leave out,
-    was asked for."""
+async def test_what_is_left_out_by_convention_is_counted_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Hidden objects, compressed twins and dropped samples count as skipped; objects outside the mapping or excluded
+    by a glob do not."""
     source = memory(
         *("x/1.pt", "y/1.pt", "x/2.pt", "x/1.pt.zst", ".git/a", "x/.DS_Store", "media/1.mp4", "media/1.json", "README"),
         "x/note.txt",

@@ -79,7 +79,7 @@ class Events(logging.Handler):
 
 @pytest.fixture
 def events() -> Iterator[Events]:
-    """What the package logs."""
+    """Log records of the package."""
     events, logger = Events(), logging.getLogger("streaming")
     before = logger.level
     logger.addHandler(events)
@@ -90,7 +90,7 @@ def events() -> Iterator[Events]:
 
 
 def stale(adapter: StreamingDatasetAdapter) -> list[int | None]:
-    """What the adapter knows of changes since its index was built: added, changed, removed."""
+    """Return how many objects the adapter reports as added, changed and removed since the index was built."""
     stats = adapter.get_cache_stats()
     return [stats[name] for name in STALE]
 
@@ -136,8 +136,8 @@ def test_no_change_means_no_warning(tmp_path: Path, events: Events) -> None:
     assert [text for level, text in events.seen if level == "WARNING"] == []
 
 
-def test_always_takes_over_what_is_there(source: Watched, tmp_path: Path, events: Events) -> None:
-    """The start lists, says what changed, and saves the new index; the next start has it too."""
+def test_always_takes_over_the_current_objects(source: Watched, tmp_path: Path, events: Events) -> None:
+    """The start lists, logs what changed, and saves the new index, which the next start opens."""
     with StreamingDatasetAdapter(source, index_path=tmp_path / "a.index", refresh="always") as adapter:
         assert (names(adapter), source.listings, stale(adapter)) == (NEW, 1, [None, None, None])
         level, text = events.wait_for("index_refreshed")
@@ -206,7 +206,7 @@ def test_a_background_check_that_fails_is_logged_once(
 
 
 def test_closing_ends_the_check(source: Watched, tmp_path: Path, events: Events) -> None:
-    """A listing that hangs holds up neither reads nor `close`, which ends it; closed before it began, it never does."""
+    """A listing that hangs delays neither reads nor `close`, which cancels it or keeps it from starting."""
     began, ended = threading.Event(), threading.Event()
 
     async def hang() -> None:

@@ -32,7 +32,7 @@ class Killed(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack came to.
+    """Result of an attack.
 
     Attributes:
         error: what was raised, `MemoryError` at the limit on memory, `Killed` if the process did not survive; or None.

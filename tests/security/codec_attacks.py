@@ -55,7 +55,7 @@ def arithmetic() -> dict[str, Attack]:
         ),
         "a shape that doubles when printed": ("a.pt", archive(tensor(shared, shared)), ObjectTooLargeError),
         "a key that doubles when hashed": ("a.pt", archive(b"}" + shared + b"K\1s"), ObjectTooLargeError),
-        "a key that doubles when hashed, beside no plan": (
+        "a key that doubles when hashed, without a plan": (
             "a.pt",
             archive(b"(" + HOOKS + b"}" + shared + b"K\1st"),
             ObjectTooLargeError,
@@ -75,7 +75,7 @@ def arithmetic() -> dict[str, Attack]:
         "a name of many characters": ("a.pt", archive(b"c" + b"t" * 200_000 + b"\nx\n)R"), UnsafeData),
         "a name of many characters, old": ("a.pt", legacy(b"c" + b"t" * 200_000 + b"\nx\n)R"), UnsafeData),
         "keys of one hash": ("a.pt", archive(b"}(" + one_hash + b"u"), UnsafeData),
-        "keys of one hash, beside no plan": ("a.pt", archive(b"(" + HOOKS + b"}(" + one_hash + b"ut"), UnsafeData),
+        "keys of one hash, without a plan": ("a.pt", archive(b"(" + HOOKS + b"}(" + one_hash + b"ut"), UnsafeData),
         "tuples of one hash": ("a.pt", archive(b"(" + HOOKS + b"}(" + tuples + b"ut"), UnsafeData),
         "frames without content": ("a.bin.zst", frame * 300_000 + b"x", TruncatedData),
     }

@@ -1,7 +1,8 @@
-"""Feeds each parser of `parsers` what is nearly valid: `python -m tests.security.fuzz SECONDS [NAME ...]`.
+"""Feed nearly valid input to each parser of `parsers`: `python -m tests.security.fuzz SECONDS [NAME ...]`.
 
-Hypothesis changes valid inputs and makes a failing one small. What must hold: a value or an error of ours, 256 MiB of
-memory for a limit of 1 MB, and two seconds of processor time. What kills the process lies in the file named at the end.
+Hypothesis changes valid inputs and minimizes a failing one. Each call must return a value or raise an error of ours,
+within 256 MiB of memory for a limit of 1 MB and two seconds of CPU time. An input that kills the process is kept in the
+file named at the end.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class HostileServer:
 
     Attributes:
         url: where it listens, with a final slash.
-        requests: what was asked so far.
+        requests: requests received so far.
         sent: bytes that a client, or the sockets on the way to it, took.
     """
 

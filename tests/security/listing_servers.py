@@ -23,7 +23,7 @@ ENGINES = {
     "gcs by gcsfs": ("gcs", "gcsfs"),
     "huggingface": ("huggingface", None),
 }
-"""What lists: its name, the type of the source and the engine."""
+"""Name of each lister, with its source type and engine."""
 
 
 class Always(dict[str, Answer]):
@@ -56,11 +56,11 @@ def source_over(url: str, lister: str, **settings: Any) -> DataSource:
 
 
 def endless(objects: int, folders: int = 0, *, loop: bool = False) -> Answer:
-    """Answers each listing request with a page of new objects and folders that names a next page.
+    """Answer each listing request with a page of new objects and folders that leads to another page.
 
-    A web server's page leads on by its folders alone, a Hub's and a bucket's by the mark of the next page. With
-    `folders`, a bucket tells of objects in them; asked for one level, it tells of the folders, and of no next page.
-    With `loop` the one folder that it tells of then is the one that was asked for.
+    The page of a web server leads on through its folders, that of a Hub or a bucket through a link or token. With
+    `folders`, a bucket lists objects inside them; a request for one level gets only the folders, and no next page.
+    With `loop`, that request gets a single folder, the requested one itself.
     """
     counter = itertools.count()
 

@@ -40,7 +40,7 @@ class Parser:
 
 
 def _decode(path: str, data: bytes) -> object:
-    """By the codec itself: `streaming.codecs.decode` would turn any error into one of ours."""
+    """Decode with the codec itself, because `streaming.codecs.decode` would turn any error into one of ours."""
     from streaming.codecs import codec_for
 
     return codec_for(path).decode(data, MAX_BYTES)

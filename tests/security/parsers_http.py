@@ -135,7 +135,7 @@ HONEST: dict[str, list[bytes]] = {
     "dates": [b"Thu, 01 Jan 2026 10:00:00 GMT", b"2026-01-01T10:00:00.000Z"],
     "error of a store": [b"Status { status: 403, body: <Code>AccessDenied</Code><Region>eu-west-1</Region> }"],
 }
-"""What each of them takes."""
+"""Valid inputs of each parser."""
 
 TOKENS: list[bytes] = [
     *(
@@ -203,7 +203,7 @@ TOKENS: list[bytes] = [
         b"' is wrong;",
     ),
 ]
-"""What means something to one of the parsers, to be put together at random, or repeated."""
+"""Tokens with a meaning to one of the parsers, to be combined at random or repeated."""
 
 hostile = st.one_of(
     st.lists(st.one_of(st.sampled_from(TOKENS), st.binary(max_size=6)), max_size=40).map(b"".join),

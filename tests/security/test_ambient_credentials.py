@@ -32,7 +32,7 @@ KEYS = {
 
 @pytest.fixture
 async def foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[FaultServer]:
-    """What answers for every host that is not loopback, on a machine without other logins than the test's."""
+    """A server that answers for every host but loopback, on a machine with no credentials but those of the test."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "HF_", "GOOGLE_", "STORAGE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

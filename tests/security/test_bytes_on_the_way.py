@@ -88,7 +88,7 @@ async def test_size_beyond_the_limit(engine: str) -> None:
 LARGE = 200 * 2**20
 
 
-# obstore takes in the whole body of a refusal before it tells of it; only `timeout_s` bounds that.
+# obstore reads the whole body of an error response before it raises; only `timeout_s` limits that.
 @pytest.mark.parametrize("engine", [name for name in ENGINES if "obstore" not in name])
 async def test_refusal_that_does_not_end(engine: str) -> None:
     """The body of an error is not read without a limit."""

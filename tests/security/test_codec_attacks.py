@@ -1,4 +1,4 @@
-"""What a file of a few bytes may cost the process that reads it: the limit, an allowance, and time in proportion."""
+"""Cost of a small file to its reader: memory up to the limit plus an allowance, and time in proportion."""
 
 from __future__ import annotations
 

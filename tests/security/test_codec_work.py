@@ -58,7 +58,7 @@ def test_twice_the_input_is_twice_the_work(make: Callable[[int], tuple[str, byte
 
 
 def test_a_tall_stack_costs_nothing() -> None:
-    """Tuples made on top of many values take as long as the same before them: the values below are not copied."""
+    """Tuples cost about the same on top of many values as below them: the values are not copied."""
     values, tuples = b"N" * 50_000, b"(t" * 5_000
     assert least_time(PROTO + values + tuples + b".") < 3 * least_time(PROTO + tuples + values + b".")
 

@@ -91,10 +91,10 @@ MADE_UP: dict[str, Callable[[], bytes]] = {
     "lists without end": lambda: with_header(b"[" * 100_000 + b"]" * 100_000),
     "a number without end": lambda: with_header(b'{"samples": ' + b"9" * 5000 + b"}"),
     "a header beyond the file": lambda: sealed(PRELUDE.pack(b"STREAMIX", 1, 0, 2**40, 0) + saved()[PRELUDE.size :]),
-    "samples that are not there": lambda: changed(samples=10**12),
+    "samples that are missing": lambda: changed(samples=10**12),
     "a negative number of samples": lambda: changed(samples=-1),
     "samples as text": lambda: changed(samples="7"),
-    "objects that are not there": lambda: changed(objects=2**31),
+    "objects that are missing": lambda: changed(objects=2**31),
     "cells of 3 bytes": lambda: changed(cell_bytes=3),
     "samples without parts": lambda: changed(parts=[], samples=10**18),
     "parts as numbers": lambda: changed(parts=[1, 2]),
@@ -120,15 +120,15 @@ MADE_UP: dict[str, Callable[[], bytes]] = {
     "another treatment of missing parts": lambda: changed(missing="drop"),
     "a fingerprint of null": lambda: changed(fingerprint=None),
     "bytes in all below 0": lambda: changed(total_bytes=-5),
-    "an object in a folder that is not there": lambda: written(0, 0, "I", 2**32 - 1),
+    "an object in a missing folder": lambda: written(0, 0, "I", 2**32 - 1),
     "a name after the end": lambda: written(0, 4, "I", 2**32 - 1),
     "a name that is too long": lambda: written(0, 8, "H", 2**16 - 1),
     "an object of -5 bytes": lambda: written(0, 10, "q", -5),
     "names of a folder after the end": lambda: written(1, 0, "Q", 2**64 - 1),
     "a folder after the end": lambda: written(1, 8, "I", 2**32 - 1),
-    "a folder of a source that is not there": lambda: written(1, 14, "H", 7),
+    "a folder of a missing source": lambda: written(1, 14, "H", 7),
     "a cell after the end": lambda: written(2, 0, "I", 2**32 - 1),
-    "a line of an object that is not there": lambda: written(3, 0, "I", 2**32 - 1),
+    "a line of a missing object": lambda: written(3, 0, "I", 2**32 - 1),
     "a line after the end": lambda: written(3, 4, "Q", 2**64 - 1),
     "a line that is too long": lambda: written(3, 12, "Q", 2**64 - 1),
 }
@@ -289,7 +289,7 @@ def test_the_umask_gives_no_one_the_right_to_write(tmp_path: Path) -> None:
 
 
 def test_a_pipe_at_its_path_does_not_hang(tmp_path: Path) -> None:
-    """It is refused at once; without a writer, opening it would wait for ever."""
+    """It is refused at once; without a writer, opening it would wait forever."""
     os.mkfifo(tmp_path / "a.index")
     with pytest.raises(IndexFileError, match="not a regular file"):
         SampleIndex.open(tmp_path / "a.index")

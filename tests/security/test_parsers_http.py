@@ -87,7 +87,7 @@ def _run(parse: Parser, data: bytes) -> None:
         parse(data)
     except StreamingError as error:
         message = str(error)
-    assert len(message) < 2_000, "a server can make it as long as it likes"
+    assert len(message) < 2_000, "a server can make the message arbitrarily long"
 
 
 def test_what_servers_really_send_is_taken() -> None:

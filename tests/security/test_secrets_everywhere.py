@@ -59,7 +59,7 @@ def check(found: dict[str, str]) -> None:
     assert leaks == []
 
 
-# -- a server that tells all that it was told
+# -- a server that repeats everything it receives
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -190,7 +190,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 def texts_of(error: BaseException) -> dict[str, str]:
-    """What can be printed of an error, the whole chain included."""
+    """Return every text that an error can be printed as, including its whole chain."""
     logs.get_logger("streaming.tests.everywhere").error("it_failed error=%s", error, exc_info=error)
     return {
         "str": str(error),

@@ -30,14 +30,14 @@ COMMANDS = Path(__file__).parents[2] / "streaming" / "cli"
 
 
 def run(*arguments: str | Path, code: int = 0) -> Result:
-    """What a command of the program does, which ends with an exit code."""
+    """Run a command of the program and check its exit code."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
     return result
 
 
 def check(text: str) -> None:
-    """That text for people holds no control character, and no line that others began."""
+    """Assert that text for people has no control character, and no line that begins with text from outside."""
     assert CONTROL.search(text) is None
     assert [line for line in text.splitlines() if line.startswith("forged")] == []
 
@@ -132,7 +132,7 @@ def test_commands_print_by_one_function() -> None:
 
 @pytest.fixture
 def plain() -> Iterator[StringIO]:
-    """What a program's own handler writes."""
+    """Output of a program's own log handler."""
     stream, root = StringIO(), logging.getLogger()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -198,5 +198,5 @@ def test_escaped_text_is_one_printable_line(text: str) -> None:
 
 
 def test_lines_stay_lines() -> None:
-    """Those after the first are indented."""
+    """Lines after the first are indented."""
     assert escaped_lines("a\x1b\nb") == "a\\x1b\n    b"

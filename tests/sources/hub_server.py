@@ -16,13 +16,13 @@ from tests.conftest import INSTALLED, SERVICES
 
 @dataclass(frozen=True)
 class Hub:
-    """A running stand-in: `url` is its endpoint, `folder` where its data lie."""
+    """A running stand-in: `url` is its endpoint, `folder` is where it keeps its data."""
 
     url: str
     folder: Path
 
     def commit(self, repo: str, files: Mapping[str, bytes | None]) -> str:
-        """Commit files to a data set (None removes one), which is made if it is not there; gives the commit."""
+        """Commit files to a data set, which is created if missing (None removes a file), and return the commit."""
         root = self.folder / "mirror" / "datasets" / repo
         for path, data in files.items():
             target = root / path

@@ -268,7 +268,7 @@ async def test_failures_on_the_way(
         assert caught.value.retryable
 
 
-async def test_a_server_that_is_not_there(engine: str) -> None:
+async def test_a_server_that_is_down(engine: str) -> None:
     """A refused connection makes reads and listings fail with SourceUnavailable."""
     async with FaultServer() as server:
         pass
@@ -278,7 +278,7 @@ async def test_a_server_that_is_not_there(engine: str) -> None:
                 await use
 
 
-async def test_names_that_are_no_text(server: FaultServer) -> None:
+async def test_names_that_are_not_utf_8(server: FaultServer) -> None:
     """A name that cannot be written in UTF-8 does not exist in GCS."""
     async with make(server, "gcsfs") as source:
         with pytest.raises(ObjectNotFoundError, match="valid UTF-8"):
@@ -343,8 +343,8 @@ async def test_a_refused_account_is_a_refused_login(server: FaultServer, private
             await source.read("x")
 
 
-async def test_a_key_that_is_none(server: FaultServer, engine: str, tmp_path: Path) -> None:
-    """A file that is missing or damaged is refused at the first read, without showing what is in it."""
+async def test_an_invalid_key_file(server: FaultServer, engine: str, tmp_path: Path) -> None:
+    """A file that is missing or damaged is refused at the first read, without showing its content."""
     file = tmp_path / "key.json"
     for content in (None, "s3cret", '["s3cret"]', '{"private_key": "s3cret"}'):
         if content is not None:

@@ -138,8 +138,8 @@ async def test_listing_continues_after_the_first_page(gcs: GcsServer, make: Make
     assert await source.list_files("1/") == sorted(name for name in names if name.startswith("1/"))
 
 
-async def test_marks_of_empty_folders_are_no_objects(gcs: GcsServer, make: Make, bucket: str) -> None:
-    """The empty objects `x/` that web consoles make of folders are not listed."""
+async def test_markers_of_empty_folders_are_not_listed(gcs: GcsServer, make: Make, bucket: str) -> None:
+    """The empty objects `x/` that web consoles create for folders are left out."""
     gcs.put(bucket, "root/", b"")
     gcs.put(bucket, "root/x/", b"")
     gcs.put(bucket, "root/x/a.bin", b"1")

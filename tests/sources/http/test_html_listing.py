@@ -157,7 +157,7 @@ async def test_hostile_json_pages(server: FaultServer, make: Make) -> None:
         (b"[", "application/json"),
     ],
 )
-async def test_pages_that_are_no_listing(server: FaultServer, make: Make, body: bytes, content_type: str) -> None:
+async def test_pages_that_are_not_listings(server: FaultServer, make: Make, body: bytes, content_type: str) -> None:
     """A page that is not a listing is an error with the setting to use, never an empty source."""
     server.answers["/data/"] = respond(body=body, Content_Type=content_type)
     with pytest.raises(BadRequest, match=r"is not a listing.*urls or index"):
@@ -181,7 +181,7 @@ async def test_folder_that_vanishes_is_left_out(server: FaultServer, make: Make)
     assert await make().list_files() == ["a.bin"]
 
 
-async def test_folders_that_repeat_for_ever(server: FaultServer, make: Make) -> None:
+async def test_folders_that_repeat_forever(server: FaultServer, make: Make) -> None:
     """A link on the server that leads back up ends with an error that names it."""
     for depth in range(40):
         server.answers["/data/" + "loop/" * depth] = respond(body=page("loop/"))

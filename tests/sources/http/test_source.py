@@ -1,4 +1,4 @@
-"""What web servers do wrong, read by both engines: every answer ends in the right bytes or the right error."""
+"""Faults of web servers, with both engines: every response ends in the right bytes or the right error."""
 
 from __future__ import annotations
 
@@ -398,7 +398,7 @@ async def test_a_server_without_tls_is_not_read_by_https(nginx: WebServer, make:
 
 
 @pytest.mark.parametrize("date", ["yesterday", "", "Mon, 99 Foo 2025 25:61:61 GMT", "-1"])
-async def test_a_date_that_is_none_costs_nothing(make: Make, server: FaultServer, date: str) -> None:
+async def test_an_invalid_date_costs_nothing(make: Make, server: FaultServer, date: str) -> None:
     """An invalid Last-Modified neither fails a read nor causes repeated requests."""
     server.answers["/a.bin"] = respond(body=BODY, Last_Modified=date)
     server.answers["/b.bin"] = respond(body=BODY, Last_Modified=date)
@@ -526,8 +526,8 @@ async def test_a_proxy_that_aiohttp_cannot_use_is_refused(monkeypatch: pytest.Mo
             await source.read("a.bin")
 
 
-async def test_a_date_to_come_back_that_is_none(server: FaultServer) -> None:
-    """A Retry-After that no calendar has is as if there were none."""
+async def test_an_invalid_retry_after_is_ignored(server: FaultServer) -> None:
+    """An impossible date or a negative delay in Retry-After counts as a missing header."""
     for number, value in enumerate(("Mon, 99 Foo 2025 25:61:61 GMT", "Mon, 01 Jan 99999 00:00:00 GMT", "-5", "")):
         server.answers[f"/{number}.bin"] = respond(503, Retry_After=value)
         async with HTTPDataSource(DataSourceConfig("web", "http", server.url, engine="aiohttp")) as source:

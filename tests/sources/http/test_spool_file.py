@@ -35,7 +35,7 @@ class CountingServer:
 
     Attributes:
         url: of the folder, with a final slash.
-        requests: how often each path was asked for.
+        requests: how often each path was requested.
         sent: bytes of files that it sent, without headers and listings.
     """
 
@@ -105,7 +105,7 @@ def over(url: str, engine: str, **options: Any) -> DataSource:
 
 
 def paths_of(source: DataSource, name: str) -> str:
-    """What a request for an object names."""
+    """Return the path in a request for an object."""
     return f"/{name}" if isinstance(source, HTTPDataSource) else f"/datasets/org/data/resolve/{COMMIT}/{name}"
 
 
@@ -117,7 +117,7 @@ def write_rows(root: Path, name: str, rows: int = ROWS) -> int:
 
 
 def open_files() -> set[str]:
-    """What the descriptors of this process lead to, of files below the temporary folder."""
+    """Return the files below the temporary folder that this process has open."""
     found = set()
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -180,7 +180,7 @@ async def test_a_refused_object_is_not_requested_again(server: FaultServer) -> N
 
 
 async def test_objects_that_come_at_the_same_time_share_the_room(server: FaultServer) -> None:
-    """Of two objects read at once, of which only one fits, one is kept and the other refused."""
+    """If two objects are read at once and only one fits, one is kept and the other refused."""
     for name in "ab":
         server.answers[f"/{name}.bin"] = respond(body=BODY)
     async with over(server.url, "aiohttp", spool_bytes=len(BODY) + 1000) as source:
@@ -294,7 +294,7 @@ class Paused:
 
 
 async def test_a_cancelled_reader_does_not_end_the_download_of_others(source: DataSource, server: FaultServer) -> None:
-    """The first reader, for whom it was begun, goes away: the others get their bytes from the same request."""
+    """The reader that started the download is cancelled: the others get their bytes from the same request."""
     paused = server.answers[paths_of(source, "a.bin")] = Paused()
     first, *others = [asyncio.ensure_future(source.read("a.bin", start, start + 10)) for start in range(5)]
     await paused.begun.wait()
@@ -394,7 +394,7 @@ def test_a_retried_body_counts_each_time(tmp_path: Path, engine: str) -> None:
     if engine == "aiohttp":
         assert stats["fetched_bytes"] == sum(sent)
     else:
-        assert sum(sent) <= stats["fetched_bytes"] <= 2 * len(BODY), "obstore tells what a body announced"
+        assert sum(sent) <= stats["fetched_bytes"] <= 2 * len(BODY), "obstore counts the declared length of a body"
 
 
 async def test_ranges_through_nginx_are_read_by_obstore(nginx: WebServer) -> None:

@@ -495,7 +495,7 @@ def test_is_made_from_a_url() -> None:
 
 
 def run_python(script: str, *args: str, **environment: str) -> str:
-    """What a script prints in a process of its own."""
+    """Run a script in a new process and return what it prints."""
     command = [sys.executable, "-W", "ignore", "-c", script, *args]
     result = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
@@ -557,7 +557,7 @@ async def test_offline_reads_the_cache_alone(hub: Hub, repo: str, home: Path, mo
 async def test_offline_reports_incomplete_downloads(
     hub: Hub, repo: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link to a blob that is not there is left out, and named from the root of the source."""
+    """A link to a missing blob is left out, and named relative to the root of the source."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (link,) = (home / "hub").glob("*/snapshots/*/train/a.bin")
     link.resolve().unlink()

@@ -1,4 +1,4 @@
-"""What is special about a folder: links, modes, and files that change under the reader."""
+"""Cases that only a local folder has: links, modes, and files that change under the reader."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def source(root: Path) -> LocalDataSource:
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
-    """Give up root's right to read everything, where the tests run as root."""
+def as_unprivileged_user() -> Iterator[None]:
+    """Drop root's right to read everything, if the tests run as root."""
     if os.geteuid() != 0:
         yield
         return
@@ -94,14 +94,14 @@ def guarded() -> Iterator[Path]:
 async def test_unreadable_is_not_missing(guarded: Path) -> None:
     """A file, folder or root that the user may not read is `AccessDenied` when read and when listed, never missing."""
     source = create_data_source(str(guarded))
-    with as_nobody():
+    with as_unprivileged_user():
         with pytest.raises(AccessDenied, match=r"secret\.bin.*modes") as caught:
             await source.read("secret.bin")
         assert isinstance(caught.value, PermissionError)
         with pytest.raises(AccessDenied, match="locked"):
             await source.list_files()
     os.chmod(guarded, 0)
-    with as_nobody():
+    with as_unprivileged_user():
         for each in (source, create_data_source(str(guarded))):
             with pytest.raises(AccessDenied):
                 await each.read("secret.bin")

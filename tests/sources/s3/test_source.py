@@ -433,7 +433,7 @@ async def test_requester_pays_and_region(s3: S3Server, bucket: str, engine: str)
 
 
 @both_engines
-async def test_server_that_is_not_there(engine: str) -> None:
+async def test_a_server_that_is_down(engine: str) -> None:
     """A refused connection and an unknown host raise SourceUnavailable, which is retried."""
     for url in ("http://127.0.0.1:9", "http://nobody.invalid"):
         config = DataSourceConfig("s3", "s3", "s3://b", KEYS, storage_options={"endpoint_url": url}, engine=engine)
@@ -472,7 +472,7 @@ async def test_broken_answers(
         with pytest.raises(kind, match=message) as caught:
             await source.read("a.bin")
         assert caught.value.retryable  # type: ignore[attr-defined]
-        if (answer, engine) != (hang_up, "aioboto3"):  # aiohttp asks again by itself where it got no answer at all
+        if (answer, engine) != (hang_up, "aioboto3"):  # aiohttp retries on its own if it got no response
             assert len(server.requests) == 1
 
 
