@@ -50,7 +50,8 @@ def start_metrics_server(
 
     Args:
         port: of the first rank of a node: the variable LOCAL_RANK is added. 0 is any free one.
-        addr: address to listen on. Whoever can reach it reads numbers and the names of data sets and sources.
+        addr: address to listen on. Anyone who can reach it can read the numbers and the
+            names of data sets and sources.
         registry: see `metrics_registry`.
 
     Raises:
