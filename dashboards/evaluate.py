@@ -72,10 +72,10 @@ def substituted(expression: str, variables: Values, over: Range) -> str:
 
 
 def ask(url: str, target: Mapping[str, Any], variables: Values, over: Range) -> list[Series]:
-    """What a query of a panel gives: the series over the range, or one point each if it is asked at its end.
+    """Run a query of a panel: return its series over the range, or one point each at its end for an instant query.
 
     Raises:
-        PrometheusError: no answer, or a query that it refuses.
+        PrometheusError: if Prometheus does not answer, or refuses the query.
     """
     query = substituted(target["expr"], variables, over)
     if target.get("instant"):

@@ -29,12 +29,12 @@ __all__ = [
 
 WINDOW: Final = "[$__rate_interval]"
 NO_ERROR: Final = "ok|cancelled"
-"""Outcomes that are no fault of a source: a request is also cancelled when a second one was faster."""
+"""Outcomes that do not count as errors of a source: a request is also cancelled when a second one was faster."""
 
 _BY_KEY = {family.key: family for family in FAMILIES}
 
 ALERTS: Final = 'alertname=~"Streaming.*",job=~"$job|"'
-"""Of the alerts of this job, and of those that are of none: `job` is then the empty string."""
+"""Matchers for the alerts of this job, and for those without a job, whose `job` is the empty string."""
 
 
 def selector(key: str, part: str = "", **fixed: str) -> str:
@@ -69,7 +69,7 @@ def rate(key: str, labels: str = "", **fixed: str) -> str:
 
 
 def increase(key: str, labels: str = "", **fixed: str) -> str:
-    """What a counter gained over the time that the dashboard shows, summed to the labels."""
+    """Increase of a counter over the time range of the dashboard, summed by the labels."""
     return by("sum", labels, f"increase({selector(key, **fixed)}[$__range])")
 
 

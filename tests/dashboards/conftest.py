@@ -56,7 +56,7 @@ class Shown:
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A server that scrapes twice a second, with an alert of its own, and that shall be told what to scrape."""
+    """A server that scrapes twice a second, with an alert of its own and no targets yet."""
     rules = tmp_path_factory.mktemp("rules") / "rules.yml"
     rules.write_text(RULES)
     folder = tmp_path_factory.mktemp("prometheus")
@@ -66,7 +66,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 @pytest.fixture(scope="session")
 def shown(nginx: WebServer, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    """Two ranks that read over HTTP with a cache too small for all; half-way the first copy of the data dies."""
+    """Two ranks that read over HTTP with a cache too small for all samples; halfway, the primary dies."""
     folder = nginx.root / DATASET
     folder.mkdir()
     for number in range(SAMPLES):

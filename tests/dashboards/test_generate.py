@@ -29,7 +29,7 @@ CHECK = [sys.executable, str(REPOSITORY / "dashboards" / "generate.py"), "--chec
 
 
 def expressions(board: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Everything on a dashboard that a Prometheus is asked, with where it stands."""
+    """Yield each query of a dashboard, with its place."""
     for panel in panels_of(board):
         for target in panel["targets"]:
             yield panel["title"], target["expr"]
@@ -71,7 +71,7 @@ def test_every_name_and_label_is_a_family_s(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_value_that_is_asked_for_exists(name: str) -> None:
+def test_every_label_value_in_a_query_exists(name: str) -> None:
     """A matcher of an outcome, stage, state, reason or process names values that the label can have."""
     for place, expression in expressions(board_of(name)):
         for label, values in re.findall(r'(\w+)[!=]~"([^$"]*)"', expression):
@@ -136,7 +136,7 @@ def test_links_of_panels_lead_somewhere(name: str) -> None:
 
 
 def test_a_stage_has_one_colour_everywhere() -> None:
-    """Each stage, and busy, has its colour wherever it is drawn; no two share one."""
+    """Each stage, and busy, has the same colour in every panel, and no two share one."""
     assert set(STAGE) == {*STAGES, "busy"}
     assert len(set(STAGE.values())) == len(STAGE)
     assert set(OUTCOME) == set(OUTCOMES)
@@ -151,7 +151,7 @@ def test_a_stage_has_one_colour_everywhere() -> None:
     assert drawn == set(STAGE)
 
 
-def test_a_name_that_does_not_exist_cannot_be_asked() -> None:
+def test_an_unknown_family_or_label_is_refused() -> None:
     """A selector refuses an unknown family, and a label that the family does not have."""
     with pytest.raises(KeyError, match="nonsense"):
         selector("nonsense")

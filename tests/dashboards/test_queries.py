@@ -18,7 +18,7 @@ PANELS = [(name, panel) for name in DASHBOARDS for panel in panels_of(board_of(n
 
 
 def values(shown: Shown, dashboard: str, title: str, place: int = 0) -> dict[str, list[float]]:
-    """What one query of a panel gave: the values of each series under those of its labels, joined by spaces."""
+    """Run one query of a panel; return the values of each series by its label values, joined by spaces."""
     panel = next(panel for name, panel in PANELS if name == dashboard and panel["title"] == title)
     series = ask(shown.url, panel["targets"][place], shown.variables, shown.over)
     return {" ".join(each.labels.values()): [v for v in each.values if math.isfinite(v)] for each in series}
@@ -105,8 +105,8 @@ def test_a_quiet_list_of_alerts_says_so(shown: Shown) -> None:
     assert values(early, "overview", "Alerts firing") == {"": [0]}
 
 
-def test_a_prometheus_that_refuses_or_is_not_there_is_named(shown: Shown) -> None:
-    """The error holds the query, or where nobody answered."""
+def test_a_prometheus_that_refuses_or_does_not_answer_is_named(shown: Shown) -> None:
+    """The error names the query, or the URL that did not answer."""
     target: dict[str, Any] = {"expr": "sum(", "instant": True}
     with pytest.raises(PrometheusError, match=r"sum\(: .*parse error"):
         ask(shown.url, target, {}, shown.over)
