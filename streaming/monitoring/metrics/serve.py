@@ -99,7 +99,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int | None:
-        """Where it listens; None while its port is taken, and once it is closed."""
+        """Port that the server listens on; None while that port is taken, and once the server is closed."""
         server = self._server
         return None if server is None else int(server.server_address[1])
 
@@ -168,7 +168,7 @@ class MetricsServer:
                 server.server_close()
 
     def _leave(self) -> None:
-        """In a forked child: close its copies of the sockets, unnoticed by the clients of the parent."""
+        """Close the inherited sockets in a forked child. Clients of the parent are not affected."""
         self._closing = threading.Event()  # another thread of the parent may have held its lock
         self._closing.set()
         server, self._server = self._server, None
