@@ -38,7 +38,7 @@ ALERTS: Final = 'alertname=~"Streaming.*",job=~"$job|"'
 
 
 def selector(key: str, part: str = "", **fixed: str) -> str:
-    """The series of a family that the variables choose.
+    """Select the series of a family that the variables choose.
 
     Args:
         key: of the family.
@@ -59,7 +59,7 @@ def selector(key: str, part: str = "", **fixed: str) -> str:
 
 
 def by(aggregation: str, labels: str, inner: str) -> str:
-    """An aggregation over all but the labels, which are parted by commas; over all if there are none."""
+    """Aggregate by the labels, which are separated by commas; over everything if the text is empty."""
     return f"{aggregation} by ({labels}) ({inner})" if labels else f"{aggregation}({inner})"
 
 
@@ -110,7 +110,7 @@ def share_by(labels: str) -> str:
 
 
 STEP: Final = f"scalar({rate('trainer_wait_seconds')} + {rate('trainer_busy_seconds')})"
-"""All of the trainer's time: seconds per second and rank."""
+"""Total time of the trainer, in seconds per second and rank."""
 
 WAIT: Final = share_by("")
-"""The share of it that is waiting."""
+"""Share of that time that the trainer waits."""

@@ -92,7 +92,7 @@ def _noise(number: int) -> list[int]:
 
 @contextlib.contextmanager
 def _exposed(ranks: int) -> Iterator[list[str]]:
-    """The numbers of this process at one port for each rank that it is said to be; gives their addresses."""
+    """Serve the metrics of this process on one port per rank, as if it were all of them; yield the addresses."""
     with contextlib.ExitStack() as stack:
         targets = []
         for rank in range(ranks):
@@ -118,7 +118,7 @@ def _adapter(primary: str, mirror: str, quarantine: Path) -> StreamingDatasetAda
 
 
 def _train(adapter: StreamingDatasetAdapter, is_over: Callable[[], bool]) -> None:
-    """Whole epochs, until what is shown of them is enough."""
+    """Train whole epochs until enough was scraped."""
     loader = StreamingDataLoader(adapter, batch_size=8, shuffle=True, collate_fn=list)
     while not is_over():
         for batch in loader:

@@ -91,5 +91,5 @@ def test_the_command_draws_or_says_why_not(shown: Shown, tmp_path: Path, capsys:
     ],
 )
 def test_numbers_have_their_units(value: float, unit: str, text: str) -> None:
-    """As Grafana writes them."""
+    """Numbers are formatted as Grafana formats them."""
     assert text_of(value, unit) == text
