@@ -35,7 +35,7 @@ STAGE: Final[dict[str, str]] = dict(
         strict=True,
     )
 )
-"""What the trainer's time went into, see `streaming.telemetry.stages`; and `BUSY`."""
+"""Colour of each stage that the trainer's time goes to (see `streaming.telemetry.stages`), and of `BUSY`."""
 
 OUTCOME: Final[dict[str, str]] = dict(
     zip(

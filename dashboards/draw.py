@@ -28,13 +28,13 @@ from dashboards.evaluate import PrometheusError, Range, Values, ask, board_of, p
 __all__ = ["draw", "main"]
 
 COLUMNS: Final = 24
-"""Of Grafana's grid."""
+"""Columns of Grafana's grid."""
 
 WIDTH_IN: Final = 12.0
 ROW_IN: Final = 0.3
 DOTS_PER_INCH: Final = 80
 POINTS: Final = 240
-"""Of a line, about one for four dots of a panel of a third of the width."""
+"""Points in a line: about one per four dots of a panel that takes a third of the width."""
 
 
 def draw(
@@ -108,7 +108,7 @@ def _placed(panels: list[dict[str, Any]], titles: Sequence[str] | None) -> list[
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """As few colours as a page needs: a palette of 128 makes the file a third of what it is otherwise."""
+    """Save the figure with a palette of 128 colours, which makes the file three times smaller."""
     with mpl.rc_context({"savefig.facecolor": figure.get_facecolor()}):
         figure.savefig(path, metadata={"Software": None})
     from PIL import Image

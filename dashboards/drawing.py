@@ -35,13 +35,13 @@ DARK: Final = Look(page="#111217", panel="#181b1f", text="#ccccdc", grid="#2c2f3
 LIGHT: Final = Look(page="#f4f5f5", panel="#ffffff", text="#24292e", grid="#e2e4e7", heat="YlOrRd")
 
 Answers = Sequence[tuple[Mapping[str, Any], Sequence[Series]]]
-"""Each query of a panel with what it gave."""
+"""Each query of a panel with its result."""
 
 Place = tuple[float, float, float, float]
 
 
 def text_of(value: float, unit: str, decimals: int | None = None) -> str:
-    """A number as Grafana writes it in a unit."""
+    """Format a number in a unit as Grafana does."""
     if not math.isfinite(value):
         return "no data"
     if unit == "percentunit":
@@ -71,7 +71,7 @@ def _seconds(value: float) -> str:
 def draw_panel(
     figure: Figure, place: Place, panel: Mapping[str, Any], answers: Answers, over: Range, look: Look
 ) -> None:
-    """Draw a panel with its title into a place of the figure: left, bottom, width, height as parts of it."""
+    """Draw a panel with its title into a place of the figure: left, bottom, width and height, as fractions of it."""
     left, bottom, width, height = place
     figure.patches.append(
         Rectangle(
@@ -166,7 +166,7 @@ def _areas(axes: Axes, named: Sequence[tuple[str, Series, str]]) -> None:
 
 
 def _legend(axes: Axes, named: Sequence[tuple[str, Series, str]], look: Look) -> None:
-    """The legends of what is not always 0, below the panel."""
+    """Draw the legends below the panel, except those of series that are always 0."""
     shown = [(name, colour) for name, each, colour in named if any(v for v in each.values if math.isfinite(v))]
     shown = (shown or [(name, colour) for name, _, colour in named])[:12]
     if shown:
@@ -213,7 +213,7 @@ def _bars(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, l
 
 
 def _heat(axes: Axes, panel: Mapping[str, Any], answers: Answers, over: Range, look: Look) -> None:
-    """Cells of how many came into each bucket, which Prometheus counts together with all smaller ones."""
+    """Draw one cell per bucket and time, with the bucket's own count: Prometheus counts all smaller buckets too."""
     unit = panel["fieldConfig"]["defaults"]["unit"]
     buckets = sorted(((float(s.labels["le"]), s) for _, series in answers for s in series), key=lambda pair: pair[0])
     times = sorted({at for _, s in buckets for at in s.times})
@@ -313,7 +313,7 @@ def _step_colour(defaults: Mapping[str, Any], value: float) -> str:
 
 
 def _plain(axes: Axes, look: Look, *, bare: bool = False) -> None:
-    """No frame, small labels; `bare` has no axes at all."""
+    """Remove the frame and make the labels small; `bare` removes the axes too."""
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(colors=look.text, labelsize=6.5, length=0)
@@ -323,7 +323,7 @@ def _plain(axes: Axes, look: Look, *, bare: bool = False) -> None:
 
 
 def _time_axis(axes: Axes, over: Range) -> None:
-    """The range of the dashboard, in UTC, with seconds where it is short."""
+    """Label the time axis with the range of the dashboard in UTC, with seconds if it is short."""
     axes.set_xlim(*_dates((over.start, over.end)))
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=5))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M" if over.end - over.start > 600 else "%H:%M:%S"))

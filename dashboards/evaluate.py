@@ -50,18 +50,18 @@ class Series:
 
 
 def board_of(name: str) -> dict[str, Any]:
-    """The dashboard of a name, from its file."""
+    """Load a dashboard from its file."""
     board: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     return board
 
 
 def panels_of(board: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Its panels without the rows, in their order."""
+    """Return the panels of a dashboard in order, without the rows."""
     return (panel for panel in board["panels"] if panel["type"] != "row")
 
 
 def substituted(expression: str, variables: Values, over: Range) -> str:
-    """An expression with the variables in their places, `$__rate_interval` and the like too."""
+    """Replace the variables in an expression by their values, also `$__rate_interval` and the like."""
     values = {name: value if isinstance(value, str) else f"({'|'.join(value)})" for name, value in variables.items()}
     values |= {
         "__rate_interval": f"{round(1000 * over.rate_interval_s)}ms",
@@ -72,10 +72,10 @@ def substituted(expression: str, variables: Values, over: Range) -> str:
 
 
 def ask(url: str, target: Mapping[str, Any], variables: Values, over: Range) -> list[Series]:
-    """What a query of a panel gives: the series over the range, or one point each if it is asked at its end.
+    """Run a query of a panel: return its series over the range, or one point each at its end for an instant query.
 
     Raises:
-        PrometheusError: no answer, or a query that it refuses.
+        PrometheusError: if Prometheus does not answer, or refuses the query.
     """
     query = substituted(target["expr"], variables, over)
     if target.get("instant"):
@@ -85,7 +85,7 @@ def ask(url: str, target: Mapping[str, Any], variables: Values, over: Range) -> 
 
 
 def legend_of(text: str, labels: Mapping[str, str]) -> str:
-    """A legend with the values of its `{{label}}`s."""
+    """Replace each `{{label}}` in a legend by the value of the label."""
     return re.sub(r"{{\s*(\w+)\s*}}", lambda found: labels.get(found[1], ""), text)
 
 

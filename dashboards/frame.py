@@ -1,4 +1,4 @@
-"""What all dashboards have: variables, links between them, marks of alerts and restarts, time range, refresh."""
+"""Parts that all dashboards share: variables, links between them, marks of alerts and restarts, time range, refresh."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ DASHBOARDS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "cache": cache,
     "training": training,
 }
-"""Name of the file, and what makes its content."""
+"""Name of each file, and the function that makes its content."""
 
 
 def render(name: str) -> str:

@@ -29,16 +29,16 @@ __all__ = [
 
 WINDOW: Final = "[$__rate_interval]"
 NO_ERROR: Final = "ok|cancelled"
-"""Outcomes that are no fault of a source: a request is also cancelled when a second one was faster."""
+"""Outcomes that do not count as errors of a source: a request is also cancelled when a second one was faster."""
 
 _BY_KEY = {family.key: family for family in FAMILIES}
 
 ALERTS: Final = 'alertname=~"Streaming.*",job=~"$job|"'
-"""Of the alerts of this job, and of those that are of none: `job` is then the empty string."""
+"""Matchers for the alerts of this job, and for those without a job, whose `job` is the empty string."""
 
 
 def selector(key: str, part: str = "", **fixed: str) -> str:
-    """The series of a family that the variables choose.
+    """Select the series of a family that the variables choose.
 
     Args:
         key: of the family.
@@ -59,7 +59,7 @@ def selector(key: str, part: str = "", **fixed: str) -> str:
 
 
 def by(aggregation: str, labels: str, inner: str) -> str:
-    """An aggregation over all but the labels, which are parted by commas; over all if there are none."""
+    """Aggregate by the labels, which are separated by commas; over everything if the text is empty."""
     return f"{aggregation} by ({labels}) ({inner})" if labels else f"{aggregation}({inner})"
 
 
@@ -69,7 +69,7 @@ def rate(key: str, labels: str = "", **fixed: str) -> str:
 
 
 def increase(key: str, labels: str = "", **fixed: str) -> str:
-    """What a counter gained over the time that the dashboard shows, summed to the labels."""
+    """Increase of a counter over the time range of the dashboard, summed by the labels."""
     return by("sum", labels, f"increase({selector(key, **fixed)}[$__range])")
 
 
@@ -110,7 +110,7 @@ def share_by(labels: str) -> str:
 
 
 STEP: Final = f"scalar({rate('trainer_wait_seconds')} + {rate('trainer_busy_seconds')})"
-"""All of the trainer's time: seconds per second and rank."""
+"""Total time of the trainer, in seconds per second and rank."""
 
 WAIT: Final = share_by("")
-"""The share of it that is waiting."""
+"""Share of that time that the trainer waits."""

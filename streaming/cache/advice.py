@@ -18,7 +18,7 @@ class Advice:
 
     Args:
         max_bytes: budget of the cache.
-        ttl_s: age at which its entries expire; None is never.
+        ttl_s: age at which its entries expire; None for never.
     """
 
     def __init__(self, max_bytes: int, ttl_s: float | None) -> None:
@@ -39,7 +39,7 @@ class Advice:
             )
 
     def on_epoch(self, epoch_s: float | None) -> None:
-        """Warn if entries expire in less than the last epoch took; None is no epoch yet."""
+        """Warn if entries expire sooner than the last epoch took; None before the first epoch has ended."""
         if epoch_s is not None and epoch_s > self._ttl_s:
             logger.warning(
                 "cache_ttl_too_short max_ttl_seconds=%g epoch_seconds=%.3g next_step=%s",

@@ -1,4 +1,4 @@
-"""Which entry is evicted when room is needed: `LRU`, or `Retain` (see `streaming.cache.retain`).
+"""Eviction policies: `LRU`, and `Retain` (see `streaming.cache.retain`).
 
 Every method is called with the cache's lock held and takes O(log n) at most. Sizes are what an entry takes of the
 budget: its block and its bookkeeping.

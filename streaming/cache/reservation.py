@@ -9,7 +9,7 @@ __all__ = ["Reservation", "ReservationState"]
 
 
 class ReservationState(enum.Enum):
-    """What a reservation holds."""
+    """State of a reservation."""
 
     RESERVED = "reserved"
     """Room for a sample that is being read, or that its reader keeps outside the cache."""

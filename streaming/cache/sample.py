@@ -47,10 +47,10 @@ class SmartLRUCache:
 
     Args:
         max_size_gb: budget for all that is stored or being read, in units of 10^9 bytes.
-        max_ttl_seconds: age at which an entry expires; None is never.
+        max_ttl_seconds: age at which an entry expires; None for never.
         compression_type: "zstd" (where a trial on that kind of sample pays) or "none".
         prefetch_ahead: most keys that one `prefetch` fetches, and most unread keys that an `AsyncPrefetcher` has
-            fetched; None is no bound.
+            fetched; None for no limit.
         max_size_bytes: the budget in bytes, instead of `max_size_gb`.
         policy: "lru"; "retain": keep a fixed set, evenly spread, and let the rest pass through a small window; "auto":
             "retain" from `retain()` on, "lru" before.

@@ -35,7 +35,7 @@ class Store:
 
     Args:
         max_bytes: the budget.
-        ttl_s: age at which an entry expires; None is never.
+        ttl_s: age at which an entry expires; None for never.
         policy: see `make_policy`.
         keep_fraction: see `make_policy`.
         clock: monotonic seconds.

@@ -95,7 +95,7 @@ def decode(
 def decode_timed(
     data: Buffer, path: str, *, max_bytes: int = DEFAULT_MAX_BYTES, source: str | None = None, may_view: bool = False
 ) -> Decoded:
-    """As `decode`, with the time that decompression took."""
+    """Decode like `decode`, and measure how long decompression took."""
     codec = _codec_for(path, source)
     if max_bytes == DEFAULT_MAX_BYTES:
         max_bytes = codec.default_max_bytes

@@ -42,8 +42,8 @@ _CONSTANTS = {"True": True, "False": False, "None": None}
 def get_logger(name: str) -> logging.Logger:
     """Return the logger of a module of the library, which lets no secret through: `get_logger(__name__)`.
 
-    Handlers, wherever they are added, get records whose message, arguments and traceback are masked. A record with an
-    exception has its traceback as text (`exc_text`) and not the exception itself (`exc_info`).
+    Handlers of this logger and of its parents get records whose message, arguments and traceback are masked. A record
+    with an exception has its traceback as text (`exc_text`) and not the exception itself (`exc_info`).
     """
     logger = logging.getLogger(name)
     logger.addFilter(_FILTER)  # a logger keeps it once, however often it is added

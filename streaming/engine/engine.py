@@ -253,7 +253,7 @@ class Engine:
         return LinkHandle(self._server.hello_fd, self.cache.arena.fd)
 
     def as_worker(self) -> Worker:
-        """In a forked child: return a reader through this engine, and close the descriptors of the parent."""
+        """Return a reader through this engine for a forked child, and close the descriptors of the parent."""
         if self._server is not None:
             self._server.close_inherited()
         return Worker(self.handle())

@@ -31,7 +31,7 @@ def follow_forks(forkable: Forkable) -> None:
 
 
 def inherited(reader: SampleReader) -> SampleReader:
-    """In a forked child: return a reader through the same engine, in place of the parent's."""
+    """Return a reader through the same engine, which replaces the parent's reader in a forked child."""
     _kept.append(reader)
     return reader.as_worker()
 

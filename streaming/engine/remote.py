@@ -160,7 +160,7 @@ def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
 
 
 def _close_lines() -> None:
-    """In a forked child: an open stream there would keep the engine alive after the training process was killed."""
+    """Close inherited streams in a forked child: open ones would keep the engine alive after its trainer died."""
     for line in list(_lines):
         line.close()
 

@@ -1,4 +1,4 @@
-"""Which bytes of which object are which sample.
+"""The index: where the bytes of each sample are.
 
 `listing` and `containers` read the sources; `sample_parts` and `sample_names` decide what belongs together, and
 `matching` joins it. `layout` packs the tables into one buffer, `integrity` checks a buffer, `file` saves and maps it.

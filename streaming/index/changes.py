@@ -1,4 +1,4 @@
-"""What changed between a saved index and a new one over the same sources."""
+"""Changes between a saved index and a new one over the same sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an index depends on apart from the data: the sources, `data_mapping`, `rename` and `missing`."""
+"""Configuration that an index depends on: the sources, `data_mapping`, `rename` and `missing`."""
 
 from __future__ import annotations
 

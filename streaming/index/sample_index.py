@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 
 class SampleIndex:
-    """Which bytes of which object are which sample, in the order of the samples' names.
+    """Map from each sample to its objects or byte ranges, sorted by sample name.
 
     Immutable; safe to read in any thread and after a fork. Made by `build` or `open`. A saved index pickles as its
     path, one that was not saved as its bytes.

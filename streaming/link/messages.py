@@ -177,7 +177,7 @@ class LinkServer:
             await asyncio.wait(tasks)
 
     def close_inherited(self) -> None:
-        """In a forked child: close the inherited ends, so that every worker sees when the engine's process dies."""
+        """Close the ends that a forked child inherits, so that every worker sees when the engine's process dies."""
         for sock in (self._mine, *(connection.sock for connection in self._connections.values())):
             if sock.fileno() >= 0:
                 os.close(sock.detach())

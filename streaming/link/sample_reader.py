@@ -95,7 +95,7 @@ class SampleReader(Protocol):
         """Return what a child process needs to read through the same engine."""
 
     def as_worker(self) -> SampleReader:
-        """In a forked child: return a reader through the same engine."""
+        """Return a reader through the same engine, for use in a forked child."""
 
     def close_with(self, holder: object) -> weakref.finalize[Any, Any]:
         """Close when the holder is garbage collected; return the finalizer, which can be detached."""

@@ -1,1 +1,1 @@
-"""What people see of a run: metrics, diagnosis, charts next to the loss, a progress bar."""
+"""Tools to watch a run: metrics, diagnosis, charts next to the loss, a progress bar."""

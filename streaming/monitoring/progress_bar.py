@@ -1,7 +1,7 @@
 """A progress bar over an epoch that never looks frozen: its time always moves, and it shows what is waited for.
 
 A separate thread draws it, twice a second; the trainer's thread only counts, so a slow terminal costs it nothing. tqdm
-by itself draws only on progress, and after a fast phase not even then.
+alone draws only on progress, and after a fast phase not even then.
 """
 
 from __future__ import annotations

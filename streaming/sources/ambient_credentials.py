@@ -1,4 +1,4 @@
-"""Which servers may receive ambient credentials: those of the environment, a login file, a profile or a machine's role.
+"""Rules for ambient credentials, which come from the environment, a login file, a profile or a machine's role.
 
 A configuration may come from someone else. So a server that only the configuration names receives only the login in the
 configuration. Ambient credentials go to the provider's own endpoint, or to the one that the environment names, over

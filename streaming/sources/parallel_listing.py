@@ -27,7 +27,7 @@ FOLDERS_IN_A_PAGE = 8  # with more, and so under 125 objects in each, the extra 
 
 
 class ObjectLister(Protocol):
-    """What a client implements. Folders end in `/`; the root is empty."""
+    """Interface of a client that lists objects. Folders end in `/`; the root is empty."""
 
     def pages(self, folder: str, limits: ListingLimits) -> AsyncIterator[list[FileInfo]]:
         """Yield all objects below `folder`, in pages of about `PAGE`. A shorter page is the last, and none is empty.

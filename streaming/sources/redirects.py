@@ -1,4 +1,4 @@
-"""Which redirects, and URLs in listings, a source follows.
+"""Rules for the redirects, and the URLs in listings, that a source follows.
 
 The servers in a configuration may receive its headers and login. Other servers that these point to may not: no
 configured header is sent, `https` does not become `http`, `allowed_hosts` limits the hosts, and link-local addresses,

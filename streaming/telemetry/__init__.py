@@ -1,1 +1,1 @@
-"""What the hot path counts and times, for others to read: counters, stages, timelines, stalls."""
+"""Counts and times of the hot path: counters, stages, timelines, stalls."""

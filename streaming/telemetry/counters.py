@@ -42,7 +42,7 @@ _QUICK_S: Final = LATENCY_BUCKETS_S[0]
 
 @dataclass(slots=True)
 class Counters:
-    """What an engine has read and how long its readers waited. Seconds and bytes.
+    """Counts of an engine's reads, and how long its readers waited. Seconds and bytes.
 
     Attributes:
         reads: samples handed to a reader, in this process or a worker.
@@ -90,7 +90,7 @@ class SourceCounters:
     nbytes: int = 0
 
     def answered(self, data: bytes | bytearray | memoryview, seconds: float) -> None:
-        """Count a request that returned these bytes after so many seconds.
+        """Count a request that returned these bytes after `seconds`.
 
         Nearly all reads of a local disk fall into the first bucket, so it is checked before the search, which costs
         0.7 us (with what it evicts from the processor's caches) of a 60 us read of 20 kB.

@@ -53,7 +53,7 @@ NEXT_STEPS: Final = {
     "excluded": "check include and exclude of the source",
     "not_included": "check include and exclude of the source",
 }
-"""What to do about each reason."""
+"""Next step for each reason."""
 
 BY_SETTINGS: Final = frozenset({"not_mapped", "excluded", "not_included"})
 """Left out because of the settings; not counted as skipped."""

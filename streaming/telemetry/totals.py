@@ -103,8 +103,8 @@ class _Source:
 class Totals:
     """Thread-safe.
 
-    All families are added up alike, gauges too: whoever shows the numbers knows their kinds, and takes gauges from the
-    last reading.
+    All families are summed the same way, gauges too. Code that shows the numbers knows their kinds, and takes gauges
+    from the last reading.
     """
 
     def __init__(self) -> None:

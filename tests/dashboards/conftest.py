@@ -56,7 +56,7 @@ class Shown:
 
 @pytest.fixture(scope="session")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A server that scrapes twice a second, with an alert of its own, and that shall be told what to scrape."""
+    """A server that scrapes twice a second, with an alert of its own and no targets yet."""
     rules = tmp_path_factory.mktemp("rules") / "rules.yml"
     rules.write_text(RULES)
     folder = tmp_path_factory.mktemp("prometheus")
@@ -66,7 +66,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 @pytest.fixture(scope="session")
 def shown(nginx: WebServer, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    """Two ranks that read over HTTP with a cache too small for all; half-way the first copy of the data dies."""
+    """Two ranks that read over HTTP with a cache too small for all samples; halfway, the primary dies."""
     folder = nginx.root / DATASET
     folder.mkdir()
     for number in range(SAMPLES):
@@ -92,7 +92,7 @@ def _noise(number: int) -> list[int]:
 
 @contextlib.contextmanager
 def _exposed(ranks: int) -> Iterator[list[str]]:
-    """The numbers of this process at one port for each rank that it is said to be; gives their addresses."""
+    """Serve the metrics of this process on one port per rank, as if it were all of them; yield the addresses."""
     with contextlib.ExitStack() as stack:
         targets = []
         for rank in range(ranks):
@@ -118,7 +118,7 @@ def _adapter(primary: str, mirror: str, quarantine: Path) -> StreamingDatasetAda
 
 
 def _train(adapter: StreamingDatasetAdapter, is_over: Callable[[], bool]) -> None:
-    """Whole epochs, until what is shown of them is enough."""
+    """Train whole epochs until enough was scraped."""
     loader = StreamingDataLoader(adapter, batch_size=8, shuffle=True, collate_fn=list)
     while not is_over():
         for batch in loader:

@@ -57,7 +57,7 @@ def test_what_has_no_data_is_drawn_without(shown: Shown, tmp_path: Path) -> None
 
 
 def test_what_cannot_be_drawn_is_named(shown: Shown, tmp_path: Path) -> None:
-    """A title, a range or a dashboard that is not there."""
+    """The error names the title, range or dashboard that was not found."""
     start, end, path = shown.over.start, shown.over.end, tmp_path / "x.png"
     with pytest.raises(ValueError, match="no panel is called Nonsense; there are Trainer waits, "):
         draw(shown.url, "overview", start, end, path, ["Nonsense"])
@@ -91,5 +91,5 @@ def test_the_command_draws_or_says_why_not(shown: Shown, tmp_path: Path, capsys:
     ],
 )
 def test_numbers_have_their_units(value: float, unit: str, text: str) -> None:
-    """As Grafana writes them."""
+    """Numbers are formatted as Grafana formats them."""
     assert text_of(value, unit) == text

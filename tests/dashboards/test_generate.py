@@ -1,4 +1,4 @@
-"""The files are what the code makes, and hold what a person on duty needs."""
+"""The generated dashboards are up to date and have what an engineer on call needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHECK = [sys.executable, str(REPOSITORY / "dashboards" / "generate.py"), "--chec
 
 
 def expressions(board: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Everything on a dashboard that a Prometheus is asked, with where it stands."""
+    """Yield each query of a dashboard, with its place."""
     for panel in panels_of(board):
         for target in panel["targets"]:
             yield panel["title"], target["expr"]
@@ -41,13 +41,13 @@ def expressions(board: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def test_the_committed_files_are_fresh(tmp_path: Path) -> None:
-    """`generate.py --check`, run from any folder as CI runs it, has nothing to say."""
+    """`generate.py --check` passes without an error message, from any folder."""
     done = subprocess.run(CHECK, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_stale_or_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A dashboard edited by hand, or left out, is an exit status of 1 and a sentence that says what to run."""
+    """A dashboard that was edited by hand, or is missing, gives exit status 1 and a message that says what to run."""
     assert generate.main(["--folder", str(tmp_path)]) == 0
     assert generate.main(["--folder", str(tmp_path), "--check"]) == 0
     file = tmp_path / "cache.json"
@@ -59,7 +59,7 @@ def test_a_stale_or_missing_file_is_named(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_and_label_is_a_family_s(name: str) -> None:
-    """Each selector asks a family of the list, by labels that it has; other labels are those of an aggregation."""
+    """Each selector names a listed family and labels that it has; other labels are those of an aggregation."""
     known = set().union(*LABELS.values()) | {"le"}
     for place, expression in expressions(board_of(name)):
         for metric, matchers in re.findall(r"\b(streaming_\w+)(?:\{([^}]*)\})?", expression):
@@ -71,7 +71,7 @@ def test_every_name_and_label_is_a_family_s(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_value_that_is_asked_for_exists(name: str) -> None:
+def test_every_label_value_in_a_query_exists(name: str) -> None:
     """A matcher of an outcome, stage, state, reason or process names values that the label can have."""
     for place, expression in expressions(board_of(name)):
         for label, values in re.findall(r'(\w+)[!=]~"([^$"]*)"', expression):
@@ -126,7 +126,7 @@ def test_every_dashboard_has_the_same_frame(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_of_panels_lead_somewhere(name: str) -> None:
-    """To another of these dashboards, or to the page of an alert."""
+    """Each link goes to another of these dashboards, or to the runbook of an alert."""
     for panel in panels_of(board_of(name)):
         for link in panel.get("links") or ():
             board = re.fullmatch(r"/d/streaming-(\w+)", link["url"])
@@ -136,7 +136,7 @@ def test_links_of_panels_lead_somewhere(name: str) -> None:
 
 
 def test_a_stage_has_one_colour_everywhere() -> None:
-    """Each stage, and busy, has its colour wherever it is drawn; no two share one."""
+    """Each stage, and busy, has the same colour in every panel, and no two share one."""
     assert set(STAGE) == {*STAGES, "busy"}
     assert len(set(STAGE.values())) == len(STAGE)
     assert set(OUTCOME) == set(OUTCOMES)
@@ -151,7 +151,7 @@ def test_a_stage_has_one_colour_everywhere() -> None:
     assert drawn == set(STAGE)
 
 
-def test_a_name_that_does_not_exist_cannot_be_asked() -> None:
+def test_an_unknown_family_or_label_is_refused() -> None:
     """A selector refuses an unknown family, and a label that the family does not have."""
     with pytest.raises(KeyError, match="nonsense"):
         selector("nonsense")

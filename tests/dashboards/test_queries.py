@@ -1,4 +1,4 @@
-"""Every query of every dashboard, asked of a real Prometheus that scraped a real run."""
+"""Every query of every dashboard, run on a real Prometheus that scraped a real run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PANELS = [(name, panel) for name in DASHBOARDS for panel in panels_of(board_of(n
 
 
 def values(shown: Shown, dashboard: str, title: str, place: int = 0) -> dict[str, list[float]]:
-    """What one query of a panel gave: the values of each series under those of its labels, joined by spaces."""
+    """Run one query of a panel; return the values of each series by its label values, joined by spaces."""
     panel = next(panel for name, panel in PANELS if name == dashboard and panel["title"] == title)
     series = ask(shown.url, panel["targets"][place], shown.variables, shown.over)
     return {" ".join(each.labels.values()): [v for v in each.values if math.isfinite(v)] for each in series}
@@ -49,7 +49,7 @@ def test_every_query_gives_the_same_kind_of_data_for_all_values(shown: Shown, da
 
 
 def test_every_variable_has_its_values(shown: Shown) -> None:
-    """What Grafana would offer to choose from is what the run had."""
+    """Grafana offers the values that the run had."""
     found = {}
     for name, (_, text) in VARIABLES.items():
         series, label = text.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
@@ -78,7 +78,7 @@ def test_the_stages_and_busy_are_all_of_the_time(shown: Shown) -> None:
 
 
 def test_what_went_wrong_is_on_the_overview(shown: Shown) -> None:
-    """The dead copy is seen failing, kept back and replaced; the alert is listed with its start, to the second."""
+    """The dead replica is shown failing, excluded and replaced; the alert is listed with its start, to the second."""
     assert 2 in values(shown, "overview", "Breakers")["primary"]
     assert 0 in values(shown, "overview", "Breakers")["mirror"]
     assert max(max(each) for each in values(shown, "overview", "Failed requests per second").values()) > 0
@@ -91,7 +91,7 @@ def test_what_went_wrong_is_on_the_overview(shown: Shown) -> None:
 
 
 def test_what_went_wrong_is_on_the_other_dashboards(shown: Shown) -> None:
-    """Reads that another copy served, samples that were replaced, samples that left by their age."""
+    """Panels show reads that another replica served, replaced samples, and expired samples."""
     assert max(values(shown, "sources", "Reads failed over")[""]) > 0
     assert values(shown, "training", "Bad samples") == {"": [2 * DAMAGED]}
     assert max(values(shown, "cache", "Evictions by reason")["ttl"]) > 0
@@ -105,8 +105,8 @@ def test_a_quiet_list_of_alerts_says_so(shown: Shown) -> None:
     assert values(early, "overview", "Alerts firing") == {"": [0]}
 
 
-def test_a_prometheus_that_refuses_or_is_not_there_is_named(shown: Shown) -> None:
-    """The error holds the query, or where nobody answered."""
+def test_a_prometheus_that_refuses_or_does_not_answer_is_named(shown: Shown) -> None:
+    """The error names the query, or the URL that did not answer."""
     target: dict[str, Any] = {"expr": "sum(", "instant": True}
     with pytest.raises(PrometheusError, match=r"sum\(: .*parse error"):
         ask(shown.url, target, {}, shown.over)

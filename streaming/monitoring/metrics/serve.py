@@ -50,7 +50,8 @@ def start_metrics_server(
 
     Args:
         port: of the first rank of a node: the variable LOCAL_RANK is added. 0 is any free one.
-        addr: address to listen on. Whoever can reach it reads numbers and the names of data sets and sources.
+        addr: address to listen on. Anyone who can reach it can read the numbers and the
+            names of data sets and sources.
         registry: see `metrics_registry`.
 
     Raises:
@@ -98,7 +99,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int | None:
-        """Where it listens; None while its port is taken, and once it is closed."""
+        """Port that the server listens on; None while that port is taken, and once the server is closed."""
         server = self._server
         return None if server is None else int(server.server_address[1])
 
@@ -167,7 +168,7 @@ class MetricsServer:
                 server.server_close()
 
     def _leave(self) -> None:
-        """In a forked child: close its copies of the sockets, unnoticed by the clients of the parent."""
+        """Close the inherited sockets in a forked child. Clients of the parent are not affected."""
         self._closing = threading.Event()  # another thread of the parent may have held its lock
         self._closing.set()
         server, self._server = self._server, None

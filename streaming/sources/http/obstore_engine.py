@@ -1,6 +1,6 @@
 """GET by obstore: 11,400 requests/s of 100 kB on one core over loopback, vs. 8,000/s by aiohttp.
 
-Only ordinary answers are read here. For others, `NeedsAiohttp` tells the caller to use aiohttp.
+Only ordinary responses are read here. For others, `NeedsAiohttp` is raised and the caller uses aiohttp.
 """
 
 from __future__ import annotations
