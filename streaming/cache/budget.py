@@ -1,4 +1,7 @@
-"""Bytes that a cache stores and reads, together never more than its budget."""
+"""Bytes that a cache stores and reads, together never more than its budget.
+
+These are the numbers; `Store.reserve` (`store.py`) refuses a read that does not fit, or evicts for it.
+"""
 
 from __future__ import annotations
 

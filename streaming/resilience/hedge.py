@@ -1,7 +1,8 @@
 """A second read for one that is slower than nearly all others; the first to answer wins.
 
 Dean and Barroso, "The Tail at Scale" (2013): hedging after the 95th percentile, with some 5 % more requests, removes
-most of the tail. Here it is p98 of the last 512 reads, and a token bucket keeps the extra requests below 5 %.
+most of the tail. Here it is p98 of the last 512 reads, and a token bucket keeps the extra requests below 5 %. A replica
+that does not answer at all is for `failover`, which then reads the next one too.
 """
 
 from __future__ import annotations

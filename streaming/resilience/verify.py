@@ -1,4 +1,7 @@
-"""Checks of what was read against what is known of the object: its size, its ETag, its checksum."""
+"""Checks of what was read against what is known of the object: its size, its ETag, its checksum.
+
+On an error of theirs `failover` reads the next replica, as for a mirror that holds an older version.
+"""
 
 from __future__ import annotations
 
