@@ -40,9 +40,10 @@ def read_archive(data: Buffer, max_bytes: int) -> Archive:
     """Read the directory and the pickles, but no tensors.
 
     Raises: ObjectTooLargeError: if a member is compressed, or all of them together are over the limit. UnsafeData: if
-    it is a program. TruncatedData: if the directory is missing, or the members are larger than the file. DecodeError:
+    it is a program. TruncatedData: if the directory is missing, or a member ends past the file. DecodeError:
     if it is damaged."""
-    total, storages = 0, {}
+    total = 0
+    storages: dict[bytes, tuple[int, int]] = {}
     pickles: list[tuple[int, int]] = []
     byteorder: tuple[int, int] | None = None
     try:
@@ -66,7 +67,7 @@ def read_archive(data: Buffer, max_bytes: int) -> Archive:
                 raise IndexError("a name ends past the file")
             _, found, key = label.partition(b"/data/")
             if found:
-                storages[key] = (_content_start(data, member), size)
+                storages[key] = member, size
             elif label.endswith(b"/byteorder"):
                 byteorder = member, size
             elif label[-1:] in b"lL":
@@ -81,11 +82,12 @@ def read_archive(data: Buffer, max_bytes: int) -> Archive:
             raise ObjectTooLargeError(f"declares {total:,} bytes in its members, the limit is {max_bytes:,}")
         if total > len(data):
             raise TruncatedData(f"declares {total:,} bytes in its members, has {len(data):,} in all")
+        places = {key: (_content_start(data, member, size), size) for key, (member, size) in storages.items()}
         contents = [_content(data, member, size) for member, size in pickles]
         order = _content(data, *byteorder) if byteorder else b""
     except (struct.error, IndexError, OverflowError) as exc:
         raise DecodeError(f"has a damaged zip directory: {exc}") from exc
-    return Archive(contents, storages, order)
+    return Archive(contents, places, order)
 
 
 def _directory(data: Buffer) -> tuple[int, int]:
@@ -106,13 +108,16 @@ def _directory(data: Buffer) -> tuple[int, int]:
 
 
 def _content(data: Buffer, member: int, size: int) -> bytes:
-    start = _content_start(data, member)
+    start = _content_start(data, member, size)
     return bytes(data[start : start + size])
 
 
-def _content_start(data: Buffer, member: int) -> int:
+def _content_start(data: Buffer, member: int, size: int) -> int:
     name, extra = _MEMBER.unpack_from(data, member)
-    return int(member + _MEMBER.size + name + extra)
+    start = int(member + _MEMBER.size + name + extra)
+    if start + size > len(data):
+        raise TruncatedData(f"has a member up to byte {start + size:,}, has {len(data):,} in all")
+    return start
 
 
 def _wide(extra: Buffer, stored: int, size: int, member: int) -> tuple[int, int, int]:

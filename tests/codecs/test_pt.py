@@ -152,6 +152,8 @@ class TestPt(CodecContract):
             ),
             "huge by zip64": (declares_wide(plain, 10**11), ObjectTooLargeError),
             "larger than the file": (declares(plain, 10**9), TruncatedData),
+            "storage past the file": (moves_past_end(plain, b"/data/0"), TruncatedData),
+            "pickle past the file": (moves_past_end(plain, b"/data.pkl"), TruncatedData),
             "two sizes": (plain.replace(*sizes_of(plain)), ObjectTooLargeError),
             "huge storage": (
                 with_pickle(claim(plain, b"K\x05tq", b"\x8a\x05\x00\x00\x00\x00\x06tq")),
@@ -361,6 +363,13 @@ def claim(data: bytes, old: bytes, new: bytes) -> bytes:
         content = archive.read("archive/data.pkl")
     assert content.count(old) == 1
     return content.replace(old, new)
+
+
+def moves_past_end(data: bytes, member: bytes) -> bytes:
+    """Return an archive whose member has a header of so many bytes that its content begins after the file."""
+    name = data.index(member)
+    header = data.rindex(b"PK\x03\x04", 0, name)
+    return data[: header + 28] + b"\xff\xff" + data[header + 30 :]
 
 
 def sizes_of(data: bytes) -> tuple[bytes, bytes]:
