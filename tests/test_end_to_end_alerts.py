@@ -45,27 +45,34 @@ def test_an_alert_fires_while_the_source_is_slow_and_resolves_after(
 ALONE = [name for name, fault in FAULTS.items() if fault.ranks == 1]
 LOOKED_AT = 12
 """Steps between the two scrapes."""
-LOOKS = 6
-"""At most, until the machine has let the trainer work as planted, by its own clock; the verdict has no say in that."""
+LOOKS = 9
+"""At most. One in which the machine did not let the trainer work as planted, by its own clock, does not count."""
+AGREE = 3
+"""Looks that must agree: other work of the machine can take a few milliseconds from a stage in one of them."""
 
 
 @pytest.mark.parametrize("name", ALONE)
 def test_the_verdict_names_the_planted_fault(name: str) -> None:
-    """Two scrapes of a run with a fault are enough to name it."""
+    """Two scrapes of a run with a fault are enough to name it; three such looks agree before any other three do."""
     fault = FAULTS[name]
     registry = CollectorRegistry()
     registry.register(Collector())
+    named: dict[str, list[Verdict]] = {}
     with Training(fault.setting) as run:
         looked = run.await_steps(WARM_UP_STEPS + fault.first_pass)
-        for _ in range(LOOKS):
+        for look in range(LOOKS):
             began, before = looked, _scrape(registry)
             looked = run.await_steps(began.steps + LOOKED_AT)
             verdict = judge(before, _scrape(registry))
             made = looked.since(began)
-            if made.busy < 1.1 * made.steps * fault.setting.step_s:
-                break
-    assert verdict.findings[0].code == fault.code, verdict.findings
-    assert verdict.is_fine == (fault.code == "TrainerBound")
+            if made.busy < 1.1 * made.steps * fault.setting.step_s or look >= LOOKS - AGREE:
+                same = named.setdefault(verdict.findings[0].code, [])
+                same.append(verdict)
+                if len(same) == AGREE:
+                    break
+    most = max(named.values(), key=len)
+    assert most[0].findings[0].code == fault.code, named
+    assert all(verdict.is_fine == (fault.code == "TrainerBound") for verdict in most)
 
 
 def test_the_verdict_names_the_slow_rank() -> None:
