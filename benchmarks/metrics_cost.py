@@ -79,7 +79,7 @@ def accounts(adapter: StreamingDatasetAdapter, *, are_kept: bool) -> Iterator[No
     with contextlib.ExitStack() as patches:
         for place, name, value in (
             (Engine, "read_many", _read_many),
-            (Engine, "_note_wait", _note_wait),
+            (Engine, "note_wait", _note_wait),
             (ReplicaReader, "read_blocking", _read_blocking),
             (fetch, "perf_counter", float),
             (engine._fetcher.timelines, "note", bool),

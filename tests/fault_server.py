@@ -101,6 +101,10 @@ def _head(status: int, length: int | None, headers: dict[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
+TURNS_OF_ACCEPTING = 8
+"""Turns of the loop until an accepted connection has its task; four in CPython."""
+
+
 class FaultServer:
     """Serves `answers` (by path with query, as sent) on a free loopback port; anything else is 404.
 
@@ -114,10 +118,10 @@ class FaultServer:
         self.answers: dict[str, Answer] = {f"/{name}": answer for name, answer in answers.items()}
         self.requests: list[Request] = []
         self.url = ""
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
         return self
 
@@ -127,20 +131,27 @@ class FaultServer:
         await self.stop()
 
     async def stop(self) -> None:
-        """Close the port and every connection."""
+        """Close the port and every connection, also one that was only just accepted."""
+        for listening in self._server.sockets:  # a server that closes drops what it is just accepting, and leaks it
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        for _ in range(TURNS_OF_ACCEPTING):
+            await asyncio.sleep(0)
         self._server.close()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._running[task] = writer
+        task.add_done_callback(self._end)  # runs even if the task is cancelled before it starts
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task).close()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             await self._answer(reader, writer)
-        writer.close()
-        self._running.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
