@@ -54,7 +54,7 @@ def _read_many(self: Engine, positions: Sequence[int]) -> list[Any]:
 
 
 def _read_blocking(self: ReplicaReader, row: Any, buffer: memoryview | None, began: float) -> Any:
-    source = self._entries[row.source].source
+    source = self._sources[row.source]
     if buffer is not None and source.read_into is not None:
         return source.read_into(row.path, row.start, buffer), began
     assert source.read_blocking is not None
