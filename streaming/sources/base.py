@@ -75,11 +75,22 @@ class Expected(NamedTuple):
         size: bytes, or -1 or None if unknown.
         etag: as the listing of the same replica gave it.
         checksums: `{"md5": hex}` or `{"sha256": hex}` of the whole object.
+        begun: the first attempt, if a thread has begun it: the wrapper of its replica waits for it in place of a request.
+        is_awaited: returns whether a reader waits for this object by now.
     """
 
     size: int | None = None
     etag: str | None = None
     checksums: Mapping[str, str] | None = None
+    begun: object | None = None
+    is_awaited: Callable[[], bool] | None = None
+
+
+class NeedsLoop(Exception):
+    """Raised by `read_blocking` where only `read` can serve a read now, such as one that needs another client.
+
+    No request was made, or its answer was not used.
+    """
 
 
 def check_path(path: str) -> str:
@@ -144,9 +155,9 @@ def too_large(path: str, size: int, limit: int, source: str) -> ObjectTooLargeEr
 class DataSource(ABC):
     """A place that objects are read from.
 
-    A backend writes `read`, `iter_files` and `aclose`. If its reads merely block a thread (local disk, memory), it also
-    sets `read_blocking`, a synchronous form that is safe in any thread, so that a pool can read and decode in one hop.
-    It may add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes:
+    A backend writes `read`, `iter_files` and `aclose`. If its client can block a thread outside the interpreter's lock
+    (local disk, obstore), it also sets `read_blocking`, a synchronous form with the same arguments and errors that is
+    safe in any thread, so that one thread reads and decodes; it raises `NeedsLoop` where only `read` can serve. It may add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes:
     a caller who reuses a large buffer is spared page faults.
 
     A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.
@@ -156,11 +167,13 @@ class DataSource(ABC):
         config: its configuration.
         received_bytes: bytes of objects that came over the network so far, used or not, without listings; None for a
             source that does not count them.
+        blocks_now: whether `read_blocking`, where there is one, can be expected to serve the next read.
         skipped: the objects that the last complete listing left out because they cannot be read. Each listing counts in
             a `Skips` of its own and sets it here at its end; one that fails or is left early changes nothing.
     """
 
     received_bytes: int | None = None
+    blocks_now = True
     read_blocking: Callable[[str, int, int | None], Blob] | None = None
     read_into: Callable[[str, int, memoryview], Blob] | None = None
 
