@@ -68,7 +68,7 @@ def _entry(configured: Any, context: Context, max_object_bytes: int | None) -> S
         return SourceEntry(configured, (configured,), context)
     config: DataSourceConfig = parse_source(configured)
     replicas = tuple(create_data_source(_limited(each, max_object_bytes)) for each in (config, *config.mirrors))
-    if len(replicas) == 1 and replicas[0].read_blocking is not None:
+    if len(replicas) == 1 and replicas[0].is_local:
         return SourceEntry(replicas[0], replicas, context)
     return SourceEntry(stack(replicas, context), replicas, context)
 

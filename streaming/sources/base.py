@@ -157,8 +157,9 @@ class DataSource(ABC):
 
     A backend writes `read`, `iter_files` and `aclose`. If its client can block a thread outside the interpreter's lock
     (local disk, obstore), it also sets `read_blocking`, a synchronous form with the same arguments and errors that is
-    safe in any thread, so that one thread reads and decodes; it raises `NeedsLoop` where only `read` can serve. It may add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes:
-    a caller who reuses a large buffer is spared page faults.
+    safe in any thread, so that one thread reads and decodes; it raises `NeedsLoop` where only `read` can serve. It may
+    add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes: a
+    caller who reuses a large buffer is spared page faults.
 
     A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.
 
@@ -167,12 +168,14 @@ class DataSource(ABC):
         config: its configuration.
         received_bytes: bytes of objects that came over the network so far, used or not, without listings; None for a
             source that does not count them.
+        is_local: whether its objects are of this machine, so that a second attempt or a time limit would not help.
         blocks_now: whether `read_blocking`, where there is one, can be expected to serve the next read.
         skipped: the objects that the last complete listing left out because they cannot be read. Each listing counts in
             a `Skips` of its own and sets it here at its end; one that fails or is left early changes nothing.
     """
 
     received_bytes: int | None = None
+    is_local = False
     blocks_now = True
     read_blocking: Callable[[str, int, int | None], Blob] | None = None
     read_into: Callable[[str, int, memoryview], Blob] | None = None
