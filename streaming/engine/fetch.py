@@ -1,4 +1,8 @@
-"""Make one sample: read its parts from their sources, decode, prepare, and store a copy in the cache."""
+"""Make one sample: read its parts from their sources, decode, prepare, and store a copy in the cache.
+
+`load_in_thread` does all of it in one thread, as long as the reads are healthy. `load` does it on the loop, from the
+beginning or from where a thread left off; there decoding runs in a pool.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import asyncio
 import enum
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from time import perf_counter
 from typing import Any, Final
@@ -19,11 +24,12 @@ from streaming.engine.decode_pool import DecodePool
 from streaming.engine.replicas import ReplicaReader
 from streaming.errors import DecodeError, ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
+from streaming.resilience.first_attempt import FirstAttempt
 from streaming.sources.base import Blob
 from streaming.telemetry.counters import Counters
 from streaming.telemetry.timelines import Timelines
 
-__all__ = ["SampleFetcher"]
+__all__ = ["BegunSample", "SampleFetcher"]
 
 
 class _Marker(enum.Enum):
@@ -49,6 +55,27 @@ _AVERAGED = 4  # timed samples in the average
 _TIMED_EVERY = 8  # samples: a thread's own clock takes 1 to 16 us
 
 
+class BegunSample:
+    """What a thread has done of a sample, for the loop to go on with.
+
+    Attributes:
+        blobs: the parts that were read.
+        attempt: the attempt to read the next part, if there is one.
+        error: why the thread gave the sample up, if it had all parts or cannot read again; None otherwise.
+    """
+
+    __slots__ = ("attempt", "blobs", "error")
+
+    def __init__(self) -> None:
+        self.blobs: list[Blob] = []
+        self.attempt: FirstAttempt | None = None
+        self.error: Exception | None = None
+
+    def begin(self, attempt: FirstAttempt) -> None:
+        """Note the attempt to read the next part."""
+        self.attempt = attempt
+
+
 class SampleFetcher:
     """Loads samples by position. `load` belongs to the runtime's loop; decoding runs in the pool.
 
@@ -57,7 +84,8 @@ class SampleFetcher:
         reader: reads the bytes of a row from a replica that can serve it.
         cache: where each loaded sample is kept, under its position.
         prepare: deterministic function of a sample, run before the cache; None for none.
-        pool: threads for decoding, and for sources whose reads block a thread.
+        pool: threads for decoding what the loop has read.
+        is_awaited: returns whether a reader waits for a position by now.
         counters: count each sample before it is stored.
         max_bytes: size limit of one decoded object.
 
@@ -74,9 +102,12 @@ class SampleFetcher:
         cache: SmartLRUCache,
         prepare: Callable[[Any], Any] | None,
         pool: DecodePool,
+        is_awaited: Callable[[int], bool],
         counters: Counters,
         max_bytes: int,
     ) -> None:
+        self._is_awaited = is_awaited
+        self._decoding = threading.Semaphore(pool.threads)
         self._index = index
         self._reader = reader
         self._cache = cache
@@ -107,12 +138,13 @@ class SampleFetcher:
         lengths = [row.length for row in rows]
         return sum(lengths) if min(lengths) >= 0 else self._largest or UNKNOWN_BYTES
 
-    def load(self, position: int, reservation: Reservation | None) -> asyncio.Future[Any] | Coroutine[Any, Any, Any]:
-        """Read, decode and prepare one sample, and keep a copy in the cache; await the result.
+    async def load(self, position: int, reservation: Reservation | None, begun: BegunSample | None = None) -> Any:
+        """Read, decode and prepare one sample, and keep a copy in the cache.
 
         Args:
             position: of the sample.
             reservation: room in the cache for it; None if there is none.
+            begun: what a thread has done of it.
 
         Returns:
             The sample, owned by the caller, or `IN_CACHE`.
@@ -122,23 +154,28 @@ class SampleFetcher:
             DecodeError: a part is not what its suffix says.
             PrepareError: `prepare` failed.
         """
+        if begun is not None and begun.error is not None:
+            raise begun.error
         rows = self._planned.pop(position, None) or self._index.rows(position)
-        if self._reader.is_blocking:
-            return self._pool.run(self._load_blocking, position, rows, reservation, perf_counter())
-        return self._load(position, rows, reservation)
-
-    async def _load(self, position: int, rows: Sequence[Row], reservation: Reservation | None) -> Any:
         began = perf_counter()
-        blobs = [await self._reader.read(rows[0])] if len(rows) == 1 else await self._read_all(rows)
+        blobs = await self._read(position, rows, begun)
         read = perf_counter()
         if self._is_short(blobs):
             return self._finish(position, rows, blobs, reservation, (began, read, read, read))
         return await self._pool.run(self._finish, position, rows, blobs, reservation, (began, read, None, read))
 
-    async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
-        reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
+    async def _read(self, position: int, rows: Sequence[Row], begun: BegunSample | None) -> list[Blob]:
+        blobs, attempt = ([], None) if begun is None else (begun.blobs, begun.attempt)
+        is_awaited = partial(self._is_awaited, position)
+        left = rows[len(blobs) :]
+        if len(left) == 1:
+            return [*blobs, await self._reader.read(left[0], attempt, is_awaited)]
+        reads = [
+            asyncio.ensure_future(self._reader.read(row, None if at else attempt, is_awaited))
+            for at, row in enumerate(left)
+        ]
         try:
-            return await asyncio.gather(*reads)
+            return [*blobs, *await asyncio.gather(*reads)]
         except BaseException:
             for read in reads:
                 read.cancel()
@@ -154,15 +191,33 @@ class SampleFetcher:
             counters.objects_fetched += len(rows)
             counters.bytes_fetched += nbytes
 
-    def _load_blocking(self, position: int, rows: Sequence[Row], reservation: Reservation | None, began: float) -> Any:
+    def load_in_thread(self, position: int, reservation: Reservation | None, began: float, begun: BegunSample) -> Any:
+        """Do as `load` in this thread, as long as the reads are healthy.
+
+        Args:
+            position: of the sample.
+            reservation: room in the cache for it; None if there is none.
+            began: the moment from which it waited for this thread.
+            begun: is kept up to date with what was done.
+
+        Raises:
+            NeedsLoop, TakeOver, TakenOver: the loop has to go on, see `ReplicaReader.read_in_thread`.
+            Exception: as `load`.
+        """
+        rows = self._planned.pop(position, None) or self._index.rows(position)
         buffers = self._buffers(rows)
         started = read = perf_counter()
-        blobs = []
+        blobs = begun.blobs
         for row, buffer in zip(rows, buffers, strict=True):
-            blob, read = self._reader.read_blocking(row, buffer, read)
+            blob, read = self._reader.read_in_thread(row, buffer, read, begun.begin)
+            begun.attempt = None
             blobs.append(blob)
         passed = (began, began, started, read)
-        return self._finish(position, rows, blobs, reservation, passed, may_view=buffers[0] is not None)
+        may_view = buffers[0] is not None
+        if self._prepare is None and self._finish_s < INLINE_S:
+            return self._finish(position, rows, blobs, reservation, passed, may_view=may_view)
+        with self._decoding:  # there are more threads for reading than cores
+            return self._finish(position, rows, blobs, reservation, passed, may_view=may_view)
 
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """Return this thread's memory for each part of a large sample that goes through the cache; else None for each.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Hashable
+from time import perf_counter
 from typing import Any, Protocol
 
 from streaming.core.miss import MISS
@@ -28,11 +29,12 @@ class Load:
         reservation: its share of the budget while a reader waits for it; None where there is none, or where the key
             keeps the share until it is used.
         share: the share that it was started with, for the one who loads.
+        since: moment, as `time.perf_counter`, from which it only waited for its turn: demanded, or chosen to be loaded.
         waiters: the waits of its readers, each with the number of the key in that wait.
         task: runs the load on the event loop; None while it is queued, or if a thread loads it.
     """
 
-    __slots__ = ("is_ahead", "key", "reservation", "share", "task", "waiters")
+    __slots__ = ("is_ahead", "key", "reservation", "share", "since", "task", "waiters")
 
     def __init__(self, key: Hashable, is_ahead: bool) -> None:
         self.key = key
@@ -41,6 +43,7 @@ class Load:
         self.share: Releasable | None = None
         self.waiters: list[tuple[Wait, int]] = []
         self.task: asyncio.Future[Any] | None = None
+        self.since = perf_counter()
 
 
 class Wait:

@@ -116,6 +116,11 @@ class ReadAhead:
         """Whether a load of this key is in flight."""
         return key in self._loads
 
+    def is_awaited(self, key: Hashable) -> bool:
+        """Whether a reader waits for this key, which is in flight."""
+        load = self._loads.get(key)
+        return load is not None and bool(load.waiters)
+
     def is_ahead(self, key: Hashable) -> bool:
         """Whether this key is loaded or loading ahead, and was not used yet."""
         return key in self._started
@@ -316,7 +321,7 @@ class ReadAhead:
                 announced.end(order)
         return None
 
-    def _choose_ahead(self, key: Hashable, order: AnnouncedOrder) -> Load | None | bool:
+    def _choose_ahead(self, key: Hashable, order: AnnouncedOrder) -> Load | bool | None:
         """Return the load of an announced key, None if it needs none, or False if there is no room for it now."""
         reservation = None
         try:
