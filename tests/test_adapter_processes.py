@@ -89,7 +89,7 @@ def test_waits_of_workers_are_counted():
 def test_workers_see_correct_samples_while_the_cache_evicts(method):
     """With a cache of a few samples and two workers, evicted places are noticed and never read as other samples."""
     nbytes = 20_000
-    with StreamingDatasetAdapter(_source(nbytes=nbytes), cache_size_gb=1e-4) as adapter:
+    with StreamingDatasetAdapter(_source(nbytes=nbytes), cache_size_gb=1e-4, compression_type="none") as adapter:
         loader = DataLoader(adapter, batch_size=6, num_workers=2, multiprocessing_context=method, collate_fn=_as_list)
         for _ in range(3):
             samples = [sample for batch in loader for sample in batch]
