@@ -15,9 +15,9 @@ from streaming.cache.sample import SmartLRUCache
 from streaming.core.logs import get_logger
 from streaming.core.miss import MISS
 from streaming.core.runtime import Runtime, blocking_call, current_runtime
-from streaming.engine.bad_samples import BAD, BadSamples, Replacing
-from streaming.engine.decode_pool import DecodePool, as_exception
-from streaming.engine.fetch import IN_CACHE, BegunSample, SampleFetcher
+from streaming.engine.bad_samples import BadSamples, Replacing
+from streaming.engine.decode_pool import DecodePool
+from streaming.engine.fetch import IN_CACHE, SampleFetcher
 from streaming.engine.link_service import LinkService
 from streaming.engine.read_counts import ReadCounts
 from streaming.engine.reader_threads import ReaderThreads
@@ -29,10 +29,7 @@ from streaming.index.revalidation import Revalidation
 from streaming.link.messages import LinkHandle, LinkServer
 from streaming.link.worker import Worker
 from streaming.prefetch.fetch_queue import PrefetchQueue
-from streaming.prefetch.loads import Load
-from streaming.prefetch.readahead import CONCURRENCY, Landing, ReadAhead
-from streaming.resilience.first_attempt import TakenOver, TakeOver
-from streaming.sources.base import NeedsLoop
+from streaming.prefetch.readahead import CONCURRENCY, ReadAhead
 from streaming.telemetry.counters import Counters, MetricsSnapshot
 from streaming.telemetry.stages import ACCOUNTS, CACHE
 
@@ -103,23 +100,16 @@ class Engine:
             counters=self.counters,
             max_bytes=max_bytes,
         )
-        self._load = self._fetcher.load
-        self._replaces_bad = bad is not None
+        load = self._fetcher.load
         if bad is not None:
-            self._load = Replacing(self._load, bad, index, cache, lambda: self.counters.samples_fetched).load
-        self._begun: dict[Load, BegunSample] = {}
+            load = Replacing(load, bad, index, cache, lambda: self.counters.samples_fetched).load
         self._threads: ReaderThreads | None = None
         if reader.is_for_threads:
             self._threads = ReaderThreads(
-                runtime.loop,
-                self._load_in_thread,
-                pass_on=self._finish_on_loop,
-                watch=self._take_over_late,
-                most=reader.most_threads,
-                cores=self._pool.threads,
+                runtime, self._fetcher, reader, load, replaces_bad=bad is not None, cores=self._pool.threads
             )
         self.read_ahead = ReadAhead(
-            self._load,
+            load,
             runtime.loop,
             max_ahead=prefetch_ahead,
             concurrency=concurrency,
@@ -349,40 +339,6 @@ class Engine:
                 sample = self.cache.get_nowait(position, MISS)
             if sample is not MISS:
                 return sample
-
-    # -- loads that threads carry
-
-    def _load_in_thread(self, load: Load) -> Landing | None:
-        """Load a sample in this thread; None if the loop goes on with it."""
-        begun = self._begun[load] = BegunSample()
-        try:
-            return Landing(load, self._fetcher.load_in_thread(load.key, load.share, load.since, begun))
-        except TakenOver:
-            return None
-        except (NeedsLoop, TakeOver):
-            pass
-        except BaseException as exc:
-            error = as_exception(exc)
-            if not (self._replaces_bad and isinstance(error, BAD)):
-                return Landing(load, None, error)
-            begun.error = error
-        finally:
-            del self._begun[load]
-        self._runtime.call_soon(self._finish_on_loop, load, begun)
-        return None
-
-    def _finish_on_loop(self, load: Load, begun: BegunSample | None = None) -> None:
-        self.read_ahead.run_on_loop(load, self._load(load.key, load.share, begun))
-
-    def _take_over_late(self, now: float) -> tuple[list[Load], float]:
-        """Take over the reads that are late; return their loads, and the seconds until the next may be late."""
-        taken = []
-        for load, begun in list(self._begun.items()):
-            attempt = begun.attempt
-            if attempt is not None and attempt.is_late(now) and attempt.claim():
-                taken.append(load)
-                self._finish_on_loop(load, begun)
-        return taken, self._replicas.settle()
 
     def _reserve(self, position: int, demanded: bool) -> Reservation | None:
         nbytes = self._fetcher.nbytes(position)

@@ -1,21 +1,28 @@
 """Threads that carry healthy loads from end to end, and the timer of the loop that watches over them.
 
-A thread takes a load of the plan (a run of loads where they are short), loads it, and lands it: no task, future or
-wake-up of the loop for a healthy sample. A load that fails or is late goes to the loop, and the thread to its next one.
-A thread that hangs is replaced, and ends when its call returns.
+A thread takes a load of the plan (a run of loads where they are short), reads it, makes the sample and lands it: no
+task, future or wake-up of the loop for a healthy sample. A load that fails or is late goes to the loop, and the thread
+to its next one. A thread that hangs is replaced, and ends when its call returns.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from streaming.core.miss import MISS
+from streaming.core.runtime import Runtime
+from streaming.engine.bad_samples import BAD
+from streaming.engine.decode_pool import as_exception
+from streaming.engine.fetch import Arrived, BegunSample, SampleFetcher
+from streaming.engine.replicas import ReplicaReader
 from streaming.prefetch.loads import Load
 from streaming.prefetch.readahead import Landing, ReadAhead
+from streaming.resilience.first_attempt import TakenOver, TakeOver
+from streaming.sources.base import NeedsLoop
 
 __all__ = ["ReaderThreads"]
 
@@ -31,23 +38,29 @@ second thread, reading and decoding local files of 20 kB takes 14 context switch
 _RUN_S = 0.001  # loads that take this long together are taken at once
 _LONGEST_RUN = 32
 _AVERAGED = 16  # loads in the mean time of a load
+_SLOW_THREADS = 16  # for loads of a file system that wait, such as a network mount
 _WATCH_S = 0.02  # between two looks at the loads in threads, unless a read is due to be late before
-_STUCK_S = 0.02  # a thread that leads is not waited for longer than this
+_STUCK_S = 0.02  # a load that takes this long does not hold up others of its thread
 _IDLE_S = 10.0  # a thread without work ends
 _JOIN_S = 0.3  # `close` waits this long for threads that are busy
 
 
 class _Reader:
-    """One thread: the loads that it has taken, and those that it has done and not landed."""
+    """One thread, and its loads: not begun, being read, read, and done but not landed.
 
-    __slots__ = ("begun", "current", "done", "is_lost", "rest", "thread")
+    Its queues may be emptied by the timer too: who takes an element out has it.
+    """
+
+    __slots__ = ("begun", "current", "done", "is_lost", "read", "rest", "since", "thread")
 
     def __init__(self) -> None:
         self.thread: threading.Thread
         self.rest: deque[Load] = deque()
-        self.done: deque[Landing] = deque()
         self.current: Load | None = None
-        self.begun = 0.0
+        self.begun: BegunSample | None = None
+        self.since = 0.0
+        self.read: deque[tuple[Load, Arrived]] = deque()
+        self.done: deque[Landing] = deque()
         self.is_lost = False
 
 
@@ -55,30 +68,29 @@ class ReaderThreads:
     """Runs the loads of a `ReadAhead` in threads.
 
     Args:
-        loop: watches over the threads.
-        load: `load(load)` in a thread returns how it landed; None if the loop has it now.
-        pass_on: `pass_on(load)` on the loop starts a load there that a thread has taken and not begun.
-        watch: `watch(now)` on the loop takes over what is late; it returns the loads that it took, and after how many
-            seconds it wants to be called again.
-        most: returns how many threads may load now; None: as many as the time that a load takes suggests.
+        runtime: its loop watches over the threads, and goes on where they cannot.
+        fetcher: reads and makes the samples.
+        replicas: say how many threads their endpoints allow.
+        load: `load(position, share, begun)` returns a coroutine that goes on with a load on the loop.
+        replaces_bad: whether `load` is given samples that cannot be loaded, instead of their readers the error.
         cores: number of threads for loads that compute.
     """
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        load: Callable[[Load], Landing | None],
+        runtime: Runtime,
+        fetcher: SampleFetcher,
+        replicas: ReplicaReader,
+        load: Callable[[int, Any, BegunSample | None], Any],
         *,
-        pass_on: Callable[[Load], None],
-        watch: Callable[[float], tuple[list[Load], float]],
-        most: Callable[[], int | None],
+        replaces_bad: bool,
         cores: int,
     ) -> None:
-        self._loop = loop
+        self._runtime = runtime
+        self._fetcher = fetcher
+        self._replicas = replicas
         self._load = load
-        self._pass_on = pass_on
-        self._watch_loads = watch
-        self._most_now = most
+        self._replaces_bad = replaces_bad
         self._cores = cores
         self._plan: ReadAhead
         self._changed = threading.Condition(threading.Lock())
@@ -97,12 +109,12 @@ class ReaderThreads:
     @property
     def most(self) -> int:
         """Number of threads that may load now."""
-        most = self._most_now()
+        most = self._replicas.most_threads()
         if most is not None:
             return max(1, min(most, MOST_THREADS))
         if self._mean_s < SHORT_S:
             return 1
-        return self._cores if self._mean_s < 10 * SHORT_S else max(self._cores, 16)
+        return self._cores if self._mean_s < 10 * SHORT_S else max(self._cores, _SLOW_THREADS)
 
     def wake(self) -> None:
         """Let a thread look for loads. Any thread."""
@@ -116,15 +128,14 @@ class ReaderThreads:
             if len(self._readers) < _CEILING:
                 self._start()
                 return
-        self._loop.call_soon_threadsafe(self._load_on_loop)
+        self._runtime.call_soon(self._load_on_loop)
 
     def _start(self) -> None:
         reader = _Reader()
         self._readers.add(reader)
         self._active += 1
-        reader.thread = threading.Thread(
-            target=self._work, args=(reader,), name=f"streaming-reader-{len(self._readers)}", daemon=True
-        )
+        name = f"streaming-reader-{len(self._readers)}"
+        reader.thread = threading.Thread(target=self._work, args=(reader,), name=name, daemon=True)
         reader.thread.start()
 
     def close(self) -> None:
@@ -141,40 +152,72 @@ class ReaderThreads:
     # -- in a thread
 
     def _work(self, reader: _Reader) -> None:
-        plan, rest, done = self._plan, reader.rest, reader.done
         while True:
             calls = self._calls
-            run = plan.take_run(self._run_length())
+            run = self._plan.take_run(self._run_length())
             if not run:
                 if self._park(reader, calls):
                     continue
                 return
             if not self._is_watched:
                 self._start_watch()
-            if plan.has_more:
+            if self._plan.has_more:
                 self.wake()
-            rest.extend(run)
-            started = perf_counter()
-            count = 0
-            while rest:
-                try:
-                    load = rest.popleft()
-                except IndexError:  # taken by the timer meanwhile
-                    break
-                reader.begun = perf_counter()
-                reader.current = load
-                landing = self._load(load)
-                reader.current = None
-                count += 1
-                if landing is not None:
-                    done.append(landing)
-                    del landing
-            del run, load
-            seconds = min((perf_counter() - started) / max(count, 1), 20 * SHORT_S)
-            self._mean_s += (seconds - self._mean_s) * min(count / _AVERAGED, 1.0)
-            plan.land(_drain(done))
+            self._do(reader, run)
+            del run
             if not self._may_go_on(reader):
                 return
+
+    def _do(self, reader: _Reader, run: list[Load]) -> None:
+        count = len(run)
+        is_alone = count == 1
+        since, started = run[0].since, perf_counter()
+        reader.rest.extend(run)
+        run.clear()
+        while (load := _pop(reader.rest)) is not None:
+            reader.since = perf_counter()
+            begun = reader.begun = BegunSample()
+            reader.current = load
+            arrived = self._read(reader, load, begun, is_alone)
+            reader.current = None
+            if arrived is not None:
+                reader.read.append((load, arrived))
+        arrivals = _drain(reader.read)
+        if arrivals:
+            passed = (since, since, started, perf_counter())
+            self._fetcher.finish_in_thread([arrived for _, arrived in arrivals], passed)
+            for load, arrived in arrivals:
+                self._end(reader, load, arrived)
+        seconds = min((perf_counter() - started) / count, 20 * SHORT_S)
+        self._mean_s += (seconds - self._mean_s) * min(count / _AVERAGED, 1.0)
+        self._plan.land(_drain(reader.done))
+
+    def _read(self, reader: _Reader, load: Load, begun: BegunSample, is_alone: bool) -> Arrived | None:
+        """Return what was read; None if there is nothing to make of it in this thread."""
+        key: Any = load.key
+        share: Any = load.share
+        try:
+            return self._fetcher.read_in_thread(key, share, begun, is_alone=is_alone)
+        except TakenOver:
+            pass
+        except (NeedsLoop, TakeOver):
+            self._runtime.call_soon(self._go_on, load, begun)
+        except BaseException as exc:
+            self._fail(reader, load, as_exception(exc), begun)
+        return None
+
+    def _end(self, reader: _Reader, load: Load, arrived: Arrived) -> None:
+        if arrived.error is None:
+            reader.done.append(Landing(load, arrived.value))
+        else:
+            self._fail(reader, load, arrived.error, BegunSample())
+
+    def _fail(self, reader: _Reader, load: Load, error: Exception, begun: BegunSample) -> None:
+        if self._replaces_bad and isinstance(error, BAD):
+            begun.error = error
+            self._runtime.call_soon(self._go_on, load, begun)
+        else:
+            reader.done.append(Landing(load, MISS, error))
 
     def _run_length(self) -> int:
         return min(max(int(_RUN_S / max(self._mean_s, 1e-9)), 1), _LONGEST_RUN) if self.most == 1 else 1
@@ -187,9 +230,7 @@ class ReaderThreads:
             if reader.is_lost:
                 reader.is_lost = False
                 self._active += 1
-            if self._active - self._idle <= self.most and not self._is_closed:
-                return True
-            return self._leave(reader)
+            return (self._active - self._idle <= self.most and not self._is_closed) or self._leave(reader)
 
     def _leave(self, reader: _Reader) -> bool:
         self._active -= 1
@@ -206,71 +247,79 @@ class ReaderThreads:
             self._idle += 1
             is_called = self._changed.wait(_IDLE_S)
             self._idle -= 1
-            if self._is_closed or not (is_called or self._calls != calls):
-                return self._leave(reader)
-            return True
+            return (not self._is_closed and (is_called or self._calls != calls)) or self._leave(reader)
 
     # -- on the loop
+
+    def _go_on(self, load: Load, begun: BegunSample | None = None) -> None:
+        """Go on with a load on the loop."""
+        key: Any = load.key
+        self._plan.run_on_loop(load, self._load(key, load.share, begun))
+
+    def _load_on_loop(self) -> None:
+        """Load where no thread can, because too many hang."""
+        for load in self._plan.take_run(_LONGEST_RUN):
+            self._go_on(load)
 
     def _start_watch(self) -> None:
         with self._changed:
             if self._is_watched or self._is_closed:
                 return
             self._is_watched = True
-        try:
-            self._loop.call_soon_threadsafe(self._watch)
-        except RuntimeError:
-            if not self._loop.is_closed():
-                raise
+        self._runtime.call_soon(self._watch)
 
     def _watch(self) -> None:
+        """Take over the reads that are late, and let no load wait for a slow one of the same thread."""
         now = perf_counter()
-        taken, again_s = self._watch_loads(now)
-        late = set(map(id, taken))
-        readers = list(self._readers)
         is_busy = False
-        for reader in readers:
-            load = reader.current
-            if load is None:
+        for reader in list(self._readers):
+            load, begun = reader.current, reader.begun
+            if load is None or begun is None:
                 continue
             is_busy = True
-            if id(load) in late:
+            attempt = begun.attempt
+            if attempt is not None and attempt.is_late(now) and attempt.claim():
+                self._go_on(load, begun)
                 self._give_up(reader)
-            elif now - reader.begun > _STUCK_S and (reader.rest or reader.done or self.most == 1):
+            elif now - reader.since > _STUCK_S and (reader.rest or reader.read or reader.done or self.most == 1):
                 self._share_out(reader)
+        again_s = self._replicas.settle()
         self._is_watched = is_busy and not self._is_closed
         if self._is_watched:
-            self._loop.call_later(min(again_s, _WATCH_S), self._watch)
+            self._runtime.loop.call_later(min(again_s, _WATCH_S), self._watch)
 
     def _give_up(self, reader: _Reader) -> None:
-        """Replace a thread whose load was taken over."""
-        self._share_out(reader)
+        """Replace a thread whose read was taken over."""
         with self._changed:
             if not reader.is_lost:
                 reader.is_lost = True
                 self._active -= 1
-        self.wake()
+        self._share_out(reader)
 
     def _share_out(self, reader: _Reader) -> None:
-        """Land what a slow thread has done, and let the loop load what it has not begun."""
+        """Let the loop go on with what a slow thread has not done, and other threads take loads in its place."""
         self._mean_s = max(self._mean_s, 2 * SHORT_S)
         self._plan.land(_drain(reader.done))
         for load in _drain(reader.rest):
-            self._pass_on(load)
+            self._go_on(load)
+        for load, arrived in _drain(reader.read):
+            begun = BegunSample()
+            begun.blobs.extend(arrived.blobs)
+            self._go_on(load, begun)
         self.wake()
 
-    def _load_on_loop(self) -> None:
-        """Load where no thread can: all of them hang."""
-        for load in self._plan.take_run(_LONGEST_RUN):
-            self._pass_on(load)
+
+def _pop(queue: deque[Any]) -> Any:
+    """Take the next element; None if there is none, or another thread was faster."""
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
 
 
 def _drain(queue: deque[Any]) -> list[Any]:
     """Take everything out of a queue that another thread may be emptying too."""
     taken = []
-    while queue:
-        try:
-            taken.append(queue.popleft())
-        except IndexError:
-            break
+    while queue and (element := _pop(queue)) is not None:
+        taken.append(element)
     return taken

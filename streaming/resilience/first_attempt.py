@@ -1,8 +1,23 @@
 """stub"""
-class TakeOver(Exception): pass
-class TakenOver(Exception): pass
-class FirstAttempt: pass
+
+
+class TakeOver(Exception):
+    pass
+
+
+class TakenOver(Exception):
+    pass
+
+
+class FirstAttempt:
+    pass
+
+
 class FirstAttempts:
     is_for_threads = False
-    def __init__(self, stack): pass
-    def settle(self): return 1.0
+
+    def __init__(self, stack):
+        pass
+
+    def settle(self):
+        return 1.0

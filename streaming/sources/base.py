@@ -75,7 +75,7 @@ class Expected(NamedTuple):
         size: bytes, or -1 or None if unknown.
         etag: as the listing of the same replica gave it.
         checksums: `{"md5": hex}` or `{"sha256": hex}` of the whole object.
-        begun: the first attempt, if a thread has begun it: the wrapper of its replica waits for it in place of a request.
+        begun: the first attempt, if a thread has begun it: the wrapper of its replica then makes no request of its own.
         is_awaited: returns whether a reader waits for this object by now.
     """
 
