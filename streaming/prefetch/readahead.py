@@ -14,7 +14,7 @@ import copy
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from streaming.core.miss import MISS
 from streaming.errors import ClosedError
@@ -321,7 +321,7 @@ class ReadAhead:
                 announced.end(order)
         return None
 
-    def _choose_ahead(self, key: Hashable, order: AnnouncedOrder) -> Load | bool | None:
+    def _choose_ahead(self, key: Hashable, order: AnnouncedOrder) -> Load | Literal[False] | None:
         """Return the load of an announced key, None if it needs none, or False if there is no room for it now."""
         reservation = None
         try:
