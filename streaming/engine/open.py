@@ -63,7 +63,7 @@ def open_engine(config: AdapterConfig, prepare: Callable[[Any], Any] | None, sha
     _freeze_what_is_loaded()
     return Engine(
         runtime,
-        ReplicaReader(entries, index),
+        ReplicaReader(entries, index, runtime.loop),
         index,
         cache,
         prepare=prepare,

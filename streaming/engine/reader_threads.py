@@ -120,7 +120,10 @@ class ReaderThreads:
         """Let a thread look for loads. Any thread."""
         with self._changed:
             self._calls += 1
-            if self._is_closed or self._active - self._idle >= self.most:
+            if self._is_closed:
+                return
+            if self._active - self._idle >= self.most:
+                self._replicas.note_full()
                 return
             if self._idle:
                 self._changed.notify()
@@ -278,7 +281,7 @@ class ReaderThreads:
                 continue
             is_busy = True
             attempt = begun.attempt
-            if attempt is not None and attempt.is_late(now) and attempt.claim():
+            if attempt is not None and attempt.is_late() and attempt.claim():
                 self._go_on(load, begun)
                 self._give_up(reader)
             elif now - reader.since > _STUCK_S and (reader.rest or reader.read or reader.done or self.most == 1):

@@ -6,6 +6,7 @@ A `DataSource` object is used as it is: its maker decides which wrappers it has.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -127,6 +128,7 @@ class ReplicaReader:
     Args:
         entries: the sources of the index, in its order; closed with the reader.
         index: says which part is in which folders.
+        loop: runs `read`.
 
     Attributes:
         is_for_threads: whether healthy reads are made by threads (`read_in_thread`), as no source needs the loop for
@@ -134,7 +136,7 @@ class ReplicaReader:
         attempts: the stacks of wrappers whose first attempts threads make.
     """
 
-    def __init__(self, entries: Sequence[SourceEntry], index: SampleIndex) -> None:
+    def __init__(self, entries: Sequence[SourceEntry], index: SampleIndex, loop: asyncio.AbstractEventLoop) -> None:
         self._sources = [entry.source for entry in entries]
         self._shared = {
             part: _share([(entries[number], number, folder) for number, folder in roots])
@@ -145,7 +147,7 @@ class ReplicaReader:
             has_etags and len(entry.replicas) == 1 for entry, has_etags in zip(entries, index.has_etags, strict=True)
         ]
         stacks = [*self._sources, *(shared.source for shared in self._shared.values())]
-        self._attempts = {id(source): FirstAttempts(source) for source in stacks if isinstance(source, Retry)}
+        self._attempts = {id(source): FirstAttempts(source, loop) for source in stacks if isinstance(source, Retry)}
         self.attempts = list(self._attempts.values())
         self.is_for_threads = all(
             attempts.is_for_threads
@@ -259,7 +261,17 @@ class ReplicaReader:
 
     def most_threads(self) -> int | None:
         """Return how many reads the endpoints allow at once; None if no source has an endpoint."""
-        return sum({id(each.limit): each.limit.allowed for each in self.attempts}.values()) if self.attempts else None
+        if not self.attempts:
+            return None
+        limits: dict[int, int] = {}
+        for each in self.attempts:
+            limits |= each.limits
+        return sum(limits.values())
+
+    def note_full(self) -> None:
+        """Note that more threads would read if the endpoints allowed it."""
+        for each in self.attempts:
+            each.note_full()
 
     def settle(self) -> float:
         """Account for the attempts that threads made; return the seconds until one may be late. On the loop."""

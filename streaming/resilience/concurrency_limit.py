@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 from collections import deque
 
 from streaming.resilience.context import Context
@@ -29,7 +30,10 @@ BASE_DRIFT = 1.000_5  # per round, so that it follows a path that became longer:
 
 
 class ConcurrencyLimit:
-    """Bounds the reads in flight at an endpoint, first come first served; belongs to one event loop.
+    """Bounds the reads in flight at an endpoint, first come first served.
+
+    Reads wait for a place on one event loop. Threads take a place if there is one (`enter_now`), and give it back by
+    `leave_thread`.
 
     Attributes:
         limit: reads that may be in flight, at least 1.
@@ -44,6 +48,7 @@ class ConcurrencyLimit:
         self._settings = settings
         self._now = context.clock
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._lock = threading.Lock()
         self._throttled_until = -math.inf
         self._base_s = math.inf
         self._begin_round()
@@ -54,16 +59,26 @@ class ConcurrencyLimit:
         return self._now() < self._throttled_until
 
     @property
+    def allowed(self) -> int:
+        """Number of reads that may be in flight."""
+        return self._allowed
+
+    @property
     def waiting(self) -> int:
         """Number of reads that wait for a place."""
         return len(self._waiting)
 
     def enter_now(self) -> bool:
-        """Take a place if one is free, and return whether there was one."""
-        if self.in_flight < self._allowed:
-            self.in_flight += 1
-            return True
-        return False
+        """Take a place if one is free, and return whether there was one. Any thread."""
+        with self._lock:
+            if self.in_flight < self._allowed:
+                self.in_flight += 1
+                return True
+            return False
+
+    def note_full(self) -> None:
+        """Note that reads would be made if there were a place. Any thread."""
+        self._was_full = True
 
     async def enter(self) -> None:
         """Wait for a place. If cancelled, the place passes to the next."""
@@ -83,12 +98,32 @@ class ConcurrencyLimit:
             raise
 
     def leave(self, seconds: float | None = None, is_throttled: bool = False) -> None:
-        """Give a place back.
+        """Give a place back, on the loop.
 
         Args:
             seconds: how long a successful read took; None for a failed one.
             is_throttled: whether the endpoint asked for fewer requests.
         """
+        self.note(seconds, is_throttled)
+        self._give_up_place()
+
+    def leave_thread(self, seconds: float | None) -> None:
+        """Give a place back, in a thread; `seconds` is how long a successful read took, None for one noted apart."""
+        if seconds is not None:
+            self.note(seconds, False)
+        with self._lock:
+            self.in_flight -= 1
+            turn = self._waiting[0] if self._waiting else None
+        if turn is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                turn.get_loop().call_soon_threadsafe(self._grant)
+
+    def note(self, seconds: float | None, is_throttled: bool) -> None:
+        """Take note of how a read ended, see `leave`. Any thread."""
+        with self._lock:
+            self._note(seconds, is_throttled)
+
+    def _note(self, seconds: float | None, is_throttled: bool) -> None:
         if seconds is not None:
             self._answers += 1
             self._total_s += seconds
@@ -100,15 +135,21 @@ class ConcurrencyLimit:
         )
         if self._answers + self._throttles >= max(round_size, self._allowed):
             self._end_round()
-        self._give_up_place()
 
     def _give_up_place(self) -> None:
-        self.in_flight -= 1
-        while self._waiting and self.in_flight < self._allowed:
+        with self._lock:
+            self.in_flight -= 1
+        self._grant()
+
+    def _grant(self) -> None:
+        """Give free places to the reads that wait, on the loop."""
+        while self._waiting and self.enter_now():
             turn = self._waiting.popleft()
             if not turn.done():
-                self.in_flight += 1
                 turn.set_result(None)
+            else:
+                with self._lock:
+                    self.in_flight -= 1
 
     def _end_round(self) -> None:
         if self._throttles:

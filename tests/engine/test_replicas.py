@@ -177,7 +177,8 @@ async def open_reader(sources: list[Any], **mapping: Any) -> tuple[ReplicaReader
     """Return a reader of the sources, and the rows of all samples."""
     entries = open_entries(sources)
     index = await SampleIndex.build([entry.source for entry in entries], **mapping)
-    return ReplicaReader(entries, index), [row for number in range(len(index)) for row in index.rows(number)]
+    reader = ReplicaReader(entries, index, asyncio.get_running_loop())
+    return reader, [row for number in range(len(index)) for row in index.rows(number)]
 
 
 def requests(reader: ReplicaReader) -> dict[tuple[str, ...], int]:
