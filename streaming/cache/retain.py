@@ -20,6 +20,7 @@ __all__ = ["Retain"]
 
 WINDOW_SHARE = 0.015  # of the budget, for what passes: with the bookkeeping, hits stay above 0.98 c
 WINDOW_ENTRIES = 6  # smallest window: two or three reads ahead and as many demanded; at most half of the budget
+_SIZED_EACH = 64  # entries, after the first ones: how often the window follows their mean size
 _DEMOTIONS_PER_HOLD = 64  # of the lock: about 100 us
 _LARGE = 8  # an entry is large if fewer than this of its size fill the kept set
 _ALL = 1 << 64
@@ -38,6 +39,9 @@ class Retain:
         keep_fraction: largest share of the keys to keep.
         passing: entries stored already, with their sizes, oldest first. Each may be evicted until it is read, and is
             kept from then on if its hash is below the threshold.
+
+    Attributes:
+        window_bytes: bytes for what passes.
 
     Raises:
         ConfigError: the fraction is not from 0 to 1.
@@ -59,24 +63,32 @@ class Retain:
         self._pinned: dict[Hashable, int] = {}
         self._mean = MeanSize()
         self._largest = 0
+        self._hashed: Hashable = None  # the key whose hash was needed last, and needs it again at its next step
+        self._digest = _hash(None)
+        self._size_window()
 
-    @property
-    def window_bytes(self) -> float:
-        """Bytes for what passes."""
-        return max(WINDOW_SHARE * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2))
+    def _size_window(self) -> None:
+        """Divide the budget into `window_bytes` for what passes, and `_keep_bytes` for the kept set."""
+        self.window_bytes = max(
+            WINDOW_SHARE * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2)
+        )
+        self._keep_bytes = self._max_bytes - self.window_bytes
 
-    @property
-    def _keep_bytes(self) -> float:
-        """Bytes for the kept set: the budget without the window."""
-        return self._max_bytes - self.window_bytes
+    def _hash(self, key: Hashable) -> int:
+        if key is not self._hashed:
+            self._digest = _hash(key)
+            self._hashed = key
+        return self._digest
 
     # -- what to store
 
     def wants(self, key: Hashable, nbytes: int) -> bool:
         self._mean.add(nbytes)
-        if not self._is_large(nbytes):
-            self._largest = max(self._largest, nbytes)
-        return self._is_chosen(_hash(key), nbytes)
+        if self._mean.count < _SIZED_EACH or not self._mean.count % _SIZED_EACH:
+            self._size_window()
+        if nbytes > self._largest and not self._is_large(nbytes):
+            self._largest = nbytes
+        return self._is_chosen(self._hash(key), nbytes)
 
     def _is_large(self, nbytes: int) -> bool:
         """Whether much would stay unused if the set ended at this entry: it is kept where it fits, or passes."""
@@ -92,8 +104,8 @@ class Retain:
         return digest < self._threshold
 
     def make_way(self, key: Hashable, nbytes: int) -> bool:
-        digest = _hash(key)
-        if not self._is_chosen(digest, nbytes):
+        digest = self._hash(key)
+        if not self._is_chosen(digest, nbytes) or self.kept_bytes + nbytes <= self._keep_bytes:
             return True
         for _ in range(_DEMOTIONS_PER_HOLD):
             if self.kept_bytes + nbytes <= self._keep_bytes:
@@ -109,7 +121,7 @@ class Retain:
         return False
 
     def add(self, key: Hashable, nbytes: int, is_pinned: bool) -> None:
-        digest = _hash(key)
+        digest = self._hash(key)
         fits = digest < self._threshold and self.kept_bytes + nbytes <= self._keep_bytes
         if fits and digest not in self._kept:
             self._kept[digest] = key, nbytes
@@ -137,7 +149,7 @@ class Retain:
 
     def discard(self, key: Hashable) -> None:
         if self._passing.pop(key, None) is None and self._pinned.pop(key, None) is None:
-            self._unkeep(_hash(key))
+            self._unkeep(self._hash(key))
 
     def victim(self, force: bool) -> Hashable:
         first = next(iter(self._passing), NOTHING)
