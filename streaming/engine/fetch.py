@@ -51,6 +51,9 @@ INLINE_S = 0.000_2
 """Samples of up to this size, whose decoding recently took less than this, are decoded on the event loop: a hop to the
 pool costs 50 to 100 us of thread switches, and the interpreter's lock would be held there too."""
 
+LONG_S = 0.002
+"""Samples that take longer to make than this are made by as many threads at once as decode, not by all that read."""
+
 _LINE = "line.json"  # chooses the codec of a line
 _AVERAGED = 4  # timed samples in the average
 _TIMED_EVERY = 8  # samples: a thread's own clock takes 1 to 16 us
@@ -240,7 +243,7 @@ class SampleFetcher:
 
     def finish_in_thread(self, arrived: Sequence[Arrived], passed: tuple[float, float, float, float]) -> None:
         """Do `finish`, with no more threads at once than the pool has where it takes long: more threads read."""
-        if self._prepare is None and self._finish_s < INLINE_S:
+        if self._prepare is None and self._finish_s < LONG_S:
             self.finish(arrived, passed)
             return
         with self._decoding:
@@ -292,9 +295,9 @@ class SampleFetcher:
             prepared = perf_counter()
         self._count(arrived)
         self._in_each(arrived, self._encode)
-        self._in_each(arrived, self._admit)
+        self._admit(arrived)
         if is_timed:
-            seconds = min((time.thread_time() - started) / len(arrived), 2 * INLINE_S)  # an outlier must not decide
+            seconds = min((time.thread_time() - started) / len(arrived), 2 * LONG_S)  # an outlier must not decide
             self._finish_s += (seconds - self._finish_s) / _AVERAGED
         ended = perf_counter()
         note = self.timelines.note
@@ -326,19 +329,27 @@ class SampleFetcher:
     def _encode(self, arrived: Arrived) -> None:
         arrived.entry = self._cache.encode(arrived.value)
 
-    def _admit(self, arrived: Arrived) -> None:
-        """Store a sample, and choose whether its reader takes its copy out of the cache."""
-        entry, position = arrived.entry, arrived.position
-        if entry is not None:
-            is_prefetched = position in self.prefetching
-            if self._cache.admit(position, entry, prefetched=is_prefetched, reservation=arrived.reservation):
-                self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
-                if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
-                    arrived.value = IN_CACHE
-                    return
-        if arrived.may_view:
-            arrived.may_view = False
-            self._decode(arrived)
+    def _admit(self, arrived: Sequence[Arrived]) -> None:
+        """Store samples, and choose for each whether its reader takes its copy out of the cache."""
+        for is_prefetched in (False, True):
+            ours = [each for each in arrived if each.entry and (each.position in self.prefetching) is is_prefetched]
+            if ours:
+                admissions = [(each.position, each.entry, each.reservation) for each in ours if each.entry]
+                stored = self._cache.admit_many(admissions, prefetched=is_prefetched)
+                for each, is_stored in zip(ours, stored, strict=True):
+                    if is_stored:
+                        self._choose_copy(each)
+        for each in arrived:
+            if each.may_view and each.value is not IN_CACHE and each.error is None:
+                each.may_view = False
+                self._decode(each)
+
+    def _choose_copy(self, arrived: Arrived) -> None:
+        entry = arrived.entry
+        assert entry is not None
+        self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
+        if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
+            arrived.value = IN_CACHE
 
     def _decode(self, arrived: Arrived) -> float:
         """Check and decode the parts; return how many seconds decompression took."""

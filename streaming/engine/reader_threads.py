@@ -19,6 +19,7 @@ from streaming.engine.bad_samples import BAD
 from streaming.engine.decode_pool import as_exception
 from streaming.engine.fetch import Arrived, BegunSample, SampleFetcher
 from streaming.engine.replicas import ReplicaReader
+from streaming.engine.thread_count import MOST_THREADS, ThreadCount
 from streaming.prefetch.loads import Load
 from streaming.prefetch.readahead import Landing, ReadAhead
 from streaming.resilience.first_attempt import TakenOver, TakeOver
@@ -26,16 +27,13 @@ from streaming.sources.base import NeedsLoop
 
 __all__ = ["ReaderThreads"]
 
-MOST_THREADS = 256
-"""Most threads that load at once: at 30 ms, 8,500 loads a second."""
-
 _CEILING = 2 * MOST_THREADS  # with those that hang; beyond, the loop loads
 
 SHORT_S = 0.000_5
 """Loads shorter than this on average are taken by one thread. They hold the interpreter's lock most of the time: with a
 second thread, reading and decoding local files of 20 kB takes 14 context switches per load instead of 4."""
 
-_RUN_S = 0.001  # loads that take this long together are taken at once
+_RUN_S = 0.004  # loads that take this long together are taken at once
 _LONGEST_RUN = 32
 _AVERAGED = 16  # loads in the mean time of a load
 _SLOW_THREADS = 16  # for loads of a file system that wait, such as a network mount
@@ -99,6 +97,9 @@ class ReaderThreads:
         self._active = 0
         self._readers: set[_Reader] = set()
         self._mean_s = SHORT_S / 2
+        self._loads = 0
+        self._count = ThreadCount()
+        self._had_room = True  # since the last look: a thread found nothing more to load, or could have been added
         self._is_watched = False
         self._is_closed = False
 
@@ -111,7 +112,7 @@ class ReaderThreads:
         """Number of threads that may load now."""
         most = self._replicas.most_threads()
         if most is not None:
-            return max(1, min(most, MOST_THREADS))
+            return max(1, min(most, self._count.threads))
         if self._mean_s < SHORT_S:
             return 1
         return self._cores if self._mean_s < 10 * SHORT_S else max(self._cores, _SLOW_THREADS)
@@ -123,7 +124,6 @@ class ReaderThreads:
             if self._is_closed:
                 return
             if self._active - self._idle >= self.most:
-                self._replicas.note_full()
                 return
             if self._idle:
                 self._changed.notify()
@@ -155,21 +155,26 @@ class ReaderThreads:
     # -- in a thread
 
     def _work(self, reader: _Reader) -> None:
+        plan = self._plan
         while True:
             calls = self._calls
-            run = self._plan.take_run(self._run_length())
+            if not self._may_go_on(reader):
+                plan.land(_drain(reader.done))
+                self._leave(reader)
+                return
+            run = plan.take_run(self._run_length(), _drain(reader.done))
             if not run:
                 if self._park(reader, calls):
                     continue
                 return
             if not self._is_watched:
                 self._start_watch()
-            if self._plan.has_more:
+            if not plan.has_more:
+                self._had_room = True
+            elif self._active - self._idle < self.most:
                 self.wake()
             self._do(reader, run)
             del run
-            if not self._may_go_on(reader):
-                return
 
     def _do(self, reader: _Reader, run: list[Load]) -> None:
         count = len(run)
@@ -193,7 +198,7 @@ class ReaderThreads:
                 self._end(reader, load, arrived)
         seconds = min((perf_counter() - started) / count, 20 * SHORT_S)
         self._mean_s += (seconds - self._mean_s) * min(count / _AVERAGED, 1.0)
-        self._plan.land(_drain(reader.done))
+        self._loads += count
 
     def _read(self, reader: _Reader, load: Load, begun: BegunSample, is_alone: bool) -> Arrived | None:
         """Return what was read; None if there is nothing to make of it in this thread."""
@@ -223,34 +228,33 @@ class ReaderThreads:
             reader.done.append(Landing(load, MISS, error))
 
     def _run_length(self) -> int:
-        return min(max(int(_RUN_S / max(self._mean_s, 1e-9)), 1), _LONGEST_RUN) if self.most == 1 else 1
+        return min(max(int(_RUN_S / max(self._mean_s, 1e-9)), 1), _LONGEST_RUN)
 
     def _may_go_on(self, reader: _Reader) -> bool:
         """Whether a thread loads more; one that was given up for lost may find that it was replaced."""
-        if not reader.is_lost and self._active <= self.most and not self._is_closed:
-            return True
-        with self._changed:
-            if reader.is_lost:
+        if reader.is_lost:
+            with self._changed:
                 reader.is_lost = False
                 self._active += 1
-            return (self._active - self._idle <= self.most and not self._is_closed) or self._leave(reader)
+        return self._active - self._idle <= self.most and not self._is_closed
 
-    def _leave(self, reader: _Reader) -> bool:
-        self._active -= 1
-        self._readers.discard(reader)
-        return False
+    def _leave(self, reader: _Reader) -> None:
+        with self._changed:
+            self._active -= 1
+            self._readers.discard(reader)
 
     def _park(self, reader: _Reader, calls: int) -> bool:
         """Wait for loads. False: the thread ends."""
         with self._changed:
-            if self._is_closed:
-                return self._leave(reader)
-            if self._calls != calls:
+            if self._calls != calls and not self._is_closed:
                 return True
             self._idle += 1
-            is_called = self._changed.wait(_IDLE_S)
+            is_called = not self._is_closed and self._changed.wait(_IDLE_S)
             self._idle -= 1
-            return (not self._is_closed and (is_called or self._calls != calls)) or self._leave(reader)
+            if not self._is_closed and (is_called or self._calls != calls):
+                return True
+        self._leave(reader)
+        return False
 
     # -- on the loop
 
@@ -286,6 +290,13 @@ class ReaderThreads:
                 self._give_up(reader)
             elif now - reader.since > _STUCK_S and (reader.rest or reader.read or reader.done or self.most == 1):
                 self._share_out(reader)
+        if self._active - self._idle < self.most:
+            self._had_room = True
+        self._count.look(now, self._loads, not self._had_room)
+        allowed = self._replicas.most_threads()
+        if not self._had_room and allowed is not None and allowed <= self._count.threads:
+            self._replicas.note_full()
+        self._had_room = False
         again_s = self._replicas.settle()
         self._is_watched = is_busy and not self._is_closed
         if self._is_watched:

@@ -424,44 +424,27 @@ class ReadAhead:
         error = ClosedError("the prefetcher was stopped during this read") if task.cancelled() else task.exception()
         self.land([Landing(load, None if error is not None else task.result(), error)])
 
-    def take_run(self, most: int) -> list[Load]:
-        """Return the next loads for a thread, at most this many, and none if there is nothing to do. See `land`."""
+    def take_run(self, most: int, landings: Sequence[Landing] = ()) -> list[Load]:
+        """End a thread's loads as `land` does, and return its next ones: at most this many, none if there are none."""
         run: list[Load] = []
         with self._lock:
+            awaited = self._end(landings) if landings else ()
             while not self._is_closed and len(run) < most:
                 load = self._choose()
                 if load is None:
                     break
                 run.append(load)
             self.has_more = len(run) == most
+        for landing, waiters in awaited:
+            self._deliver(landing, waiters)
         return run
 
     # -- ending loads
 
     def land(self, landings: Sequence[Landing]) -> None:
         """End loads: give their values to the readers that wait, or keep them for those that come."""
-        awaited: list[tuple[Landing, list[tuple[Wait, int]]]] = []
         with self._lock:
-            for landing in landings:
-                load, value, error = landing
-                self._loads_ahead -= load.is_ahead
-                if load.reservation is not None:
-                    self._demanded.release(load)
-                    self.is_full = False
-                key = load.key
-                if self._loads.get(key) is not load:  # it was dropped, and settled then
-                    continue
-                del self._loads[key]
-                if load.waiters:
-                    awaited.append((landing, load.waiters))
-                    self._settle(key)
-                elif error is not None:
-                    if load.is_ahead:
-                        self._keep_failure(key, error)
-                elif not self._counts_unused:
-                    self._settle(key)
-                elif self._keeps_ready and key in self._started:
-                    self._ready[key] = value
+            awaited = self._end(landings)
         for landing, waiters in awaited:
             self._deliver(landing, waiters)
         if self._wake_threads is None:
@@ -471,6 +454,31 @@ class ReadAhead:
                 self._start_now()
         elif awaited and self._demanded.waiting:
             self._wake_threads()
+
+    def _end(self, landings: Sequence[Landing]) -> list[tuple[Landing, list[tuple[Wait, int]]]]:
+        """Take loads out of flight, and return those that readers wait for, with their waits. Under the lock."""
+        awaited = []
+        for landing in landings:
+            load, value, error = landing
+            self._loads_ahead -= load.is_ahead
+            if load.reservation is not None:
+                self._demanded.release(load)
+                self.is_full = False
+            key = load.key
+            if self._loads.get(key) is not load:  # it was dropped, and settled then
+                continue
+            del self._loads[key]
+            if load.waiters:
+                awaited.append((landing, load.waiters))
+                self._settle(key)
+            elif error is not None:
+                if load.is_ahead:
+                    self._keep_failure(key, error)
+            elif not self._counts_unused:
+                self._settle(key)
+            elif self._keeps_ready and key in self._started:
+                self._ready[key] = value
+        return awaited
 
     def _deliver(self, landing: Landing, waiters: Sequence[tuple[Wait, int]]) -> None:
         """Give each reader a value of its own; if one cannot be copied, no reader has a value."""
