@@ -35,6 +35,7 @@ second thread, reading and decoding local files of 20 kB takes 14 context switch
 
 _RUN_S = 0.004  # loads that take this long together are taken at once
 _LONGEST_RUN = 32
+_LONGEST_REMOTE_RUN = 4  # any of the loads may be late, and the others of its thread with it
 _AVERAGED = 16  # loads in the mean time of a load
 _SLOW_THREADS = 16  # for loads of a file system that wait, such as a network mount
 _WATCH_S = 0.02  # between two looks at the loads in threads, unless a read is due to be late before
@@ -96,7 +97,9 @@ class ReaderThreads:
         self._idle = 0
         self._active = 0
         self._readers: set[_Reader] = set()
-        self._mean_s = SHORT_S / 2
+        is_remote = bool(replicas.attempts)
+        self._longest_run = _LONGEST_REMOTE_RUN if is_remote else _LONGEST_RUN
+        self._mean_s = _RUN_S if is_remote else SHORT_S / 2
         self._loads = 0
         self._count = ThreadCount()
         self._had_room = True  # since the last look: a thread found nothing more to load, or could have been added
@@ -228,7 +231,7 @@ class ReaderThreads:
             reader.done.append(Landing(load, MISS, error))
 
     def _run_length(self) -> int:
-        return min(max(int(_RUN_S / max(self._mean_s, 1e-9)), 1), _LONGEST_RUN)
+        return min(max(int(_RUN_S / max(self._mean_s, 1e-9)), 1), self._longest_run)
 
     def _may_go_on(self, reader: _Reader) -> bool:
         """Whether a thread loads more; one that was given up for lost may find that it was replaced."""
