@@ -281,9 +281,10 @@ class ReaderThreads:
     def _watch(self) -> None:
         """Take over the reads that are late, and let no load wait for a slow one of the same thread."""
         now = perf_counter()
+        again_s = self._replicas.settle()
         is_busy = False
         for reader in list(self._readers):
-            load, begun = reader.current, reader.begun
+            begun, load = reader.begun, reader.current  # in this order: a claimed attempt is then one of this load
             if load is None or begun is None:
                 continue
             is_busy = True
@@ -300,7 +301,6 @@ class ReaderThreads:
         if not self._had_room and allowed is not None and allowed <= self._count.threads:
             self._replicas.note_full()
         self._had_room = False
-        again_s = self._replicas.settle()
         self._is_watched = is_busy and not self._is_closed
         if self._is_watched:
             self._runtime.loop.call_later(min(again_s, _WATCH_S), self._watch)

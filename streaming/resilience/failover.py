@@ -108,14 +108,14 @@ class Failover(Wrapper):
         others.sort(key=lambda replica: replica.is_failing)
         return await self._read([*others, first], path, expect, start, end)
 
-    def note_healthy(self, guard: DataSource, seconds: float | None) -> None:
-        """Account for a healthy read that a thread made; `seconds` is None if its latency is left out."""
+    def note_healthy(self, guard: DataSource, seconds: Sequence[float]) -> None:
+        """Account for healthy reads of one replica that threads made, and that took these seconds."""
         for replica in self._replicas:
             if replica.source is guard:
                 replica.is_failing = False
-                self.failovers += not replica.is_primary
-                if seconds is not None:
-                    replica.latencies.add(seconds)
+                replica.latencies.extend(seconds)
+                if not replica.is_primary:
+                    self.failovers += len(seconds)
 
     def _order(self) -> list[_Replica]:
         """Return the replicas in the order of preference; those with an open circuit breaker come last."""

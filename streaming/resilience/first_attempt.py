@@ -8,12 +8,12 @@ that has passed, and with everything that it promises. An attempt belongs to its
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from typing import Any
 
 from streaming.errors import ObjectChanged, TruncatedRead
 from streaming.resilience.breaker import State
+from streaming.resilience.concurrency_limit import ConcurrencyLimit
 from streaming.resilience.failover import Failover
 from streaming.resilience.guard import Guard
 from streaming.resilience.hedge import Hedge
@@ -23,7 +23,9 @@ from streaming.sources.base import Blob, Expected, NeedsLoop
 
 __all__ = ["FirstAttempt", "FirstAttempts", "TakeOver", "TakenOver"]
 
-_LATENCIES_APPLIED = 32  # of each settling; more would not change a quantile, and cost the loop 1 us each
+_PLACE_TIMEOUT_S = 0.1
+"""A thread waits this long for a place in the limit, as others wait on the loop; then its read waits there too. Without
+the wait, one thread without a place would pass all loads to the loop, which would then have all places for ever."""
 
 
 class TakeOver(Exception):
@@ -42,22 +44,23 @@ class FirstAttempt:
         started: when it began, on the clock of the chain.
     """
 
-    __slots__ = ("_attempts", "_belongs_to_thread", "_outcome", "_waiter", "guard", "started")
+    __slots__ = ("_attempts", "_belongs_to_thread", "_holds_place", "_outcome", "_waiter", "guard", "started")
 
     def __init__(self, attempts: FirstAttempts, guard: Guard, started: float) -> None:
         self._attempts = attempts
         self.guard = guard
         self.started = started
         self._belongs_to_thread = [True]  # whoever pops it has claimed the attempt
+        self._holds_place = [True]  # once the chain has claimed the attempt: whoever pops it gives the place back
         self._outcome: Blob | BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def claim(self) -> bool:
-        """Take the attempt, for its thread or for the chain: true once."""
-        try:
-            return self._belongs_to_thread.pop()
-        except IndexError:
+        """Take the attempt for the chain; False if it has ended, or was taken before. On the loop."""
+        if not _pop(self._belongs_to_thread):
             return False
+        self._attempts.limit_of(self.guard).move_to_loop()
+        return True
 
     def is_late(self) -> bool:
         """Whether the chain would make another request by now."""
@@ -82,18 +85,18 @@ class FirstAttempt:
             outcome = error
         seconds = self._attempts.now() - self.started
         if isinstance(outcome, Blob) and self._is_whole(outcome, path, expect, start, end):
-            if self.claim():
-                self._attempts.leave(guard, seconds)
+            if _pop(self._belongs_to_thread):
+                self._attempts.end(guard, seconds)
                 counters.answered(outcome.data, seconds)
                 return outcome
-        elif self.claim():
-            self._attempts.leave(guard, None)
+        elif _pop(self._belongs_to_thread):
+            self._attempts.limit_of(guard).leave_thread()
             counters.in_flight -= 1
+            self._outcome = outcome
             if isinstance(outcome, NeedsLoop):
                 raise outcome
-            self._outcome = outcome
             raise TakeOver from (outcome if isinstance(outcome, BaseException) else None)
-        self._attempts.leave(guard, None)
+        self._give_place_back()
         counters.in_flight -= 1
         self._attempts.call_soon(self._arrive, outcome)
         raise TakenOver
@@ -108,15 +111,27 @@ class FirstAttempt:
         return True
 
     async def answer(self) -> Blob:
-        """Return what the request returned, or raise what it raised, once it has ended. On the loop, after `claim`."""
+        """Return what the request returned, or raise what it raised, once it has ended.
+
+        On the loop, after `claim` or `TakeOver`. If it is cancelled, another read may have the place in the limit: the
+        thread is left alone with a server that does not answer.
+        """
         if self._outcome is None:
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            try:
+                await self._waiter
+            finally:
+                self._give_place_back()
         outcome = self._outcome
         if isinstance(outcome, BaseException):
+            self._attempts.settle()  # the circuit breaker counts failures in a row
             raise outcome
         assert outcome is not None
         return outcome
+
+    def _give_place_back(self) -> None:
+        if _pop(self._holds_place):
+            self._attempts.limit_of(self.guard).leave()
 
     def _arrive(self, outcome: Blob | BaseException) -> None:
         self._outcome = outcome
@@ -135,6 +150,7 @@ class FirstAttempts:
         is_for_threads: whether the source that is read first can be read by threads, and is known beforehand: not with
             `replica_selection="least-loaded"`.
         late_after_s: seconds after which the chain would make another request, as of the last `settle`.
+        now: clock of the stack.
     """
 
     def __init__(self, stack: Retry, loop: asyncio.AbstractEventLoop) -> None:
@@ -148,23 +164,29 @@ class FirstAttempts:
         is_known = self._failover is None or stack.settings.replica_selection == "ordered"
         self.is_for_threads = is_known and self._guards[0].source.read_blocking is not None
         self._limits = {guard: guard.endpoint_on(loop).limit for guard in self._guards}
-        self._healthy: deque[tuple[Guard, float]] = deque()
+        self._healthy: dict[Guard, deque[float]] = {guard: deque() for guard in self._guards}
         self.now = stack.context.clock
-        self.late_after_s = math.inf
-        self.settle()
+        self.late_after_s = self._hedge.latencies.stall_timeout_s(stack.settings)
 
     @property
     def limits(self) -> dict[int, int]:
-        """Reads that the endpoint read first allows at once, by the identity of its limit."""
+        """Reads that threads may make at once at the endpoint that is read first, by the identity of its limit."""
         limit = self._limits[self._guards[0]]
-        return {id(limit): limit.allowed}
+        return {id(limit): limit.allowed_in_threads}
+
+    def limit_of(self, guard: Guard) -> ConcurrencyLimit:
+        """Return the limit of a replica's endpoint."""
+        return self._limits[guard]
 
     def note_full(self) -> None:
         """Note that threads would read more if the limit allowed it."""
         self._limits[self._guards[0]].note_full()
 
     def begin(self) -> FirstAttempt | None:
-        """Return an attempt for this thread, which makes it at once; None if the chain has to read. Any thread."""
+        """Return an attempt for this thread, which makes it at once; None if the chain has to read. Any thread.
+
+        It waits briefly for a place in the concurrency limit of the endpoint.
+        """
         for guard in self._guards:
             if guard.breaker.state is State.CLOSED:
                 break
@@ -174,15 +196,16 @@ class FirstAttempts:
             return None
         limit = self._limits[guard]
         source = guard.source
-        if source.read_blocking is None or not source.blocks_now or limit.is_throttled or not limit.enter_now():
+        if source.read_blocking is None or not source.blocks_now or limit.is_throttled:
+            return None
+        if not limit.enter_thread(_PLACE_TIMEOUT_S):
             return None
         return FirstAttempt(self, guard, self.now())
 
-    def leave(self, guard: Guard, seconds: float | None) -> None:
-        """Give the place of an attempt back; `seconds` if it was healthy."""
+    def end(self, guard: Guard, seconds: float) -> None:
+        """Account for a healthy attempt, in its thread."""
         self._limits[guard].leave_thread(seconds)
-        if seconds is not None:
-            self._healthy.append((guard, seconds))
+        self._healthy[guard].append(seconds)
 
     def call_soon(self, callback: Any, *args: Any) -> None:
         """Schedule a callback on the loop, if it still runs."""
@@ -193,19 +216,26 @@ class FirstAttempts:
                 raise
 
     def settle(self) -> float:
-        """Account for the healthy attempts since the last call; return `late_after_s`. On the loop, or before it."""
-        healthy = self._healthy
-        count = len(healthy)
-        if count:
+        """Account for the healthy attempts since the last call; return `late_after_s`. On the loop."""
+        for guard, ended in self._healthy.items():
+            if not ended:
+                continue
+            seconds = [ended.popleft() for _ in range(len(ended))]
+            count = len(seconds)
             self._retry.requests += count
-            self._hedge.earn(count)
             self._retry.endpoint_on(self._loop).budget.earn(count)
-            for applied in range(count):
-                guard, seconds = healthy.popleft()
-                if self._failover is not None:
-                    self._failover.note_healthy(guard, seconds if applied < _LATENCIES_APPLIED else None)
-                if applied < _LATENCIES_APPLIED:
-                    self._hedge.latencies.add(seconds)
-                    guard.breaker.succeeded(seconds, False)
+            self._hedge.earn(count)
+            self._hedge.latencies.extend(seconds)
+            guard.breaker.succeeded_in_threads(seconds)
+            if self._failover is not None:
+                self._failover.note_healthy(guard, seconds)
         self.late_after_s = self._hedge.late_after_s()
         return self.late_after_s
+
+
+def _pop(token: list[bool]) -> bool:
+    """Take a token that two threads may want: true for one of them."""
+    try:
+        return token.pop()
+    except IndexError:
+        return False

@@ -137,8 +137,8 @@ def test_what_needs_the_loop_is_read_there(made: list[GatedSource]) -> None:
 
 def test_a_thread_that_hangs_is_replaced(made: list[GatedSource]) -> None:
     """Reads of a server that is silent for some objects are made again by the loop; the others go on in threads."""
-    resilience = {"stall_timeout_default_s": 0.05, "stall_timeout_min_s": 0.05}
-    with StreamingDatasetAdapter(GATED, resilience=resilience | {"hedge_min_samples": 1}) as adapter:
+    resilience = {"hedge_min_samples": 1, "hedge_share": 1.0, "hedge_min_s": 0.02}
+    with StreamingDatasetAdapter(GATED, resilience=resilience) as adapter:
         values(adapter, range(8))  # earns the tokens of second requests
         hanging = [f"{number:03d}.bin" for number in range(10, COUNT, 20)]
         gate = made[0].gate = Gate(*hanging)
