@@ -1,6 +1,6 @@
 """Make samples: read their parts from their sources, decode, prepare, and store a copy in the cache.
 
-A thread calls `read_in_thread` and `finish_in_thread`, as long as the reads are healthy. `load` does it on the loop,
+A thread calls `read_in_thread` and `finish_in_thread` while the reads are healthy. `load` does it on the loop,
 from the beginning or from where a thread left off; there decoding runs in a pool.
 """
 
@@ -60,7 +60,7 @@ _TIMED_EVERY = 8  # samples: a thread's own clock takes 1 to 16 us
 
 
 class BegunSample:
-    """What a thread has done of a sample, for the loop to go on with.
+    """The part of a sample that a thread has done, for the loop to continue.
 
     Attributes:
         blobs: the parts that were read.
@@ -219,7 +219,7 @@ class SampleFetcher:
     def read_in_thread(
         self, position: int, reservation: Reservation | None, begun: BegunSample, *, is_alone: bool
     ) -> Arrived:
-        """Read the parts of one sample in this thread, as long as the reads are healthy.
+        """Read the parts of one sample in this thread while the reads are healthy.
 
         Args:
             position: of the sample.
@@ -228,7 +228,7 @@ class SampleFetcher:
             is_alone: whether `finish` is called before the thread reads another sample.
 
         Raises:
-            NeedsLoop, TakeOver, TakenOver: the loop has to go on, see `ReplicaReader.read_in_thread`.
+            NeedsLoop, TakeOver, TakenOver: the loop has to continue, see `ReplicaReader.read_in_thread`.
             SourceError: a part could not be read.
         """
         rows = self._planned.pop(position, None) or self._index.rows(position)

@@ -39,7 +39,7 @@ _LONGEST_REMOTE_RUN = 4  # any of the loads may be late, and the others of its t
 _AVERAGED = 16  # loads in the mean time of a load
 _SLOW_THREADS = 16  # for loads of a file system that wait, such as a network mount
 _WATCH_S = 0.02  # between two looks at the loads in threads, unless a read is due to be late before
-_STUCK_S = 0.02  # a load that takes this long does not hold up others of its thread
+_STUCK_S = 0.02  # a load that takes this long does not delay others of its thread
 _IDLE_S = 10.0  # a thread without work ends
 _JOIN_S = 0.3  # `close` waits this long for threads that are busy
 
@@ -67,10 +67,10 @@ class ReaderThreads:
     """Runs the loads of a `ReadAhead` in threads.
 
     Args:
-        runtime: its loop watches over the threads, and goes on where they cannot.
+        runtime: its loop watches over the threads, and continues where they cannot.
         fetcher: reads and makes the samples.
         replicas: say how many threads their endpoints allow.
-        load: `load(position, share, begun)` returns a coroutine that goes on with a load on the loop.
+        load: `load(position, share, begun)` returns a coroutine that continues a load on the loop.
         replaces_bad: whether `load` is given samples that cannot be loaded, instead of their readers the error.
         cores: number of threads for loads that compute.
     """
@@ -161,7 +161,7 @@ class ReaderThreads:
         plan = self._plan
         while True:
             calls = self._calls
-            if not self._may_go_on(reader):
+            if not self._may_continue(reader):
                 plan.land(_drain(reader.done))
                 self._leave(reader)
                 return
@@ -176,15 +176,25 @@ class ReaderThreads:
                 self._had_room = True
             elif self._active - self._idle < self.most:
                 self.wake()
-            self._do(reader, run)
+            try:
+                self._do(reader, list(run))
+            except BaseException as exc:  # no reader waits forever, whatever it was
+                self._give_back(reader, run, as_exception(exc))
             del run
+
+    def _give_back(self, reader: _Reader, run: list[Load], error: Exception) -> None:
+        """End the loads of a run with an error, but for those that have ended."""
+        reader.current = None
+        reader.rest.clear()
+        reader.read.clear()
+        ended = {landing.load for landing in reader.done}
+        reader.done.extend(Landing(load, MISS, error) for load in run if load not in ended)
 
     def _do(self, reader: _Reader, run: list[Load]) -> None:
         count = len(run)
         is_alone = count == 1
         since, started = run[0].since, perf_counter()
         reader.rest.extend(run)
-        run.clear()
         while (load := _pop(reader.rest)) is not None:
             reader.since = perf_counter()
             begun = reader.begun = BegunSample()
@@ -212,7 +222,7 @@ class ReaderThreads:
         except TakenOver:
             pass
         except (NeedsLoop, TakeOver):
-            self._runtime.call_soon(self._go_on, load, begun)
+            self._runtime.call_soon(self._continue, load, begun)
         except BaseException as exc:
             self._fail(reader, load, as_exception(exc), begun)
         return None
@@ -226,14 +236,14 @@ class ReaderThreads:
     def _fail(self, reader: _Reader, load: Load, error: Exception, begun: BegunSample) -> None:
         if self._replaces_bad and isinstance(error, BAD):
             begun.error = error
-            self._runtime.call_soon(self._go_on, load, begun)
+            self._runtime.call_soon(self._continue, load, begun)
         else:
             reader.done.append(Landing(load, MISS, error))
 
     def _run_length(self) -> int:
         return min(max(int(_RUN_S / max(self._mean_s, 1e-9)), 1), self._longest_run)
 
-    def _may_go_on(self, reader: _Reader) -> bool:
+    def _may_continue(self, reader: _Reader) -> bool:
         """Whether a thread loads more; one that was given up for lost may find that it was replaced."""
         if reader.is_lost:
             with self._changed:
@@ -261,15 +271,15 @@ class ReaderThreads:
 
     # -- on the loop
 
-    def _go_on(self, load: Load, begun: BegunSample | None = None) -> None:
-        """Go on with a load on the loop."""
+    def _continue(self, load: Load, begun: BegunSample | None = None) -> None:
+        """Continue a load on the loop."""
         key: Any = load.key
         self._plan.run_on_loop(load, self._load(key, load.share, begun))
 
     def _load_on_loop(self) -> None:
         """Load where no thread can, because too many hang."""
         for load in self._plan.take_run(_LONGEST_RUN):
-            self._go_on(load)
+            self._continue(load)
 
     def _start_watch(self) -> None:
         with self._changed:
@@ -290,7 +300,7 @@ class ReaderThreads:
             is_busy = True
             attempt = begun.attempt
             if attempt is not None and attempt.is_late() and attempt.claim():
-                self._go_on(load, begun)
+                self._continue(load, begun)
                 self._give_up(reader)
             elif now - reader.since > _STUCK_S and (reader.rest or reader.read or reader.done or self.most == 1):
                 self._share_out(reader)
@@ -314,15 +324,15 @@ class ReaderThreads:
         self._share_out(reader)
 
     def _share_out(self, reader: _Reader) -> None:
-        """Let the loop go on with what a slow thread has not done, and other threads take loads in its place."""
+        """Let the loop continue what a slow thread has not done, and other threads take loads in its place."""
         self._mean_s = max(self._mean_s, 2 * SHORT_S)
         self._plan.land(_drain(reader.done))
         for load in _drain(reader.rest):
-            self._go_on(load)
+            self._continue(load)
         for load, arrived in _drain(reader.read):
             begun = BegunSample()
             begun.blobs.extend(arrived.blobs)
-            self._go_on(load, begun)
+            self._continue(load, begun)
         self.wake()
 
 

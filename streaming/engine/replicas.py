@@ -94,7 +94,7 @@ class _Folder(Wrapper):
 
     @property
     def blocks_now(self) -> bool:  # type: ignore[override]
-        """As the source."""
+        """Whether the source blocks now."""
         return self.source.blocks_now
 
     def _read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -216,14 +216,14 @@ class ReplicaReader:
             row: of an index for which `is_for_threads` holds.
             buffer: takes the bytes; None for memory of their own.
             began: the moment of the call, as `time.perf_counter`.
-            begin: is told of an attempt that the loop may take over before this call ends.
+            begin: is given an attempt that the loop may take over before this call ends.
 
         Returns:
             The blob, and the moment after.
 
         Raises:
             NeedsLoop: only `read` can serve the row now.
-            TakeOver: the attempt failed, and `read` has to go on with it.
+            TakeOver: the attempt failed, and `read` has to continue it.
             TakenOver: the loop has taken over the attempt, which was late.
             SourceError: the read failed, and another attempt would not help.
         """

@@ -51,7 +51,7 @@ class _Turn:
         self._ready.acquire(timeout=timeout_s)
 
     def wake(self) -> None:
-        """Let the read go on. Any thread."""
+        """Let the read continue. Any thread."""
         future = self._future
         if future is None:
             self._ready.release()

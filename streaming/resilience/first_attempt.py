@@ -25,11 +25,11 @@ __all__ = ["FirstAttempt", "FirstAttempts", "TakeOver", "TakenOver"]
 
 _PLACE_TIMEOUT_S = 0.1
 """A thread waits this long for a place in the limit, as others wait on the loop; then its read waits there too. Without
-the wait, one thread without a place would pass all loads to the loop, which would then have all places for ever."""
+the wait, one thread without a place would pass all loads to the loop, which would then have all places forever."""
 
 
 class TakeOver(Exception):
-    """An attempt failed in its thread; the chain has to go on with it. The cause is the error."""
+    """An attempt failed in its thread; the chain has to continue it. The cause is the error."""
 
 
 class TakenOver(Exception):
@@ -50,8 +50,8 @@ class FirstAttempt:
         self._attempts = attempts
         self.guard = guard
         self.started = started
-        self._belongs_to_thread = [True]  # whoever pops it has claimed the attempt
-        self._holds_place = [True]  # once the chain has claimed the attempt: whoever pops it gives the place back
+        self._belongs_to_thread = [True]  # who pops it has claimed the attempt
+        self._holds_place = [True]  # once the chain has claimed the attempt: who pops it gives the place back
         self._outcome: Blob | BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
 

@@ -136,7 +136,7 @@ def test_what_needs_the_loop_is_read_there(made: list[GatedSource]) -> None:
 
 
 def test_a_thread_that_hangs_is_replaced(made: list[GatedSource]) -> None:
-    """Reads of a server that is silent for some objects are made again by the loop; the others go on in threads."""
+    """Reads of a server that is silent for some objects are made again by the loop; the others continue in threads."""
     resilience = {"hedge_min_samples": 1, "hedge_share": 1.0, "hedge_min_s": 0.02}
     with StreamingDatasetAdapter(GATED, resilience=resilience) as adapter:
         values(adapter, range(8))  # earns the tokens of second requests
@@ -180,7 +180,7 @@ def _report(reader: Any, connection: Connection) -> None:
 
 
 def test_a_fork_while_reads_are_under_way(made: list[GatedSource]) -> None:
-    """The child reads through its parent, whose threads go on."""
+    """The child reads through its parent, whose threads continue."""
     ours, theirs = multiprocessing.Pipe()
     with StreamingDatasetAdapter(GATED) as adapter, ThreadPoolExecutor(1) as pool:
         assert values(adapter, range(4)) == [0, 1, 2, 3]

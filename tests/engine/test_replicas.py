@@ -115,7 +115,7 @@ class HeldSource(MemorySource):
 
 
 def never(attempt: FirstAttempt) -> None:
-    """Refuse to be told of an attempt that the loop may take over."""
+    """Refuse an attempt that the loop may take over."""
     raise AssertionError("a source without wrappers has none")
 
 

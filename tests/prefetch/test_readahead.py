@@ -406,7 +406,7 @@ async def test_a_thread_waits_for_several_keys_at_once():
 
 
 async def test_the_first_failure_ends_the_wait_of_a_thread():
-    """Announced loads go on for later readers; a demanded one that no one waits for any more is cancelled."""
+    """Announced loads continue for later readers; a demanded one that no one waits for any more is cancelled."""
     store = Store()
     engine = engine_over(store)
     engine.announce("ab")

@@ -238,7 +238,7 @@ async def test_a_cancelled_waiter_may_be_passed_over_first() -> None:
 
 
 async def test_a_place_passes_from_a_thread_to_the_read_that_waits() -> None:
-    """The thread cannot take it again before the loop has: it waits for its turn, at most as long as it wants to."""
+    """The thread cannot take it again before the loop has: it waits for its turn, at most while it wants to."""
     limit = limit_of(FakeClock(), initial_concurrency=1)
     assert await asyncio.to_thread(limit.enter_thread, 30)
     waiting = asyncio.ensure_future(limit.enter())

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.errors import AccessDenied, ObjectNotFoundError, SourceError, SourceTimeout, SourceUnavailable
-from streaming.resilience import Context, Guard, ResilienceConfig, Retry, attempts_of, stack
+from streaming.resilience import Context, Guard, ResilienceConfig, Retry, stack
 from streaming.resilience.breaker import State
 from streaming.resilience.first_attempt import FirstAttempt, FirstAttempts, TakenOver, TakeOver
 from streaming.resilience.replica_metrics import ReplicaMetrics
@@ -118,7 +118,7 @@ SCENARIOS: dict[str, tuple[list[Script], int]] = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_the_same_as_the_chain_alone(name: str) -> None:
-    """Outcomes, messages, requests at the server and every count are equal, whoever makes the first attempt."""
+    """Outcomes, messages, requests at the server and every count are equal, who makes the first attempt."""
     scripts, reads = SCENARIOS[name]
     assert await by_threads(scripts, reads) == await by_chain(scripts, reads)
 
@@ -142,7 +142,7 @@ faults: Any = st.sampled_from(
 @settings(max_examples=40, deadline=None, database=None)
 @given(scripts=st.lists(st.lists(faults, max_size=12), min_size=1, max_size=3))
 def test_random_faults_are_the_same_as_in_the_chain_alone(scripts: list[Script]) -> None:
-    """Whatever the replicas do, whoever makes the first attempts."""
+    """Whatever the replicas do, who makes the first attempts."""
     assert asyncio.run(by_threads(scripts, 8)) == asyncio.run(by_chain(scripts, 8))
 
 
@@ -216,7 +216,7 @@ EXPECTED = Expected(len(DATA))
 
 @pytest.mark.parametrize("outcome", [None, down(), NeedsLoop()])
 async def test_taken_over_in_the_moment_of_its_end(gate: Gate, outcome: BaseException | None) -> None:
-    """The chain claims it after its request has ended: the chain answers, and the thread goes on to other work."""
+    """The chain claims it after its request has ended: the chain answers, and the thread continues to other work."""
     clock = Ending()
     source = stack([gate], Context(ResilienceConfig(backoff_base_s=1e-6), clock=clock))
     attempts = FirstAttempts(source, asyncio.get_running_loop())
@@ -270,7 +270,7 @@ async def test_the_chain_reads_itself_what_needs_the_loop(gate: Gate) -> None:
 
 
 async def test_the_chain_waits_for_an_attempt_that_it_has_taken_over(gate: Gate) -> None:
-    """It makes no request of its own as long as that would not help; the time counts from the thread's start."""
+    """It makes no request of its own while that would not help; the time counts from the thread's start."""
     source = stack([gate])
     attempt = begun(FirstAttempts(source, asyncio.get_running_loop()))
     thread = asyncio.get_running_loop().run_in_executor(None, attempt.read, "0.bin", EXPECTED)
@@ -308,7 +308,7 @@ async def test_a_silent_server_keeps_no_place(gate: Gate) -> None:
     assert guard.limit.in_flight == 0
 
 
-async def test_a_claim_that_comes_to_nothing_keeps_no_place(gate: Gate) -> None:
+async def test_a_claim_without_effect_keeps_no_place(gate: Gate) -> None:
     """The reader went away after the take-over and before the chain began: the thread gives the place back."""
     source = stack([gate], Context(ResilienceConfig(initial_concurrency=1)))
     attempts = FirstAttempts(source, asyncio.get_running_loop())
@@ -453,12 +453,12 @@ async def test_each_read_is_answered_once_in_any_interleaving(seed: int) -> None
     waiting = iter(range(reads))
     taking, chain, claims = threading.Lock(), set[asyncio.Task[None]](), 0
 
-    async def go_on(number: int, attempt: FirstAttempt | None) -> None:
+    async def proceed(number: int, attempt: FirstAttempt | None) -> None:
         assert (await source.read_expecting("0.bin", EXPECTED._replace(begun=attempt))).data == DATA
         answers[number] += 1
 
     def start(number: int, attempt: FirstAttempt | None) -> None:
-        task = loop.create_task(go_on(number, attempt))
+        task = loop.create_task(proceed(number, attempt))
         chain.add(task)
         task.add_done_callback(chain.discard)
 

@@ -1,7 +1,7 @@
 """Objects behind a web server: below a root URL that lists itself, or named by an index file or a list of URLs.
 
 Reads go through obstore, measured the faster (see `http_obstore`); listings, signed URLs and unusual answers through
-aiohttp, which `engine="aiohttp"` chooses for everything.
+aiohttp, which `engine="aiohttp"` chooses foreverything.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class HTTPDataSource(DataSource):
         return bool(self._is_plain)
 
     def _obstore_for(self, path: str, start: int, end: int | None) -> ObstoreClient | None:
-        """Check what is asked for, and return the client if obstore can read it."""
+        """Check the request, and return the client if obstore can read it."""
         if self._pid != os.getpid():
             self._open()
         check_path(path)
