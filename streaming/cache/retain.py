@@ -90,6 +90,11 @@ class Retain:
             self._largest = nbytes
         return self._is_chosen(self._hash(key), nbytes)
 
+    def resize(self, expected: int, nbytes: int) -> None:
+        self._mean.correct(nbytes - expected)
+        if nbytes > self._largest and not self._is_large(nbytes):
+            self._largest = nbytes
+
     def _is_large(self, nbytes: int) -> bool:
         """Whether much would stay unused if the set ended at this entry: it is kept where it fits, or passes."""
         return nbytes * _LARGE > self._keep_bytes

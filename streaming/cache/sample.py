@@ -193,6 +193,20 @@ class SmartLRUCache:
 
     # -- writing
 
+    def wants(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> bool:
+        """Whether a sample is worth encoding. False if `admit` would not hold it, as its reader has it already.
+
+        Any thread, O(1). Ask at most once for each read. `admit` uses the answer, if it is given the reservation; after
+        False the read is counted as if it had been admitted, and the key is absent.
+
+        Args:
+            key: any hashable.
+            nbytes: about the size of the sample, such as the bytes that it has in its source.
+            reservation: room held for the read.
+        """
+        with self._lock:
+            return self._store.wants(key, nbytes, reservation, self.serves_processes)
+
     def encode(self, sample: Any, compress: bool = True) -> Entry | None:
         """Encode a sample for `admit`. None, counted and logged once, if it holds types that cannot be stored.
 
@@ -244,7 +258,7 @@ class SmartLRUCache:
     ) -> bool | None:
         """Store an entry if it is small, or refuse it. None if `_end_admission` has to be called without the lock."""
         store = self._store
-        if not store.wants(key, entry.nbytes, reservation, self.serves_processes):
+        if not store.is_wanted(key, entry, reservation, self.serves_processes):
             return False
         if entry.nbytes > _COPIED_AT_ONCE:
             return None

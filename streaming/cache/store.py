@@ -22,6 +22,7 @@ __all__ = ["ENTRY_OVERHEAD", "Store", "entry_size"]
 ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
 _EVICTIONS_PER_HOLD = 64  # of the lock: about 200 us
 _AHEAD_SHARE = 3 / 4  # of the window of `retain`; the rest is for reads that are waited for
+_AVERAGED = 16  # entries, for the ratio of their sizes to the expected ones
 _SWEEPS = 8  # most expired entries removed at each insertion
 
 
@@ -58,6 +59,7 @@ class Store:
         self.metrics = CacheMetrics()
         self.records: dict[Hashable, PlaceTuple] = {}
         self.filling = 0
+        self._expansion = 1.0  # recent average size of an entry per byte that was expected
         self.is_closed = False
         self._ttl_s = ttl_s
         self._clock = clock
@@ -128,11 +130,30 @@ class Store:
 
     # -- adding
 
+    def is_wanted(self, key: Hashable, entry: Entry, reservation: Reservation | None, is_shared: bool) -> bool:
+        """Whether an entry is worth storing; see `_is_wanted`. Uses the answer of `wants` if it has answered for this read."""
+        if reservation is None or not reservation.wanted:
+            return self._is_wanted(key, entry_size(entry.nbytes), reservation, is_shared)
+        size = entry_size(entry.nbytes)
+        self.policy.resize(reservation.wanted, size)
+        self._expansion *= 1 + (size / reservation.wanted - 1) / _AVERAGED
+        reservation.wanted = 0
+        return True
+
     def wants(self, key: Hashable, nbytes: int, reservation: Reservation | None, is_shared: bool) -> bool:
-        """Whether an entry is worth storing. Asked once for each; False removes the key, as its old value is wrong."""
+        """Whether a sample of about this size is worth encoding for the cache."""
+        if reservation is None or reservation.wanted or not reservation.has_reader(is_shared):
+            return True
+        size = entry_size(int(nbytes * self._expansion))
+        if not self._is_wanted(key, size, reservation, is_shared):
+            return False
+        reservation.wanted = size
+        return True
+
+    def _is_wanted(self, key: Hashable, size: int, reservation: Reservation | None, is_shared: bool) -> bool:
+        """Ask the policy, once for each sample. False removes the key, as its old value is wrong."""
         self.budget.on_admission()
-        is_wanted = self.policy.wants(key, entry_size(nbytes))
-        if is_wanted or reservation is None or not reservation.has_reader(is_shared):
+        if self.policy.wants(key, size) or reservation is None or not reservation.has_reader(is_shared):
             return True
         self.drop(key)
         return False
