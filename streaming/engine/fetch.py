@@ -241,6 +241,14 @@ class SampleFetcher:
             blobs.append(blob)
         return Arrived(position, reservation, rows, blobs, buffers[0] is not None)
 
+    def takes_long(self, arrived: Arrived) -> bool:
+        """Whether a thread of its own should make this sample."""
+        return (
+            self._prepare is not None
+            or self._finish_s >= LONG_S
+            or sum([len(blob.data) for blob in arrived.blobs]) >= LARGE_BYTES
+        )
+
     def finish_in_thread(self, arrived: Sequence[Arrived], passed: tuple[float, float, float, float]) -> None:
         """Do `finish`, with no more threads at once than the pool has where it takes long: more threads read."""
         if self._prepare is None and self._finish_s < LONG_S:
