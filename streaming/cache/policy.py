@@ -36,6 +36,9 @@ class Policy(Protocol):
     def resize(self, expected: int, nbytes: int) -> None:
         """Note the size of an entry whose size was only expected when it was wanted."""
 
+    def note_batch(self, waited: bool) -> None:
+        """Give more of the budget to what passes if a trainer waited for it, or a little less."""
+
     def make_way(self, key: Hashable, nbytes: int) -> bool:
         """Choose what gives way to an entry, before room is taken for it. False: not done yet, call again."""
 
@@ -112,6 +115,9 @@ class LRU:
 
     def resize(self, expected: int, nbytes: int) -> None:
         self._mean.correct(nbytes - expected)
+
+    def note_batch(self, waited: bool) -> None:
+        """Do nothing: reads ahead have half of the budget."""
 
     def make_way(self, key: Hashable, nbytes: int) -> bool:
         return True

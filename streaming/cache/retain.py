@@ -19,6 +19,9 @@ from streaming.errors import ConfigError
 __all__ = ["Retain"]
 
 WINDOW_SHARE = 0.015  # of the budget, for what passes: with the bookkeeping, hits stay above 0.98 c
+GROWN_SHARE = 0.043  # the same while a trainer waits for what passes: hits stay above 0.95 c
+_GROWTHS = 4  # waits after which the window has grown from the one share to the other
+_SHRINKS = 128  # batches without a wait, after which it has shrunk back
 WINDOW_ENTRIES = 6  # smallest window: two or three reads ahead and as many demanded; at most half of the budget
 _SIZED_EACH = 64  # entries, after the first ones: how often the window follows their mean size
 _DEMOTIONS_PER_HOLD = 64  # of the lock: about 100 us
@@ -62,6 +65,7 @@ class Retain:
         self._passing: OrderedDict[Hashable, int] = passing or OrderedDict()  # next to be evicted first
         self._pinned: dict[Hashable, int] = {}
         self._mean = MeanSize()
+        self._window_share = WINDOW_SHARE
         self._largest = 0
         self._hashed: Hashable = None  # the key whose hash was needed last, and needs it again at its next step
         self._digest = _hash(None)
@@ -70,7 +74,7 @@ class Retain:
     def _size_window(self) -> None:
         """Divide the budget into `window_bytes` for what passes, and `_keep_bytes` for the kept set."""
         self.window_bytes = max(
-            WINDOW_SHARE * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2)
+            self._window_share * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2)
         )
         self._keep_bytes = self._max_bytes - self.window_bytes
 
@@ -94,6 +98,12 @@ class Retain:
         self._mean.correct(nbytes - expected)
         if nbytes > self._largest and not self._is_large(nbytes):
             self._largest = nbytes
+
+    def note_batch(self, waited: bool) -> None:
+        step = 1 / _GROWTHS if waited else -1 / _SHRINKS
+        share = self._window_share + step * (GROWN_SHARE - WINDOW_SHARE)
+        self._window_share = min(max(share, WINDOW_SHARE), GROWN_SHARE)
+        self._size_window()
 
     def _is_large(self, nbytes: int) -> bool:
         """Whether much would stay unused if the set ended at this entry: it is kept where it fits, or passes."""
@@ -119,11 +129,15 @@ class Retain:
             if highest < digest:
                 self._threshold = digest
                 return True
-            self._threshold = highest
-            demoted, size = self._unkeep(highest)
-            self._passing[demoted] = size
-            self._passing.move_to_end(demoted, last=False)
+            self._demote(highest)
         return False
+
+    def _demote(self, digest: int) -> None:
+        """Let the kept key with the highest hash pass: it is evicted next."""
+        self._threshold = digest
+        key, nbytes = self._unkeep(digest)
+        self._passing[key] = nbytes
+        self._passing.move_to_end(key, last=False)
 
     def add(self, key: Hashable, nbytes: int, is_pinned: bool) -> None:
         digest = self._hash(key)
@@ -157,6 +171,8 @@ class Retain:
             self._unkeep(self._hash(key))
 
     def victim(self, force: bool) -> Hashable:
+        if not self._passing and self.kept_bytes > self._keep_bytes:  # the window has grown
+            self._demote(self._top())
         first = next(iter(self._passing), NOTHING)
         if first is not NOTHING or not force or self._pinned or not self._kept:
             return first

@@ -333,6 +333,16 @@ class SmartLRUCache:
             self._store.close()
             self._memory = self._generations = memoryview(b"")
 
+    def note_batch(self, waited: bool) -> None:
+        """Let the window for reads ahead follow the trainer; call it once per batch. Any thread, O(1).
+
+        Args:
+            waited: the trainer waited for the batch while `window` delayed reads ahead. "retain" then gives up kept
+                samples, as far as hits stay above 0.95 of what they can be, and keeps as many again once it does not.
+        """
+        with self._lock:
+            self._store.policy.note_batch(waited)
+
     # -- in flight
 
     def reserve(self, nbytes: int, *, demanded: bool = False, until_read: bool = False) -> Reservation | None:

@@ -131,7 +131,7 @@ class Store:
     # -- adding
 
     def is_wanted(self, key: Hashable, entry: Entry, reservation: Reservation | None, is_shared: bool) -> bool:
-        """Whether an entry is worth storing: the answer of `wants`, if it was given for this read."""
+        """Whether an entry is worth storing; see `_is_wanted`. Uses what `wants` has answered for this read."""
         if reservation is None or not reservation.wanted:
             return self._is_wanted(key, entry_size(entry.nbytes), reservation, is_shared)
         size = entry_size(entry.nbytes)
