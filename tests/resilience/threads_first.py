@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from streaming.resilience import Context, stack
 from streaming.resilience.first_attempt import FirstAttempt, FirstAttempts, TakenOver, TakeOver
@@ -82,7 +82,8 @@ class ThreadsFirst:
         self._threads.add(thread)
         thread.add_done_callback(self._on_end)
         try:
-            await asyncio.wait([thread, late], return_when=asyncio.FIRST_COMPLETED)
+            ended: list[asyncio.Future[Any]] = [thread, late]
+            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
             if not late.done():
                 try:
                     return thread.result()
@@ -120,7 +121,7 @@ class ThreadsFirst:
     async def quiet(self) -> None:
         """Wait until every thread has ended or waits for its source, and no task is ready."""
         await settle()
-        while self.busy:
+        while self.busy:  # noqa: ASYNC110  # nothing else tells that a thread waits
             await asyncio.sleep(0)
         await settle()
         self.attempts.settle()
