@@ -70,7 +70,7 @@ class _Reader:
 
 
 class _Arrival(NamedTuple):
-    """What a thread that reads has to say of a load: the bytes, or how it landed, or nothing that concerns the leader.
+    """The report of a reading thread on a load: its bytes, or how it landed, or only that it is in other hands.
 
     Attributes:
         started, read: moments at which the thread began, and at which the bytes had arrived.
@@ -258,7 +258,7 @@ class ReaderThreads:
             reader.current = load
             try:
                 arrived = self._read(reader, load, begun, is_alone=False)
-            except TakenOver:  # the timer tells the leader
+            except TakenOver:  # the timer has reported it to the leader
                 continue
             finally:
                 reader.current = None

@@ -248,7 +248,7 @@ async def test_a_place_passes_from_a_thread_to_the_read_that_waits() -> None:
     await waiting
     assert (limit.in_flight, limit.waiting) == (1, 0)
     thread = asyncio.get_running_loop().run_in_executor(None, limit.enter_thread, 30)
-    while not limit.waiting:  # noqa: ASYNC110  # a thread waits, and no event tells
+    while not limit.waiting:  # noqa: ASYNC110  # a thread waits, without an event
         await asyncio.sleep(0)
     limit.leave()
     assert await thread

@@ -121,7 +121,7 @@ class ThreadsFirst:
     async def quiet(self) -> None:
         """Wait until every thread has ended or waits for its source, and no task is ready."""
         await settle()
-        while self.busy:  # noqa: ASYNC110  # nothing else tells that a thread waits
+        while self.busy:  # noqa: ASYNC110  # a thread waits, without an event
             await asyncio.sleep(0)
         await settle()
         self.attempts.settle()
