@@ -148,6 +148,7 @@ class Engine:
         samples = self._read_many_now(positions)
         ACCOUNTS.mine.seconds[CACHE] += time.perf_counter() - began
         missing = [at for at, sample in enumerate(samples) if sample is MISS]
+        self.cache.note_batch(bool(missing) and self.read_ahead.is_full)
         if missing:
             fetched = self._wait([positions[at] for at in missing])
             for at, sample in zip(missing, fetched, strict=True):

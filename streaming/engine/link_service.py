@@ -73,6 +73,7 @@ class LinkService:
         draws = engine.read_counts.count(positions) if request.is_drawn else None
         places = cache.places(positions)
         missing = [at for at, place in enumerate(places) if place is None]
+        cache.note_batch(bool(missing) and engine.read_ahead.is_full)
         held = [position for position, place in zip(positions, places, strict=True) if place is not None]
         # Some would be gone before a worker has copied them.
         fleeting = [at for at, place in enumerate(places) if place and cache.is_fleeting(positions[at])]
