@@ -13,6 +13,7 @@ when its call returns.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -174,11 +175,11 @@ class ReaderThreads:
 
     def _start(self, work: Callable[[_Reader], None]) -> None:
         reader = _Reader()
-        self._readers.add(reader)
-        self._active += work != self._lead
-        name = f"streaming-reader-{len(self._readers)}"
+        name = f"streaming-reader-{len(self._readers) + 1}"
         reader.thread = threading.Thread(target=work, args=(reader,), name=name, daemon=True)
         reader.thread.start()
+        self._readers.add(reader)
+        self._active += work != self._lead
 
     def close(self) -> None:
         """End the threads; those that are busy end with their load, and are waited for only briefly. Idempotent."""
@@ -205,7 +206,9 @@ class ReaderThreads:
             try:
                 self._make(reader, arrivals)
             except BaseException as exc:  # no reader waits forever, whatever it was
-                loads = [arrival.load for arrival in arrivals if arrival.load is not None]
+                loads = [
+                    arrival.load for arrival in arrivals if arrival.load is not None and arrival.arrived is not None
+                ]
                 self._give_back(reader, loads, as_exception(exc))
             self._outstanding -= sum([arrival.is_over for arrival in arrivals])
             self._loads += len(arrivals)
@@ -227,10 +230,10 @@ class ReaderThreads:
             if arrival.landing is not None:
                 reader.done.append(arrival.landing)
         if whole:
-            first = whole[0]
-            assert first.load is not None
+            last = whole[-1]
+            assert last.load is not None
             arrived = [arrival.arrived for arrival in whole if arrival.arrived is not None]
-            self._fetcher.finish(arrived, (first.load.since, first.load.since, first.started, first.read))
+            self._fetcher.finish(arrived, (last.load.since, last.load.since, last.started, last.read))
             for arrival, each in zip(whole, arrived, strict=True):
                 assert arrival.load is not None
                 self._end(reader, arrival.load, each)
@@ -241,8 +244,10 @@ class ReaderThreads:
         if not self._is_watched:
             self._start_watch()
         with self._changed:
-            while self._active < min(self._outstanding, most) and len(self._readers) < _CEILING:
-                self._start(self._serve)
+            # The system may refuse a thread.
+            with contextlib.suppress(RuntimeError):
+                while self._active < min(self._outstanding, most) and len(self._readers) < _CEILING:
+                    self._start(self._serve)
             has_thread = self._active > 0
         if not has_thread:  # all hang
             self._runtime.call_soon(self._read_on_loop)
@@ -264,8 +269,11 @@ class ReaderThreads:
                 reader.current = None
             read = perf_counter()
             if arrived is not None and self._fetcher.takes_long(arrived):
-                self._fetcher.finish_in_thread([arrived], (load.since, load.since, started, read))
-                self._end(reader, load, arrived)
+                try:
+                    self._fetcher.finish_in_thread([arrived], (load.since, load.since, started, read))
+                    self._end(reader, load, arrived)
+                except BaseException as exc:
+                    self._give_back(reader, [load], as_exception(exc))
                 arrived = None
             landing = _pop(reader.done)
             self._arrivals.put(_Arrival(load, arrived, landing, started, read, True))
