@@ -30,9 +30,10 @@ class Reservation:
         demanded: whether a reader waits for the sample.
         until_read: whether it lasts until the reader has the sample. Otherwise `admit` ends it.
         key: key of the sample that is stored unread.
+        wanted: bytes of the sample, as `SmartLRUCache.wants` has counted them; 0 before it said yes.
     """
 
-    __slots__ = ("_release", "demanded", "key", "nbytes", "state", "until_read")
+    __slots__ = ("_release", "demanded", "key", "nbytes", "state", "until_read", "wanted")
 
     def __init__(
         self, release: Callable[[Reservation], None], nbytes: int, *, demanded: bool, until_read: bool
@@ -43,6 +44,7 @@ class Reservation:
         self.demanded = demanded
         self.until_read = until_read
         self.key: Hashable = None
+        self.wanted = 0
 
     def has_reader(self, is_shared: bool) -> bool:
         """Whether the reader gets the sample from the read itself and not from the cache.

@@ -7,11 +7,12 @@ A source names objects by a path relative to its configured root, with `/` betwe
 from __future__ import annotations
 
 import asyncio
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
 
 from streaming.core.masking import remember_secrets
 from streaming.errors import (
@@ -68,6 +69,21 @@ class Blob:
     source: str
 
 
+class BegunRead(Protocol):
+    """A first attempt that a thread has begun at one replica, and that the chain of wrappers has taken over."""
+
+    @property
+    def guard(self) -> DataSource:
+        """The wrapper of the replica."""
+
+    @property
+    def started(self) -> float:
+        """When it began, on the clock of the chain."""
+
+    async def answer(self) -> Blob:
+        """Return what it returned, or raise what it raised, once it has ended."""
+
+
 class Expected(NamedTuple):
     """The properties of an object that a caller knows before it reads it.
 
@@ -75,14 +91,14 @@ class Expected(NamedTuple):
         size: bytes, or -1 or None if unknown.
         etag: as the listing of the same replica gave it.
         checksums: `{"md5": hex}` or `{"sha256": hex}` of the whole object.
-        begun: the first attempt, if a thread has begun it: the wrapper of its replica waits for it in place of a request.
+        begun: the first attempt, if a thread has begun it: the wrapper of its replica then makes no request of its own.
         is_awaited: returns whether a reader waits for this object by now.
     """
 
     size: int | None = None
     etag: str | None = None
     checksums: Mapping[str, str] | None = None
-    begun: object | None = None
+    begun: BegunRead | None = None
     is_awaited: Callable[[], bool] | None = None
 
 
@@ -186,6 +202,7 @@ class DataSource(ABC):
         self.name = config.name
         self.skipped = Skips()
         self._closed = False
+        self._receiving = threading.Lock()
 
     @abstractmethod
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -294,8 +311,9 @@ class DataSource(ABC):
         return done
 
     def _receive(self, nbytes: int) -> None:
-        """Count bytes of an object that came over the network."""
-        self.received_bytes = (self.received_bytes or 0) + nbytes
+        """Count bytes of an object that came over the network. Any thread."""
+        with self._receiving:
+            self.received_bytes = (self.received_bytes or 0) + nbytes
 
     def _check_open(self) -> None:
         if self._closed:

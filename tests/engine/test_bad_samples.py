@@ -15,6 +15,7 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.cache import SmartLRUCache
 from streaming.cache.reservation import Reservation, ReservationState
 from streaming.engine.bad_samples import BadSamples, Replacing
+from streaming.engine.fetch import BegunSample
 from streaming.errors import (
     AccessDenied,
     ConfigError,
@@ -188,7 +189,8 @@ async def test_a_substitute_is_stored_in_the_room_of_the_bad_sample() -> None:
     """The reservation of the read holds the substitute, and the candidate that was loaded for it has none."""
     given: dict[int, Reservation | None] = {}
 
-    async def load(position: int, reservation: Reservation | None) -> list[int]:
+    async def load(position: int, reservation: Reservation | None, begun: BegunSample | None) -> list[int]:
+        assert begun is None
         given[position] = reservation
         if position == 3:
             raise DecodeError("planted", path="003.json", source="data")

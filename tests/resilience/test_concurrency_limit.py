@@ -235,3 +235,90 @@ async def test_a_cancelled_waiter_may_be_passed_over_first() -> None:
     assert first.cancelled()
     assert second.done()
     assert (limit.in_flight, limit.waiting) == (1, 0)
+
+
+async def test_a_place_passes_from_a_thread_to_the_read_that_waits() -> None:
+    """The thread cannot take it again before the loop has: it waits for its turn, at most while it wants to."""
+    limit = limit_of(FakeClock(), initial_concurrency=1)
+    assert await asyncio.to_thread(limit.enter_thread, 30)
+    waiting = asyncio.ensure_future(limit.enter())
+    await settle()
+    await asyncio.to_thread(limit.leave_thread)
+    assert not await asyncio.to_thread(limit.enter_thread, 0.001)
+    await waiting
+    assert (limit.in_flight, limit.waiting) == (1, 0)
+    thread = asyncio.get_running_loop().run_in_executor(None, limit.enter_thread, 30)
+    while not limit.waiting:  # noqa: ASYNC110  # a thread waits, without an event
+        await asyncio.sleep(0)
+    limit.leave()
+    assert await thread
+    assert (limit.in_flight, limit.waiting) == (1, 0)
+
+
+async def test_threads_have_what_reads_on_the_loop_leave() -> None:
+    """Reads on the loop, in flight or waiting, count against the threads; those of threads do not."""
+    limit = limit_of(FakeClock(), initial_concurrency=3)
+    assert limit.enter_thread(0)
+    assert limit.allowed_in_threads == 3
+    await limit.enter()
+    assert limit.allowed_in_threads == 2
+    limit.move_to_loop()
+    assert limit.allowed_in_threads == 1
+    await limit.enter()
+    waiting = asyncio.ensure_future(limit.enter())
+    await settle()
+    assert limit.allowed_in_threads == 1
+    for _ in range(4):
+        limit.leave()
+        await settle()
+    assert waiting.done()
+    assert (limit.in_flight, limit.allowed_in_threads) == (0, 3)
+
+
+async def test_no_wake_up_is_lost_between_threads_and_the_loop() -> None:
+    """Threads and reads on the loop pass two places among each other 6,000 times; all have their turn."""
+    limit = limit_of(FakeClock(), initial_concurrency=2, max_concurrency=2)
+    most = 0
+
+    def in_thread() -> None:
+        nonlocal most
+        for number in range(500):
+            if limit.enter_thread(0.000_01 * (number % 3)):
+                most = max(most, limit.in_flight)
+                limit.leave_thread(0.001)
+
+    async def on_loop(seed: int) -> None:
+        nonlocal most
+        rng = random.Random(seed)
+        for _ in range(500):
+            try:
+                async with asyncio.timeout(0.000_05 if rng.random() < 0.2 else 30):
+                    await limit.enter()
+            except TimeoutError:
+                continue
+            most = max(most, limit.in_flight)
+            await asyncio.sleep(0)
+            limit.leave(0.001)
+
+    threads = [asyncio.to_thread(in_thread) for _ in range(6)]
+    async with asyncio.timeout(30):
+        await asyncio.gather(*threads, *(on_loop(seed) for seed in range(6)))
+    assert (limit.in_flight, limit.waiting, limit.allowed_in_threads) == (0, 0, 2)
+    assert most == 2
+
+
+async def test_an_urgent_read_goes_first() -> None:
+    """`is_first` waits before all others, and `enter_beyond` takes a place that the limit does not have."""
+    limit = limit_of(FakeClock(), initial_concurrency=1)
+    await limit.enter()
+    last, first = asyncio.ensure_future(limit.enter()), asyncio.ensure_future(limit.enter(is_first=True))
+    await settle()
+    limit.leave()
+    await settle()
+    assert (first.done(), last.done()) == (True, False)
+    limit.enter_beyond()
+    assert limit.in_flight == 2
+    for _ in range(2):
+        limit.leave()
+    await last
+    assert limit.in_flight == 1
