@@ -18,15 +18,14 @@ import http.server, json, os, sys, tempfile, threading
 from functools import partial
 
 LIBRARY, KIND = sys.argv[1:]
-BORDERS = """ThreadWait.block ReadAhead.take_run _read_range ObstoreClient.get_blocking decode_pt encode
-    SmartLRUCache.admit_many""".split()
+BORDERS = """Runtime.submit SampleFetcher.load DecodePool.run _read_range ObstoreClient.get decode_pt
+    SampleFetcher._run_prepare encode Store.publish DecodePool._schedule_delivery DecodePool._deliver
+    ReadAhead._deliver""".split()
+MAIN_LOOPS = ["Runtime._main", "Runtime._run", "DecodePool._work"]
 entered, on_stack, is_active = {}, set(), False
 
 def station(code):
     return code.co_qualname, code.co_filename.removeprefix(LIBRARY)
-
-def folder_of(frame):
-    return os.path.dirname(frame.f_code.co_filename)
 
 def trace(frame, event, _):
     if not is_active or event != "call" or not frame.f_code.co_filename.startswith(LIBRARY):
@@ -34,10 +33,8 @@ def trace(frame, event, _):
     entered.setdefault(station(frame.f_code))
     if frame.f_code.co_qualname in BORDERS:
         while frame:
-            caller = frame.f_back
-            if frame.f_code.co_filename.startswith(LIBRARY) and (not caller or folder_of(caller) != folder_of(frame)):
-                on_stack.add(station(frame.f_code))
-            frame = caller
+            on_stack.add(station(frame.f_code))
+            frame = frame.f_back
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
@@ -59,7 +56,7 @@ sys.setprofile(trace)
 is_active = True
 adapter[2]
 is_active = False
-print(json.dumps([each for each in entered if each in on_stack]))
+print(json.dumps([each for each in entered if each in on_stack and each[0] not in MAIN_LOOPS]))
 os._exit(sys.stdout.flush() or 0)
 '''
 

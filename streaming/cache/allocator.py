@@ -1,14 +1,12 @@
 """Good-fit allocation of byte ranges, like TLSF: bins of free blocks under an integer bitmap, O(1).
 
 32 bins per power of two, so that the block found wastes under 4 % before its tail is split off and given back.
-Neighbours coalesce as soon as they are free. About 1.5 us for an allocation or a release. Small allocations take a run
-from the start of a large block, and divide it: 0.3 us.
+Neighbours coalesce as soon as they are free. About 1.5 us for an allocation or a release.
 """
 
 from __future__ import annotations
 
 UNIT = 64  # bytes: one cache line, and the alignment that every block and array gets
-_RUN = 32  # allocations of one size in a run
 _SCAN = 8  # blocks tried in the bin of the size itself, where not every block is large enough
 
 
@@ -35,35 +33,24 @@ class Allocator:
         self._ends: dict[int, int] = {}  # end of a free block -> its start
         self._bins: dict[int, dict[int, None]] = {}
         self._bitmap = 0
-        self._run = self._run_end = 0  # taken from its block, and not handed out yet
         if self._capacity:
             self._insert(0, self._capacity)
 
     def allocate(self, nbytes: int) -> int | None:
         """Take a free range of `block_size(nbytes)` and return its start; None if no free block is long enough."""
         units = (nbytes + UNIT - 1) // UNIT or 1
-        start = self._run
-        end = start + units
-        if end <= self._run_end:
-            self._run = end
-            return start * UNIT
-        self._end_run()
-        found = self._find(units)
-        if found is None:
+        start = self._find(units)
+        if start is None:
             return None
-        size = self._remove(found)
-        taken = units * _RUN if size >= units * _RUN * _RUN else units
-        if size > taken:
-            self._insert(found + taken, size - taken)
-        if taken > units:
-            self._run, self._run_end = found + units, found + taken
-        return found * UNIT
+        size = self._remove(start)
+        if size > units:
+            self._insert(start + units, size - units)
+        return start * UNIT
 
     def release(self, start: int, nbytes: int) -> None:
         """Give back the range that `allocate(nbytes)` returned as `start`."""
-        self._release(start // UNIT, (nbytes + UNIT - 1) // UNIT or 1)
-
-    def _release(self, start: int, size: int) -> None:
+        start //= UNIT
+        size = (nbytes + UNIT - 1) // UNIT or 1
         if start + size in self._sizes:
             size += self._remove(start + size)
         before = self._ends.get(start)
@@ -74,13 +61,7 @@ class Allocator:
 
     def free_blocks(self) -> list[tuple[int, int]]:
         """Return (start, bytes) of each free block, in order of address."""
-        self._end_run()
         return [(start * UNIT, size * UNIT) for start, size in sorted(self._sizes.items())]
-
-    def _end_run(self) -> None:
-        if self._run < self._run_end:
-            self._release(self._run, self._run_end - self._run)
-        self._run = self._run_end = 0
 
     def _find(self, units: int) -> int | None:
         own = _bin_of(units)

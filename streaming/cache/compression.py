@@ -10,13 +10,12 @@ import zstandard
 
 from streaming.cache.dictionary import HEADERS
 from streaming.cache.flat import Buffer, Encoded, as_text, encode
-from streaming.cache.templates import Templates, new_tuple
 from streaming.errors import ConfigError
 
 LEVEL = 3
 MIN_RATIO = 1.2  # below this, decompressing each hit costs more than the room is worth
 TEXT_GAIN = 0.96  # JSON text is stored where it is this much smaller, as decoding it takes twice as long
-_MIN_BYTES = 512  # below this the bookkeeping of an entry is larger than the entry: little of the budget can be saved
+_MIN_BYTES = 128  # below two cache lines there is nothing to save
 _SLICES = 3
 _SLICE_BYTES = 64 * 1024
 _FIRST_TRIALS = 3  # the first entries of a kind are always tried
@@ -96,15 +95,13 @@ class Compression:
             raise ConfigError(f"compression_type {compression_type!r} is unknown; use 'zstd' or 'none'")
         self.is_on = compression_type == "zstd"
         self._kinds: dict[Hashable, _Kind] = {}
-        self._templates = Templates()
 
     def encode(self, sample: Any, compress: bool) -> Entry:
         """Return a sample ready to store. Raises Unsupported if it holds types that cannot be stored flat."""
-        encoded = self._templates.encode(sample) or encode(sample)
-        parts, nbytes, head, _, _ = encoded
-        frame = self.compress(encoded, sample) if compress and nbytes >= _MIN_BYTES else None
+        encoded = encode(sample)
+        frame = self.compress(encoded, sample) if compress else None
         if frame is None:
-            return new_tuple(Entry, (parts, nbytes, head, nbytes))
+            return Entry(encoded.parts, encoded.nbytes, encoded.head, encoded.nbytes)
         return Entry([frame], len(frame), 0, encoded.nbytes)
 
     def compress(self, encoded: Encoded, sample: Any) -> bytes | None:

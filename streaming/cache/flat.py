@@ -26,7 +26,7 @@ Buffer = bytes | bytearray | memoryview
 
 ALIGN = 64
 _BYTES = "b"  # the code of large `bytes`, which `marshal` would copy
-LEAF_BYTES = 4096
+_LEAF_BYTES = 4096
 OWN_ALLOCATION = 32 * 1024  # arrays from this size on get memory of their own; below, one copy for all is faster
 _MAX_DEPTH = 1000
 _KIND_KEYS = 16  # arrays or keys that distinguish kinds; further ones are ignored
@@ -64,15 +64,14 @@ def encode(sample: Any) -> Encoded:
         Unsupported: it holds another type (subclasses count as other types), or it nests over 1,000 deep.
     """
     name = type(sample).__name__
-    lifted = None
-    if type(sample) is dict:
-        if _is_plain(sample):
-            return _encode_plain(sample, bytes not in map(type, sample.values()))
-        lifted = _lift_shallow(sample)
+    lifted = _lift_shallow(sample) if name == "dict" else None
     if lifted is None:
         seen = _Scan(sample)
         if not seen.has_arrays:
-            return _encode_plain(sample, seen.is_json)
+            header = _dumps((sample, (), (), 0))
+            keys = tuple(islice(sample, _KIND_KEYS)) if type(sample) is dict else ()
+            size_class = len(header).bit_length() // 2  # which form is smaller, marshal or text, depends on size too
+            return Encoded([header], len(header), len(header), (name, keys, size_class), seen.is_json)
         lifted = _lift(sample, seen.containers)
     skeleton, arrays, tuples = lifted
     if len(arrays) > 1:
@@ -88,22 +87,6 @@ def encode(sample: Any) -> Encoded:
     parts = list(_padded(header, base, [start for _, _, _, start, _ in table], [raw for _, _, _, raw in arrays]))
     named = tuple([(path, code) for path, code, _, _, _ in table[:_KIND_KEYS]])
     return Encoded(parts, nbytes, head, (name, named, 2 * base > nbytes), False)
-
-
-def _is_plain(sample: dict[Any, Any]) -> bool:
-    """Whether a dict holds only numbers, text, None and short bytes, under text keys."""
-    values = sample.values()
-    if not (_SCALARS.issuperset(map(type, values)) and _TEXT_KEYS.issuperset(map(type, sample))):
-        return False
-    return all(type(value) is not bytes or len(value) < LEAF_BYTES for value in values)
-
-
-def _encode_plain(sample: Any, is_json: bool) -> Encoded:
-    """Encode a sample without arrays."""
-    header = _dumps((sample, (), (), 0))
-    keys = tuple(islice(sample, _KIND_KEYS)) if type(sample) is dict else ()
-    size_class = len(header).bit_length() // 2  # which form is smaller, marshal or text, depends on size too
-    return Encoded([header], len(header), len(header), (type(sample).__name__, keys, size_class), is_json)
 
 
 def as_text(sample: Any) -> bytes | None:
@@ -212,7 +195,7 @@ class _Scan:
                 _check_keys(node)
         kinds = set(map(type, values))
         self._kinds |= kinds
-        if bytes in kinds and any(type(value) is bytes and len(value) >= LEAF_BYTES for value in values):
+        if bytes in kinds and any(type(value) is bytes and len(value) >= _LEAF_BYTES for value in values):
             self.has_arrays = True
         return [] if kinds <= _SCALARS else [value for value in values if self._is_new_container(value)]
 
@@ -257,7 +240,7 @@ def _lift_shallow(sample: dict[Any, Any]) -> _Lifted | None:
         if type(key) is not str or kind is list or kind is tuple:
             return None
         if kind is not dict:
-            if kind not in _SCALARS or (kind is bytes and len(value) >= LEAF_BYTES):
+            if kind not in _SCALARS or (kind is bytes and len(value) >= _LEAF_BYTES):
                 arrays.append(_array(key, value))
                 skeleton[key] = None
             continue
@@ -266,7 +249,7 @@ def _lift_shallow(sample: dict[Any, Any]) -> _Lifted | None:
             kind = type(item)
             if type(name) is not str or kind in _CONTAINERS:
                 return None
-            if kind not in _SCALARS or (kind is bytes and len(item) >= LEAF_BYTES):
+            if kind not in _SCALARS or (kind is bytes and len(item) >= _LEAF_BYTES):
                 arrays.append(_array((key, name), item))
                 inner[name] = None
     return (skeleton, arrays, ()) if arrays else None
@@ -282,7 +265,7 @@ def _lift(sample: Any, containers: int) -> _Lifted:
         node, path = todo.pop()
         for key, value in list(node.items() if type(node) is dict else enumerate(node)):
             kind = type(value)
-            if kind in _SCALARS and (kind is not bytes or len(value) < LEAF_BYTES):
+            if kind in _SCALARS and (kind is not bytes or len(value) < _LEAF_BYTES):
                 continue
             here = () if path is None else (*path, key)
             if kind in _CONTAINERS:

@@ -33,12 +33,6 @@ class Policy(Protocol):
     def wants(self, key: Hashable, nbytes: int) -> bool:
         """Whether an entry is worth storing after the read that loaded it. Called once for each entry."""
 
-    def resize(self, expected: int, nbytes: int) -> None:
-        """Note the size of an entry whose size was only expected when it was wanted."""
-
-    def note_batch(self, waited: bool) -> None:
-        """Give more of the budget to what passes if a trainer waited for it, or a little less."""
-
     def make_way(self, key: Hashable, nbytes: int) -> bool:
         """Choose what gives way to an entry, before room is taken for it. False: not done yet, call again."""
 
@@ -84,10 +78,6 @@ class MeanSize:
         self.count += 1
         self._total += nbytes
 
-    def correct(self, nbytes: int) -> None:
-        """Add bytes to an entry that was counted, or remove them where negative."""
-        self._total += nbytes
-
     def share(self, room: float, samples: int) -> float | None:
         """Return the share of this many samples that fits into a room; None before the first entry."""
         return min(1.0, room * self.count / (self._total * samples)) if self.count and samples else None
@@ -112,12 +102,6 @@ class LRU:
     def wants(self, key: Hashable, nbytes: int) -> bool:
         self._mean.add(nbytes)
         return True
-
-    def resize(self, expected: int, nbytes: int) -> None:
-        self._mean.correct(nbytes - expected)
-
-    def note_batch(self, waited: bool) -> None:
-        """Do nothing: reads ahead have half of the budget."""
 
     def make_way(self, key: Hashable, nbytes: int) -> bool:
         return True

@@ -30,10 +30,9 @@ class Reservation:
         demanded: whether a reader waits for the sample.
         until_read: whether it lasts until the reader has the sample. Otherwise `admit` ends it.
         key: key of the sample that is stored unread.
-        wanted: bytes of the sample, as `SmartLRUCache.wants` has counted them; 0 before it said yes.
     """
 
-    __slots__ = ("_release", "demanded", "key", "nbytes", "state", "until_read", "wanted")
+    __slots__ = ("_release", "demanded", "key", "nbytes", "state", "until_read")
 
     def __init__(
         self, release: Callable[[Reservation], None], nbytes: int, *, demanded: bool, until_read: bool
@@ -44,7 +43,6 @@ class Reservation:
         self.demanded = demanded
         self.until_read = until_read
         self.key: Hashable = None
-        self.wanted = 0
 
     def has_reader(self, is_shared: bool) -> bool:
         """Whether the reader gets the sample from the read itself and not from the cache.

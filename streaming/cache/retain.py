@@ -19,11 +19,7 @@ from streaming.errors import ConfigError
 __all__ = ["Retain"]
 
 WINDOW_SHARE = 0.015  # of the budget, for what passes: with the bookkeeping, hits stay above 0.98 c
-GROWN_SHARE = 0.043  # the same while a trainer waits for what passes: hits stay above 0.95 c
-_GROWTHS = 4  # waits after which the window has grown from the one share to the other
-_SHRINKS = 128  # batches without a wait, after which it has shrunk back
 WINDOW_ENTRIES = 6  # smallest window: two or three reads ahead and as many demanded; at most half of the budget
-_SIZED_EACH = 64  # entries, after the first ones: how often the window follows their mean size
 _DEMOTIONS_PER_HOLD = 64  # of the lock: about 100 us
 _LARGE = 8  # an entry is large if fewer than this of its size fill the kept set
 _ALL = 1 << 64
@@ -42,9 +38,6 @@ class Retain:
         keep_fraction: largest share of the keys to keep.
         passing: entries stored already, with their sizes, oldest first. Each may be evicted until it is read, and is
             kept from then on if its hash is below the threshold.
-
-    Attributes:
-        window_bytes: bytes for what passes.
 
     Raises:
         ConfigError: the fraction is not from 0 to 1.
@@ -65,45 +58,25 @@ class Retain:
         self._passing: OrderedDict[Hashable, int] = passing or OrderedDict()  # next to be evicted first
         self._pinned: dict[Hashable, int] = {}
         self._mean = MeanSize()
-        self._window_share = WINDOW_SHARE
         self._largest = 0
-        self._hashed: Hashable = None  # the key whose hash was needed last, and needs it again at its next step
-        self._digest = _hash(None)
-        self._size_window()
 
-    def _size_window(self) -> None:
-        """Divide the budget into `window_bytes` for what passes, and `_keep_bytes` for the kept set."""
-        self.window_bytes = max(
-            self._window_share * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2)
-        )
-        self._keep_bytes = self._max_bytes - self.window_bytes
+    @property
+    def window_bytes(self) -> float:
+        """Bytes for what passes."""
+        return max(WINDOW_SHARE * self._max_bytes, min(self._mean.times(WINDOW_ENTRIES), self._max_bytes / 2))
 
-    def _hash(self, key: Hashable) -> int:
-        if key is not self._hashed:
-            self._digest = _hash(key)
-            self._hashed = key
-        return self._digest
+    @property
+    def _keep_bytes(self) -> float:
+        """Bytes for the kept set: the budget without the window."""
+        return self._max_bytes - self.window_bytes
 
     # -- what to store
 
     def wants(self, key: Hashable, nbytes: int) -> bool:
         self._mean.add(nbytes)
-        if self._mean.count < _SIZED_EACH or not self._mean.count % _SIZED_EACH:
-            self._size_window()
-        if nbytes > self._largest and not self._is_large(nbytes):
-            self._largest = nbytes
-        return self._is_chosen(self._hash(key), nbytes)
-
-    def resize(self, expected: int, nbytes: int) -> None:
-        self._mean.correct(nbytes - expected)
-        if nbytes > self._largest and not self._is_large(nbytes):
-            self._largest = nbytes
-
-    def note_batch(self, waited: bool) -> None:
-        step = 1 / _GROWTHS if waited else -1 / _SHRINKS
-        share = self._window_share + step * (GROWN_SHARE - WINDOW_SHARE)
-        self._window_share = min(max(share, WINDOW_SHARE), GROWN_SHARE)
-        self._size_window()
+        if not self._is_large(nbytes):
+            self._largest = max(self._largest, nbytes)
+        return self._is_chosen(_hash(key), nbytes)
 
     def _is_large(self, nbytes: int) -> bool:
         """Whether much would stay unused if the set ended at this entry: it is kept where it fits, or passes."""
@@ -119,8 +92,8 @@ class Retain:
         return digest < self._threshold
 
     def make_way(self, key: Hashable, nbytes: int) -> bool:
-        digest = self._hash(key)
-        if not self._is_chosen(digest, nbytes) or self.kept_bytes + nbytes <= self._keep_bytes:
+        digest = _hash(key)
+        if not self._is_chosen(digest, nbytes):
             return True
         for _ in range(_DEMOTIONS_PER_HOLD):
             if self.kept_bytes + nbytes <= self._keep_bytes:
@@ -129,18 +102,14 @@ class Retain:
             if highest < digest:
                 self._threshold = digest
                 return True
-            self._demote(highest)
+            self._threshold = highest
+            demoted, size = self._unkeep(highest)
+            self._passing[demoted] = size
+            self._passing.move_to_end(demoted, last=False)
         return False
 
-    def _demote(self, digest: int) -> None:
-        """Let the kept key with the highest hash pass: it is evicted next."""
-        self._threshold = digest
-        key, nbytes = self._unkeep(digest)
-        self._passing[key] = nbytes
-        self._passing.move_to_end(key, last=False)
-
     def add(self, key: Hashable, nbytes: int, is_pinned: bool) -> None:
-        digest = self._hash(key)
+        digest = _hash(key)
         fits = digest < self._threshold and self.kept_bytes + nbytes <= self._keep_bytes
         if fits and digest not in self._kept:
             self._kept[digest] = key, nbytes
@@ -168,11 +137,9 @@ class Retain:
 
     def discard(self, key: Hashable) -> None:
         if self._passing.pop(key, None) is None and self._pinned.pop(key, None) is None:
-            self._unkeep(self._hash(key))
+            self._unkeep(_hash(key))
 
     def victim(self, force: bool) -> Hashable:
-        if not self._passing and self.kept_bytes > self._keep_bytes:  # the window has grown
-            self._demote(self._top())
         first = next(iter(self._passing), NOTHING)
         if first is not NOTHING or not force or self._pinned or not self._kept:
             return first

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from streaming.cache.arena import Place
 from streaming.cache.batch import read_batch
 from streaming.cache.budget import budget_bytes
 from streaming.cache.compression import Compression, Entry
@@ -21,7 +22,7 @@ from streaming.cache.counts import CacheMetrics
 from streaming.cache.fill import Filler
 from streaming.cache.leaves import Unsupported
 from streaming.cache.reading import STALE, PlaceTuple, load
-from streaming.cache.reservation import Reservation
+from streaming.cache.reservation import Reservation, ReservationState
 from streaming.cache.retain import Retain
 from streaming.cache.store import Store, entry_size
 from streaming.core.logs import get_logger
@@ -34,8 +35,6 @@ __all__ = ["CacheMetrics", "SmartLRUCache"]
 _INLINE_BYTES = 1 << 20  # stored size up to which `await get` decodes on the event loop
 
 _SMALL_WINDOW = 16 << 20  # replaced in 0.1 s at 160 MB/s; a worker on a busy machine may take that long to copy
-
-_COPIED_AT_ONCE = 16 << 10  # entries of up to this size are copied while the lock is held: 2 us
 
 logger = get_logger(__name__)
 
@@ -193,20 +192,6 @@ class SmartLRUCache:
 
     # -- writing
 
-    def wants(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> bool:
-        """Whether a sample is worth encoding. False if `admit` would not hold it, as its reader has it already.
-
-        Any thread, O(1). Ask at most once for each read. `admit` uses the answer, if it is given the reservation; after
-        False the read is counted as if it had been admitted, and the key is absent.
-
-        Args:
-            key: any hashable.
-            nbytes: about the size of the sample, such as the bytes that it has in its source.
-            reservation: room held for the read.
-        """
-        with self._lock:
-            return self._store.wants(key, nbytes, reservation, self.serves_processes)
-
     def encode(self, sample: Any, compress: bool = True) -> Entry | None:
         """Encode a sample for `admit`. None, counted and logged once, if it holds types that cannot be stored.
 
@@ -238,40 +223,18 @@ class SmartLRUCache:
             False if the sample is not held: it is larger than the cache or than what may be evicted, or it passes and
             its reader has it already. The key is absent then.
         """
-        with self._lock:
-            answer = self._begin_admission(key, entry, reservation, prefetched)
-        return self._end_admission(key, entry, reservation, prefetched) if answer is None else answer
-
-    def admit_many(
-        self, admissions: Sequence[tuple[Hashable, Entry, Reservation | None]], *, prefetched: bool = False
-    ) -> list[bool]:
-        """Return `admit` of each (key, entry, reservation); small entries are stored under one hold of the lock."""
-        with self._lock:
-            answers = [self._begin_admission(*admission, prefetched) for admission in admissions]
-        return [
-            self._end_admission(*admission, prefetched) if answer is None else answer
-            for admission, answer in zip(admissions, answers, strict=True)
-        ]
-
-    def _begin_admission(
-        self, key: Hashable, entry: Entry, reservation: Reservation | None, prefetched: bool
-    ) -> bool | None:
-        """Store an entry if it is small, or refuse it. None if `_end_admission` has to be called without the lock."""
         store = self._store
-        if not store.is_wanted(key, entry, reservation, self.serves_processes):
-            return False
-        if entry.nbytes > _COPIED_AT_ONCE:
-            return None
-        return store.admit(key, entry, self._room_for(reservation), prefetched)
-
-    def _end_admission(self, key: Hashable, entry: Entry, reservation: Reservation | None, prefetched: bool) -> bool:
-        store = self._store
-        reservation = self._room_for(reservation)
-        place = None
-        while place is None:
-            with self._lock:
-                place = store.take_room(key, entry.nbytes, reservation)
-        if place is False:
+        with self._lock:
+            store.budget.on_admission()
+            is_wanted = store.policy.wants(key, entry_size(entry.nbytes))
+            if reservation is not None and reservation.has_reader(self.serves_processes):
+                if not is_wanted:
+                    store.drop(key)
+                    return False
+                if not reservation.demanded:  # it still holds the room of the reader's sample
+                    reservation = None
+        place = self._take_room(key, entry.nbytes, reservation)
+        if place is None:
             return False
         is_whole = False
         try:
@@ -279,14 +242,9 @@ class SmartLRUCache:
             is_whole = True
         finally:
             with self._lock:
-                store.publish(key, place, entry, reservation, is_whole=is_whole, is_unread=prefetched)
+                is_pinned = reservation is not None and reservation.state is ReservationState.STORED_UNREAD
+                store.publish(key, place, entry, is_whole=is_whole, is_unread=prefetched, is_pinned=is_pinned)
         return is_whole and not store.is_closed
-
-    def _room_for(self, reservation: Reservation | None) -> Reservation | None:
-        """Return the reservation whose room becomes the entry's; None if it still holds that of the reader's sample."""
-        if reservation is None or (reservation.has_reader(self.serves_processes) and not reservation.demanded):
-            return None
-        return reservation
 
     def put_nowait(
         self,
@@ -333,16 +291,6 @@ class SmartLRUCache:
             self._store.close()
             self._memory = self._generations = memoryview(b"")
 
-    def note_batch(self, waited: bool) -> None:
-        """Let the window for reads ahead follow the trainer; call it once per batch. Any thread, O(1).
-
-        Args:
-            waited: the trainer waited for the batch while `window` delayed reads ahead. "retain" then gives up kept
-                samples, as far as hits stay above 0.95 of what they can be, and keeps as many again once it does not.
-        """
-        with self._lock:
-            self._store.policy.note_batch(waited)
-
     # -- in flight
 
     def reserve(self, nbytes: int, *, demanded: bool = False, until_read: bool = False) -> Reservation | None:
@@ -359,33 +307,15 @@ class SmartLRUCache:
             or cancel the furthest of the reads ahead; one that is larger than the budget goes without a reservation and
             is counted as bypassed.
         """
-        return next(iter(self.reserve_many((nbytes,), demanded=demanded, until_read=until_read)), None)
-
-    def reserve_many(
-        self, sizes: Sequence[int], *, demanded: bool = False, until_read: bool = False
-    ) -> list[Reservation]:
-        """Return `reserve` for as many of these sizes, from the first on, as there is room for; under one hold."""
-        store, is_shared, release = self._store, self.serves_processes, self._release
-        reservations: list[Reservation] = []
-        has_room: bool | None = None
-        while has_room is None:
+        if until_read:
+            nbytes = min(entry_size(nbytes), max(nbytes, self.max_bytes))
+        while True:
             with self._lock:
-                for nbytes in sizes[len(reservations) :]:
-                    if until_read:
-                        nbytes = min(entry_size(nbytes), max(nbytes, store.budget.max_bytes))
-                    has_room = store.reserve(nbytes, demanded, is_shared)
-                    if not has_room:
-                        break
-                    reservations.append(Reservation(release, nbytes, demanded=demanded, until_read=until_read))
-                else:
-                    break
-        return reservations
-
-    def release_many(self, reservations: Iterable[Reservation]) -> None:
-        """Release reservations under one hold of the lock. Idempotent."""
-        with self._lock:
-            for reservation in reservations:
-                self._store.release(reservation)
+                has_room = self._store.reserve(nbytes, demanded, self.serves_processes)
+            if has_room:
+                return Reservation(self._release, nbytes, demanded=demanded, until_read=until_read)
+            if has_room is False:
+                return None
 
     def _release(self, reservation: Reservation) -> None:
         with self._lock:
@@ -420,3 +350,10 @@ class SmartLRUCache:
             predicted = self._store.policy.predicted_hit_rate(self.samples, ahead) if self.samples else None
         rates = {"predicted_hit_rate": predicted, "policy": self.policy}
         return held | counts | rates | {"compression_type": self.compression_type}
+
+    def _take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | None:
+        while True:
+            with self._lock:
+                place = self._store.take_room(key, nbytes, reservation)
+            if place is not None:
+                return place or None

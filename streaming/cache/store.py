@@ -22,7 +22,6 @@ __all__ = ["ENTRY_OVERHEAD", "Store", "entry_size"]
 ENTRY_OVERHEAD = 640  # bytes of bookkeeping per entry with a string key, measured by benchmarks/memory.py
 _EVICTIONS_PER_HOLD = 64  # of the lock: about 200 us
 _AHEAD_SHARE = 3 / 4  # of the window of `retain`; the rest is for reads that are waited for
-_AVERAGED = 16  # entries, for the ratio of their sizes to the expected ones
 _SWEEPS = 8  # most expired entries removed at each insertion
 
 
@@ -59,7 +58,6 @@ class Store:
         self.metrics = CacheMetrics()
         self.records: dict[Hashable, PlaceTuple] = {}
         self.filling = 0
-        self._expansion = 1.0  # recent average size of an entry per byte that was expected
         self.is_closed = False
         self._ttl_s = ttl_s
         self._clock = clock
@@ -130,55 +128,13 @@ class Store:
 
     # -- adding
 
-    def is_wanted(self, key: Hashable, entry: Entry, reservation: Reservation | None, is_shared: bool) -> bool:
-        """Whether an entry is worth storing; see `_is_wanted`. Uses what `wants` has answered for this read."""
-        if reservation is None or not reservation.wanted:
-            return self._is_wanted(key, entry_size(entry.nbytes), reservation, is_shared)
-        size = entry_size(entry.nbytes)
-        self.policy.resize(reservation.wanted, size)
-        self._expansion *= 1 + (size / reservation.wanted - 1) / _AVERAGED
-        reservation.wanted = 0
-        return True
-
-    def wants(self, key: Hashable, nbytes: int, reservation: Reservation | None, is_shared: bool) -> bool:
-        """Whether a sample of about this size is worth encoding for the cache."""
-        if reservation is None or reservation.wanted or not reservation.has_reader(is_shared):
-            return True
-        size = entry_size(int(nbytes * self._expansion))
-        if not self._is_wanted(key, size, reservation, is_shared):
-            return False
-        reservation.wanted = size
-        return True
-
-    def _is_wanted(self, key: Hashable, size: int, reservation: Reservation | None, is_shared: bool) -> bool:
-        """Ask the policy, once for each sample. False removes the key, as its old value is wrong."""
-        self.budget.on_admission()
-        if self.policy.wants(key, size) or reservation is None or not reservation.has_reader(is_shared):
-            return True
-        self.drop(key)
-        return False
-
-    def admit(self, key: Hashable, entry: Entry, reservation: Reservation | None, is_unread: bool) -> bool | None:
-        """Store an entry that is copied in no time. Whether it is held; None: not done yet, call again."""
-        place = self.take_room(key, entry.nbytes, reservation)
-        if not place:
-            return place
-        is_whole = False
-        try:
-            self.arena.fill(place, entry.parts)
-            is_whole = True
-        finally:
-            self.publish(key, place, entry, reservation, is_whole=is_whole, is_unread=is_unread)
-        return True
-
     def take_room(self, key: Hashable, nbytes: int, reservation: Reservation | None) -> Place | Literal[False] | None:
         """Return a place to fill and publish, in the room that was reserved and what else is free or evicted.
 
         Removes the key, as its old value is wrong even if the new one does not fit. False: there can be no place. None:
         not done yet, call again.
         """
-        if key in self.records:
-            self.drop(key)
+        self.drop(key)
         if reservation is None or reservation.state is not ReservationState.RESERVED:
             return self._take_place(key, nbytes)
         self.budget.hold(-reservation.nbytes, reservation.demanded)
@@ -213,14 +169,7 @@ class Store:
         return None
 
     def publish(
-        self,
-        key: Hashable,
-        place: Place,
-        entry: Entry,
-        reservation: Reservation | None,
-        *,
-        is_whole: bool,
-        is_unread: bool,
+        self, key: Hashable, place: Place, entry: Entry, *, is_whole: bool, is_unread: bool, is_pinned: bool
     ) -> None:
         """Store a filled place under its key, or free it if it was not filled completely."""
         self.filling -= 1
@@ -228,14 +177,11 @@ class Store:
             if not self.filling:
                 self.arena.close()
         elif is_whole:
-            if key in self.records:  # stored by another thread meanwhile
-                self.drop(key)
-            _, nbytes, head, raw_nbytes = entry
-            self.records[key] = (*place, head)
-            is_pinned = reservation is not None and reservation.state is ReservationState.STORED_UNREAD
-            self.policy.add(key, entry_size(nbytes), is_pinned)
-            self.metrics.total_bytes_saved += raw_nbytes - nbytes
-            self.metrics.total_bytes_stored += nbytes
+            self.drop(key)  # stored by another thread meanwhile
+            self.records[key] = (*place, entry.head)
+            self.policy.add(key, entry_size(entry.nbytes), is_pinned)
+            self.metrics.total_bytes_saved += entry.raw_nbytes - entry.nbytes
+            self.metrics.total_bytes_stored += entry.nbytes
             if self._ttl_s is not None:
                 self._deadlines[key] = self._clock() + self._ttl_s
             if is_unread:
@@ -247,10 +193,7 @@ class Store:
 
     def make_room(self, nbytes: int, force: bool) -> bool | None:
         """Evict until this many bytes fit. False: nothing more may be evicted. None: not done yet, call again."""
-        if self._deadlines:
-            self.sweep(_SWEEPS)
-        if self.budget.has_room(nbytes):
-            return True
+        self.sweep(_SWEEPS)
         for _ in range(_EVICTIONS_PER_HOLD):
             if self.budget.has_room(nbytes):
                 return True

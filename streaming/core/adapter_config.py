@@ -112,7 +112,7 @@ class AdapterConfig(Settings):
     concurrency: int | None = Field(
         None,
         ge=1,
-        description="most samples being read ahead at once; None is 256",
+        description="most samples being read ahead at once; None is 256, from local disk 8 for each of decode_threads",
     )
     decode_threads: int | None = Field(
         None, ge=1, description="threads that decode and run prepare; None: one per processor"

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from streaming.core.logs import get_logger
 from streaming.errors import WrongThreadError
 
-__all__ = ["Done", "Pending", "Runtime", "blocking_call", "current_runtime"]
+__all__ = ["Done", "Pending", "Runtime", "current_runtime"]
 
 T = TypeVar("T")
 
@@ -102,7 +102,9 @@ class Runtime:
         """
         if self.is_current_thread():
             coroutine.close()
-            raise blocking_call()
+            raise WrongThreadError(
+                "a blocking call was made on the library's own loop thread; await the async form instead"
+            )
         future = self.submit(coroutine)
         try:
             return future.result()
@@ -133,11 +135,6 @@ class Runtime:
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S / 2)
         self._is_over = True
         self.loop.stop()
-
-
-def blocking_call() -> WrongThreadError:
-    """Return the error for a blocking call on the loop thread, which would wait for itself forever."""
-    return WrongThreadError("a blocking call was made on the library's own loop thread; await the async form instead")
 
 
 _lock = threading.Lock()

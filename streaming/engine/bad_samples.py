@@ -14,7 +14,7 @@ from streaming.core.atomic_write import append
 from streaming.core.logs import get_logger
 from streaming.core.masking import mask_text
 from streaming.core.miss import MISS
-from streaming.engine.fetch import IN_CACHE, BegunSample
+from streaming.engine.fetch import IN_CACHE
 from streaming.errors import (
     BadRequest,
     DecodeError,
@@ -124,8 +124,7 @@ class Replacing:
     """Loads samples, and caches a substitute in place of each bad one.
 
     Args:
-        load: loads one sample into the cache, by position, in the room that was reserved for it, from where a thread
-            left off.
+        load: loads one sample into the cache, by position, in the room that was reserved for it.
         bad: chooses the substitutes and counts.
         index: names the samples.
         cache: holds the samples.
@@ -134,7 +133,7 @@ class Replacing:
 
     def __init__(
         self,
-        load: Callable[[int, Reservation | None, BegunSample | None], Awaitable[Any]],
+        load: Callable[[int, Reservation | None], Awaitable[Any]],
         bad: BadSamples,
         index: SampleIndex,
         cache: SmartLRUCache,
@@ -146,7 +145,7 @@ class Replacing:
         self._cache = cache
         self._loaded = loaded
 
-    async def load(self, position: int, reservation: Reservation | None, begun: BegunSample | None = None) -> Any:
+    async def load(self, position: int, reservation: Reservation | None) -> Any:
         """Return one sample or its substitute, owned by the caller, or `IN_CACHE`.
 
         Raises:
@@ -154,7 +153,7 @@ class Replacing:
             StreamingError: the sample and all candidates are bad, or the source is down.
         """
         try:
-            return await self._load(position, reservation, begun)
+            return await self._load(position, reservation)
         except BAD as error:
             self._bad.note(position, self._index.name(position), error, self._loaded())
             first = error
@@ -172,6 +171,6 @@ class Replacing:
         while True:
             sample = self._cache.get_nowait(candidate, MISS)
             if sample is MISS:
-                sample = await self._load(candidate, None, None)
+                sample = await self._load(candidate, None)
             if sample is not IN_CACHE:
                 return sample

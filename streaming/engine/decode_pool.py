@@ -17,7 +17,7 @@ from typing import Any
 
 from streaming.errors import ClosedError
 
-__all__ = ["DecodePool", "as_exception"]
+__all__ = ["DecodePool"]
 
 _TOGETHER = 8
 _SHORT_JOB_S = 0.000_5
@@ -118,8 +118,12 @@ class DecodePool:
         if not self._is_closed and not future.cancelled():
             try:
                 result = function(*args)
-            except BaseException as exc:
-                error = as_exception(exc)
+            except Exception as exc:
+                error = exc
+            except BaseException as exc:  # SystemExit would end the loop
+                error = _as_exception(exc)
+            if isinstance(error, StopIteration):  # a future refuses it
+                error = _as_exception(error)
         seconds = min(time.perf_counter() - started, 2 * _SHORT_JOB_S)  # an outlier must not decide
         self._mean_s += (seconds - self._mean_s) / _TOGETHER
         self._results.append((future, result, error))
@@ -160,10 +164,7 @@ class DecodePool:
                 future.set_exception(error)
 
 
-def as_exception(error: BaseException) -> Exception:
-    """Return an error that a future takes and that ends no loop, unlike SystemExit and StopIteration."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
+def _as_exception(error: BaseException) -> Exception:
     text = f"a job of the decode pool raised {type(error).__name__}: {error}"
     wrapped = RuntimeError(text)
     wrapped.__cause__ = error

@@ -14,13 +14,12 @@ from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
 from streaming.core.logs import get_logger
 from streaming.core.miss import MISS
-from streaming.core.runtime import Runtime, blocking_call, current_runtime
+from streaming.core.runtime import Runtime, current_runtime
 from streaming.engine.bad_samples import BadSamples, Replacing
 from streaming.engine.decode_pool import DecodePool
 from streaming.engine.fetch import IN_CACHE, SampleFetcher
 from streaming.engine.link_service import LinkService
 from streaming.engine.read_counts import ReadCounts
-from streaming.engine.reader_threads import ReaderThreads
 from streaming.engine.replicas import ReplicaReader
 from streaming.engine.sample_copies import Uncopyable, copy_sample, uncopyable_sample
 from streaming.engine.statistics import EngineStatistics
@@ -96,30 +95,22 @@ class Engine:
             cache=cache,
             prepare=prepare,
             pool=self._pool,
-            is_awaited=lambda position: self.read_ahead.is_awaited(position),
             counters=self.counters,
             max_bytes=max_bytes,
         )
         load = self._fetcher.load
         if bad is not None:
             load = Replacing(load, bad, index, cache, lambda: self.counters.samples_fetched).load
-        self._threads: ReaderThreads | None = None
-        if reader.is_for_threads:
-            self._threads = ReaderThreads(
-                runtime, self._fetcher, reader, load, replaces_bad=bad is not None, cores=self._pool.threads
-            )
         self.read_ahead = ReadAhead(
             load,
             runtime.loop,
             max_ahead=prefetch_ahead,
-            concurrency=concurrency,
+            # Enough for the threads to find work, and to deliver their results together; more would only queue.
+            concurrency=concurrency or (8 * self._pool.threads if reader.is_blocking else None),
             reserve=self._reserve,
             is_held=cache.contains,
             copied=self._copied,
-            wake_threads=None if self._threads is None else self._threads.wake,
         )
-        if self._threads is not None:
-            self._threads.serve(self.read_ahead)
         self._statistics = EngineStatistics(
             self.counters, index, cache, reader, self.read_ahead, revalidation=revalidation, bad=bad
         )
@@ -148,7 +139,6 @@ class Engine:
         samples = self._read_many_now(positions)
         ACCOUNTS.mine.seconds[CACHE] += time.perf_counter() - began
         missing = [at for at, sample in enumerate(samples) if sample is MISS]
-        self.cache.note_batch(bool(missing) and self.read_ahead.is_full)
         if missing:
             fetched = self._wait([positions[at] for at in missing])
             for at, sample in zip(missing, fetched, strict=True):
@@ -170,46 +160,42 @@ class Engine:
         sample = self.read_ahead.take(position)
         if sample is MISS or sample is IN_CACHE:
             sample = self.cache.get_nowait(position, MISS)
-            if sample is not MISS and self.read_ahead.is_ahead(position):
-                self.read_ahead.used((position,))
+            if sample is not MISS:
+                self.read_ahead.used(position)
         return sample
 
     def _read_many_now(self, positions: Sequence[int]) -> list[Any]:
-        samples = self.read_ahead.take_many(positions)
+        samples = [self.read_ahead.take(position) for position in positions]
         absent = [at for at, sample in enumerate(samples) if sample is MISS or sample is IN_CACHE]
-        if absent:
-            self._read_cached(positions, samples, absent)
+        for at, sample in zip(absent, self.cache.get_many([positions[at] for at in absent], MISS), strict=True):
+            samples[at] = sample
+            if sample is not MISS:
+                self.read_ahead.used(positions[at])
         return samples
 
-    def _read_cached(self, positions: Sequence[int], samples: list[Any], absent: Sequence[int]) -> None:
-        """Fill in the samples at these places that the cache has, `MISS` for the others."""
-        wanted = [positions[at] for at in absent]
-        found = self.cache.get_many(wanted, MISS)
-        for at, sample in zip(absent, found, strict=True):
-            samples[at] = sample
-        self.read_ahead.used([position for position, sample in zip(wanted, found, strict=True) if sample is not MISS])
-
     def _wait(self, positions: Sequence[int]) -> list[Any]:
-        """Return samples that are not ready: those that are not in flight are loaded; this thread waits once for all.
-
-        A sample that is large, or that was dropped during the wait, comes from the cache, and is loaded again if it
-        was evicted there.
-        """
-        if self._runtime.is_current_thread():
-            raise blocking_call()
+        """Return samples that are not ready: the loop fetches those that are not in flight; this thread waits."""
         started = time.perf_counter()
         try:
-            self.counters.late += sum(map(self.read_ahead.is_coming, positions))
-            samples = self.read_ahead.read_many(positions)
-            while absent := [at for at, sample in enumerate(samples) if sample is MISS or sample is IN_CACHE]:
-                self._read_cached(positions, samples, absent)
-                lost = [at for at in absent if samples[at] is MISS]
-                if not lost:
-                    break
-                again = self.read_ahead.read_many([positions[at] for at in lost])
-                for at, sample in zip(lost, again, strict=True):
+            new = [at for at, position in enumerate(positions) if not self.read_ahead.is_coming(position)]
+            self.counters.late += len(positions) - len(new)
+            in_flight = sorted(set(range(len(positions))).difference(new), reverse=True)
+            if not in_flight:
+                return self._runtime.run(self._get_many(positions))
+            samples = [MISS] * len(positions)
+            fetched = self._runtime.submit(self._get_many([positions[at] for at in new]))
+            try:
+                for at in in_flight:  # the last first: once it has arrived, the others rarely wake this thread
+                    samples[at] = self.read_ahead.wait(positions[at])
+                for at, sample in zip(new, fetched.result(), strict=True):
                     samples[at] = sample
-            return samples
+            except BaseException:
+                fetched.cancel()
+                raise
+            return [
+                self._read_or_fetch(position) if sample is MISS or sample is IN_CACHE else sample
+                for position, sample in zip(positions, samples, strict=True)
+            ]
         finally:
             ACCOUNTS.mine.add(self.note_wait(positions, started))
 
@@ -223,13 +209,18 @@ class Engine:
         counters.waited = [before + more for before, more in zip(counters.waited, seconds, strict=True)]
         return seconds
 
+    def _read_or_fetch(self, position: int) -> Any:
+        """Return a sample that is large, was wanted twice, failed, or was dropped during the wait."""
+        sample = self._read_now(position)
+        return self._runtime.run(self.get(position)) if sample is MISS else sample
+
     def announce(self, positions: Iterable[int], order: int) -> None:
         self.cache.retain()
         self._advice.on_epoch(self._statistics.epoch_s())
-        self.read_ahead.announce(list(positions), order)
+        self._runtime.call_soon(self.read_ahead.announce, list(positions), order)
 
     def forget(self, order: int) -> None:
-        self.read_ahead.forget(order)
+        self._runtime.call_soon(self.read_ahead.forget, order)
 
     def stop_fetching(self) -> None:
         self._runtime.call_soon(self._prefetch_queue.clear)
@@ -323,20 +314,29 @@ class Engine:
         self._prefetch_queue.clear()
         await self._revalidation.aclose()
         await self.read_ahead.aclose()
-        if self._threads is not None:
-            await asyncio.to_thread(self._threads.close)
         if self._server is not None:
             await self._server.aclose()
         await self._replicas.aclose()
         await asyncio.to_thread(self._pool.close)
         self.cache.close()
 
+    async def _get_many(self, positions: Sequence[int]) -> list[Any]:
+        if len(positions) == 1:
+            return [await self.get(positions[0])]
+        reads = [asyncio.ensure_future(self.get(position)) for position in positions]
+        try:
+            return await asyncio.gather(*reads)
+        except BaseException:
+            for read in reads:
+                read.cancel()
+            raise
+
     async def get(self, position: int) -> Any:
         """Return one sample from its load, or from the cache if the load left it there; retry if it was evicted."""
         while True:
             sample = await self.read_ahead.get(position)
             self.cache.unread.discard(position)
-            if sample is MISS or sample is IN_CACHE:
+            if sample is IN_CACHE:
                 sample = self.cache.get_nowait(position, MISS)
             if sample is not MISS:
                 return sample

@@ -1,8 +1,4 @@
-"""Make samples: read their parts from their sources, decode, prepare, and store a copy in the cache.
-
-A thread calls `read_in_thread` and `finish_in_thread` while the reads are healthy. `load` does it on the loop,
-from the beginning or from where a thread left off; there decoding runs in a pool.
-"""
+"""Make one sample: read its parts from their sources, decode, prepare, and store a copy in the cache."""
 
 from __future__ import annotations
 
@@ -10,27 +6,24 @@ import asyncio
 import enum
 import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import accumulate
 from time import perf_counter
 from typing import Any, Final
 
 from streaming.cache.budget import UNKNOWN_BYTES
-from streaming.cache.compression import Entry
 from streaming.cache.reservation import Reservation
 from streaming.cache.sample import SmartLRUCache
 from streaming.codecs import decode, decode_timed
-from streaming.engine.decode_pool import DecodePool, as_exception
+from streaming.engine.decode_pool import DecodePool
 from streaming.engine.replicas import ReplicaReader
 from streaming.errors import DecodeError, ObjectChanged, PrepareError, StreamingError, TruncatedRead
 from streaming.index import Row, SampleIndex
-from streaming.resilience.first_attempt import FirstAttempt
 from streaming.sources.base import Blob
 from streaming.telemetry.counters import Counters
 from streaming.telemetry.timelines import Timelines
 
-__all__ = ["IN_CACHE", "Arrived", "BegunSample", "SampleFetcher"]
+__all__ = ["SampleFetcher"]
 
 
 class _Marker(enum.Enum):
@@ -51,59 +44,9 @@ INLINE_S = 0.000_2
 """Samples of up to this size, whose decoding recently took less than this, are decoded on the event loop: a hop to the
 pool costs 50 to 100 us of thread switches, and the interpreter's lock would be held there too."""
 
-LONG_S = 0.002
-"""Samples that take longer to make than this are made by as many threads at once as decode, not by all that read."""
-
 _LINE = "line.json"  # chooses the codec of a line
 _AVERAGED = 4  # timed samples in the average
 _TIMED_EVERY = 8  # samples: a thread's own clock takes 1 to 16 us
-
-
-class BegunSample:
-    """The part of a sample that a thread has done, for the loop to continue.
-
-    Attributes:
-        blobs: the parts that were read.
-        attempt: the attempt to read the next part, if there is one.
-        error: why the thread gave the sample up, if it had all parts or cannot read again; None otherwise.
-    """
-
-    __slots__ = ("attempt", "blobs", "error")
-
-    def __init__(self) -> None:
-        self.blobs: list[Blob] = []
-        self.attempt: FirstAttempt | None = None
-        self.error: Exception | None = None
-
-    def begin(self, attempt: FirstAttempt) -> None:
-        """Note the attempt to read the next part."""
-        self.attempt = attempt
-
-
-class Arrived:
-    """A sample whose bytes have arrived, and what `SampleFetcher.finish` makes of it.
-
-    Attributes:
-        position: of the sample.
-        rows, blobs: its parts.
-        may_view: the bytes are in memory that is used again, and may be viewed until then.
-        value: the sample, owned by the caller, or `IN_CACHE`.
-        error: why there is no value; None otherwise.
-    """
-
-    __slots__ = ("blobs", "entry", "error", "may_view", "position", "reservation", "rows", "value")
-
-    def __init__(
-        self, position: int, reservation: Reservation | None, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool
-    ) -> None:
-        self.position = position
-        self.reservation = reservation
-        self.rows = rows
-        self.blobs = blobs
-        self.may_view = may_view
-        self.value: Any = None
-        self.entry: Entry | None = None
-        self.error: Exception | None = None
 
 
 class SampleFetcher:
@@ -114,8 +57,7 @@ class SampleFetcher:
         reader: reads the bytes of a row from a replica that can serve it.
         cache: where each loaded sample is kept, under its position.
         prepare: deterministic function of a sample, run before the cache; None for none.
-        pool: threads for decoding what the loop has read.
-        is_awaited: returns whether a reader waits for a position by now.
+        pool: threads for decoding, and for sources whose reads block a thread.
         counters: count each sample before it is stored.
         max_bytes: size limit of one decoded object.
 
@@ -132,12 +74,9 @@ class SampleFetcher:
         cache: SmartLRUCache,
         prepare: Callable[[Any], Any] | None,
         pool: DecodePool,
-        is_awaited: Callable[[int], bool],
         counters: Counters,
         max_bytes: int,
     ) -> None:
-        self._is_awaited = is_awaited
-        self._decoding = threading.Semaphore(pool.threads)
         self._index = index
         self._reader = reader
         self._cache = cache
@@ -168,13 +107,12 @@ class SampleFetcher:
         lengths = [row.length for row in rows]
         return sum(lengths) if min(lengths) >= 0 else self._largest or UNKNOWN_BYTES
 
-    async def load(self, position: int, reservation: Reservation | None, begun: BegunSample | None = None) -> Any:
-        """Read, decode and prepare one sample, and keep a copy in the cache.
+    def load(self, position: int, reservation: Reservation | None) -> asyncio.Future[Any] | Coroutine[Any, Any, Any]:
+        """Read, decode and prepare one sample, and keep a copy in the cache; await the result.
 
         Args:
             position: of the sample.
             reservation: room in the cache for it; None if there is none.
-            begun: what a thread has done of it.
 
         Returns:
             The sample, owned by the caller, or `IN_CACHE`.
@@ -184,78 +122,47 @@ class SampleFetcher:
             DecodeError: a part is not what its suffix says.
             PrepareError: `prepare` failed.
         """
-        if begun is not None and begun.error is not None:
-            raise begun.error
         rows = self._planned.pop(position, None) or self._index.rows(position)
-        began = perf_counter()
-        blobs = await self._read(position, rows, begun)
-        read = perf_counter()
-        arrived = Arrived(position, reservation, rows, blobs, False)
-        if self._is_short(blobs):
-            self.finish([arrived], (began, read, read, read))
-        else:
-            await self._pool.run(self.finish, [arrived], (began, read, None, read))
-        if arrived.error is not None:
-            raise arrived.error
-        return arrived.value
+        if self._reader.is_blocking:
+            return self._pool.run(self._load_blocking, position, rows, reservation, perf_counter())
+        return self._load(position, rows, reservation)
 
-    async def _read(self, position: int, rows: Sequence[Row], begun: BegunSample | None) -> list[Blob]:
-        blobs, attempt = ([], None) if begun is None else (begun.blobs, begun.attempt)
-        is_awaited = partial(self._is_awaited, position)
-        left = rows[len(blobs) :]
-        if len(left) == 1:
-            return [*blobs, await self._reader.read(left[0], attempt, is_awaited)]
-        reads = [
-            asyncio.ensure_future(self._reader.read(row, None if at else attempt, is_awaited))
-            for at, row in enumerate(left)
-        ]
+    async def _load(self, position: int, rows: Sequence[Row], reservation: Reservation | None) -> Any:
+        began = perf_counter()
+        blobs = [await self._reader.read(rows[0])] if len(rows) == 1 else await self._read_all(rows)
+        read = perf_counter()
+        if self._is_short(blobs):
+            return self._finish(position, rows, blobs, reservation, (began, read, read, read))
+        return await self._pool.run(self._finish, position, rows, blobs, reservation, (began, read, None, read))
+
+    async def _read_all(self, rows: Sequence[Row]) -> list[Blob]:
+        reads = [asyncio.ensure_future(self._reader.read(row)) for row in rows]
         try:
-            return [*blobs, *await asyncio.gather(*reads)]
+            return await asyncio.gather(*reads)
         except BaseException:
             for read in reads:
                 read.cancel()
             raise
 
-    def read_in_thread(
-        self, position: int, reservation: Reservation | None, begun: BegunSample, *, is_alone: bool
-    ) -> Arrived:
-        """Read the parts of one sample in this thread while the reads are healthy.
+    def _count(self, rows: Sequence[Row], blobs: Sequence[Blob]) -> None:
+        """Count a sample before a reader can see it, so that never more is read than was fetched."""
+        nbytes = sum([len(blob.data) for blob in blobs])
+        counters = self._counters
+        with self._counting:
+            self._largest = max(self._largest, nbytes)
+            counters.samples_fetched += 1
+            counters.objects_fetched += len(rows)
+            counters.bytes_fetched += nbytes
 
-        Args:
-            position: of the sample.
-            reservation: room in the cache for it; None if there is none.
-            begun: is kept up to date with what was done.
-            is_alone: whether `finish` is called before the thread reads another sample.
-
-        Raises:
-            NeedsLoop, TakeOver, TakenOver: the loop has to continue, see `ReplicaReader.read_in_thread`.
-            SourceError: a part could not be read.
-        """
-        rows = self._planned.pop(position, None) or self._index.rows(position)
-        buffers = self._buffers(rows) if is_alone else [None] * len(rows)
-        read = perf_counter()
-        blobs = begun.blobs
+    def _load_blocking(self, position: int, rows: Sequence[Row], reservation: Reservation | None, began: float) -> Any:
+        buffers = self._buffers(rows)
+        started = read = perf_counter()
+        blobs = []
         for row, buffer in zip(rows, buffers, strict=True):
-            blob, read = self._reader.read_in_thread(row, buffer, read, begun.begin)
-            begun.attempt = None
+            blob, read = self._reader.read_blocking(row, buffer, read)
             blobs.append(blob)
-        return Arrived(position, reservation, rows, blobs, buffers[0] is not None)
-
-    def takes_long(self, arrived: Arrived) -> bool:
-        """Whether a thread of its own should make this sample."""
-        return (
-            self._prepare is not None
-            or self._finish_s >= LONG_S
-            or sum([len(blob.data) for blob in arrived.blobs]) >= LARGE_BYTES
-        )
-
-    def finish_in_thread(self, arrived: Sequence[Arrived], passed: tuple[float, float, float, float]) -> None:
-        """Do `finish`, with no more threads at once than the pool has where it takes long: more threads read."""
-        if self._prepare is None and self._finish_s < LONG_S:
-            self.finish(arrived, passed)
-            return
-        with self._decoding:
-            self.finish(arrived, passed)
+        passed = (began, began, started, read)
+        return self._finish(position, rows, blobs, reservation, passed, may_view=buffers[0] is not None)
 
     def _buffers(self, rows: Sequence[Row]) -> list[memoryview] | list[None]:
         """Return this thread's memory for each part of a large sample that goes through the cache; else None for each.
@@ -280,103 +187,71 @@ class SampleFetcher:
             and sum([len(blob.data) for blob in blobs]) <= INLINE_BYTES
         )
 
-    def finish(self, arrived: Sequence[Arrived], passed: tuple[float, float, float | None, float]) -> None:
-        """Turn bytes into samples in the cache, and set the value or the error of each.
-
-        Several are taken through each stage together: the code and data of a stage stay in the processor's caches, and
-        samples of 200 bytes take 25 us instead of 42.
+    def _finish(
+        self,
+        position: int,
+        rows: Sequence[Row],
+        blobs: Sequence[Blob],
+        reservation: Reservation | None,
+        passed: tuple[float, float, float | None, float],
+        *,
+        may_view: bool = False,
+    ) -> Any:
+        """Turn the bytes into a sample in the cache.
 
         Args:
-            arrived: the samples.
-            passed: the moments at which their loads began, they began to wait for a thread, got one (None: now), and
-                the last of their bytes had arrived.
+            passed: the moments at which its load began, it began to wait for a thread, got one (None: now), and its
+                bytes had arrived.
         """
         began, queued, got_thread, read = passed
         if got_thread is None:
             got_thread = perf_counter()
-        is_timed = len(arrived) > 1 or arrived[0].position % _TIMED_EVERY == 0
+        is_timed = position % _TIMED_EVERY == 0
         started = time.thread_time() if is_timed else 0.0
-        decompress_s = self._in_each(arrived, self._decode)
+        for row, blob in zip(rows, blobs, strict=True):
+            self._check(row, blob)
+        sample, decompress_s = self._decode(position, rows, blobs, may_view)
         prepared = decoded = perf_counter()
         if self._prepare is not None:
-            self._in_each(arrived, self._run_prepare)
+            sample = self._run_prepare(position, sample)
+            if type(sample) is dict:
+                sample.setdefault("idx", position)
             prepared = perf_counter()
-        self._count(arrived)
-        self._in_each(arrived, self._encode)
-        self._admit(arrived)
+        self._count(rows, blobs)
+        entry = self._cache.encode(sample)
+        if entry is not None:
+            prefetched = position in self.prefetching
+            if not self._cache.admit(position, entry, prefetched=prefetched, reservation=reservation):
+                entry = None
         if is_timed:
-            seconds = min((time.thread_time() - started) / len(arrived), 2 * LONG_S)  # an outlier must not decide
+            seconds = min(time.thread_time() - started, 2 * INLINE_S)  # an outlier must not decide
             self._finish_s += (seconds - self._finish_s) / _AVERAGED
-        ended = perf_counter()
-        note = self.timelines.note
-        for each in arrived:
-            note((each.position, began, queued, got_thread, read, decoded, prepared, ended, decompress_s))
+        self.timelines.note(
+            (position, began, queued, got_thread, read, decoded, prepared, perf_counter(), decompress_s)
+        )
+        if entry is not None:
+            self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
+            if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
+                return IN_CACHE
+        return self._decode(position, rows, blobs, False)[0] if may_view else sample
 
-    def _in_each(self, arrived: Sequence[Arrived], stage: Callable[[Arrived], float | None]) -> float:
-        """Take the samples that have no error through a stage; return the sum of what it returned."""
-        total = 0.0
-        for each in arrived:
-            if each.error is None:
-                try:
-                    total += stage(each) or 0.0
-                except BaseException as exc:
-                    each.error = as_exception(exc)
-        return total
-
-    def _count(self, arrived: Sequence[Arrived]) -> None:
-        """Count samples before a reader can see them, so that never more is read than was fetched."""
-        whole = [each for each in arrived if each.error is None]
-        sizes = [sum([len(blob.data) for blob in each.blobs]) for each in whole]
-        counters = self._counters
-        with self._counting:
-            self._largest = max([self._largest, *sizes])
-            counters.samples_fetched += len(whole)
-            counters.objects_fetched += sum([len(each.rows) for each in whole])
-            counters.bytes_fetched += sum(sizes)
-
-    def _encode(self, arrived: Arrived) -> None:
-        arrived.entry = self._cache.encode(arrived.value)
-
-    def _admit(self, arrived: Sequence[Arrived]) -> None:
-        """Store samples, and choose for each whether its reader takes its copy out of the cache."""
-        for is_prefetched in (False, True):
-            ours = [each for each in arrived if each.entry and (each.position in self.prefetching) is is_prefetched]
-            if ours:
-                admissions = [(each.position, each.entry, each.reservation) for each in ours if each.entry]
-                stored = self._cache.admit_many(admissions, prefetched=is_prefetched)
-                for each, is_stored in zip(ours, stored, strict=True):
-                    if is_stored:
-                        self._choose_copy(each)
-        for each in arrived:
-            if each.may_view and each.value is not IN_CACHE and each.error is None:
-                each.may_view = False
-                self._decode(each)
-
-    def _choose_copy(self, arrived: Arrived) -> None:
-        entry = arrived.entry
-        assert entry is not None
-        self._is_stored_plain = is_plain = entry.nbytes == entry.raw_nbytes
-        if is_plain and LARGE_BYTES <= entry.nbytes <= self._most_in_cache:
-            arrived.value = IN_CACHE
-
-    def _decode(self, arrived: Arrived) -> float:
-        """Check and decode the parts; return how many seconds decompression took."""
-        position = arrived.position
+    def _decode(
+        self, position: int, rows: Sequence[Row], blobs: Sequence[Blob], may_view: bool
+    ) -> tuple[dict[str, Any], float]:
+        """Return the sample, and how many seconds its decompression took."""
         sample: dict[str, Any] = {}
         decompress_s = 0.0
-        for row, blob in zip(arrived.rows, arrived.blobs, strict=True):
-            self._check(row, blob)
+        for row, blob in zip(rows, blobs, strict=True):
             source = self._reader.source_of(row).name
             if row.path.lower().endswith(".jsonl"):
                 sample[row.part] = self._decode_line(position, row, blob, source)
             else:
                 sample[row.part], seconds = decode_timed(
-                    blob.data, row.path, max_bytes=self._max_bytes, source=source, may_view=arrived.may_view
+                    blob.data, row.path, max_bytes=self._max_bytes, source=source, may_view=may_view
                 )
                 decompress_s += seconds
         sample["idx"] = position
-        arrived.value = sample
-        return decompress_s
+        return sample, decompress_s
 
     def _decode_line(self, position: int, row: Row, blob: Blob, source: str) -> Any:
         try:
@@ -411,16 +286,14 @@ class SampleFetcher:
                 source=source,
             )
 
-    def _run_prepare(self, arrived: Arrived) -> None:
+    def _run_prepare(self, position: int, sample: Any) -> Any:
         assert self._prepare is not None
         try:
-            sample = arrived.value = self._prepare(arrived.value)
+            return self._prepare(sample)
         except StreamingError:
             raise
         except BaseException as exc:  # also SystemExit: it must not end this thread
-            name = self._index.name(arrived.position)
+            name = self._index.name(position)
             raise PrepareError(
-                f"prepare failed on sample {arrived.position} ({name!r}): {type(exc).__name__}: {exc}", path=name
+                f"prepare failed on sample {position} ({name!r}): {type(exc).__name__}: {exc}", path=name
             ) from exc
-        if type(sample) is dict:
-            sample.setdefault("idx", arrived.position)

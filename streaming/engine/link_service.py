@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streaming.core.miss import MISS
-from streaming.engine.decode_pool import as_exception
 from streaming.engine.fetch import IN_CACHE
 from streaming.engine.order_tokens import new_token
 from streaming.engine.sample_copies import Uncopyable, pickle_sample, uncopyable_sample
 from streaming.link.pickled_errors import pickle_error
 from streaming.link.worker import Inline, Reply, Request
-from streaming.prefetch.readahead import Failure
 from streaming.telemetry.counters import MetricsSnapshot
 
 if TYPE_CHECKING:
@@ -73,7 +72,6 @@ class LinkService:
         draws = engine.read_counts.count(positions) if request.is_drawn else None
         places = cache.places(positions)
         missing = [at for at, place in enumerate(places) if place is None]
-        cache.note_batch(bool(missing) and engine.read_ahead.is_full)
         held = [position for position, place in zip(positions, places, strict=True) if place is not None]
         # Some would be gone before a worker has copied them.
         fleeting = [at for at, place in enumerate(places) if place and cache.is_fleeting(positions[at])]
@@ -84,35 +82,31 @@ class LinkService:
         try:
             return await self._fetch(reply, positions, missing) if missing else reply
         finally:
-            engine.read_ahead.used(held)  # not before: from then on they may be evicted for others
+            for position in held:  # not before: from then on they may be evicted for others
+                engine.read_ahead.used(position)
 
     async def _fetch(self, reply: Reply, positions: Sequence[int], missing: Sequence[int]) -> Reply:
         """Fetch the samples that are missing, fill them in, and return the reply with the seconds waited."""
         started = time.perf_counter()
         engine, fetched = self.engine, [positions[at] for at in missing]
-        engine.counters.late += sum(map(engine.read_ahead.is_coming, fetched))
-        samples = await engine.read_ahead.get_each(fetched)
-        for at, position, sample in zip(missing, fetched, samples, strict=True):
-            await self._fill_in(reply, at, position, sample)
+        engine.counters.late += sum([engine.read_ahead.is_coming(position) for position in fetched])
+        await asyncio.gather(*(self._fetch_one(reply, at, positions[at]) for at in missing))
         return reply._replace(waited=engine.note_wait(fetched, started))
 
-    async def _fill_in(self, reply: Reply, at: int, position: int, sample: Any) -> None:
-        """Fill in a sample that was fetched, or its error."""
+    async def _fetch_one(self, reply: Reply, at: int, position: int) -> None:
         cache = self.engine.cache
-        if isinstance(sample, Failure):
-            reply.inline[at] = True, pickle_error(as_exception(sample.error))
-            return
-        cache.unread.discard(position)
-        place = None if cache.is_fleeting(position) else cache.place(position)
-        if place is not None:
-            reply.places[at] = place
-        elif sample is MISS or sample is IN_CACHE:
-            reply.inline[at] = await self._inline(position)
-        else:
-            try:
+        try:
+            sample = await self.engine.read_ahead.get(position)
+            cache.unread.discard(position)
+            place = None if cache.is_fleeting(position) else cache.place(position)
+            if place is not None:
+                reply.places[at] = place
+            elif sample is IN_CACHE:
+                reply.inline[at] = await self._inline(position)
+            else:
                 reply.inline[at] = False, self._pickled(position, sample)
-            except Exception as exc:
-                reply.inline[at] = True, pickle_error(exc)
+        except Exception as exc:
+            reply.inline[at] = True, pickle_error(exc)
 
     async def _inline(self, position: int) -> Inline:
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,10 +58,9 @@ def open_engine(config: AdapterConfig, prepare: Callable[[Any], Any] | None, sha
         policy=config.policy,
         samples=len(index),
     )
-    _freeze_what_is_loaded()
     return Engine(
         runtime,
-        ReplicaReader(entries, index, runtime.loop),
+        ReplicaReader(entries, index),
         index,
         cache,
         prepare=prepare,
@@ -74,19 +71,6 @@ def open_engine(config: AdapterConfig, prepare: Callable[[Any], Any] | None, sha
         bad=_bad_samples(config, len(index)),
         revalidation=revalidation,
     )
-
-
-_freezing = threading.Lock()
-
-
-def _freeze_what_is_loaded() -> None:
-    """Leave what is in memory by now out of later garbage collections, once in a process.
-
-    A full collection takes 94 ms where torch is loaded, 7 % of a cached epoch. What is garbage now is collected first.
-    """
-    if _freezing.acquire(blocking=False):  # and never released
-        gc.collect()
-        gc.freeze()
 
 
 def _bad_samples(config: AdapterConfig, count: int) -> BadSamples | None:

@@ -6,9 +6,7 @@ A `DataSource` object is used as it is: its maker decides which wrappers it has.
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -18,11 +16,9 @@ from streaming.core.source_config import DataSourceConfig, parse_source
 from streaming.errors import ConfigError
 from streaming.index import Row, SampleIndex, validator
 from streaming.resilience import Context, ResilienceConfig, Wrapper, request_outcome, stack
-from streaming.resilience.first_attempt import FirstAttempt, FirstAttempts
 from streaming.resilience.replica_metrics import ReplicaMetrics, counts_requests
-from streaming.resilience.retry import Retry
 from streaming.sources import create_data_source
-from streaming.sources.base import Blob, DataSource, Expected, FileInfo, NeedsLoop
+from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.telemetry.counters import MetricsSnapshot, SourceCounters, ThreadCounters
 
 __all__ = ["ReplicaReader", "SourceEntry", "open_entries"]
@@ -72,7 +68,7 @@ def _entry(configured: Any, context: Context, max_object_bytes: int | None) -> S
         return SourceEntry(configured, (configured,), context)
     config: DataSourceConfig = parse_source(configured)
     replicas = tuple(create_data_source(_limited(each, max_object_bytes)) for each in (config, *config.mirrors))
-    if len(replicas) == 1 and replicas[0].is_local:
+    if len(replicas) == 1 and replicas[0].read_blocking is not None:
         return SourceEntry(replicas[0], replicas, context)
     return SourceEntry(stack(replicas, context), replicas, context)
 
@@ -89,17 +85,6 @@ class _Folder(Wrapper):
     def __init__(self, source: DataSource, folder: str) -> None:
         super().__init__(source)
         self._folder = folder
-        if source.read_blocking is not None:
-            self.read_blocking = self._read_blocking
-
-    @property
-    def blocks_now(self) -> bool:  # type: ignore[override]
-        """Whether the source blocks now."""
-        return self.source.blocks_now
-
-    def _read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        assert self.source.read_blocking is not None
-        return self.source.read_blocking(self._folder + path, start, end)
 
     def read_expecting(
         self, path: str, expect: Expected | None, start: int = 0, end: int | None = None
@@ -128,15 +113,12 @@ class ReplicaReader:
     Args:
         entries: the sources of the index, in its order; closed with the reader.
         index: says which part is in which folders.
-        loop: runs `read`.
 
     Attributes:
-        is_for_threads: whether healthy reads are made by threads (`read_in_thread`), as no source needs the loop for
-            them.
-        attempts: the stacks of wrappers whose first attempts threads make.
+        is_blocking: every read merely blocks a thread, so that one pool job reads and decodes.
     """
 
-    def __init__(self, entries: Sequence[SourceEntry], index: SampleIndex, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, entries: Sequence[SourceEntry], index: SampleIndex) -> None:
         self._sources = [entry.source for entry in entries]
         self._shared = {
             part: _share([(entries[number], number, folder) for number, folder in roots])
@@ -146,15 +128,7 @@ class ReplicaReader:
         self._has_comparable_etags = [
             has_etags and len(entry.replicas) == 1 for entry, has_etags in zip(entries, index.has_etags, strict=True)
         ]
-        stacks = [*self._sources, *(shared.source for shared in self._shared.values())]
-        self._attempts = {id(source): FirstAttempts(source, loop) for source in stacks if isinstance(source, Retry)}
-        self.attempts = list(self._attempts.values())
-        self.is_for_threads = all(
-            attempts.is_for_threads
-            if (attempts := self._attempts.get(id(source)))
-            else source.read_blocking is not None
-            for source in stacks
-        )
+        self.is_blocking = not self._shared and all(source.read_blocking is not None for source in self._sources)
         by_thread: list[list[SourceCounters] | None] = [
             None if counts_requests(source) else [] for source in self._sources
         ]
@@ -179,69 +153,41 @@ class ReplicaReader:
         """Return the source that the index names for a row."""
         return self._sources[row.source]
 
-    def _place_of(self, row: Row) -> tuple[DataSource, str]:
-        """Return the source that reads a row, and its path there."""
-        shared = self._shared.get(row.part) if self._shared else None
-        if shared is None:
-            return self._sources[row.source], row.path
-        return shared.source, row.path.removeprefix(shared.folders[row.source])
-
-    async def read(
-        self, row: Row, begun: FirstAttempt | None = None, is_awaited: Callable[[], bool] | None = None
-    ) -> Blob:
+    async def read(self, row: Row) -> Blob:
         """Read the bytes of a row.
-
-        Args:
-            row: of the index.
-            begun: an attempt of `read_in_thread` that failed or is late, and was taken over.
-            is_awaited: returns whether a reader waits for it by now.
 
         Raises:
             SourceError: if no replica can be read.
         """
-        source, path = self._place_of(row)
-        counters = self._counters[row.source]
-        if counters is not None and source is self._sources[row.source]:
-            return await _read_counted(source, row, counters.mine)
-        return await source.read_expecting(
-            path, Expected(row.size, None, None, begun, is_awaited), row.start, _end(row)
-        )
+        shared = self._shared.get(row.part) if self._shared else None
+        if shared is not None:
+            source, path = shared.source, row.path.removeprefix(shared.folders[row.source])
+        else:
+            source, path = self._sources[row.source], row.path
+            counters = self._counters[row.source]
+            if counters is not None:
+                return await _read_counted(source, row, counters.mine)
+        return await source.read_expecting(path, Expected(row.size), row.start, _end(row))
 
-    def read_in_thread(
-        self, row: Row, buffer: memoryview | None, began: float, begin: Callable[[FirstAttempt], None]
-    ) -> tuple[Blob, float]:
+    def read_blocking(self, row: Row, buffer: memoryview | None, began: float) -> tuple[Blob, float]:
         """Read the bytes of a row in this thread; into the buffer if there is one and the source supports that.
 
         Args:
-            row: of an index for which `is_for_threads` holds.
+            row: of an index for which `is_blocking` holds.
             buffer: takes the bytes; None for memory of their own.
             began: the moment of the call, as `time.perf_counter`.
-            begin: is given an attempt that the loop may take over before this call ends.
 
         Returns:
             The blob, and the moment after.
-
-        Raises:
-            NeedsLoop: only `read` can serve the row now.
-            TakeOver: the attempt failed, and `read` has to continue it.
-            TakenOver: the loop has taken over the attempt, which was late.
-            SourceError: the read failed, and another attempt would not help.
         """
-        source, path = self._place_of(row)
-        attempts = self._attempts.get(id(source))
-        if attempts is not None:
-            attempt = attempts.begin()
-            if attempt is None:
-                raise NeedsLoop
-            begin(attempt)
-            return attempt.read(path, Expected(row.size), row.start, _end(row)), perf_counter()
+        source = self._sources[row.source]
         counters = self._counters[row.source].mine  # type: ignore[union-attr]
         counters.in_flight += 1
         try:
             if buffer is not None and source.read_into is not None:
-                blob = source.read_into(path, row.start, buffer)
+                blob = source.read_into(row.path, row.start, buffer)
             else:
-                blob = source.read_blocking(path, row.start, _end(row))  # type: ignore[misc]
+                blob = source.read_blocking(row.path, row.start, _end(row))  # type: ignore[misc]
             ended = perf_counter()
             counters.answered(blob.data, ended - began)
         except BaseException as error:
@@ -258,24 +204,6 @@ class ReplicaReader:
             return False
         source = self._sources[row.source]
         return not source.is_unchanged(blob, lambda etag: validator(etag, 0, None) == row.validator)
-
-    def most_threads(self) -> int | None:
-        """Return how many reads the endpoints allow at once; None if no source has an endpoint."""
-        if not self.attempts:
-            return None
-        limits: dict[int, int] = {}
-        for each in self.attempts:
-            limits |= each.limits
-        return sum(limits.values())
-
-    def note_full(self) -> None:
-        """Note that more threads would read if the endpoints allowed it."""
-        for each in self.attempts:
-            each.note_full()
-
-    def settle(self) -> float:
-        """Account for the attempts that threads made; return the seconds until one may be late. On the loop."""
-        return min([each.settle() for each in self.attempts], default=math.inf)
 
     async def aclose(self) -> None:
         """Close every source."""

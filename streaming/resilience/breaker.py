@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Sequence
 
 from streaming.core.logs import get_logger
 from streaming.errors import ClosedError, SourceUnavailable, StreamingError
@@ -104,14 +103,6 @@ class CircuitBreaker:
             self._close()
         elif self._failures or len(self._last) < self._settings.breaker_window:
             self._count(False)
-
-    def succeeded_in_threads(self, seconds: Sequence[float]) -> None:
-        """Take note of several reads that were answered, none of them a probe."""
-        self._latencies.extend(seconds)
-        window = self._settings.breaker_window
-        if self._failures or len(self._last) < window:
-            for _ in seconds[:window]:
-                self._count(False)
 
     def failed(self, error: BaseException, seconds: float, is_probe: bool) -> None:
         """Take note of a read that ended with an error; a cancelled one is a failure if it was late.

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import threading
 from collections import deque
 
 from streaming.resilience.context import Context
@@ -29,49 +28,8 @@ BASE_STEP = 0.3  # towards a lower mean, so that one lucky round does not count 
 BASE_DRIFT = 1.000_5  # per round, so that it follows a path that became longer: twice as long in 1,400 rounds
 
 
-class _Turn:
-    """A read that waits for a place, on a loop or in a thread."""
-
-    __slots__ = ("_future", "_ready", "_thread", "is_granted")
-
-    def __init__(self, future: asyncio.Future[None] | None) -> None:
-        self.is_granted = False
-        self._future = future
-        self._thread = threading.get_ident()
-        self._ready = threading.Lock()
-        if future is None:
-            self._ready.acquire()
-
-    @property
-    def is_on_loop(self) -> bool:
-        return self._future is not None
-
-    def wait_in_thread(self, timeout_s: float) -> None:
-        """Return once the place is granted, or after `timeout_s`."""
-        self._ready.acquire(timeout=timeout_s)
-
-    def wake(self) -> None:
-        """Let the read continue. Any thread."""
-        future = self._future
-        if future is None:
-            self._ready.release()
-        elif self._thread == threading.get_ident():
-            _set(future)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop was closed
-                future.get_loop().call_soon_threadsafe(_set, future)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 class ConcurrencyLimit:
-    """Bounds the reads in flight at an endpoint, first come first served.
-
-    Reads wait for a place on one event loop (`enter`), or in a thread (`enter_thread`). A place that becomes free
-    passes to the read that has waited longest, so that neither threads nor the loop can keep the other from reading.
+    """Bounds the reads in flight at an endpoint, first come first served; belongs to one event loop.
 
     Attributes:
         limit: reads that may be in flight, at least 1.
@@ -85,9 +43,7 @@ class ConcurrencyLimit:
         self._allowed = settings.initial_concurrency
         self._settings = settings
         self._now = context.clock
-        self._waiting: deque[_Turn] = deque()
-        self._in_threads = 0
-        self._lock = threading.Lock()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._throttled_until = -math.inf
         self._base_s = math.inf
         self._begin_round()
@@ -98,129 +54,41 @@ class ConcurrencyLimit:
         return self._now() < self._throttled_until
 
     @property
-    def allowed(self) -> int:
-        """Number of reads that may be in flight."""
-        return self._allowed
-
-    @property
-    def allowed_in_threads(self) -> int:
-        """Number of reads that threads may make: what reads on the loop leave of the limit, at least 1."""
-        on_loop = self.in_flight - self._in_threads
-        if self._waiting:
-            with self._lock:
-                on_loop += sum([turn.is_on_loop for turn in self._waiting])
-        return max(1, self._allowed - on_loop)
-
-    @property
     def waiting(self) -> int:
         """Number of reads that wait for a place."""
         return len(self._waiting)
 
     def enter_now(self) -> bool:
-        """Take a place if one is free, and return whether there was one. Any thread."""
-        with self._lock:
-            return self._enter_now()
-
-    def _enter_now(self) -> bool:
-        if self.in_flight < self._allowed and not self._waiting:
+        """Take a place if one is free, and return whether there was one."""
+        if self.in_flight < self._allowed:
             self.in_flight += 1
             return True
         return False
 
-    def enter_beyond(self) -> None:
-        """Take a place even if none is free. Any thread."""
-        with self._lock:
-            self.in_flight += 1
-
-    def note_full(self) -> None:
-        """Note that reads would be made if there were a place. Any thread."""
+    async def enter(self) -> None:
+        """Wait for a place. If cancelled, the place passes to the next."""
+        if self.enter_now():
+            return
         self._was_full = True
-
-    async def enter(self, is_first: bool = False) -> None:
-        """Wait for a place, before all others if `is_first`. If cancelled, the place passes to the next."""
-        with self._lock:
-            if self._enter_now():
-                return
-            self._was_full = True
-            future = asyncio.get_running_loop().create_future()
-            turn = _Turn(future)
-            if is_first:
-                self._waiting.appendleft(turn)
-            else:
-                self._waiting.append(turn)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
         try:
-            await future
+            await turn
         except asyncio.CancelledError:
-            if not self._withdraw(turn):
-                self.leave()
+            if turn.cancelled():
+                with contextlib.suppress(ValueError):  # passed over already
+                    self._waiting.remove(turn)
+            else:
+                self._give_up_place()
             raise
 
-    def enter_thread(self, timeout_s: float) -> bool:
-        """Wait for a place in a thread for at most `timeout_s`, and return whether there is one."""
-        with self._lock:
-            if self._enter_now():
-                self._in_threads += 1
-                return True
-            self._was_full = True
-            turn = _Turn(None)
-            self._waiting.append(turn)
-        turn.wait_in_thread(timeout_s)
-        if self._withdraw(turn):
-            return False
-        with self._lock:
-            self._in_threads += 1
-        return True
-
-    def _withdraw(self, turn: _Turn) -> bool:
-        """Wait no more, and return whether no place was granted."""
-        with self._lock:
-            if not turn.is_granted:
-                self._waiting.remove(turn)
-            return not turn.is_granted
-
     def leave(self, seconds: float | None = None, is_throttled: bool = False) -> None:
-        """Give a place back. Any thread.
+        """Give a place back.
 
         Args:
-            seconds: how long a successful read took; None for a failed one, or one that is noted apart.
+            seconds: how long a successful read took; None for a failed one.
             is_throttled: whether the endpoint asked for fewer requests.
         """
-        self._leave(seconds, is_throttled, 0)
-
-    def leave_thread(self, seconds: float | None = None) -> None:
-        """Give back a place that `enter_thread` took, see `leave`."""
-        self._leave(seconds, False, 1)
-
-    def move_to_loop(self) -> None:
-        """Let the place that a thread took count as one of a read on the loop, which gives it back by `leave`."""
-        with self._lock:
-            self._in_threads -= 1
-
-    def note(self, seconds: float | None, is_throttled: bool) -> None:
-        """Take note of how a read ended, see `leave`. Any thread."""
-        with self._lock:
-            self._note(seconds, is_throttled)
-
-    def _leave(self, seconds: float | None, is_throttled: bool, in_threads: int) -> None:
-        with self._lock:
-            self._note(seconds, is_throttled)
-            self._in_threads -= in_threads
-            self.in_flight -= 1
-            granted = self._grant() if self._waiting else ()
-        for turn in granted:
-            turn.wake()
-
-    def _grant(self) -> list[_Turn]:
-        """Give free places to the reads that wait, and return those."""
-        granted = []
-        while self._waiting and self.in_flight < self._allowed:
-            turn = self._waiting.popleft()
-            turn.is_granted = True
-            self.in_flight += 1
-            granted.append(turn)
-        return granted
-
-    def _note(self, seconds: float | None, is_throttled: bool) -> None:
         if seconds is not None:
             self._answers += 1
             self._total_s += seconds
@@ -232,6 +100,15 @@ class ConcurrencyLimit:
         )
         if self._answers + self._throttles >= max(round_size, self._allowed):
             self._end_round()
+        self._give_up_place()
+
+    def _give_up_place(self) -> None:
+        self.in_flight -= 1
+        while self._waiting and self.in_flight < self._allowed:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.in_flight += 1
+                turn.set_result(None)
 
     def _end_round(self) -> None:
         if self._throttles:

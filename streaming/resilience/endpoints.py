@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -25,17 +24,15 @@ class Endpoints:
     """Owns the endpoints of each event loop; those of a loop end with it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Endpoint]] = WeakKeyDictionary()
 
-    def of(self, config: DataSourceConfig, context: Context, loop: asyncio.AbstractEventLoop) -> Endpoint:
-        """Return the endpoint of a source on a loop. Sources with other settings or clocks have their own."""
+    def of(self, config: DataSourceConfig, context: Context) -> Endpoint:
+        """Return the endpoint of a source on the running loop. Sources with other settings or clocks have their own."""
+        endpoints = self._by_loop.setdefault(asyncio.get_running_loop(), {})
         key = host_of(config), context.settings, context.clock
-        with self._lock:
-            endpoints = self._by_loop.setdefault(loop, {})
-            if key not in endpoints:
-                endpoints[key] = Endpoint(ConcurrencyLimit(context), RetryBudget(context))
-            return endpoints[key]
+        if key not in endpoints:
+            endpoints[key] = Endpoint(ConcurrencyLimit(context), RetryBudget(context))
+        return endpoints[key]
 
 
 ENDPOINTS: Final = Endpoints()

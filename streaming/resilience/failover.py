@@ -21,7 +21,7 @@ from streaming.resilience.history import Attempt, attach_attempts, attempts_from
 from streaming.resilience.latency import Latencies
 from streaming.resilience.listing_attempts import whole_listing
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.wrapper import Wrapper, begun_at
+from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.sources.status_codes import UnusableAnswer
 from streaming.telemetry.skipped_objects import Skips
@@ -96,9 +96,6 @@ class Failover(Wrapper):
         if self._closed:
             self._check_open()
         order = self._order()
-        begun = expect.begun if expect is not None else None
-        if begun is not None:
-            order = sorted(order, key=lambda replica: replica.source is not begun.guard)
         is_passed_over = self._is_ordered and order[0] is not self._replicas[0]
         return await self._read(order, path, expect, start, end, is_passed_over)
 
@@ -107,15 +104,6 @@ class Failover(Wrapper):
         first, *others = self._order()
         others.sort(key=lambda replica: replica.is_failing)
         return await self._read([*others, first], path, expect, start, end)
-
-    def note_healthy(self, guard: DataSource, seconds: Sequence[float]) -> None:
-        """Account for healthy reads of one replica that threads made, and that took these seconds."""
-        for replica in self._replicas:
-            if replica.source is guard:
-                replica.is_failing = False
-                replica.latencies.extend(seconds)
-                if not replica.is_primary:
-                    self.failovers += len(seconds)
 
     def _order(self) -> list[_Replica]:
         """Return the replicas in the order of preference; those with an open circuit breaker come last."""
@@ -136,8 +124,7 @@ class Failover(Wrapper):
         """Read from one replica after the other; `is_passed_over` if the preferred one comes later."""
         race = _FailoverRead(self, order, path, expect, start, end)
         first = order[0]
-        begun_s = self._now() - begun_at(expect, self._now)
-        race.begin(max(first.latencies.stall_timeout_s(self.settings) - begun_s, 0.0))
+        race.begin(first.latencies.stall_timeout_s(self.settings))
         try:
             try:
                 blob = await self._read_from(first, path, expect, start, end, race)
@@ -161,8 +148,7 @@ class Failover(Wrapper):
         self, replica: _Replica, path: str, expect: Expected | None, start: int, end: int | None, race: _FailoverRead
     ) -> Blob:
         now = self._now
-        is_begun = expect is not None and expect.begun is not None and expect.begun.guard is replica.source
-        started = begun_at(expect, now) if is_begun else now()
+        started = now()
         replica.in_flight += 1
         try:
             blob = await replica.source.read_expecting(path, expect, start, end)

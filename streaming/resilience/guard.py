@@ -9,8 +9,8 @@ from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.request_outcome import is_throttle, request_outcome
 from streaming.resilience.verify import verify, verify_checksums
 from streaming.resilience.wrapper import Wrapper
-from streaming.sources.base import BegunRead, Blob, DataSource, Expected, NeedsLoop
-from streaming.telemetry.counters import SourceCounters, ThreadCounters
+from streaming.sources.base import Blob, DataSource, Expected
+from streaming.telemetry.counters import SourceCounters
 
 
 class Guard(Wrapper):
@@ -21,9 +21,7 @@ class Guard(Wrapper):
 
     Attributes:
         breaker: refuses reads for a while after failures.
-        counters: requests that the loop sent or took over, and their outcomes; written on the loop, read anywhere.
-        thread_counters: those that threads made, for each thread.
-        all_counters: all of them.
+        counters: requests that were sent, and their outcomes; written on the loop, read anywhere.
         mismatches: answers that failed verification.
         waiting: number of reads that wait for the limit.
     """
@@ -32,8 +30,6 @@ class Guard(Wrapper):
         super().__init__(source, context)
         self.breaker = CircuitBreaker(self.name, context)
         self.counters = SourceCounters()
-        self.all_counters = [self.counters]
-        self.thread_counters = ThreadCounters(self.all_counters)
         self.mismatches = 0
         self.waiting = 0
 
@@ -58,8 +54,6 @@ class Guard(Wrapper):
     async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()
-        if expect is not None and expect.begun is not None and expect.begun.guard is self:
-            return await self._adopt(expect.begun, path, expect, start, end)
         breaker, counters, limit, now = self.breaker, self.counters, self.endpoint.limit, self._now
         is_probe = breaker.admit(path)
         requested_s = 0.0  # without the wait for the limit, which says nothing about the replica
@@ -82,29 +76,6 @@ class Guard(Wrapper):
             breaker.failed(error, requested_s, is_probe)
             raise
         breaker.succeeded(requested_s, is_probe)
-        return await self._verified(blob, path, expect, start, end)
-
-    async def _adopt(self, begun: BegunRead, path: str, expect: Expected, start: int, end: int | None) -> Blob:
-        """Wait for a request that a thread has made, which holds its own place in the limit, and account for it."""
-        counters, limit, now = self.counters, self.endpoint.limit, self._now
-        try:
-            blob = await begun.answer()
-        except NeedsLoop:
-            return await self.read_expecting(path, expect._replace(begun=None), start, end)
-        except BaseException as error:
-            counters.in_flight += 1
-            counters.ended(request_outcome(error))
-            limit.note(None, is_throttle(error))
-            self.breaker.failed(error, now() - begun.started, False)
-            raise
-        requested_s = now() - begun.started
-        counters.in_flight += 1
-        counters.answered(blob.data, requested_s)
-        limit.note(requested_s, False)
-        self.breaker.succeeded(requested_s, False)
-        return await self._verified(blob, path, expect, start, end)
-
-    async def _verified(self, blob: Blob, path: str, expect: Expected | None, start: int, end: int | None) -> Blob:
         try:
             verify(path, blob, start, end, expect, self.name)
             if expect is not None and expect.checksums and start == 0 and (end is None or end >= blob.size):

@@ -11,7 +11,7 @@ from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.failover import Failover
 from streaming.resilience.latency import Latencies
 from streaming.resilience.race import Contender, Race
-from streaming.resilience.wrapper import Wrapper, begun_at, without_begun
+from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, Expected
 
 MAX_TOKENS = 64.0  # second reads saved up for a moment in which a whole batch is late
@@ -36,40 +36,23 @@ class Hedge(Wrapper):
         self.hedges = 0
         self.hedge_wins = 0
         self._tokens = 0.0
-        self.latencies = Latencies()
-
-    def earn(self, reads: int) -> None:
-        """Count reads, each of which earns a share of a second one."""
-        self.requests += reads
-        self._tokens = min(self._tokens + reads * self.settings.hedge_share, MAX_TOKENS)
-
-    def late_after_s(self) -> float:
-        """Return the seconds after which a read is late, as a second one may be made or the replica may be stalled."""
-        settings = self.settings
-        stalled_s = self.latencies.stall_timeout_s(settings)
-        if self.latencies.count < settings.hedge_min_samples or not self.can_spend:
-            return stalled_s
-        return min(max(self.latencies.quantile(settings.hedge_quantile), settings.hedge_min_s), stalled_s)
-
-    @property
-    def can_spend(self) -> bool:
-        """Whether a second read may be made now."""
-        return self._tokens >= 1 and not self.is_throttled
+        self._latencies = Latencies()
 
     async def read_expecting(self, path: str, expect: Expected | None, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
             self._check_open()
         settings = self.settings
-        self.earn(1)
+        self.requests += 1
+        self._tokens = min(self._tokens + settings.hedge_share, MAX_TOKENS)
         now = self._now
-        started = begun_at(expect, now)
-        if self.latencies.count < settings.hedge_min_samples:
+        started = now()
+        if self._latencies.count < settings.hedge_min_samples:
             blob = await self.source.read_expecting(path, expect, start, end)
-            self.latencies.add(now() - started)
+            self._latencies.add(now() - started)
             return blob
-        late_after_s = max(self.latencies.quantile(settings.hedge_quantile), settings.hedge_min_s)
+        late_after_s = max(self._latencies.quantile(settings.hedge_quantile), settings.hedge_min_s)
         race = _HedgedRead(self, late_after_s, path, expect, start, end)
-        race.begin(max(late_after_s - (now() - started), 0.0))
+        race.begin(late_after_s)
         try:
             blob = await self.source.read_expecting(path, expect, start, end)
         except BaseException as error:
@@ -78,12 +61,12 @@ class Hedge(Wrapper):
         else:
             if race.end():
                 await race.cancel_others()
-        self.latencies.add(now() - started)
+        self._latencies.add(now() - started)
         return blob
 
     def _spend(self) -> bool:
         """Take a token for a second read and return whether that was possible."""
-        if not self.can_spend:
+        if self._tokens < 1 or self.is_throttled:
             return False
         self._tokens -= 1
         self.hedges += 1
@@ -101,7 +84,7 @@ class _HedgedRead(Race):
         self._context = hedge.context
         self._hedge = hedge
         self._late_after_s = late_after_s
-        self._request = path, without_begun(expect), start, end
+        self._request = path, expect, start, end
 
     def next_contender(self, is_late: bool) -> Contender | float | None:
         if self._is_hedged or not is_late:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 
 from streaming.resilience.settings import ResilienceConfig
 
@@ -27,12 +26,6 @@ class Latencies:
         self._last.append(seconds)
         self.count += 1
         self._unsorted += 1
-
-    def extend(self, seconds: Sequence[float]) -> None:
-        """Take note of several reads."""
-        self._last.extend(seconds)
-        self.count += len(seconds)
-        self._unsorted += len(seconds)
 
     def quantile(self, share: float) -> float:
         """Return the latency that this share of the last reads did not exceed; 0.0 before the first."""

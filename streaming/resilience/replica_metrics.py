@@ -123,7 +123,7 @@ class ReplicaMetrics:
                 if isinstance(part, Wrapper) and part not in replica.wrappers:
                     replica.wrappers.append(part)
                     if isinstance(part, Guard) and not counts_requests(part.source):
-                        replica.counters.append(part.all_counters)
+                        replica.counters.append((part.counters,))
         names = _unique([replica.source.name for replica in replicas.values()])
         self._replicas = dict(zip(names, replicas.values(), strict=True))
 

@@ -11,7 +11,7 @@ from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.history import Attempt, attempts_from, attempts_of, with_history
 from streaming.resilience.interruption import Interruption
 from streaming.resilience.listing_attempts import whole_listing
-from streaming.resilience.wrapper import Wrapper, begun_at, without_begun
+from streaming.resilience.wrapper import Wrapper
 from streaming.sources.base import Blob, DataSource, Expected, FileInfo
 from streaming.telemetry.skipped_objects import Skips
 
@@ -41,10 +41,9 @@ class Retry(Wrapper):
         if self._closed:
             self._check_open()
         self.requests += 1
-        begun = begun_at(expect, self._now)
+        begun = self._now()
         interruption = Interruption()
-        left_s = self.settings.deadline_s - (self._now() - begun)
-        timer = self.context.call_later(max(left_s, 0.0), interruption.fire)
+        timer = self.context.call_later(self.settings.deadline_s, interruption.fire)
         attempts: list[Attempt] = []
         try:
             try:
@@ -53,7 +52,7 @@ class Retry(Wrapper):
                 if not error.retryable:
                     raise
                 attempts.extend(attempts_from(self.name, error, self._now() - begun))
-                blob = await self._read_again(path, without_begun(expect), start, end, begun, error, attempts)
+                blob = await self._read_again(path, expect, start, end, begun, error, attempts)
         except asyncio.CancelledError as cancelled:
             if not interruption.is_own():
                 raise

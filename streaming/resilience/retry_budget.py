@@ -33,13 +33,12 @@ class RetryBudget:
         """Number of attempts that wait."""
         return len(self._waiting)
 
-    def earn(self, count: int = 1) -> None:
-        """Take note of successes."""
-        while self._waiting and count:
+    def earn(self) -> None:
+        """Take note of a success."""
+        if self._waiting:
             self._release_one()
-            count -= 1
-        if count and self.tokens < self._settings.retry_burst:
-            self.tokens = min(self.tokens + count * self._settings.retry_ratio, self._settings.retry_burst)
+        elif self.tokens < self._settings.retry_burst:
+            self.tokens = min(self.tokens + self._settings.retry_ratio, self._settings.retry_burst)
 
     async def take(self) -> None:
         """Wait until another attempt may be made. If cancelled, the turn passes to the next."""

@@ -31,7 +31,7 @@ def verify(path: str, blob: Blob, start: int, end: int | None, expect: Expected 
         raise _damaged(path, source, f"gave {nbytes} of {stop - start} bytes; read it again")
     if expect is None:
         return
-    size, etag = expect.size, expect.etag
+    size, etag, _ = expect
     if size is not None and 0 <= size != blob.size:
         raise _changed(path, source, f"has {blob.size} bytes and had {size} when it was listed")
     if etag and blob.etag and plain_etag(etag) != plain_etag(blob.etag):

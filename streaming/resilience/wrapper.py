@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from streaming.resilience.context import DEFAULT_CONTEXT, Context
 from streaming.resilience.endpoints import ENDPOINTS, Endpoint
 from streaming.sources.base import Blob, DataSource, Expected, WrapperSource
-
-
-def begun_at(expect: Expected | None, now: Callable[[], float]) -> float:
-    """Return when a read began: with its first attempt, or now."""
-    return now() if expect is None or expect.begun is None else expect.begun.started
-
-
-def without_begun(expect: Expected | None) -> Expected | None:
-    """Return what is expected of a read that makes requests of its own."""
-    return expect if expect is None or expect.begun is None else expect._replace(begun=None)
 
 
 class Wrapper(WrapperSource):
@@ -48,12 +38,9 @@ class Wrapper(WrapperSource):
     @property
     def endpoint(self) -> Endpoint:
         """The limits of the source's host, on the running loop."""
-        return self.endpoint_on(asyncio.get_running_loop())
-
-    def endpoint_on(self, loop: asyncio.AbstractEventLoop) -> Endpoint:
-        """Return the limits of the source's host on a loop."""
+        loop = asyncio.get_running_loop()
         if loop is not self._loop or self._endpoint is None:
-            self._endpoint = ENDPOINTS.of(self.config, self.context, loop)
+            self._endpoint = ENDPOINTS.of(self.config, self.context)
             self._loop = loop
         return self._endpoint
 

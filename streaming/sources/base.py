@@ -7,12 +7,11 @@ A source names objects by a path relative to its configured root, with `/` betwe
 from __future__ import annotations
 
 import asyncio
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from streaming.core.masking import remember_secrets
 from streaming.errors import (
@@ -69,21 +68,6 @@ class Blob:
     source: str
 
 
-class BegunRead(Protocol):
-    """A first attempt that a thread has begun at one replica, and that the chain of wrappers has taken over."""
-
-    @property
-    def guard(self) -> DataSource:
-        """The wrapper of the replica."""
-
-    @property
-    def started(self) -> float:
-        """When it began, on the clock of the chain."""
-
-    async def answer(self) -> Blob:
-        """Return what it returned, or raise what it raised, once it has ended."""
-
-
 class Expected(NamedTuple):
     """The properties of an object that a caller knows before it reads it.
 
@@ -91,22 +75,11 @@ class Expected(NamedTuple):
         size: bytes, or -1 or None if unknown.
         etag: as the listing of the same replica gave it.
         checksums: `{"md5": hex}` or `{"sha256": hex}` of the whole object.
-        begun: the first attempt, if a thread has begun it: the wrapper of its replica then makes no request of its own.
-        is_awaited: returns whether a reader waits for this object by now.
     """
 
     size: int | None = None
     etag: str | None = None
     checksums: Mapping[str, str] | None = None
-    begun: BegunRead | None = None
-    is_awaited: Callable[[], bool] | None = None
-
-
-class NeedsLoop(Exception):
-    """Raised by `read_blocking` where only `read` can serve a read now, such as one that needs another client.
-
-    No request was made, or its answer was not used.
-    """
 
 
 def check_path(path: str) -> str:
@@ -171,11 +144,10 @@ def too_large(path: str, size: int, limit: int, source: str) -> ObjectTooLargeEr
 class DataSource(ABC):
     """A place that objects are read from.
 
-    A backend writes `read`, `iter_files` and `aclose`. If its client can block a thread outside the interpreter's lock
-    (local disk, obstore), it also sets `read_blocking`, a synchronous form with the same arguments and errors that is
-    safe in any thread, so that one thread reads and decodes; it raises `NeedsLoop` where only `read` can serve. It may
-    add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes: a
-    caller who reuses a large buffer is spared page faults.
+    A backend writes `read`, `iter_files` and `aclose`. If its reads merely block a thread (local disk, memory), it also
+    sets `read_blocking`, a synchronous form that is safe in any thread, so that a pool can read and decode in one hop.
+    It may add `read_into(path, start, buffer)`, which fills the buffer from an object and returns a blob of its bytes:
+    a caller who reuses a large buffer is spared page faults.
 
     A source is cheap to make and opens what it needs at the first read. It pickles as its configuration.
 
@@ -184,15 +156,11 @@ class DataSource(ABC):
         config: its configuration.
         received_bytes: bytes of objects that came over the network so far, used or not, without listings; None for a
             source that does not count them.
-        is_local: whether its objects are of this machine, so that a second attempt or a time limit would not help.
-        blocks_now: whether `read_blocking`, where there is one, can be expected to serve the next read.
         skipped: the objects that the last complete listing left out because they cannot be read. Each listing counts in
             a `Skips` of its own and sets it here at its end; one that fails or is left early changes nothing.
     """
 
     received_bytes: int | None = None
-    is_local = False
-    blocks_now = True
     read_blocking: Callable[[str, int, int | None], Blob] | None = None
     read_into: Callable[[str, int, memoryview], Blob] | None = None
 
@@ -202,7 +170,6 @@ class DataSource(ABC):
         self.name = config.name
         self.skipped = Skips()
         self._closed = False
-        self._receiving = threading.Lock()
 
     @abstractmethod
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
@@ -311,9 +278,8 @@ class DataSource(ABC):
         return done
 
     def _receive(self, nbytes: int) -> None:
-        """Count bytes of an object that came over the network. Any thread."""
-        with self._receiving:
-            self.received_bytes = (self.received_bytes or 0) + nbytes
+        """Count bytes of an object that came over the network."""
+        self.received_bytes = (self.received_bytes or 0) + nbytes
 
     def _check_open(self) -> None:
         if self._closed:

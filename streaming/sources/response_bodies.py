@@ -13,13 +13,7 @@ from typing import Any, Protocol
 from streaming.errors import ObjectChanged, TruncatedRead
 from streaming.sources.base import Buffer, beyond_object
 
-__all__ = [
-    "check_nothing_left",
-    "length_mismatch",
-    "read_aiohttp_body",
-    "read_obstore_body",
-    "read_obstore_body_blocking",
-]
+__all__ = ["check_nothing_left", "length_mismatch", "read_aiohttp_body", "read_obstore_body"]
 
 ONE_PIECE = 4_000_000  # bytes; obstore joins a piece while it holds the interpreter lock, about 1 ms for this size
 
@@ -41,20 +35,6 @@ async def read_obstore_body(answer: Any, length: int) -> Buffer:
         return b""
     data = bytearray()
     async for piece in answer.stream(min_chunk_size=ONE_PIECE):
-        data += piece
-        if len(data) > length:
-            break
-    return memoryview(data).toreadonly()
-
-
-def read_obstore_body_blocking(answer: Any, length: int) -> Buffer:
-    """Do as `read_obstore_body` in this thread."""
-    if length <= ONE_PIECE:
-        for piece in answer.stream(min_chunk_size=length + 1):
-            return memoryview(piece)
-        return b""
-    data = bytearray()
-    for piece in answer.stream(min_chunk_size=ONE_PIECE):
         data += piece
         if len(data) > length:
             break

@@ -91,38 +91,3 @@ def test_storing_a_key_leaves_the_reservation_of_a_read_alone(cache: SmartLRUCac
     assert reservation.state is ReservationState.STORED_UNREAD  # type: ignore[comparison-overlap]  # changed by the read
     reservation.release()
     assert held(cache) == (0, 0)
-
-
-def test_a_run_is_reserved_admitted_and_released_together() -> None:
-    """The calls for several reads do what the calls for one do, in order, up to the first that finds no room."""
-    one, many = (SmartLRUCache(max_size_bytes=200_000, compression_type="none", policy="retain") for _ in range(2))
-    sizes = [100, 30_000, 64, 20_000, 3_000] * 5
-    samples = [bytes([number]) * size for number, size in enumerate(sizes)]
-    alone = []
-    for size in sizes:
-        reservation = one.reserve(size, until_read=True)
-        if reservation is None:
-            break
-        alone.append(reservation)
-    together = many.reserve_many(sizes, until_read=True)
-    assert 1 < len(together) < len(sizes)
-    assert [reservation.nbytes for reservation in together] == [reservation.nbytes for reservation in alone]
-    entries = [one.encode(sample) for sample in samples[: len(together)]]
-    admissions = [
-        (key, entry, reservation)
-        for key, (entry, reservation) in enumerate(zip(entries, together, strict=True))
-        if entry is not None
-    ]
-    answers = many.admit_many(admissions, prefetched=True)
-    assert answers == [
-        one.admit(key, entry, prefetched=True, reservation=reservation)
-        for (key, entry, _), reservation in zip(admissions, alone, strict=True)
-    ]
-    assert held(many) == held(one)
-    many.release_many(together)
-    many.release_many(together)
-    assert held(many) == (0, 0)
-    for reservation in alone:
-        reservation.release()
-    assert many.get_cache_stats() == one.get_cache_stats()
-    assert [many.get_nowait(key) for key in range(len(sizes))] == [one.get_nowait(key) for key in range(len(sizes))]

@@ -15,7 +15,6 @@ from streaming.adapter import StreamingDatasetAdapter
 from streaming.cache import SmartLRUCache
 from streaming.cache.reservation import Reservation, ReservationState
 from streaming.engine.bad_samples import BadSamples, Replacing
-from streaming.engine.fetch import BegunSample
 from streaming.errors import (
     AccessDenied,
     ConfigError,
@@ -189,8 +188,7 @@ async def test_a_substitute_is_stored_in_the_room_of_the_bad_sample() -> None:
     """The reservation of the read holds the substitute, and the candidate that was loaded for it has none."""
     given: dict[int, Reservation | None] = {}
 
-    async def load(position: int, reservation: Reservation | None, begun: BegunSample | None) -> list[int]:
-        assert begun is None
+    async def load(position: int, reservation: Reservation | None) -> list[int]:
         given[position] = reservation
         if position == 3:
             raise DecodeError("planted", path="003.json", source="data")

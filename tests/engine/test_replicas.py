@@ -19,7 +19,6 @@ from streaming.engine.replicas import ReplicaReader, open_entries
 from streaming.errors import ConfigError, ObjectChanged, ObjectNotFoundError, SourceError
 from streaming.index import Row, SampleIndex
 from streaming.resilience import Retry, stack
-from streaming.resilience.first_attempt import FirstAttempt
 from streaming.sources import LocalDataSource, register_scheme
 from streaming.sources.base import Blob
 from streaming.testing import FakeClock, Fault, FaultySource, LatencySource, MemorySource
@@ -114,16 +113,6 @@ class HeldSource(MemorySource):
         return MemorySource.read_blocking(self, path, start, end)
 
 
-def never(attempt: FirstAttempt) -> None:
-    """Refuse an attempt that the loop may take over."""
-    raise AssertionError("a source without wrappers has none")
-
-
-def read_in_thread(reader: ReplicaReader, row: Row, buffer: memoryview | None = None) -> None:
-    """Read a row of a source without wrappers."""
-    reader.read_in_thread(row, buffer, perf_counter(), never)
-
-
 @pytest.fixture
 def held_sources() -> dict[str, HeldSource]:
     """Register `held://NAME`, and return the sources made for it, by URL."""
@@ -177,8 +166,7 @@ async def open_reader(sources: list[Any], **mapping: Any) -> tuple[ReplicaReader
     """Return a reader of the sources, and the rows of all samples."""
     entries = open_entries(sources)
     index = await SampleIndex.build([entry.source for entry in entries], **mapping)
-    reader = ReplicaReader(entries, index, asyncio.get_running_loop())
-    return reader, [row for number in range(len(index)) for row in index.rows(number)]
+    return ReplicaReader(entries, index), [row for number in range(len(index)) for row in index.rows(number)]
 
 
 def requests(reader: ReplicaReader) -> dict[tuple[str, ...], int]:
@@ -209,9 +197,9 @@ async def test_reads_in_several_threads_are_all_counted(tmp_path: Path) -> None:
         start.wait()
         for _ in range(rounds):
             for number, row in enumerate(rows):
-                read_in_thread(reader, row, buffer if number % 2 else None)
+                reader.read_blocking(row, buffer if number % 2 else None, perf_counter())
             with pytest.raises(ObjectNotFoundError):
-                read_in_thread(reader, missing)
+                reader.read_blocking(missing, None, perf_counter())
 
     reading = [threading.Thread(target=read) for _ in range(threads)]
     for thread in reading:
@@ -240,7 +228,7 @@ async def test_threads_that_count_at_the_same_moment_lose_nothing() -> None:
             return Blob(Met(b"12345"), None, 5, None, self.name)
 
     reader, rows = await open_reader([Source("data", {"a.bin": b"12345"})])
-    await asyncio.gather(*(asyncio.to_thread(read_in_thread, reader, rows[0]) for _ in range(2)))
+    await asyncio.gather(*(asyncio.to_thread(reader.read_blocking, rows[0], None, perf_counter()) for _ in range(2)))
     assert reader.metrics_snapshot()["source_bytes"] == {("data",): 10}
     assert requests(reader) == {("data", "ok"): 2}
 
@@ -250,7 +238,7 @@ async def test_reads_in_a_thread_take_from_one_moment_to_the_next(tmp_path: Path
     reader, rows = await open_reader([str(write(tmp_path / "data", "a.bin"))])
     began = ended = perf_counter()
     for _ in range(3):
-        blob, ended = reader.read_in_thread(rows[0], None, ended, never)
+        blob, ended = reader.read_blocking(rows[0], None, ended)
         assert bytes(blob.data) == b"a.bin"
     *answered, seconds = reader.metrics_snapshot()["source_request_duration_seconds"]["data",]
     assert sum(answered) == 3

@@ -8,7 +8,7 @@ import pytest
 
 from streaming.core.miss import MISS
 from streaming.errors import ClosedError
-from streaming.prefetch.readahead import Failure, ReadAhead
+from streaming.prefetch.readahead import ReadAhead
 
 
 class Store:
@@ -389,55 +389,25 @@ async def test_close_fails_waiting_readers_and_leaves_no_task():
     assert store.reserved == 0
 
 
-async def test_a_thread_waits_for_several_keys_at_once():
-    """Loads in flight are joined, others are started, and the thread is woken when the last has ended."""
+async def test_a_thread_waits_for_a_key_in_flight():
+    """Blocking for an announced key needs no hop to the loop, and ends when its load ends or fails."""
     store = Store()
     engine = engine_over(store)
-    engine.announce("ab")
-    read = asyncio.ensure_future(asyncio.to_thread(engine.read_many, "abz"))
-    await store.begun.setdefault("z", asyncio.Event()).wait()
-    assert store.started == ["a", "b", "z"]
-    for key in "zab":
-        assert not read.done()
-        store.finish(key)
-    assert await read == [["a"], ["b"], ["z"]]
+    engine.announce("abc")
+    waits = [asyncio.ensure_future(asyncio.to_thread(engine.wait, key)) for key in "abcz"]
+    assert await waits[3] is MISS  # it is not being loaded
     await settle()
-    assert (store.reserved, engine.in_flight) == (0, 0)
-
-
-async def test_the_first_failure_ends_the_wait_of_a_thread():
-    """Announced loads continue for later readers; a demanded one that no one waits for any more is cancelled."""
-    store = Store()
-    engine = engine_over(store)
-    engine.announce("ab")
-    read = asyncio.ensure_future(asyncio.to_thread(engine.read_many, "abz"))
-    await store.begun.setdefault("z", asyncio.Event()).wait()
+    store.finish("a")
     store.finish("b", OSError("planted"))
+    assert await waits[0] == ["a"]
+    assert await waits[1] is MISS
     with pytest.raises(OSError, match="planted"):
-        await read
-    await settle()
-    assert store.gates["z"].cancelled()
-    assert not store.gates["a"].cancelled()
-    store.finish("a")
-    await settle()
-    assert (store.reserved, engine.in_flight) == (0, 0)
-    await engine.aclose()
-
-
-async def test_each_key_has_its_own_value_or_failure():
-    """`get_each` waits for all keys, whatever fails."""
-    store = Store()
-    engine = engine_over(store)
-    reads = asyncio.ensure_future(engine.get_each("abc"))
-    await settle()
-    error = OSError("planted")
-    store.finish("b", error)
-    store.finish("a")
-    await settle()
-    assert not reads.done()
+        await engine.get("b")
+    engine.forget()
     store.finish("c")
-    assert await reads == [["a"], Failure(error), ["c"]]
-    await engine.aclose()
+    assert await waits[2] == ["c"]
+    await settle()
+    assert store.reserved == 0
 
 
 async def test_a_key_that_a_thread_waits_for_is_not_ahead():
@@ -445,11 +415,11 @@ async def test_a_key_that_a_thread_waits_for_is_not_ahead():
     store = Store()
     engine = engine_over(store, max_ahead=2)
     engine.announce("abcd")
-    read = asyncio.ensure_future(asyncio.to_thread(engine.read_many, "a"))
+    wait = asyncio.ensure_future(asyncio.to_thread(engine.wait, "a"))
     await store.begun.setdefault("c", asyncio.Event()).wait()
     assert store.started == ["a", "b", "c"]
     store.finish("a")
-    assert await read == [["a"]]
+    assert await wait == ["a"]
     await engine.aclose()
     assert store.reserved == 0
 
@@ -458,11 +428,11 @@ async def test_close_ends_a_waiting_thread():
     """No thread stays blocked after `aclose`."""
     store = Store()
     engine = engine_over(store)
-    read = asyncio.ensure_future(asyncio.to_thread(engine.read_many, "a"))
-    await store.begun.setdefault("a", asyncio.Event()).wait()
+    engine.announce("a")
+    wait = asyncio.ensure_future(asyncio.to_thread(engine.wait, "a"))
+    await settle()
     await engine.aclose()
-    with pytest.raises(ClosedError, match="stopped"):
-        await read
+    assert await wait is MISS
 
 
 async def test_numbers_are_read_in_any_thread():

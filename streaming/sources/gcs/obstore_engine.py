@@ -81,13 +81,11 @@ class GCSStores:
 
     Attributes:
         bucket_url: URL of the bucket.
-        has_async_login: see `Stores`.
     """
 
     def __init__(self, config: DataSourceConfig, address: GCSAddress) -> None:
         self._config = config
         self._address = address
-        self.has_async_login = address.login.kind == "cloud"
         self.bucket_url = f"{address.endpoint or GOOGLE_URL}/{quote(address.bucket, safe='')}"
 
     def open(self) -> GCSStore:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from streaming.errors import MissingExtra
-from streaming.sources.base import Blob, DataSource, FileInfo, NeedsLoop, check_path, check_prefix, check_range
+from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.gcs.address import parse_address
 from streaming.sources.per_loop import opened_before_fork
 from streaming.telemetry.skipped_objects import Skips
@@ -53,9 +53,6 @@ class GCSDataSource(DataSource):
                 f"source {self.name!r} has engine 'gcsfs', which is not installed: pip install 'aiprod-streaming[gcs]'"
             )
             raise MissingExtra(f"{text}, or leave out engine", source=self.name)
-        self._blocking: GcsObstoreReader | None = None
-        if config.engine != "gcsfs":
-            self.read_blocking = self._read_blocking
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         reader = self._reader if self._pid == os.getpid() else None
@@ -65,21 +62,6 @@ class GCSDataSource(DataSource):
         if start or end is not None:
             check_range(path, start, end, self.name)
         return await reader.get(path, start, end)
-
-    @property
-    def blocks_now(self) -> bool:  # type: ignore[override]
-        """Whether obstore is open, and its login needs no loop."""
-        return self._blocking is not None and self._blocking.blocks_now
-
-    def _read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """Read as `read` does, in the calling thread; see `ObjectStoreReader.get_blocking`."""
-        self._check_open()
-        check_path(path)
-        if start or end is not None:
-            check_range(path, start, end, self.name)
-        if self._blocking is None:
-            raise NeedsLoop
-        return self._blocking.get_blocking(path, start, end)
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         reader = self._reader if self._pid == os.getpid() else None
@@ -94,7 +76,6 @@ class GCSDataSource(DataSource):
     async def aclose(self) -> None:
         self._closed = True
         reader, self._reader = self._reader, None
-        self._blocking = None
         if reader is not None and self._pid == os.getpid():
             await reader.aclose()
         self._pid = 0
@@ -111,6 +92,6 @@ class GCSDataSource(DataSource):
         else:
             from streaming.sources.gcs.obstore_engine import GcsObstoreReader
 
-            self._reader = self._blocking = GcsObstoreReader(self.config, self._address, self._receive)
+            self._reader = GcsObstoreReader(self.config, self._address, self._receive)
         self._pid = os.getpid()
         return self._reader

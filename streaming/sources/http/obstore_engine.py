@@ -14,12 +14,12 @@ from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import HTTPStore
 
 from streaming.errors import SourceUnavailable
-from streaming.sources.base import Blob, Buffer, too_large
+from streaming.sources.base import Blob, too_large
 from streaming.sources.header_values import stable_etag
 from streaming.sources.obstore.error_translation import failure_of_request
 from streaming.sources.obstore.process_lifetime import begin_read, claim_process, end_read
 from streaming.sources.obstore.redirect_guard import is_blocked_redirect, same_host_options
-from streaming.sources.response_bodies import length_mismatch, read_obstore_body, read_obstore_body_blocking
+from streaming.sources.response_bodies import length_mismatch, read_obstore_body
 from streaming.sources.status_codes import error_for_status
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 _STATUS = re.compile(r"Status \{\s*status: (\d{3}),")
 _NEEDS_AIOHTTP = re.compile(r"\b(NotPartial|UnexpectedRange|InvalidContentRange)\b|source: Header \{")
-
-
-def _range(start: int, end: int | None) -> Any:
-    return {"range": {"offset": start} if end is None else (start, end)}
 
 
 class NeedsAiohttp(Exception):
@@ -72,13 +68,11 @@ class ObstoreClient:
             "connect_timeout": timedelta(seconds=config.connect_timeout_s),
             "default_headers": {**headers, "accept-encoding": "identity"},
         }
-        store = HTTPStore.from_url(
+        self._get = HTTPStore.from_url(
             root.removesuffix("/"),  # otherwise each URL has two slashes
             client_options=options,
             retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},  # the resilience layer retries
-        )
-        self._get = store.get_async
-        self._get_blocking = store.get
+        ).get_async
 
     async def get(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         """Read bytes `start` to `end` of an object.
@@ -89,44 +83,25 @@ class ObstoreClient:
         whole = start == 0 and end is None
         begin_read(self._source)
         try:
-            answer = await (self._get(path) if whole else self._get(path, options=_range(start, end)))
-            length = self._length(answer, path, start, end)
+            if whole:
+                answer = await self._get(path)
+            else:
+                answer = await self._get(path, options={"range": {"offset": start} if end is None else (start, end)})
+            meta = answer.meta
+            size = meta["size"]
+            if "Content-Encoding" in answer.attributes:
+                raise NeedsAiohttp(is_of_server=True)
+            length = size if whole else (size if end is None or end > size else end) - start
+            if length > self._limit:
+                raise too_large(path, length, self._limit, self._source)
+            self._receive(length)
             data = await read_obstore_body(answer, length)
         except (BaseError, OSError, ValueError) as error:
             raise self._to_source_error(path, error) from error
         finally:
             end_read()
-        return self._blob(answer.meta, path, data, length)
-
-    def get_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """Do as `get` in this thread."""
-        whole = start == 0 and end is None
-        begin_read(self._source)
-        try:
-            answer = self._get_blocking(path) if whole else self._get_blocking(path, options=_range(start, end))
-            length = self._length(answer, path, start, end)
-            data = read_obstore_body_blocking(answer, length)
-        except (BaseError, OSError, ValueError) as error:
-            raise self._to_source_error(path, error) from error
-        finally:
-            end_read()
-        return self._blob(answer.meta, path, data, length)
-
-    def _length(self, answer: Any, path: str, start: int, end: int | None) -> int:
-        """Return the number of bytes that an answer announces, once they are counted and found to be few enough."""
-        size: int = answer.meta["size"]
-        if "Content-Encoding" in answer.attributes:
-            raise NeedsAiohttp(is_of_server=True)
-        length = (size if end is None or end > size else end) - start
-        if length > self._limit:
-            raise too_large(path, length, self._limit, self._source)
-        self._receive(length)
-        return length
-
-    def _blob(self, meta: Any, path: str, data: Buffer, length: int) -> Blob:
         if len(data) != length:
             raise length_mismatch(path, len(data), length, self._source)
-        size = meta["size"]
         return Blob(data, stable_etag(meta["e_tag"], size), size, None, self._source)
 
     def _to_source_error(self, path: str, error: Exception) -> Exception:

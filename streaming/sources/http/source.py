@@ -1,7 +1,7 @@
 """Objects behind a web server: below a root URL that lists itself, or named by an index file or a list of URLs.
 
 Reads go through obstore, measured the faster (see `http_obstore`); listings, signed URLs and unusual answers through
-aiohttp, which `engine="aiohttp"` chooses foreverything.
+aiohttp, which `engine="aiohttp"` chooses for everything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from streaming.errors import ObjectNotFoundError
-from streaming.sources.base import Blob, DataSource, FileInfo, NeedsLoop, check_path, check_prefix, check_range
+from streaming.sources.base import Blob, DataSource, FileInfo, check_path, check_prefix, check_range
 from streaming.sources.http.address import parse_address
 from streaming.sources.http.html_listing import parse_index
 from streaming.sources.http.obstore_engine import NeedsAiohttp, ObstoreClient
@@ -49,8 +49,6 @@ class HTTPDataSource(DataSource):
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
         self._address = parse_address(config)
-        if self._address.suits_obstore and config.engine != "aiohttp":
-            self.read_blocking = self._read_blocking
         self._urls = self._address.urls
         self._pid = 0
         self._obstore: ObstoreClient | None = None
@@ -59,41 +57,6 @@ class HTTPDataSource(DataSource):
         self._aiohttp: AiohttpClient | None = None
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        obstore = self._obstore_for(path, start, end)
-        if obstore is not None:
-            try:
-                return await obstore.get(path, start, end)
-            except NeedsAiohttp as error:
-                self._note_needs(error, start, end)
-        client = self._opened()
-        blob = await client.get(self._address.url_of(path), path, start, end)
-        if client.redirects:
-            self._is_plain = False
-        elif self._is_plain is None:
-            self._is_plain = True
-        return blob
-
-    def _read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """Read as `read` does, in the calling thread.
-
-        Raises:
-            NeedsLoop: aiohttp has to read this.
-        """
-        obstore = self._obstore_for(path, start, end)
-        if obstore is not None:
-            try:
-                return obstore.get_blocking(path, start, end)
-            except NeedsAiohttp as error:
-                self._note_needs(error, start, end)
-        raise NeedsLoop
-
-    @property
-    def blocks_now(self) -> bool:  # type: ignore[override]
-        """Whether obstore is known to be able to read from this server."""
-        return bool(self._is_plain)
-
-    def _obstore_for(self, path: str, start: int, end: int | None) -> ObstoreClient | None:
-        """Check the request, and return the client if obstore can read it."""
         if self._pid != os.getpid():
             self._open()
         check_path(path)
@@ -106,14 +69,20 @@ class HTTPDataSource(DataSource):
             raise ObjectNotFoundError(text, path=path, source=self.name)
         is_part = bool(start or end is not None)
         if self._obstore is not None and start != end and not is_named and self._is_for_obstore(path, is_part):
-            return self._obstore
-        return None
-
-    def _note_needs(self, error: NeedsAiohttp, start: int, end: int | None) -> None:
-        if start or end is not None:
-            self._opened().forget_ranges()
-        elif error.is_of_server:
+            try:
+                return await self._obstore.get(path, start, end)
+            except NeedsAiohttp as error:
+                if is_part:
+                    self._opened().forget_ranges()
+                elif error.is_of_server:
+                    self._is_plain = False
+        client = self._opened()
+        blob = await client.get(self._address.url_of(path), path, start, end)
+        if client.redirects:
             self._is_plain = False
+        elif self._is_plain is None:
+            self._is_plain = True
+        return blob
 
     def _is_for_obstore(self, path: str, is_part: bool) -> bool:
         """Whether obstore is known to be able to read this. aiohttp reads first, and finds out about redirects by the

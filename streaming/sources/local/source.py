@@ -58,8 +58,6 @@ class LocalDataSource(DataSource):
         ConfigError: when made, if the root is a file.
     """
 
-    is_local = True
-
     def __init__(self, config: DataSourceConfig) -> None:
         super().__init__(config)
         self.root = Path(os.path.realpath(config.path_or_uri))

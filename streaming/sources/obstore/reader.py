@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streaming.errors import BadRequest, SourceError, SourceTimeout, StreamingError
-from streaming.sources.base import Blob, Buffer, FileInfo, NeedsLoop, too_large
+from streaming.sources.base import Blob, FileInfo, too_large
 from streaming.sources.header_values import plain_etag
 from streaming.sources.obstore.error_translation import EXPIRED_LOGIN_CODES, code_of, status_of, to_source_error
 from streaming.sources.obstore.native_listing import FAILURES, ObstoreListing
@@ -19,12 +19,7 @@ from streaming.sources.obstore.redirect_guard import same_host_options
 from streaming.sources.parallel_listing import PagedListing, list_in_parallel
 from streaming.sources.path_filter import is_plain, unreadable_reason
 from streaming.sources.per_loop import opened_before_fork
-from streaming.sources.response_bodies import (
-    check_nothing_left,
-    length_mismatch,
-    read_obstore_body,
-    read_obstore_body_blocking,
-)
+from streaming.sources.response_bodies import check_nothing_left, length_mismatch, read_obstore_body
 
 if TYPE_CHECKING:
     from streaming.core.source_config import DataSourceConfig
@@ -49,10 +44,6 @@ class Stores(Protocol):
 
     @property
     def bucket_url(self) -> str: ...
-
-    @property
-    def has_async_login(self) -> bool:
-        """Whether the store that was opened last asks a coroutine for its login, which needs a loop."""
 
     def open(self) -> Any:
         """Return a store over the whole bucket. Called again, to look for a login, when the login has expired."""
@@ -174,34 +165,6 @@ class ObjectStoreReader:
             raise self._to_source_error(refused, path) from refused
         return await self.get(path, start, end)
 
-    @property
-    def blocks_now(self) -> bool:
-        """Whether `get_blocking` can serve: the store is open and direct, and its login needs no loop."""
-        return self._is_direct and self._pid == os.getpid() and not self._stores.has_async_login
-
-    def get_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """Do as `get` in this thread.
-
-        Raises:
-            NeedsLoop: the store has to be opened, checked or logged in, or the range is empty.
-        """
-        store = self._store
-        if not self.blocks_now or store is None or start == end or path.endswith("/"):
-            raise NeedsLoop
-        begin_read(self._source)
-        try:
-            answer = store.get(self._root + path, options=self._options(path, start, end))
-            length = self._length(answer, path, start, end)
-            data = read_obstore_body_blocking(answer, length)
-        except FAILURES as error:
-            is_beyond = status_of(error) == 416 and not (start == 0 and end is None)
-            if is_beyond or code_of(error) in EXPIRED_LOGIN_CODES:
-                raise NeedsLoop from error
-            raise self._to_source_error(error, path) from error
-        finally:
-            end_read()
-        return self._blob(answer.meta, path, data, length)
-
     def iter_files(self, prefix: str, skips: Skips) -> AsyncGenerator[FileInfo, None]:
         """Yield all objects whose path below the root begins with `prefix`. Folders are listed in parallel.
 
@@ -301,39 +264,30 @@ class ObjectStoreReader:
         return self._store
 
     async def _get(self, store: Any, path: str, start: int, end: int | None) -> Blob:
+        whole = start == 0 and end is None
         if start == end:
             return await self._read_metadata(store, path, start, end)
-        try:
-            answer = await store.get_async(self._root + path, options=self._options(path, start, end))
-            length = self._length(answer, path, start, end)
-            data = await read_obstore_body(answer, length)
-        except FAILURES as error:
-            if (start == 0 and end is None) or status_of(error) != 416:
-                raise
-            return await self._read_metadata(store, path, start, end)
-        return self._blob(answer.meta, path, data, length)
-
-    def _options(self, path: str, start: int, end: int | None) -> dict[str, Any] | None:
         options: dict[str, Any] = {}
-        if start or end is not None:
+        if not whole:
             options["range"] = {"offset": start} if end is None else (start, end)
         if path in self._versions:
             options["version"] = self._versions[path]
-        return options or None
-
-    def _length(self, answer: Any, path: str, start: int, end: int | None) -> int:
-        """Return the number of bytes that an answer announces, once they are counted and found to be few enough."""
-        size: int = answer.meta["size"]
-        length = (size if end is None or end > size else end) - start
-        if length > self._limit:
-            raise too_large(path, length, self._limit, self._source)
-        self._receive(length)
-        return length
-
-    def _blob(self, meta: Any, path: str, data: Buffer, length: int) -> Blob:
+        try:
+            answer = await store.get_async(self._root + path, options=options or None)
+            meta = answer.meta
+            size = meta["size"]
+            length = (size if end is None or end > size else end) - start
+            if length > self._limit:
+                raise too_large(path, length, self._limit, self._source)
+            self._receive(length)
+            data = await read_obstore_body(answer, length)
+        except FAILURES as error:
+            if whole or status_of(error) != 416:
+                raise
+            return await self._read_metadata(store, path, start, end)
         if len(data) != length:
             raise length_mismatch(path, len(data), length, self._source)
-        return Blob(data, plain_etag(meta["e_tag"]), meta["size"], meta["version"], self._source)
+        return Blob(data, plain_etag(meta["e_tag"]), size, meta["version"], self._source)
 
     async def _read_metadata(self, store: Any, path: str, start: int, end: int | None) -> Blob:
         """Read no bytes, only the size of an object."""

@@ -39,7 +39,6 @@ class S3Stores:
 
     Attributes:
         bucket_url: URL of the bucket; empty before the first `open`.
-        has_async_login: see `Stores`.
     """
 
     def __init__(self, config: DataSourceConfig, address: S3Address) -> None:
@@ -48,7 +47,6 @@ class S3Stores:
         self._bucket = address.bucket
         self._settings: dict[str, Any] = {}
         self._may_have_token = False
-        self.has_async_login = False
         self.bucket_url = ""
 
     def open(self) -> S3Store:
@@ -56,7 +54,6 @@ class S3Stores:
         connection = connection_of(self._address, self._config.name)
         self.bucket_url = _bucket_url(connection)
         address = connection.address
-        self.has_async_login = not address.anon and address.keys is None and address.provider is not None
         has_token = not address.anon and (address.keys is None or address.keys.token is not None)
         self._may_have_token = has_token and connection.endpoint is not None and not _OF_AMAZON.match(self.bucket_url)
         self._settings = _settings_of(connection, self._config, self.bucket_url)

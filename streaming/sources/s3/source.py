@@ -45,7 +45,6 @@ class S3DataSource(DataSource):
         super().__init__(config)
         address = parse_address(config)
         self._reader: ObjectStoreReader | Aioboto3Reader
-        self._blocking: ObjectStoreReader | None = None
         if config.engine == "aioboto3":
             if find_spec("aioboto3") is None:
                 text = f"engine 'aioboto3' of source {self.name!r} is not installed: pip install 'aiprod-streaming[s3]'"
@@ -58,9 +57,7 @@ class S3DataSource(DataSource):
             from streaming.sources.s3.obstore_engine import S3Stores
 
             stores = S3Stores(config, address)
-            self._blocking = ObjectStoreReader(config, stores, address.prefix, self._receive, address.versions)
-            self._reader = self._blocking
-            self.read_blocking = self._read_blocking
+            self._reader = ObjectStoreReader(config, stores, address.prefix, self._receive, address.versions)
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> Blob:
         if self._closed:
@@ -69,21 +66,6 @@ class S3DataSource(DataSource):
         if start or end is not None:
             check_range(path, start, end, self.name)
         return await self._reader.get(path, start, end)
-
-    @property
-    def blocks_now(self) -> bool:  # type: ignore[override]
-        """Whether obstore is open, and its login needs no loop."""
-        return self._blocking is not None and self._blocking.blocks_now
-
-    def _read_blocking(self, path: str, start: int = 0, end: int | None = None) -> Blob:
-        """Read as `read` does, in the calling thread; see `ObjectStoreReader.get_blocking`."""
-        if self._closed:
-            self._check_open()
-        check_path(path)
-        if start or end is not None:
-            check_range(path, start, end, self.name)
-        assert self._blocking is not None
-        return self._blocking.get_blocking(path, start, end)
 
     async def iter_files(self, prefix: str = "") -> AsyncIterator[FileInfo]:
         self._check_open()
