@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import streaming.codecs.registry
 import streaming.sources
 from streaming.core.source_config import SOURCE_TYPES
 from streaming.telemetry.totals import TOTALS
+from tests.loopback import held_port
 
 SERVICES = Path(__file__).parent / "services"
 INSTALLED = Path(sys.prefix) / "services"
@@ -62,16 +62,14 @@ class WebServer:
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
     """Start nginx over an empty folder, with listings, on a free port of loopback."""
     folder = tmp_path_factory.mktemp("nginx")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["bash", str(SERVICES / "start-nginx.sh"), str(folder), str(port)]
     environment = {**os.environ, "NGINX_FILE_CACHE": "off"}
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        yield WebServer(f"http://127.0.0.1:{port}/", folder / "www")
-    finally:
-        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
+    with held_port() as port:
+        command = ["bash", str(SERVICES / "start-nginx.sh"), str(folder), str(port)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            yield WebServer(f"http://127.0.0.1:{port}/", folder / "www")
+        finally:
+            subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from streaming.cli.demo.listening import end_listening
+
 OK = 200
 
 
@@ -101,10 +103,6 @@ def _head(status: int, length: int | None, headers: dict[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-TURNS_OF_ACCEPTING = 8
-"""Turns of the loop until an accepted connection has its task; four in CPython."""
-
-
 class FaultServer:
     """Serves `answers` (by path with query, as sent) on a free loopback port; anything else is 404.
 
@@ -132,11 +130,7 @@ class FaultServer:
 
     async def stop(self) -> None:
         """Close the port and every connection, also one that was only just accepted."""
-        for listening in self._server.sockets:  # a server that closes drops what it is just accepting, and leaks it
-            asyncio.get_running_loop().remove_reader(listening.fileno())
-        for _ in range(TURNS_OF_ACCEPTING):
-            await asyncio.sleep(0)
-        self._server.close()
+        await end_listening(self._server)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

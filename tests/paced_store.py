@@ -11,6 +11,8 @@ from typing import Self
 
 from aiohttp import web
 
+from streaming.cli.demo.listening import end_listening
+
 __all__ = ["PacedStore"]
 
 
@@ -55,11 +57,12 @@ class PacedStore:
         app.router.add_get("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}/"
+        assert self._runner.server is not None
+        self._server = await self._loop.create_server(self._runner.server, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/"
 
     async def _close(self) -> None:
+        await end_listening(self._server)
         await self._runner.cleanup()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:

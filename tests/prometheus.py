@@ -16,7 +16,6 @@ import json
 import os
 import queue
 import re
-import socket
 import subprocess
 import threading
 import urllib.error
@@ -31,6 +30,7 @@ import pytest
 import yaml
 
 from tests.conftest import SERVICES
+from tests.loopback import held_port, held_ports
 
 __all__ = [
     "ALERTS",
@@ -222,8 +222,7 @@ def running(
         job: the label `job`.
         settings: more variables of start-prometheus.sh.
     """
-    port, manager_port = _free_ports(2)
-    with _receiver() as receiver:
+    with held_ports(2) as (port, manager_port), _receiver() as receiver:
         environment = {
             **os.environ,
             "AM_PORT": str(manager_port),
@@ -247,14 +246,6 @@ def _started(name: str, folder: Path, port: int, environment: dict[str, str]) ->
         yield done.stdout.strip().splitlines()[-1]
     finally:
         subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
-
-
-def _free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture
@@ -284,5 +275,5 @@ def amtool() -> Tool:
 def pushgateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start an empty Pushgateway and yield its URL."""
     folder = tmp_path_factory.mktemp("pushgateway")
-    with _started("pushgateway", folder, _free_ports(1)[0], dict(os.environ)) as url:
+    with held_port() as port, _started("pushgateway", folder, port, dict(os.environ)) as url:
         yield url

@@ -11,6 +11,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from streaming.cli.demo.listening import end_listening
+from tests.loopback import held_port
+
 
 class Relay:
     """Listens on loopback while in its `with` block and passes bytes on, in a thread of its own.
@@ -28,6 +31,7 @@ class Relay:
         self.cut_share = 0.0
         self._random = random.Random(seed)
         self._is_silent = False
+        self._held = contextlib.ExitStack()
         self._port = 0
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
@@ -41,6 +45,7 @@ class Relay:
         return f"http://127.0.0.1:{self._port}/"
 
     def __enter__(self) -> Self:
+        self._port = self._held.enter_context(held_port())  # also while the relay is killed
         self._thread.start()
         self.revive()
         return self
@@ -52,6 +57,7 @@ class Relay:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._held.close()
 
     def kill(self) -> None:
         """Refuse connections and reset those that are open."""
@@ -72,18 +78,15 @@ class Relay:
     async def _listen(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(self._take, "127.0.0.1", self._port)
-            self._port = self._server.sockets[0].getsockname()[1]
 
     async def _kill(self) -> None:
         server, self._server = self._server, None
         if server is not None:
-            server.close()
+            await end_listening(server)
         for writer in list(self._open):
             writer.transport.abort()
 
     async def _end(self) -> None:
-        for _ in range(5):  # a connection that was just accepted gets to `_take`, which closes it
-            await asyncio.sleep(0)
         await self._kill()
         for task in list(self._tasks):
             task.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import ObjectChanged, ObjectNotFoundError, SourceError
 from tests.conftest import SERVICES, WebServer
+from tests.loopback import held_port
 from tests.relay import Relay
 
 COUNT = 160
@@ -194,16 +194,14 @@ class FaultProxy:
 def faultproxy(nginx: WebServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
     """A proxy that delays, refuses and stalls requests."""
     folder = tmp_path_factory.mktemp("faultproxy")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     upstream = nginx.url.removeprefix("http://").rstrip("/")
-    command = ["env", f"UPSTREAM={upstream}", "bash", str(SERVICES / "start-faultproxy.sh"), str(folder), str(port)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-        yield FaultProxy(folder, f"http://127.0.0.1:{port}/")
-    finally:
-        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
+    with held_port() as port:
+        command = ["env", f"UPSTREAM={upstream}", "bash", str(SERVICES / "start-faultproxy.sh"), str(folder), str(port)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+            yield FaultProxy(folder, f"http://127.0.0.1:{port}/")
+        finally:
+            subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
 
 
 @pytest.fixture

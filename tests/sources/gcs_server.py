@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.conftest import INSTALLED, SERVICES
+from tests.loopback import held_port
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,11 @@ class GcsServer:
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
     """fake-gcs-server at a free port of loopback."""
     folder = tmp_path_factory.mktemp("gcs")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["bash", str(SERVICES / "start-gcs.sh"), str(folder), str(port)]
     environment = {**os.environ, "VENV": str(INSTALLED / "gcs")}
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        yield GcsServer(f"http://127.0.0.1:{port}")
-    finally:
-        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
+    with held_port() as port:
+        command = ["bash", str(SERVICES / "start-gcs.sh"), str(folder), str(port)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            yield GcsServer(f"http://127.0.0.1:{port}")
+        finally:
+            subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import INSTALLED, SERVICES
+from tests.loopback import held_ports
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,12 @@ def running_hub(folder: Path) -> Iterator[Hub]:
         folder: an empty folder of its own.
     """
     (folder / "repos").mkdir()
-    port, upstream = free_port(), free_port()
-    environment = {
-        **os.environ,
-        "HF_REPOS": str(folder / "repos"),
-        "VENV": str(INSTALLED / "hub"),
-        "OLAH_PORT": str(upstream),
-    }
-    command = ["bash", str(SERVICES / "start-hfhub.sh"), str(folder), str(port)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        yield Hub(f"http://127.0.0.1:{port}", folder)
-    finally:
-        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
-
-
-def free_port() -> int:
-    """A loopback port without a listener."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    environment = {**os.environ, "HF_REPOS": str(folder / "repos"), "VENV": str(INSTALLED / "hub")}
+    with held_ports(2) as (port, upstream):
+        environment["OLAH_PORT"] = str(upstream)
+        command = ["bash", str(SERVICES / "start-hfhub.sh"), str(folder), str(port)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            yield Hub(f"http://127.0.0.1:{port}", folder)
+        finally:
+            subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)

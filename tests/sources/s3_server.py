@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,7 @@ from botocore.config import Config
 
 from streaming.core.source_config import DataSourceConfig
 from tests.conftest import SERVICES
+from tests.loopback import held_ports
 
 KEYS = {"aws_access_key_id": "testkey", "aws_secret_access_key": "testsecret"}
 
@@ -47,30 +48,19 @@ class S3Server:
         return DataSourceConfig("s3", "s3", root, storage_options=options, **given)
 
 
-def _free_ports() -> int:
-    """A port that is free together with the next one, which the server needs too."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An empty S3 server at a free port of loopback."""
     folder = tmp_path_factory.mktemp("s3")
-    command = ["bash", str(SERVICES / "start-s3.sh"), str(folder), str(_free_ports())]
-    try:
-        started = subprocess.run(command, check=True, capture_output=True, text=True)
-        url = started.stdout.strip().splitlines()[-1]
-        config = Config(s3={"addressing_style": "path"}, max_pool_connections=16)
-        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", config=config, **KEYS)
-        yield S3Server(url, client)
-        client.close()
-    finally:
-        subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)
+    with held_ports(2) as (port, monitor):
+        command = ["bash", str(SERVICES / "start-s3.sh"), str(folder), str(port)]
+        environment = {**os.environ, "MON_PORT": str(monitor)}
+        try:
+            started = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            url = started.stdout.strip().splitlines()[-1]
+            config = Config(s3={"addressing_style": "path"}, max_pool_connections=16)
+            client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", config=config, **KEYS)
+            yield S3Server(url, client)
+            client.close()
+        finally:
+            subprocess.run(["bash", str(SERVICES / "stop.sh"), str(folder)], check=True)

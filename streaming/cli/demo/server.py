@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from streaming.cli.demo.listening import end_listening
+
 if TYPE_CHECKING:
     from aiohttp import web
 
@@ -94,11 +96,12 @@ class SlowServer:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            self._port = runner.addresses[0][1]
+            assert runner.server is not None
+            server = await self._loop.create_server(runner.server, "127.0.0.1", 0)
+            self._port = server.sockets[0].getsockname()[1]
             self._ready.set()
             await self._stop.wait()
+            await end_listening(server)
         finally:
             await runner.cleanup()
 

@@ -21,6 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from streaming.adapter import StreamingDatasetAdapter
 from streaming.errors import ConfigError
 from streaming.monitoring.metrics import MetricsServer, serve, start_metrics_server
+from tests.loopback import held_port
 from tests.monitoring.metrics.parts import in_child, memory_source
 
 
@@ -128,12 +129,10 @@ def test_the_port_of_a_rank_follows_from_the_first(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> Iterator[int]:
+    """A free port."""
+    with held_port() as port:
+        yield port
 
 
 @pytest.mark.parametrize(
@@ -183,14 +182,12 @@ def test_a_server_that_waits_for_its_port_can_be_closed(server: MetricsServer) -
     assert ask(server, "/healthz").status == 200
 
 
-def test_a_port_is_free_at_once_when_its_server_is_closed() -> None:
+def test_a_port_is_free_at_once_when_its_server_is_closed(free_port: int) -> None:
     """Closing and starting again with the same port works, with clients just served."""
-    port = 0
     for _ in range(5):
-        with start_metrics_server(port, registry=CollectorRegistry()) as server:
-            assert server.port is not None
+        with start_metrics_server(free_port, registry=CollectorRegistry()) as server:
+            assert server.port == free_port
             assert ask(server, "/healthz").status == 200
-            port = server.port
         assert server.port is None
         server.close()  # again
 
@@ -219,9 +216,9 @@ def test_clients_that_leave_early_do_no_harm(server: MetricsServer) -> None:
     assert ask(server).status == 200
 
 
-def test_closing_while_scraped_ends_in_order() -> None:
+def test_closing_while_scraped_ends_in_order(free_port: int) -> None:
     """Clients get their answer, or the end of the connection; the next server at the port answers."""
-    server = start_metrics_server(0, registry=CollectorRegistry())
+    server = start_metrics_server(free_port, registry=CollectorRegistry())
     began, url = threading.Event(), str(server.url)
 
     def scrape() -> None:
@@ -234,11 +231,10 @@ def test_closing_while_scraped_ends_in_order() -> None:
     for client in clients:
         client.start()
     began.wait()
-    port = server.port or 0
     server.close()
     for client in clients:
         client.join()
-    with start_metrics_server(port, registry=CollectorRegistry()) as again:
+    with start_metrics_server(free_port, registry=CollectorRegistry()) as again:
         assert ask(again, "/healthz").status == 200
 
 
