@@ -45,7 +45,7 @@ def test_an_alert_fires_while_the_source_is_slow_and_resolves_after(
 ALONE = [name for name, fault in FAULTS.items() if fault.ranks == 1]
 LOOKED_AT = 12
 """Steps between the two scrapes."""
-LOOKS = 9
+LOOKS = 21
 """At most. One in which the machine did not let the trainer work as planted, by its own clock, does not count."""
 AGREE = 3
 """Looks that must agree: other work of the machine can take a few milliseconds from a stage in one of them."""
