@@ -18,7 +18,7 @@ def test_a_held_port_serves_again_and_again() -> None:
 
 
 def test_a_held_port_is_given_to_no_one_else() -> None:
-    """Whoever asks for that port without SO_REUSEADDR, as clients do, is refused; afterwards it is free."""
+    """A socket without SO_REUSEADDR, as clients have, cannot be bound to that port; afterwards it can."""
     with held_ports(2) as (port, other):
         assert port != other
         with socket.socket() as client, pytest.raises(OSError, match="in use"):
