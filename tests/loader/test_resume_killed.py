@@ -118,14 +118,36 @@ def processes_of(session: int) -> list[int]:
 
 
 def left_by(pids: set[int]) -> list[str]:
-    """Return the names in shared memory of one of these processes, and all named semaphores."""
+    """Return the names in shared memory of one of these processes, and semaphores that no process has open.
+
+    Those of a process that runs, such as another test's, stay for as long as it needs them.
+    """
     names = os.listdir("/dev/shm")
-    return [name for name in names if name.startswith("sem.") or any(f"_{pid}_" in name for pid in pids)]
+    semaphores = [name for name in names if name.startswith("sem.")]
+    held = inodes_mapped() if semaphores else {None}
+    left = [name for name in semaphores if inode_of(name) not in held]
+    return left + [name for name in names if any(f"_{pid}_" in name for pid in pids)]
+
+
+def inode_of(name: str) -> int | None:
+    """Return the number of a file in shared memory; None if it is no longer there."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(f"/dev/shm/{name}").st_ino
+    return None
+
+
+def inodes_mapped() -> set[int | None]:
+    """Return the numbers of the semaphores that processes have open, and None."""
+    found: set[int | None] = {None}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # the process has ended
+            found |= {int(line.split()[4]) for line in maps.read_text().splitlines() if "/dev/shm/sem." in line}
+    return found
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    """Other tests may have a semaphore for a moment, before they unlink its name."""
-    deadline = time.monotonic() + 30
+    """A process that is killed has its memory for a moment longer, and a test may just make a semaphore."""
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
 
