@@ -51,7 +51,7 @@ def test_forked_child_never_hangs(gcs: GcsServer, engine: str, expected: str) ->
     bucket = gcs.make_bucket()
     gcs.put(bucket, "fork.bin", bytes(200))
     command = [sys.executable, "-W", "ignore", "-c", FORKED, gcs.url, bucket, engine]
-    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     in_parent, inherited, unused, after = result.stdout.splitlines()
     assert (in_parent, after) == ("200", "200")
     assert re.match(r"ClosedError source 'cloud' was opened in process \d+", inherited)
@@ -78,7 +78,7 @@ def test_process_that_ends_without_closing(gcs: GcsServer, engine: str) -> None:
     bucket = gcs.make_bucket()
     gcs.put(bucket, "end.bin", bytes(200))
     command = [sys.executable, "-c", READ_AND_END, gcs.url, bucket, engine]
-    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     assert (result.stdout, result.stderr) == ("['end.bin'] 200\n", "")
 
 
@@ -100,6 +100,6 @@ except MissingExtra as error:
 def test_missing_package_names_its_extra() -> None:
     """Without gcsfs only its engine is refused, with the command that installs it."""
     command = [sys.executable, "-c", WITHOUT_GCSFS]
-    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     assert "'cloud'" in result.stdout
     assert "pip install 'aiprod-streaming[gcs]'" in result.stdout
