@@ -35,7 +35,7 @@ def test_lag_ignores_one_long_pause_and_shows_frequent_short_ones(runtime):
     """Reads wait for short pauses that happen all the time."""
     runtime.run(_hold(1, 0.6))
     assert runtime.lag_s < 0.02
-    runtime.run(_hold(6, 0.3))
+    runtime.run(_hold(12, 0.3))  # some of its timers may be due between two pauses
     assert runtime.lag_s > 0.02
 
 
