@@ -130,12 +130,15 @@ def test_file_that_grows_while_it_is_read(root: Path, source: LocalDataSource) -
             while not is_done.is_set():
                 file.write(b"x")
 
+    def read_repeatedly() -> None:
+        for _ in range(100):  # until the system lets the writer write during a read
+            source.read_blocking("growing.bin")
+
     writer = threading.Thread(target=grow)
     writer.start()
     try:
         with pytest.raises(ObjectChanged, match=r"growing\.bin.*while it was read"):
-            for _ in range(100):  # until the system lets the writer write during a read
-                source.read_blocking("growing.bin")
+            read_repeatedly()
     finally:
         is_done.set()
         writer.join()
