@@ -54,6 +54,7 @@ class Account:
     Attributes:
         steps: number of steps.
         waited, busy: time of the trainer, as it sees it, in `next` and in between.
+        collated: time that its collation took, without the planted pause: little, unless the machine is busy.
         found: the waits that the library reports, by stage.
         used: how long each resource was in use: "line", "decode", "collate".
     """
@@ -61,6 +62,7 @@ class Account:
     steps: int = 0
     waited: float = 0.0
     busy: float = 0.0
+    collated: float = 0.0
     found: Mapping[str, float] = field(default_factory=dict)
     used: Mapping[str, float] = field(default_factory=dict)
 
@@ -69,7 +71,9 @@ class Account:
         found = {name: seconds - earlier.found.get(name, 0.0) for name, seconds in self.found.items()}
         used = {name: seconds - earlier.used.get(name, 0.0) for name, seconds in self.used.items()}
         steps, busy = self.steps - earlier.steps, self.busy - earlier.busy
-        return Account(steps, self.waited - earlier.waited, busy, found, used)
+        return Account(
+            steps, self.waited - earlier.waited, busy, self.collated - earlier.collated, found=found, used=used
+        )
 
     def planted(self, resource: str) -> float:
         """Return how long the trainer had to wait for a resource that was always in use, in seconds.
@@ -215,7 +219,10 @@ class Training:
         used = {stage: sum(planted.SECONDS[stage]) for stage in ("decode", "collate")} | {"line": self._store.sent_s}
         was = self.account
         with self._stepped:
-            self.account = Account(was.steps + 1, was.waited + waited, was.busy + busy, total, used)
+            collated = sum(planted.SECONDS["collation"])
+            self.account = Account(
+                was.steps + 1, was.waited + waited, was.busy + busy, collated, found=total, used=used
+            )
             self._stepped.notify_all()
 
 

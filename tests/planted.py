@@ -91,6 +91,8 @@ class Pausing:
     def __call__(self, value: Any) -> Any:
         took = pause(self.stage, self.seconds)
         if self.stage == "collate":
+            began = time.perf_counter()
             value = default_collate(value)
+            SECONDS["collation"].append(time.perf_counter() - began)
         value[f"{self.stage}_s"] = torch.tensor(took, dtype=torch.float64)
         return value

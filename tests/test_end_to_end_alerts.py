@@ -45,8 +45,9 @@ def test_an_alert_fires_while_the_source_is_slow_and_resolves_after(
 ALONE = [name for name, fault in FAULTS.items() if fault.ranks == 1]
 LOOKED_AT = 12
 """Steps between the two scrapes."""
-LOOKS = 21
-"""At most. One in which the machine did not let the trainer work as planted, by its own clock, does not count."""
+LOOKS = 100
+"""At most. One in which the machine did not let the trainer work as planted, by its own clock, does not count: reading
+ahead may take the interpreter's lock from it for the first seconds where coverage slows everything down."""
 AGREE = 3
 """Looks that must agree: other work of the machine can take a few milliseconds from a stage in one of them."""
 
@@ -65,7 +66,9 @@ def test_the_verdict_names_the_planted_fault(name: str) -> None:
             looked = run.await_steps(began.steps + LOOKED_AT)
             verdict = judge(before, _scrape(registry))
             made = looked.since(began)
-            if made.busy < 1.1 * made.steps * fault.setting.step_s or look >= LOOKS - AGREE:
+            planned_s = made.steps * fault.setting.step_s
+            is_as_planned = made.busy < 1.1 * planned_s and made.collated < 0.02 * planned_s
+            if is_as_planned or look >= LOOKS - AGREE:
                 same = named.setdefault(verdict.findings[0].code, [])
                 same.append(verdict)
                 if len(same) == AGREE:

@@ -120,7 +120,7 @@ def processes_of(session: int) -> list[int]:
 def left_by(pids: set[int]) -> list[str]:
     """Return the names in shared memory of one of these processes, and semaphores that no process has open.
 
-    Those of a process that runs, such as another test's, stay for as long as it needs them.
+    Those of a process that runs, such as another test's, stay while it needs them.
     """
     names = os.listdir("/dev/shm")
     semaphores = [name for name in names if name.startswith("sem.")]
